@@ -1,0 +1,394 @@
+/* apus.h - the whole stable interface of the apus inference library.
+ *
+ * A model is loaded once and shared; an engine adds workers and memory for sessions; a session is
+ * one timeline of tokens. Text in and out (tokenizer, chat template, output parser) hangs off the
+ * model. Handles are opaque. Settings structs are filled by their `_default()` and carry their
+ * size. Results leave through pointers only on success. The library never prints, exits, aborts or
+ * reads the environment; every fallible call returns a code and, if `diag` is given, a sentence.
+ *
+ * Threads: a model may be shared by threads once open. An engine and its sessions belong to one
+ * caller at a time; `apus_cancel` alone may be called from another thread or a signal handler. */
+#ifndef APUS_APUS_H
+#define APUS_APUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define APUS_VERSION_MAJOR 0
+#define APUS_VERSION_MINOR 1
+#define APUS_VERSION_PATCH 0
+
+#if defined(APUS_SHARED)
+#define APUS_API __attribute__((visibility("default")))
+#else
+#define APUS_API
+#endif
+
+/* ---------------------------------------------------------------- codes and diagnostics */
+
+typedef enum apus_err {
+    APUS_OK = 0,
+    APUS_EINVAL = 1,       /* an argument is outside its documented range */
+    APUS_EFILE = 2,        /* a file is missing or cannot be read or written */
+    APUS_EFORMAT = 3,      /* a file or text breaks its format */
+    APUS_EUNSUPPORTED = 4, /* well-formed, but of a kind this build does not run */
+    APUS_ENOMEM = 5,       /* memory could not be had */
+    APUS_EFULL = 6,        /* the context or a caller's buffer has no room */
+    APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
+    APUS_EINTERNAL = 8     /* a defect of apus */
+} apus_err;
+
+/* The reason of a failure in one sentence: the file, the tensor or field, expected and found. */
+typedef struct apus_diag {
+    apus_err code;
+    char text[1024]; /* UTF-8, zero-terminated, one line */
+} apus_diag;
+
+/* Short name of a code, such as "format error". Never NULL. */
+APUS_API const char *apus_err_name(apus_err code);
+
+/* Library version, such as "0.1.0". */
+APUS_API const char *apus_version(void);
+
+/* Free memory that an apus call handed out as "apus_free it". NULL is fine. */
+APUS_API void apus_free(void *p);
+
+/* ---------------------------------------------------------------- processor levels */
+
+typedef enum apus_cpu {
+    APUS_CPU_AUTO = 0, /* the best level this processor and system allow */
+    APUS_CPU_REF,      /* scalar reference */
+    APUS_CPU_AVX2,     /* AVX2, FMA, F16C, BMI2 */
+    APUS_CPU_AVX512,   /* F, BW, DQ, VL, VNNI */
+    APUS_CPU_AMX,      /* tile, int8, bf16, with the system's permission */
+    APUS_CPU_NEON      /* aarch64 baseline */
+} apus_cpu;
+
+/* "auto", "ref", "avx2", "avx512", "amx", "neon" to a level. EINVAL: unknown name. */
+APUS_API apus_err apus_cpu_parse(const char *name, apus_cpu *out, apus_diag *diag);
+
+/* Name of a level. Never NULL. */
+APUS_API const char *apus_cpu_name(apus_cpu level);
+
+/* The best level here. */
+APUS_API apus_cpu apus_cpu_best(void);
+
+/* ---------------------------------------------------------------- model */
+
+typedef struct apus_model apus_model;
+
+typedef enum apus_load {
+    APUS_LOAD_INFO = 0, /* config and tensor headers only */
+    APUS_LOAD_TEXT = 1, /* tokenizer and chat template too, no weights */
+    APUS_LOAD_ALL = 2   /* everything: ready for an engine */
+} apus_load;
+
+/* Called while something long runs, from the calling thread, at most some 20 times a second.
+ *   stage  "load" or "prefill"
+ *   done, total  work units (bytes or tokens), 0 <= done <= total
+ * Return false to cancel. */
+typedef bool (*apus_progress_fn)(void *ctx, const char *stage, uint64_t done, uint64_t total);
+
+typedef struct apus_model_settings {
+    size_t size;          /* sizeof(apus_model_settings) */
+    apus_load load;       /* default APUS_LOAD_ALL */
+    apus_cpu cpu;         /* level that the weights are packed for; default AUTO */
+    int threads;          /* workers for packing; 0 = one per physical core allowed to us */
+    const char *hub_cache; /* Hugging Face cache folder for org/repo names; NULL = none */
+    apus_progress_fn progress; /* may be NULL */
+    void *progress_ctx;
+} apus_model_settings;
+
+APUS_API void apus_model_settings_default(apus_model_settings *s);
+
+/* Open a model.
+ *   name  a folder, a file in it (config.json or *.safetensors), or org/repo[@rev] looked up in
+ *         `hub_cache`
+ *   s     NULL = defaults
+ *   out   the model; close it with apus_model_close after every engine on it
+ * Returns OK; EFILE, EFORMAT, EUNSUPPORTED with the file and field in diag; ENOMEM; ECANCELLED. */
+APUS_API apus_err apus_model_open(const char *name, const apus_model_settings *s, apus_model **out,
+                                  apus_diag *diag);
+APUS_API void apus_model_close(apus_model *m);
+
+typedef struct apus_info {
+    size_t size;               /* sizeof(apus_info), set by the caller */
+    const char *path;          /* folder; owned by the model, as every string here */
+    const char *architecture;  /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe" */
+    const char *weight_types;  /* such as "bf16 97.9 %, f32 2.1 %" by bytes */
+    uint64_t params_total;     /* text model, embeddings included */
+    uint64_t params_active;    /* touched by one decode step; input embedding row not counted */
+    uint64_t weight_bytes;     /* text tensors in the files */
+    int n_layers, n_attn_full, n_attn_sliding, n_recurrent, n_moe;
+    int hidden, vocab, experts, experts_used, sliding_window;
+    int context;               /* positions the model was made for */
+    bool has_tokenizer, has_chat_template, is_multimodal;
+} apus_info;
+
+APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
+
+/* ---------------------------------------------------------------- tokens and text */
+
+enum {
+    APUS_TOK_SPECIAL = 1, /* text such as <|im_end|> becomes the special token it names */
+    APUS_TOK_BOS = 2      /* add what the tokenizer's post-processor adds, such as <bos> */
+};
+
+/* Text to token ids.
+ *   text, len  UTF-8; invalid sequences are read as U+FFFD, as the reference library's callers do
+ *   flags      APUS_TOK_* or 0
+ *   ids        i32 out, apus_free it (never NULL on success)
+ * Returns OK; EUNSUPPORTED: the model has no tokenizer; ENOMEM. */
+APUS_API apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsigned flags,
+                                int32_t **ids, size_t *n, apus_diag *diag);
+
+/* Token ids to text, whole.
+ *   skip_special  leave out special tokens
+ *   text          UTF-8, zero-terminated, apus_free it
+ * Returns OK; EINVAL: an id outside the vocabulary; EUNSUPPORTED; ENOMEM. */
+APUS_API apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n,
+                                  bool skip_special, char **text, size_t *len, apus_diag *diag);
+
+/* A streaming detokenizer: what it returns are whole UTF-8 characters, and the pieces joined are
+ * what apus_detokenize gives for the same ids. */
+typedef struct apus_detok apus_detok;
+APUS_API apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out,
+                                    apus_diag *diag);
+/* Push one id; *piece (owned by the detokenizer, valid until the next call) gets what became
+ * certain, maybe nothing. */
+APUS_API apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len,
+                                  apus_diag *diag);
+/* What is held back at the end; broken sequences come out as U+FFFD. */
+APUS_API apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len);
+APUS_API void apus_detok_free(apus_detok *t);
+
+/* Is `id` one of the ids that end a generation (config and generation_config joined)? */
+APUS_API bool apus_is_stop_token(const apus_model *m, int32_t id);
+
+typedef enum apus_think { APUS_THINK_DEFAULT = 0, APUS_THINK_ON, APUS_THINK_OFF } apus_think;
+
+typedef struct apus_chat_settings {
+    size_t size;
+    apus_think think;           /* enable_thinking of the template; DEFAULT = not passed */
+    bool no_generation_prompt;  /* default false: the prompt ends where the answer begins */
+    const char *extra_json;     /* JSON object with more template variables; NULL = none */
+} apus_chat_settings;
+
+APUS_API void apus_chat_settings_default(apus_chat_settings *s);
+
+/* Render a conversation with the model's chat template.
+ *   messages_json  JSON array of {"role", "content", ...} as the OpenAI API has them
+ *   tools_json     JSON array of tools, or NULL
+ *   text           the prompt, apus_free it; tokenize it with APUS_TOK_SPECIAL and without _BOS
+ * Returns OK; EINVAL: messages are not JSON of that shape; EFORMAT: the template is broken, raised
+ * an exception or ran over its bounds (the sentence names the line); EUNSUPPORTED: no template. */
+APUS_API apus_err apus_chat_render(const apus_model *m, const char *messages_json,
+                                   const char *tools_json, const apus_chat_settings *s,
+                                   char **text, size_t *len, apus_diag *diag);
+
+typedef enum apus_part {
+    APUS_PART_CONTENT = 0, /* text for the user */
+    APUS_PART_THINK,       /* reasoning */
+    APUS_PART_CALL         /* one finished tool call: name and JSON arguments */
+} apus_part;
+
+typedef struct apus_event {
+    apus_part part;
+    const char *text; /* CONTENT, THINK: a piece, whole UTF-8 characters; CALL: the name */
+    size_t len;
+    const char *args; /* CALL: JSON object text; else NULL */
+    size_t args_len;
+} apus_event;
+
+/* Receives the parts of an answer in order; the strings live for the call only. */
+typedef void (*apus_event_fn)(void *ctx, const apus_event *ev);
+
+/* A streaming parser of the model's output. Feed it the decoded text with special tokens kept
+ * (a detokenizer with skip_special = false), cut anywhere. */
+typedef struct apus_chat_parser apus_chat_parser;
+/*   prompt  the rendered prompt that the answer continues: it tells whether the answer starts
+ *           inside a thought; may be NULL
+ *   tools_json  the tools the prompt was rendered with (their schemas type the arguments); or NULL */
+APUS_API apus_err apus_chat_parser_create(const apus_model *m, const char *prompt,
+                                          size_t prompt_len, const char *tools_json,
+                                          apus_event_fn fn, void *ctx, apus_chat_parser **out,
+                                          apus_diag *diag);
+APUS_API apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, size_t len);
+/* End of output: what is open is delivered (an unclosed thought as THINK, a broken call as
+ * CONTENT). */
+APUS_API apus_err apus_chat_parser_finish(apus_chat_parser *p);
+APUS_API void apus_chat_parser_free(apus_chat_parser *p);
+
+/* ---------------------------------------------------------------- engine */
+
+typedef struct apus_engine apus_engine;
+
+typedef struct apus_engine_settings {
+    size_t size;
+    apus_cpu cpu;      /* default AUTO; not above the level of the processor */
+    int threads;       /* 0 = one per physical core allowed to us */
+    int ctx;           /* tokens a session can hold; 0 = the model's context, at most 8192 */
+    int prefill_chunk; /* tokens of all sequences computed at once, 0 = 512; results do not depend on it */
+    int max_sessions;  /* default 1; memory for all of them is taken at creation */
+    bool gdn_chunked;  /* delta rule in the 64-token chunk form instead of the recurrence: equal to
+                        * rounding, not to the bit; default false */
+} apus_engine_settings;
+
+APUS_API void apus_engine_settings_default(apus_engine_settings *s);
+
+/* What an engine would need, in bytes. */
+typedef struct apus_plan {
+    size_t size;
+    uint64_t weight_bytes;    /* packed weights in memory */
+    uint64_t kv_bytes;        /* all pages for max_sessions x ctx */
+    uint64_t kv_bytes_per_token;  /* growth of one session by one token before windows fill up */
+    uint64_t state_bytes;     /* recurrent and conv states with snapshots */
+    uint64_t scratch_bytes;   /* one step */
+    uint64_t total_bytes;
+    int ctx;                  /* as it would be */
+} apus_plan;
+
+APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,
+                                   apus_plan *out, apus_diag *diag);
+
+/* All memory is taken here; nothing is allocated while tokens are computed.
+ * Returns OK; EINVAL; ENOMEM with the numbers. The model must outlive the engine. */
+APUS_API apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *s,
+                                     apus_engine **out, apus_diag *diag);
+APUS_API void apus_engine_free(apus_engine *e);
+
+/* Make the running call on this engine return ECANCELLED soon. Safe in a signal handler. The next
+ * call starts afresh. */
+APUS_API void apus_cancel(apus_engine *e);
+
+/* ---------------------------------------------------------------- sessions */
+
+typedef struct apus_session apus_session;
+
+/* EFULL: max_sessions exist already. */
+APUS_API apus_err apus_session_create(apus_engine *e, apus_session **out, apus_diag *diag);
+APUS_API void apus_session_free(apus_session *s);
+
+/* Tokens held, and tokens that still fit. */
+APUS_API int apus_session_pos(const apus_session *s);
+APUS_API int apus_session_room(const apus_session *s);
+/* The tokens held, i32 [pos], owned by the session, valid until it changes. */
+APUS_API const int32_t *apus_session_tokens(const apus_session *s);
+
+/* Run n tokens and give the logits that follow the last one.
+ *   s       position advances by n
+ *   tok     i32 [n]      ids in [0, V); borrowed for the call
+ *   n       1 .. apus_session_room(s)
+ *   logits  f32 [V]      out, natural log, unnormalised; NULL = not wanted
+ * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED.
+ * On error the session is where it was. Blocks. Never allocates. */
+APUS_API apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
+                                    apus_diag *diag);
+
+/* One sequence's share of a ragged batch. */
+typedef struct apus_feed {
+    apus_session *session;
+    const int32_t *tok;  /* i32 [n] */
+    int n;               /* >= 1 */
+    float *logits;       /* f32 [n_rows, V] out; NULL = not wanted */
+    const int32_t *rows; /* i32 [n_rows] ascending indices into tok whose logits are wanted; NULL
+                          * with logits set = the last token only */
+    int n_rows;
+} apus_feed;
+
+/* Run several sequences together; the results are bit-equal to running them alone. Distinct
+ * sessions of one engine. Errors as apus_session_feed; on error no session has moved. */
+APUS_API apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds,
+                                  apus_progress_fn progress, void *progress_ctx, apus_diag *diag);
+
+/* Go back to pos (0 .. current). States that cannot be stepped back are restored from the nearest
+ * snapshot and the tokens since are run again, so this may take as long as feeding them. */
+APUS_API apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag);
+
+/* A second session with the same tokens and state. EFULL: no session left. */
+APUS_API apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag);
+
+/* Write to / read from a file. Loading checks that the file was written with the same model. The
+ * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A
+ * failed save leaves no partial file behind. */
+APUS_API apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag);
+APUS_API apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
+                                    apus_diag *diag);
+
+/* ---------------------------------------------------------------- sampling and generation */
+
+typedef struct apus_sampling {
+    size_t size;
+    float temperature;        /* 0 = greedy; >= 0 */
+    int top_k;                /* 0 = off */
+    float top_p;              /* (0, 1]; 1 = off */
+    float min_p;              /* [0, 1); 0 = off */
+    float repetition_penalty; /* > 0; 1 = off (CTRL, divides or multiplies logits of seen tokens) */
+    float presence_penalty;   /* 0 = off */
+    float frequency_penalty;  /* 0 = off */
+    int penalty_last;         /* tokens looked back for penalties; 0 = all */
+    uint64_t seed;
+} apus_sampling;
+
+/* Neutral values: temperature 1, everything off, seed 0. */
+APUS_API void apus_sampling_default(apus_sampling *s);
+/* What the model's generation_config says, over the neutral values. */
+APUS_API void apus_sampling_from_model(const apus_model *m, apus_sampling *s);
+
+/* Choose tokens. The same seed, logits and history give the same tokens on every machine. */
+typedef struct apus_sampler apus_sampler;
+APUS_API apus_err apus_sampler_create(const apus_sampling *s, int vocab, apus_sampler **out,
+                                      apus_diag *diag);
+/*   logits   f32 [V], not changed
+ *   history  i32 [n] tokens the penalties look at; may be NULL with n = 0 */
+APUS_API int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history,
+                                   int n);
+APUS_API void apus_sampler_free(apus_sampler *p);
+
+typedef enum apus_stop {
+    APUS_STOP_TOKEN = 0, /* the model ended its turn */
+    APUS_STOP_LENGTH,    /* max_tokens reached */
+    APUS_STOP_CONTEXT,   /* no room in the session */
+    APUS_STOP_CALLER     /* the callback returned false, or apus_cancel */
+} apus_stop;
+
+typedef struct apus_generate_settings {
+    size_t size;
+    apus_sampling sampling;
+    int max_tokens;   /* -1 = until the model stops or the context is full */
+    bool ignore_eos;  /* go on past stop tokens */
+    /* Called with each new token before the next is computed; return false to stop. The stop token
+     * is not reported. May be NULL. */
+    bool (*on_token)(void *ctx, int32_t id);
+    apus_progress_fn progress; /* prefill; may be NULL */
+    void *ctx;                 /* for both */
+} apus_generate_settings;
+
+APUS_API void apus_generate_settings_default(const apus_model *m, apus_generate_settings *s);
+
+typedef struct apus_generate_result {
+    size_t size;
+    apus_stop stop;
+    int32_t stop_id;     /* the token that ended it, or -1 */
+    int n_prompt, n_generated;
+    int64_t prefill_us, decode_us;
+} apus_generate_result;
+
+/* Feed a prompt and generate. Afterwards the session holds the prompt and every reported token but
+ * the last one (which the next prompt must begin with), as apus_session_pos tells.
+ *   prompt  i32 [n] tokens to append to the session, n >= 1
+ * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
+ * diag), nothing was fed. */
+APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
+                                const apus_generate_settings *set, apus_generate_result *res,
+                                apus_diag *diag);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,28 @@
+/* file.h - reading files and mapping them. */
+#ifndef AP_BASE_FILE_H
+#define AP_BASE_FILE_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+/* Whole file into memory (zero-terminated besides), at most max_bytes. *data: ap_free it. */
+apus_err ap_file_read(const char *path, size_t max_bytes, char **data, size_t *len, apus_diag *diag);
+
+/* A read-only mapping. */
+typedef struct ap_map {
+    const uint8_t *data;
+    size_t len;
+} ap_map;
+apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag);
+void ap_map_close(ap_map *m);
+
+bool ap_path_exists(const char *path);
+bool ap_path_is_dir(const char *path);
+/* dir + "/" + name; ap_free it; NULL when memory is out. */
+char *ap_path_join(const char *dir, const char *name);
+
+/* Monotonic time. */
+int64_t ap_time_us(void);
+
+#endif

@@ -1,0 +1,82 @@
+/* config.h - config.json and generation_config.json, validated, as plain numbers.
+ *
+ * Source: the model specifications; where transformers reads a key differently it wins. Every
+ * count is checked against sane bounds, so that products of any two fit easily in 64 bits. */
+#ifndef AP_FILE_CONFIG_H
+#define AP_FILE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define AP_MAX_LAYERS 512
+#define AP_MAX_STOP 16
+#define AP_MAX_ROT 512 /* angles of one rope table = rotated dims / 2 */
+
+typedef enum ap_arch_id {
+    AP_ARCH_GEMMA4,
+    AP_ARCH_QWEN3_5,     /* dense */
+    AP_ARCH_QWEN3_5_MOE,
+    AP_ARCH_QWEN3_NEXT,
+    AP_ARCH_QWEN3_MOE
+} ap_arch_id;
+
+typedef enum ap_layer_kind { AP_LAYER_FULL, AP_LAYER_SLIDING, AP_LAYER_LINEAR } ap_layer_kind;
+
+/* Rotary embedding of one layer kind. */
+typedef struct ap_rope {
+    int n_angle;     /* angles; dims i and i + pair_offset of a head turn by angle i, i < n_angle */
+    int pair_offset;
+    float inv_freq[AP_MAX_ROT]; /* f32 recipe of the spec, yarn and factor applied */
+    float attention_factor;     /* multiplies cos and sin (yarn); 1 otherwise */
+} ap_rope;
+
+typedef struct ap_layer_config {
+    ap_layer_kind kind;
+    int n_kv_head, head_dim; /* attention layers (own or donor geometry) */
+    int kv_donor;            /* layer whose K/V is used: itself, or an earlier one (gemma sharing) */
+    bool k_eq_v;             /* V from the raw K projection */
+    bool moe;
+    int ffn;                 /* dense FFN width here (gemma: dense branch); 0 if none */
+} ap_layer_config;
+
+typedef struct ap_config {
+    ap_arch_id arch;
+    bool multimodal;       /* the file describes towers besides the text model */
+    int n_layer, hidden, vocab, context;
+    int n_head;            /* query heads (every attention layer) */
+    ap_layer_config layer[AP_MAX_LAYERS];
+    int window;            /* sliding layers see this many keys, self included; 0 = no such layer */
+    ap_rope rope_full, rope_sliding;
+    float norm_eps;
+    bool tie_embeddings;
+    float softcap;         /* 0 = none */
+
+    /* gemma4 */
+    int ple_dim, ple_vocab; /* 0 = no per-layer embeddings */
+
+    /* MoE */
+    int n_expert, n_expert_used, expert_ffn, shared_ffn;
+    bool norm_topk;
+
+    /* gated delta rule */
+    int gdn_k_head, gdn_v_head, gdn_k_dim, gdn_v_dim, gdn_conv;
+
+    int bos, pad;                 /* -1 = none */
+    int stop[AP_MAX_STOP], n_stop; /* union of config and generation_config */
+    int suppress[AP_MAX_STOP], n_suppress;
+
+    /* generation_config; `has` flags by field: negative = not given */
+    float temperature, top_p, min_p, repetition_penalty; /* < 0: not given */
+    int top_k;                                           /* < 0: not given */
+    bool do_sample;                                      /* false if given as false */
+} ap_config;
+
+/* Read dir/config.json and, if there, dir/generation_config.json. EFILE, EFORMAT (field, expected,
+ * found), EUNSUPPORTED (architecture, rope type or setting by name). */
+apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag);
+
+const char *ap_arch_name(ap_arch_id id);
+
+#endif

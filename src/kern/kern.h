@@ -1,0 +1,296 @@
+/* kern.h - THE TABLE: every operation a model may use, one slot each, same arguments on every
+ * backend.
+ *
+ * Shape letters: T tokens of the step, S sequences, H hidden, N outputs, K inputs or chosen experts,
+ * E experts, F FFN width, G KV heads, D head dim. "f32 [T, N] ld" is row-major with `ld` floats from
+ * row to row.
+ *
+ * The promise of exact mode: every slot computes each output element by one fixed sequence of f32
+ * operations that depends neither on T, S, chunking, thread count nor processor level. So results
+ * are bit-equal however a batch is composed, and `ref`, `avx2` and `avx512` agree to the bit. What
+ * this asks of an implementation is written at each slot as "Order:". exp is ap_expf (micro.h) in
+ * every level. Never contract a*b+c unless the Order says fma.
+ *
+ * Kernels never lock, allocate or spawn; slots run their own parallel_for on the context's pool. */
+#ifndef AP_KERN_KERN_H
+#define AP_KERN_KERN_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "base/pool.h"
+#include "tensor/tensor.h"
+
+#define AP_PAGE 64      /* tokens of a KV page */
+#define AP_PANEL 16     /* weight rows that are interleaved */
+#define AP_K_BLOCK 512  /* inputs summed before a partial sum is added to the output */
+
+typedef struct ap_kern ap_kern;
+
+/* ------------------------------------------------------------------ weights */
+
+/* A packed matrix W [rows, cols] (y = W x). Panels of AP_PANEL rows, the last one zero-padded:
+ *   BF16: [panel][cols/2 rounded up][AP_PANEL][2]  u16, an odd last column is padded with zero
+ *   F16:  [panel][cols][AP_PANEL]                  u16
+ *   F32:  [panel][cols][AP_PANEL]                  f32
+ * data is 64-byte aligned. Memory belongs to whoever called pack. */
+typedef struct ap_mat {
+    const void *data;
+    ap_dtype dtype;
+    int rows, cols;
+} ap_mat;
+
+/* One expert: gate and up [F, H], down [H, F]. */
+typedef struct ap_expert {
+    ap_mat gate, up, down;
+} ap_expert;
+
+typedef enum ap_act { AP_ACT_SILU, AP_ACT_GELU_TANH } ap_act;
+
+/* ------------------------------------------------------------------ arguments */
+
+/* out[t] = table[tok[t]] * scale. */
+typedef struct ap_embed_args {
+    const ap_tensor *table; /* [V, H] F32, F16 or BF16, row-major as in the file */
+    const int32_t *tok;     /* i32 [T], checked by the caller */
+    float scale;
+    float *out;             /* f32 [T, H] */
+    int n_tok, width;
+} ap_embed_args;
+
+/* y = x * rsqrt(mean(x^2) + eps) * w, row by row; then out = y, or out = (out + y) * post_scale.
+ * Order: 16 partial sums, s[j] = fma(x[i], x[i], s[j]) for i = j, j+16, ... ascending; then the tree
+ * ((s0+s8)+(s4+s12)) + ((s2+s10)+(s6+s14)) ... as ap_sum16 (micro.h) has it; r = 1/sqrtf(sum/n + eps)
+ * with IEEE division and square root; y = (x * r) * w. */
+typedef struct ap_norm_args {
+    const float *x;      /* f32 [rows, n] ldx */
+    const float *weight; /* f32 [n] or NULL = none */
+    float *out;          /* f32 [rows, n] ldout; may be x */
+    int64_t ldx, ldout;
+    int rows, n;
+    float eps;
+    bool accumulate;     /* out = (out + y) * post_scale */
+    float post_scale;    /* only with accumulate; 1 = none */
+} ap_norm_args;
+
+/* y = x W^T (+ y), then maybe the cap c*tanh(y/c).
+ * Order: y[t,n] = sum over blocks of AP_K_BLOCK inputs, ascending, of the block's own sum, which is
+ * acc = fma(x[k], w[n,k], acc) for k ascending from acc = 0. The first block's sum is the first
+ * partial result (not 0 + it); the next ones are added to it. With accumulate: y_old + total, last.
+ * cap: c * ap_tanhf(y / c). */
+typedef struct ap_matmul_args {
+    const float *x; /* f32 [T, K] ldx */
+    const ap_mat *w;
+    float *y;       /* f32 [T, N] ldy */
+    int64_t ldx, ldy;
+    int n_tok;
+    bool accumulate;
+    float softcap;  /* 0 = none */
+} ap_matmul_args;
+
+/* y = act(x Wg^T) * (x Wu^T). Products in the Order of matmul. */
+typedef struct ap_glu_args {
+    const float *x; /* f32 [T, K] ldx */
+    const ap_mat *gate, *up;
+    float *y;       /* f32 [T, F] ldy */
+    int64_t ldx, ldy;
+    int n_tok;
+    ap_act act;
+} ap_glu_args;
+
+/* Choose experts: the K largest logits (ties: lower index), most likely first.
+ * p = ap_expf(l - max over all E) ; w = p / sum of the chosen p in rank order (norm) or of all E
+ * ascending (no norm); then times per_expert_scale. */
+typedef struct ap_route_args {
+    const float *logits;           /* f32 [T, E] */
+    const float *per_expert_scale; /* f32 [E] or NULL */
+    int32_t *ids;                  /* i32 [T, K] out */
+    float *weights;                /* f32 [T, K] out */
+    int n_tok, n_expert, n_used;
+    bool norm;
+} ap_route_args;
+
+/* y[t] (+)= sum over ranks j ascending of weights[t,j] * Down_e(act(Gate_e x) * (Up_e x)).
+ * Tokens are sorted by expert, so that every expert is one matmul.
+ * Order: each expert's output in the Order of matmul; then acc = fma(weight, out_j, acc) over ranks
+ * from acc = 0; with accumulate y_old + acc. */
+typedef struct ap_moe_args {
+    const float *x;           /* f32 [T, H] ldx */
+    const int32_t *ids;       /* i32 [T, K] */
+    const float *weights;     /* f32 [T, K] */
+    const ap_expert *experts; /* [E]; those named in ids are usable */
+    float *y;                 /* f32 [T, H] ldy */
+    int64_t ldx, ldy;
+    int n_tok, n_expert, n_used;
+    ap_act act;
+    bool accumulate;
+    void *scratch;            /* moe_scratch_bytes(T, E, K, H, F), 64-byte aligned */
+} ap_moe_args;
+
+/* cos and sin tables of a step. Angle = (float)pos * inv_freq[i], one f32 product; cos and sin of
+ * that f32 angle in double precision libm, rounded to f32, times attention_factor. */
+typedef struct ap_rope_args {
+    const int32_t *pos;    /* i32 [T] */
+    const float *inv_freq; /* f32 [n_angle] */
+    float attention_factor;
+    float *cos, *sin;      /* f32 [T, n_angle] out */
+    int n_tok, n_angle;
+} ap_rope_args;
+
+/* Where the KV pages of one sequence are, for one layer group. Logical page i holds positions
+ * [i*AP_PAGE, (i+1)*AP_PAGE). Page memory of one layer:
+ *   K  f32 [G][D][AP_PAGE]   (transposed: 16 keys side by side)
+ *   V  f32 [G][AP_PAGE][D]
+ * at base + (size_t)page[i] * page_bytes + layer_offset, K first, V behind it. */
+typedef struct ap_kv_seq {
+    const int32_t *page; /* i32 [pages of the sequence]; -1 = left the window */
+    int begin, n_tok;    /* rows [begin, begin + n_tok) of the step */
+    int pos;             /* position of row `begin` */
+} ap_kv_seq;
+
+typedef struct ap_kv {
+    uint8_t *base;
+    size_t page_bytes, layer_offset;
+    const ap_kv_seq *seq; /* [S] */
+    int n_seq;
+} ap_kv;
+
+/* Per token and head: q = rope(norm(q)), k = rope(norm(k)), v = maybe norm without weight; q goes to
+ * q_out, k and v into the pages. Norms in the Order of ap_norm_args, over D. A rotated pair is
+ *   a' = a*cos - b*sin ; b' = b*cos + a*sin   (two rounded products, then the sum)
+ * q_only (gemma's shared layers): k, v ignored, nothing is written. */
+typedef struct ap_qkv_args {
+    const float *q;      /* f32, head h of token t at q + t*ldq + h*q_head_stride, D values */
+    const float *k, *v;  /* f32, head g of token t at k + t*ldk + g*D; v likewise (may equal k) */
+    int64_t ldq, q_head_stride, ldk, ldv;
+    const float *q_norm, *k_norm; /* f32 [D] or NULL = no norm */
+    bool v_norm;                  /* rms without weight */
+    float eps;
+    const float *cos, *sin;       /* f32 [T, n_angle] */
+    int n_angle, pair_offset;     /* dims i and i + pair_offset, i < n_angle */
+    float *q_out;                 /* f32 [T, n_head, D] */
+    ap_kv kv;
+    int n_tok, n_head, n_kv_head, head_dim;
+    bool q_only;
+} ap_qkv_args;
+
+/* Causal attention over the pages; query head h reads KV head h / (n_head / n_kv_head).
+ * window > 0: key p visible to query at P iff 0 <= P - p < window.
+ * Order: per query, pages ascending from the first one with a visible key. In a page: score of key
+ * j: acc = fma(q[d], K[d][j], acc), d ascending from 0, then * scale; invisible keys are -inf; m' =
+ * max(m, page max); p_j = ap_expf(s_j - m') (0 for invisible); c = ap_expf(m - m') (first page: no
+ * rescale); l = l*c + ap_sum of the 64 p_j (16 partial sums j, j+16, j+32, j+48 in this order, then
+ * ap_sum16); o[d] = o[d]*c, then o[d] = fma(p_j, V[j][d], o[d]) for visible j ascending; at the end
+ * o[d] / l. */
+typedef struct ap_attn_args {
+    const float *q;  /* f32 [T, n_head, D] */
+    float *out;      /* f32 [T, n_head, D] */
+    ap_kv kv;
+    int n_tok, n_head, n_kv_head, head_dim;
+    float scale;
+    int window;      /* 0 = all */
+    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D) */
+} ap_attn_args;
+
+/* Sequences of a step for recurrent layers. */
+typedef struct ap_recur_seq {
+    float *conv_state;  /* f32 [Kc-1, C] oldest first, read and replaced */
+    float *delta_state; /* f32 [Hv, Dv, Dk] read and replaced */
+    int begin, n_tok;
+} ap_recur_seq;
+
+/* u = silu(causal depthwise conv of x). Order: acc = fma(w[c,j], x[t-Kc+1+j,c], acc), j ascending
+ * from acc = 0; silu = ap_siluf. */
+typedef struct ap_conv_args {
+    const float *x;      /* f32 [T, C] ldx, before the conv */
+    const float *weight; /* f32 [Kc, C]: tap-major, the last tap meets the current token */
+    float *out;          /* f32 [T, C]; not x */
+    int64_t ldx;
+    const ap_recur_seq *seq; /* [S]; conv_state is used */
+    int n_seq, n_tok, n_channel, n_tap;
+} ap_conv_args;
+
+/* The gated delta rule with its gates, q/k normalisation and gated output norm.
+ *   beta = ap_sigmoidf(b); g = neg_exp_a * softplus(a + dt); q^ = q*rsqrt(sum q^2 + 1e-6)*Dk^-1/2;
+ *   k^ = k*rsqrt(sum k^2 + 1e-6); v head h reads key head h / (Hv/Hk)
+ *   S <- e^g S; d = beta (v - S^T k^); S <- S + k^ d^T; o = S^T q^
+ *   out = norm(o)*weight * silu(z), norm over Dv, eps
+ * The state is f32 [Hv, Dv, Dk] (row per value channel).
+ * Order of the recurrence (form RECURRENT), per value channel row S[Dk]: with S' = S*e^g (rounded),
+ * kv = dot16(S', k^), d = beta*(v - kv), S'' = fma(k^, d, S'), o = dot16(S'', q^); dot16 is 16 partial
+ * fma sums and ap_sum16. softplus, expf of g in libm-free ap_ functions of micro.h.
+ * CHUNKED: the 64-token chunk form (gate-free inverse, spec section 3), equal to rounding. */
+typedef enum ap_delta_form { AP_DELTA_RECURRENT, AP_DELTA_CHUNKED } ap_delta_form;
+
+typedef struct ap_delta_args {
+    const float *qkv;       /* f32 [T, 2*Hk*Dk + Hv*Dv] after conv and silu: q | k | v */
+    const float *a, *b, *z; /* f32 [T, Hv] lda, [T, Hv] ldb, [T, Hv*Dv] ldz */
+    int64_t lda, ldb, ldz;
+    const float *neg_exp_a, *dt_bias; /* f32 [Hv]; neg_exp_a = -exp(A_log) */
+    const float *norm_weight;         /* f32 [Dv] */
+    float eps;
+    float *out;             /* f32 [T, Hv*Dv] */
+    const ap_recur_seq *seq; /* [S]; delta_state is used */
+    int n_seq, n_tok, n_k_head, n_v_head, k_dim, v_dim;
+    ap_delta_form form;
+    void *scratch;          /* delta_scratch_bytes(...) */
+} ap_delta_args;
+
+/* Elementwise steps, row by row. */
+typedef enum ap_elem {
+    AP_ELEM_ADD,         /* y = y + x */
+    AP_ELEM_MUL_SIGMOID, /* y = y * sigmoid(x) */
+    AP_ELEM_ADD_GATED,   /* y = fma(sigmoid(g[t]), x, y) with g at `gate`, one per row */
+    AP_ELEM_GELU_MUL,    /* y = gelu_tanh(y) * x */
+    AP_ELEM_AVERAGE      /* y = (y + x) * scale */
+} ap_elem;
+
+typedef struct ap_elem_args {
+    ap_elem op;
+    float *y;          /* f32 rows of n; block b of row t at y + t*ldy + b*y_block */
+    const float *x;    /* likewise */
+    const float *gate; /* f32 [rows]: ADD_GATED */
+    int64_t ldy, ldx;
+    int rows, n;
+    int n_block;       /* blocks of n values per row, >= 1 */
+    int64_t y_block, x_block;
+    float scale;
+} ap_elem_args;
+
+/* ------------------------------------------------------------------ the table */
+
+struct ap_kern {
+    const char *name; /* "cpu" */
+    apus_cpu level;
+    ap_pool *pool;
+    const void *impl; /* the backend's own (cpu: ap_micro) */
+
+    /* Bytes of a packed [rows, cols] of that type; 0 = type not run by this backend. */
+    size_t (*pack_bytes)(const ap_kern *k, ap_dtype t, int rows, int cols);
+    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned), in parallel. */
+    void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
+
+    void (*embed)(const ap_kern *k, const ap_embed_args *a);
+    void (*norm)(const ap_kern *k, const ap_norm_args *a);
+    void (*matmul)(const ap_kern *k, const ap_matmul_args *a);
+    void (*glu)(const ap_kern *k, const ap_glu_args *a);
+    void (*route)(const ap_kern *k, const ap_route_args *a);
+    size_t (*moe_scratch_bytes)(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
+                                int ffn);
+    void (*moe)(const ap_kern *k, const ap_moe_args *a);
+    void (*rope)(const ap_kern *k, const ap_rope_args *a);
+    void (*qkv)(const ap_kern *k, const ap_qkv_args *a);
+    size_t (*attn_scratch_bytes)(const ap_kern *k, int n_head, int n_kv_head, int head_dim);
+    void (*attn)(const ap_kern *k, const ap_attn_args *a);
+    void (*conv)(const ap_kern *k, const ap_conv_args *a);
+    size_t (*delta_scratch_bytes)(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
+                                  int v_dim);
+    void (*delta)(const ap_kern *k, const ap_delta_args *a);
+    void (*elem)(const ap_kern *k, const ap_elem_args *a);
+};
+
+/* The CPU backend at `level` (AUTO = best) over `pool`, which must outlive it.
+ * EINVAL: this processor does not have that level. */
+apus_err ap_kern_cpu(apus_cpu level, ap_pool *pool, ap_kern *out, apus_diag *diag);
+
+#endif

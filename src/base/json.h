@@ -36,9 +36,49 @@ struct ap_json {
     ap_json *next;
 };
 
+#define AP_JSON_MAX_DEPTH 512
+#define AP_JSON_MAX_BYTES ((size_t)1 << 30)
+
+/* ---------------------------------------------------------------- events */
+
+typedef enum ap_json_event_type {
+    AP_JSON_EV_BEGIN_OBJECT,
+    AP_JSON_EV_END_OBJECT,
+    AP_JSON_EV_BEGIN_ARRAY,
+    AP_JSON_EV_END_ARRAY,
+    AP_JSON_EV_KEY,
+    AP_JSON_EV_STRING,
+    AP_JSON_EV_NUMBER, /* as written */
+    AP_JSON_EV_BOOL,
+    AP_JSON_EV_NULL
+} ap_json_event_type;
+
+typedef struct ap_json_event {
+    ap_json_event_type type;
+    int depth;       /* containers around it: 0 for the outermost value */
+    const char *str; /* KEY, STRING, NUMBER: not zero-terminated, for the call only */
+    size_t len;
+    bool boolean;
+} ap_json_event;
+
+/* Anything but OK stops the walk and is what ap_json_walk returns. */
+typedef apus_err (*ap_json_fn)(void *ctx, const ap_json_event *e);
+
+/* Walk a text without building anything, for files too large for a tree.
+ *   name   what to call it in errors (a file name)
+ * Keys may repeat. Returns OK; EFORMAT with line and reason (also: invalid UTF-8, an unpaired
+ * surrogate escape, more than AP_JSON_MAX_DEPTH levels or AP_JSON_MAX_BYTES); ENOMEM; fn's code. */
+apus_err ap_json_walk(const char *text, size_t len, const char *name, ap_json_fn fn, void *ctx,
+                      apus_diag *diag);
+
+/* A number's text as int64; false if it has a fraction or exponent or does not fit. */
+bool ap_json_int(const char *s, size_t n, int64_t *out);
+
+/* ---------------------------------------------------------------- tree */
+
 enum { AP_JSON_REJECT_DUPLICATES = 1 };
 
-/* Parse a whole text.
+/* Parse a whole text (bounds as ap_json_walk).
  *   name   what to call it in errors (a file name)
  *   flags  AP_JSON_* or 0 (without REJECT_DUPLICATES the last one of equal keys wins in ap_json_get)
  * Returns OK; EFORMAT with line and reason; ENOMEM (also when the arena's limit is hit). */

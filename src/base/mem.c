@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "apus/apus.h"
+
 #ifdef AP_ALLOC_GUARD
 static _Thread_local int guard_depth;
 void ap_guard_enter(void) { guard_depth++; }

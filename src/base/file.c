@@ -1,0 +1,161 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+static apus_err fail_errno(apus_diag *diag, const char *path, const char *what, int err)
+{
+    char why[128];
+    if (strerror_r(err, why, sizeof why)) why[0] = 0;
+    return ap_fail(diag, APUS_EFILE, "%s: %s: %s", path, what, why);
+}
+
+/* Open for reading; never waits, not even for the other end of a named pipe. */
+static apus_err open_file(const char *path, int *fd, struct stat *st, apus_diag *diag)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) return fail_errno(diag, path, "cannot be opened", errno);
+    apus_err err = APUS_OK;
+    if (fstat(*fd, st)) err = fail_errno(diag, path, "cannot be examined", errno);
+    else if (S_ISDIR(st->st_mode))
+        err = ap_fail(diag, APUS_EFILE, "%s: is a folder, expected a file", path);
+    if (err) close(*fd);
+    return err;
+}
+
+/* The file may grow, shrink or be a pipe: its size is only a first guess. */
+static apus_err read_all(int fd, const char *path, size_t guess, size_t max, char **data,
+                         size_t *len, apus_diag *diag)
+{
+    size_t n = 0, cap = guess;
+    char *buf = ap_malloc(cap + 1, 1);
+    if (!buf) return ap_fail_nomem(diag, cap + 1, path);
+    for (;;) {
+        if (n == cap) { /* full: is there more? */
+            char more;
+            ssize_t got = read(fd, &more, 1);
+            if (got == 0) break;
+            if (got < 0 && errno == EINTR) continue;
+            if (got < 0) goto broken;
+            if (n >= max) {
+                ap_free(buf);
+                return ap_fail(diag, APUS_EFILE, "%s: is larger than the %zu bytes allowed", path,
+                               max);
+            }
+            size_t grown = cap < 2048 ? 4096 : cap > max / 2 ? max : cap * 2;
+            if (grown > max) grown = max;
+            char *p = ap_realloc(buf, grown + 1, 1);
+            if (!p) {
+                ap_free(buf);
+                return ap_fail_nomem(diag, grown + 1, path);
+            }
+            buf = p;
+            cap = grown;
+            buf[n++] = more;
+            continue;
+        }
+        ssize_t got = read(fd, buf + n, cap - n);
+        if (got == 0) break;
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) goto broken;
+        n += (size_t)got;
+    }
+    buf[n] = 0;
+    *data = buf;
+    *len = n;
+    return APUS_OK;
+broken:;
+    int e = errno;
+    ap_free(buf);
+    return fail_errno(diag, path, "cannot be read", e);
+}
+
+apus_err ap_file_read(const char *path, size_t max_bytes, char **data, size_t *len, apus_diag *diag)
+{
+    int fd;
+    struct stat st;
+    apus_err err = open_file(path, &fd, &st, diag);
+    if (err) return err;
+    if (max_bytes > SIZE_MAX / 2) max_bytes = SIZE_MAX / 2;
+    size_t guess = 0;
+    if (S_ISREG(st.st_mode)) {
+        if ((uint64_t)st.st_size > max_bytes) {
+            err = ap_fail(diag, APUS_EFILE, "%s: has %lld bytes, at most %zu are allowed", path,
+                          (long long)st.st_size, max_bytes);
+            goto done;
+        }
+        guess = (size_t)st.st_size;
+    } else {
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); /* pipes: wait for data */
+    }
+    err = read_all(fd, path, guess, max_bytes, data, len, diag);
+done:
+    close(fd);
+    return err;
+}
+
+apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag)
+{
+    static const uint8_t nothing[1];
+    int fd;
+    struct stat st;
+    apus_err err = open_file(path, &fd, &st, diag);
+    if (err) return err;
+    if (!S_ISREG(st.st_mode)) {
+        err = ap_fail(diag, APUS_EFILE, "%s: is not a regular file and cannot be mapped", path);
+    } else if ((uint64_t)st.st_size > SIZE_MAX) {
+        err = ap_fail(diag, APUS_EFILE, "%s: does not fit the address space", path);
+    } else if (st.st_size == 0) {
+        *out = (ap_map){nothing, 0}; /* the system maps no empty files */
+    } else {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) err = fail_errno(diag, path, "cannot be mapped", errno);
+        else *out = (ap_map){p, (size_t)st.st_size};
+    }
+    close(fd);
+    return err;
+}
+
+void ap_map_close(ap_map *m)
+{
+    if (m && m->len) munmap((void *)m->data, m->len);
+    if (m) *m = (ap_map){NULL, 0};
+}
+
+bool ap_path_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+bool ap_path_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *ap_path_join(const char *dir, const char *name)
+{
+    size_t a = strlen(dir), b = strlen(name);
+    size_t slash = a > 0 && dir[a - 1] != '/';
+    char *r = ap_malloc(a + b + slash + 1, 1);
+    if (!r) return NULL;
+    memcpy(r, dir, a);
+    if (slash) r[a] = '/';
+    memcpy(r + a + slash, name, b + 1);
+    return r;
+}
+
+int64_t ap_time_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}

@@ -1,0 +1,201 @@
+/* model.c - opening a model and telling what it is. */
+#include <stdio.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "engine/model.h"
+#include "file/hub.h"
+
+void apus_model_settings_default(apus_model_settings *s)
+{
+    *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO};
+}
+
+static ap_chat_syntax syntax_of(ap_arch_id arch)
+{
+    return arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA : AP_CHAT_QWEN;
+}
+
+/* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
+ * types and the first bytes of each. */
+static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
+{
+    XXH64_hash_t h = XXH64(&c->arch, sizeof c->arch, 0);
+    const int numbers[] = {c->n_layer, c->hidden, c->vocab, c->n_head, c->window, c->n_expert,
+                           c->n_expert_used, c->gdn_k_head, c->gdn_v_head};
+    h = XXH64(numbers, sizeof numbers, h);
+    for (size_t i = 0; i < ap_weights_count(w); i++) {
+        const char *name;
+        const ap_tensor *t = ap_weights_at(w, i, &name);
+        h = XXH64(name, strlen(name), h);
+        h = XXH64(t->shape, (size_t)t->rank * sizeof t->shape[0], h);
+        size_t bytes = (size_t)ap_tensor_count(t) * ap_dtype_bytes(t->dtype);
+        if (bytes) h = XXH64(t->data, bytes < 64 ? bytes : 64, h);
+    }
+    return h;
+}
+
+static apus_err load_text(apus_model *m, apus_diag *diag)
+{
+    char *path = ap_path_join(m->dir, "tokenizer.json");
+    if (!path) return ap_fail_nomem(diag, strlen(m->dir), "a path");
+    bool has = ap_path_exists(path);
+    ap_free(path);
+    if (has) {
+        apus_err err = ap_tokenizer_load(m->dir, &m->tokenizer, diag);
+        if (err) return err;
+    }
+    return ap_chat_load(m->dir, syntax_of(m->config.arch), &m->chat, diag);
+}
+
+static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_pool_create(s->threads, &m->pool, diag);
+    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    if (!err)
+        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx, &m->impl,
+                            diag);
+    if (!err) m->fingerprint = fingerprint_of(&m->config, m->weights);
+    return err;
+}
+
+typedef struct census {
+    uint64_t params, bytes, embed, ple, experts;
+    uint64_t bytes_by_type[AP_DTYPE_COUNT];
+} census;
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), e = strlen(end);
+    return n >= e && memcmp(s + n - e, end, e) == 0;
+}
+
+/* Tensors of the text model; towers and drafters stand outside its prefix. */
+static bool is_text_tensor(const apus_model *m, const char *prefix, const char *name)
+{
+    if (ends_with(name, "lm_head.weight")) return !m->config.tie_embeddings;
+    return strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "mtp.", 4) != 0;
+}
+
+static void count_tensors(const apus_model *m, census *out)
+{
+    memset(out, 0, sizeof *out);
+    const char *prefix = ap_weights_text_prefix(m->weights);
+    if (!prefix) return;
+    for (size_t i = 0; i < ap_weights_count(m->weights); i++) {
+        const char *name;
+        const ap_tensor *t = ap_weights_at(m->weights, i, &name);
+        if (!is_text_tensor(m, prefix, name)) continue;
+        uint64_t n = (uint64_t)ap_tensor_count(t), bytes = n * ap_dtype_bytes(t->dtype);
+        out->params += n;
+        out->bytes += bytes;
+        out->bytes_by_type[t->dtype] += bytes;
+        if (ends_with(name, "embed_tokens.weight")) out->embed += n;
+        if (ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
+        if (strstr(name, ".experts.")) out->experts += n;
+    }
+}
+
+static void describe_types(apus_model *m, const census *c)
+{
+    size_t at = 0, cap = sizeof m->weight_types;
+    m->weight_types[0] = 0;
+    for (int t = 0; t < AP_DTYPE_COUNT && c->bytes; t++) {
+        if (!c->bytes_by_type[t] || at >= cap) continue;
+        double share = 100.0 * (double)c->bytes_by_type[t] / (double)c->bytes;
+        int n = snprintf(m->weight_types + at, cap - at, "%s%s %.1f %%", at ? ", " : "",
+                         ap_dtype_name((ap_dtype)t), share);
+        if (n > 0) at += (size_t)n;
+    }
+}
+
+static void fill_info(apus_model *m)
+{
+    const ap_config *c = &m->config;
+    apus_info *i = &m->info;
+    *i = (apus_info){.size = sizeof *i,
+                     .path = m->dir,
+                     .architecture = ap_arch_name(c->arch),
+                     .weight_types = m->weight_types,
+                     .n_layers = c->n_layer,
+                     .hidden = c->hidden,
+                     .vocab = c->vocab,
+                     .experts = c->n_expert,
+                     .experts_used = c->n_expert_used,
+                     .sliding_window = c->window,
+                     .context = c->context,
+                     .has_tokenizer = m->tokenizer != NULL,
+                     .has_chat_template = m->chat != NULL,
+                     .is_multimodal = c->multimodal};
+    for (int l = 0; l < c->n_layer; l++) {
+        i->n_attn_full += c->layer[l].kind == AP_LAYER_FULL;
+        i->n_attn_sliding += c->layer[l].kind == AP_LAYER_SLIDING;
+        i->n_recurrent += c->layer[l].kind == AP_LAYER_LINEAR;
+        i->n_moe += c->layer[l].moe;
+    }
+    if (!m->weights) return;
+    census n;
+    count_tensors(m, &n);
+    describe_types(m, &n);
+    i->params_total = n.params;
+    i->weight_bytes = n.bytes;
+    /* A tied embedding is read whole as the head; else only a row of it. */
+    i->params_active = n.params - n.ple - (c->tie_embeddings ? 0 : n.embed);
+    if (c->n_expert) {
+        uint64_t idle = (uint64_t)(c->n_expert - c->n_expert_used);
+        i->params_active -= n.experts / (uint64_t)c->n_expert * idle;
+    }
+}
+
+apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
+                         apus_diag *diag)
+{
+    apus_model_settings s;
+    apus_model_settings_default(&s);
+    if (!name || !out) return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
+    if (settings) {
+        if (settings->size == 0 || settings->size > sizeof s)
+            return ap_fail(diag, APUS_EINVAL, "apus_model_settings.size is %zu, expected 1 .. %zu",
+                           settings->size, sizeof s);
+        memcpy(&s, settings, settings->size);
+    }
+    apus_model *m = ap_calloc(1, sizeof *m);
+    if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
+    apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
+    if (!err) err = ap_config_read(m->dir, &m->config, diag);
+    if (!err && s.load != APUS_LOAD_TEXT) err = ap_weights_open(m->dir, &m->weights, diag);
+    if (!err && s.load != APUS_LOAD_INFO) err = load_text(m, diag);
+    if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
+    if (err) {
+        apus_model_close(m);
+        return err;
+    }
+    fill_info(m);
+    *out = m;
+    return APUS_OK;
+}
+
+void apus_model_close(apus_model *m)
+{
+    if (!m) return;
+    ap_model_free(m->impl);
+    ap_pool_free(m->pool);
+    ap_weights_close(m->weights);
+    ap_tokenizer_free(m->tokenizer);
+    ap_chat_free(m->chat);
+    ap_free(m->dir);
+    ap_free(m);
+}
+
+apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag)
+{
+    if (!m || !out || out->size == 0 || out->size > sizeof *out)
+        return ap_fail(diag, APUS_EINVAL, "apus_info.size must be set to at most %zu", sizeof *out);
+    size_t size = out->size;
+    memcpy(out, &m->info, size);
+    out->size = size;
+    return APUS_OK;
+}

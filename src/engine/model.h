@@ -1,0 +1,26 @@
+/* model.h - what an open model holds. */
+#ifndef AP_ENGINE_MODEL_H
+#define AP_ENGINE_MODEL_H
+
+#include "file/config.h"
+#include "file/weights.h"
+#include "kern/kern.h"
+#include "model/arch.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+struct apus_model {
+    ap_config config;
+    char *dir;
+    ap_weights *weights;     /* NULL with APUS_LOAD_TEXT */
+    ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
+    ap_chat *chat;           /* likewise */
+    ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
+    ap_pool *pool;           /* packs weights; engines have their own */
+    ap_kern kern;
+    uint64_t fingerprint;    /* APUS_LOAD_ALL: ties saved sessions to these weights */
+    apus_info info;
+    char weight_types[256];
+};
+
+#endif

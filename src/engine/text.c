@@ -1,0 +1,122 @@
+/* text.c - the public text functions over a model's tokenizer and chat template. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/model.h"
+
+struct apus_detok {
+    ap_detok *impl;
+};
+
+struct apus_chat_parser {
+    ap_chat_parser *impl;
+};
+
+static apus_err need_tokenizer(const apus_model *m, apus_diag *diag)
+{
+    if (m->tokenizer) return APUS_OK;
+    return ap_fail(diag, APUS_EUNSUPPORTED,
+                   "%s: no tokenizer.json here; work with token ids, or add the file", m->dir);
+}
+
+apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsigned flags,
+                       int32_t **ids, size_t *n, apus_diag *diag)
+{
+    apus_err err = need_tokenizer(m, diag);
+    return err ? err : ap_tokenizer_encode(m->tokenizer, text, len, flags, ids, n, diag);
+}
+
+apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n, bool skip_special,
+                         char **text, size_t *len, apus_diag *diag)
+{
+    apus_err err = need_tokenizer(m, diag);
+    return err ? err : ap_tokenizer_decode(m->tokenizer, ids, n, skip_special, text, len, diag);
+}
+
+apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out, apus_diag *diag)
+{
+    apus_err err = need_tokenizer(m, diag);
+    if (err) return err;
+    apus_detok *t = ap_calloc(1, sizeof *t);
+    if (!t) return ap_fail_nomem(diag, sizeof *t, "a detokenizer");
+    err = ap_detok_create(m->tokenizer, skip_special, &t->impl, diag);
+    if (err) apus_detok_free(t);
+    else *out = t;
+    return err;
+}
+
+apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len, apus_diag *diag)
+{
+    return ap_detok_push(t->impl, id, piece, len, diag);
+}
+
+apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len)
+{
+    return ap_detok_finish(t->impl, piece, len);
+}
+
+void apus_detok_free(apus_detok *t)
+{
+    if (!t) return;
+    ap_detok_free(t->impl);
+    ap_free(t);
+}
+
+bool apus_is_stop_token(const apus_model *m, int32_t id)
+{
+    for (int i = 0; i < m->config.n_stop; i++)
+        if (m->config.stop[i] == id) return true;
+    return false;
+}
+
+void apus_chat_settings_default(apus_chat_settings *s)
+{
+    *s = (apus_chat_settings){.size = sizeof *s};
+}
+
+apus_err apus_chat_render(const apus_model *m, const char *messages_json, const char *tools_json,
+                          const apus_chat_settings *settings, char **text, size_t *len,
+                          apus_diag *diag)
+{
+    apus_chat_settings s;
+    apus_chat_settings_default(&s);
+    if (settings) {
+        if (settings->size == 0 || settings->size > sizeof s)
+            return ap_fail(diag, APUS_EINVAL, "apus_chat_settings.size is %zu, expected 1 .. %zu",
+                           settings->size, sizeof s);
+        memcpy(&s, settings, settings->size);
+    }
+    if (!m->chat)
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "%s: no chat template here; add chat_template.jinja, or use raw text", m->dir);
+    return ap_chat_render(m->chat, messages_json, tools_json, &s, text, len, diag);
+}
+
+apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t prompt_len,
+                                 const char *tools_json, apus_event_fn fn, void *ctx,
+                                 apus_chat_parser **out, apus_diag *diag)
+{
+    apus_chat_parser *p = ap_calloc(1, sizeof *p);
+    if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
+    ap_chat_syntax syntax = !m->chat                            ? AP_CHAT_PLAIN
+                            : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
+                                                               : AP_CHAT_QWEN;
+    apus_err err = ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
+    if (err) apus_chat_parser_free(p);
+    else *out = p;
+    return err;
+}
+
+apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, size_t len)
+{
+    return ap_chat_parser_push(p->impl, text, len);
+}
+
+apus_err apus_chat_parser_finish(apus_chat_parser *p) { return ap_chat_parser_finish(p->impl); }
+
+void apus_chat_parser_free(apus_chat_parser *p)
+{
+    if (!p) return;
+    ap_chat_parser_free(p->impl);
+    ap_free(p);
+}

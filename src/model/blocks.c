@@ -1,0 +1,185 @@
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/model.h"
+
+/* Bump allocation that also works without memory, to add up sizes. */
+static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)
+{
+    void *p = mem ? mem + *at : NULL;
+    *at += ap_round_up(n * size, AP_ALIGN);
+    return p;
+}
+
+static int max_int(int a, int b) { return a > b ? a : b; }
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq, void *mem)
+{
+    bool gated = c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE ||
+                 c->arch == AP_ARCH_QWEN3_NEXT;
+    int head_dim = 0, kv_width = 0, ffn = c->shared_ffn;
+    bool linear = false, moe = false;
+    size_t op = 0;
+    for (int l = 0; l < c->n_layer; l++) {
+        const ap_layer_config *lc = &c->layer[l];
+        if (lc->kind == AP_LAYER_LINEAR) {
+            linear = true;
+        } else {
+            head_dim = max_int(head_dim, lc->head_dim);
+            kv_width = max_int(kv_width, lc->n_kv_head * lc->head_dim);
+            op = max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
+        }
+        ffn = max_int(ffn, lc->ffn);
+        moe |= lc->moe;
+    }
+    size_t T = (size_t)n_tok, H = (size_t)c->hidden, F32 = sizeof(float);
+    size_t q_width = (size_t)c->n_head * (size_t)head_dim;
+    size_t at = 0;
+    uint8_t *base = mem;
+    memset(w, 0, sizeof *w);
+    w->x = carve(base, &at, T * H, F32);
+    w->h = carve(base, &at, T * H, F32);
+    w->t = carve(base, &at, T * H, F32);
+    w->q = carve(base, &at, T * q_width * (gated ? 2 : 1), F32);
+    w->k = carve(base, &at, T * (size_t)kv_width, F32);
+    w->v = carve(base, &at, T * (size_t)kv_width, F32);
+    w->qr = carve(base, &at, T * q_width, F32);
+    w->att = carve(base, &at, T * q_width, F32);
+    w->act = carve(base, &at, T * (size_t)ffn, F32);
+    const ap_rope *rope[2] = {&c->rope_full, &c->rope_sliding};
+    for (int i = 0; i < 2; i++) {
+        w->cos[i] = carve(base, &at, T * (size_t)rope[i]->n_angle, F32);
+        w->sin[i] = carve(base, &at, T * (size_t)rope[i]->n_angle, F32);
+    }
+    if (moe) {
+        size_t K = (size_t)c->n_expert_used;
+        w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
+        w->ids = carve(base, &at, T * K, sizeof(int32_t));
+        w->wts = carve(base, &at, T * K, F32);
+        w->moe = carve(base, &at, T * H, F32);
+        w->gate1 = carve(base, &at, T, F32);
+        op = max_size(op, k->moe_scratch_bytes(k, n_tok, c->n_expert, c->n_expert_used, c->hidden,
+                                               c->expert_ffn));
+    }
+    if (linear) {
+        size_t vd = (size_t)c->gdn_v_head * (size_t)c->gdn_v_dim;
+        size_t width = 2 * (size_t)c->gdn_k_head * (size_t)c->gdn_k_dim + vd;
+        w->gdn_qkv = carve(base, &at, T * width, F32);
+        w->gdn_conv = carve(base, &at, T * width, F32);
+        w->gdn_z = carve(base, &at, T * vd, F32);
+        w->gdn_out = carve(base, &at, T * vd, F32);
+        w->gdn_a = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
+        w->gdn_b = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
+        op = max_size(op, k->delta_scratch_bytes(k, c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim,
+                                                 c->gdn_v_dim));
+    }
+    if (c->ple_dim) {
+        w->ple = carve(base, &at, T * (size_t)c->n_layer * (size_t)c->ple_dim, F32);
+        w->ple_g = carve(base, &at, T * (size_t)c->n_layer * (size_t)c->ple_dim, F32);
+    }
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        w->kv_seq[g] = carve(base, &at, (size_t)n_seq, sizeof(ap_kv_seq));
+    w->recur_seq = carve(base, &at, (size_t)n_seq, sizeof(ap_recur_seq));
+    w->op = carve(base, &at, op, 1);
+    w->bytes = at;
+}
+
+void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
+{
+    const ap_rope *rope[2] = {&m->c->rope_full, &m->c->rope_sliding};
+    for (int i = 0; i < 2; i++) {
+        if (!rope[i]->n_angle) continue;
+        k->rope(k, &(ap_rope_args){.pos = s->pos,
+                                   .inv_freq = rope[i]->inv_freq,
+                                   .attention_factor = rope[i]->attention_factor,
+                                   .cos = w->cos[i],
+                                   .sin = w->sin[i],
+                                   .n_tok = s->n_tok,
+                                   .n_angle = rope[i]->n_angle});
+    }
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        for (int i = 0; i < s->n_seq; i++)
+            w->kv_seq[g][i] = (ap_kv_seq){.page = s->seq[i].page[g],
+                                          .begin = s->seq[i].begin,
+                                          .n_tok = s->seq[i].n_tok,
+                                          .pos = s->seq[i].pos};
+}
+
+ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l)
+{
+    int g = m->c->layer[l].kind == AP_LAYER_SLIDING ? AP_KV_SLIDING : AP_KV_FULL;
+    return (ap_kv){.base = s->kv_base[g],
+                   .page_bytes = m->shape.page_bytes[g],
+                   .layer_offset = m->layer[l].kv_offset,
+                   .seq = w->kv_seq[g],
+                   .n_seq = s->n_seq};
+}
+
+static void matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok, bool add,
+                   float softcap)
+{
+    k->matmul(k, &(ap_matmul_args){.x = x,
+                                   .w = m,
+                                   .y = y,
+                                   .ldx = m->cols,
+                                   .ldy = m->rows,
+                                   .n_tok = n_tok,
+                                   .accumulate = add,
+                                   .softcap = softcap});
+}
+
+void ap_matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok)
+{
+    matmul(k, x, m, y, n_tok, false, 0);
+}
+
+void ap_matmul_add(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok)
+{
+    matmul(k, x, m, y, n_tok, true, 0);
+}
+
+void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n, float eps)
+{
+    k->norm(k, &(ap_norm_args){
+                   .x = x, .weight = w, .out = out, .ldx = n, .ldout = n, .rows = rows, .n = n, .eps = eps});
+}
+
+void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+                 float eps, float scale)
+{
+    k->norm(k, &(ap_norm_args){.x = x,
+                               .weight = w,
+                               .out = out,
+                               .ldx = n,
+                               .ldout = n,
+                               .rows = rows,
+                               .n = n,
+                               .eps = eps,
+                               .accumulate = true,
+                               .post_scale = scale});
+}
+
+void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, float *y,
+                bool accumulate, int n_tok, float *tmp)
+{
+    k->glu(k, &(ap_glu_args){.x = x,
+                             .gate = &f->gate,
+                             .up = &f->up,
+                             .y = tmp,
+                             .ldx = f->gate.cols,
+                             .ldy = f->gate.rows,
+                             .n_tok = n_tok,
+                             .act = act});
+    matmul(k, tmp, &f->down, y, n_tok, accumulate, 0);
+}
+
+void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
+{
+    size_t H = (size_t)m->c->hidden;
+    for (int i = 0; i < s->n_out; i++) /* rows ascend, so a row is never overwritten before its turn */
+        memmove(w->x + (size_t)i * H, w->x + (size_t)s->out_row[i] * H, H * sizeof(float));
+    ap_norm(k, w->x, m->norm_out, w->h, s->n_out, m->c->hidden, m->c->norm_eps);
+    matmul(k, w->h, &m->head, s->logits, s->n_out, false, m->c->softcap);
+}

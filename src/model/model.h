@@ -1,0 +1,174 @@
+/* model.h - a loaded model inside src/model: packed weights by layer, and the families' entries. */
+#ifndef AP_MODEL_MODEL_H
+#define AP_MODEL_MODEL_H
+
+#include "model/arch.h"
+#include "model/experts.h"
+
+/* Dense gated feed-forward: gate, up [F, H], down [H, F]. */
+typedef struct ap_ffn {
+    ap_mat gate, up, down;
+} ap_ffn;
+
+typedef struct ap_attn_weights {
+    ap_mat q, k, v, o;            /* k, v empty (rows 0) where another layer's K/V is used, v also
+                                   * where V is the raw K */
+    const float *q_norm, *k_norm; /* f32 [D] */
+} ap_attn_weights;
+
+typedef struct ap_gdn_weights {
+    ap_mat qkv, z, b, a, out;   /* [2kd+vd, H], [vd, H], [Hv, H], [Hv, H], [H, vd] */
+    const float *conv;          /* f32 [Kc, 2kd+vd], tap-major */
+    const float *neg_exp_a, *dt_bias; /* f32 [Hv] */
+    const float *norm;          /* f32 [Dv] */
+} ap_gdn_weights;
+
+typedef struct ap_moe_weights {
+    ap_mat router;                 /* [E, H] */
+    const float *per_expert_scale; /* gemma: f32 [E]; else NULL */
+    ap_ffn shared;                 /* qwen: rows 0 = none */
+    ap_mat shared_gate;            /* qwen: [1, H] */
+} ap_moe_weights;
+
+typedef struct ap_layer {
+    const float *norm_in, *norm_post; /* input_ and post_attention_layernorm, f32 [H] */
+    ap_attn_weights attn;
+    ap_gdn_weights gdn;
+    ap_ffn ffn;
+    ap_moe_weights moe;
+
+    /* gemma4 */
+    const float *norm_pre_ffn, *norm_post_ffn;      /* f32 [H] */
+    const float *norm_pre_moe, *norm_post_dense, *norm_post_moe; /* with MoE, f32 [H] */
+    const float *router_scale;                      /* f32 [H], with h^-1/2 folded in */
+    ap_mat ple_gate, ple_proj;                      /* [P, H], [H, P] */
+    const float *norm_post_ple;                     /* f32 [H] */
+    float layer_scalar;
+
+    size_t kv_offset;    /* of the K/V this layer reads, in a page of its group */
+    size_t conv_offset, delta_offset; /* floats into a sequence's recurrent state, linear layers */
+} ap_layer;
+
+struct ap_model_impl {
+    const ap_config *c;
+    ap_tensor embed;     /* [V, H] in the file */
+    ap_tensor ple_embed; /* [V, L*P] in the file */
+    ap_mat ple_project;  /* [L*P, H] */
+    const float *norm_ple; /* f32 [P] */
+    ap_mat head;         /* [V, H] */
+    const float *norm_out; /* f32 [H] */
+    ap_layer *layer;     /* [L] */
+    ap_experts *experts;
+    ap_state_shape shape;
+    uint8_t *mem;        /* every packed matrix and vector */
+    size_t mem_bytes;
+};
+
+/* ---------------------------------------------------------------- binding (bind.c) */
+
+/* Walks the tensors of a model twice: first to add up sizes, then to pack. Errors are sticky: after
+ * the first one every call does nothing, so binding code needs no checks. */
+typedef struct ap_bind {
+    const ap_config *c;
+    const ap_weights *w;
+    const ap_kern *k;
+    const char *prefix; /* of the text model, such as "model.language_model." */
+    uint8_t *mem;       /* NULL in the sizing pass */
+    size_t used;
+    uint64_t done_bytes, total_bytes; /* of file data, for progress */
+    apus_progress_fn progress;
+    void *progress_ctx;
+    int64_t progress_us;
+    apus_err err;
+    apus_diag *diag;
+} ap_bind;
+
+/* prefix + formatted name, as a view; rank and shape are checked. NULL data when an error is set. */
+ap_tensor ap_bind_view(ap_bind *b, int rank, const int64_t *shape, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/* Does prefix + formatted name exist? */
+bool ap_bind_has(ap_bind *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A matrix [rows, cols], packed. */
+void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* The same from a view that was found already. */
+void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view);
+/* Rows row[0..n) of a view [*, cols], in that order. row may be NULL in the sizing pass. */
+void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *row, int n);
+/* n values as f32, each `add` + w; any rank with n elements. */
+void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* n uninitialised floats of the model's memory, writable in the packing pass; NULL before. */
+float *ap_bind_floats(ap_bind *b, size_t n);
+/* gate_proj, up_proj, down_proj under the formatted module name. */
+void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Experts of layer l under "layers.L.<module>": fused (gate_up_proj, down_proj) or one by one. */
+void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module);
+/* embed_tokens, norm and lm_head. norm_add as in ap_bind_vec. */
+void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add);
+
+/* ---------------------------------------------------------------- families */
+
+void ap_gemma4_bind(ap_bind *b, ap_model_impl *m);
+void ap_qwen3_bind(ap_bind *b, ap_model_impl *m);
+
+/* Buffers of a step; carved from ap_step.scratch in a fixed order. */
+typedef struct ap_work ap_work;
+
+bool ap_gemma4_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+                       const volatile int *cancel);
+bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+                      const volatile int *cancel);
+
+/* ---------------------------------------------------------------- blocks shared by families (blocks.c) */
+
+struct ap_work {
+    float *x;      /* f32 [T, H] residual stream */
+    float *h;      /* f32 [T, H] normed input of a block */
+    float *t;      /* f32 [T, H] output of a block before its norm */
+    float *q;      /* f32 [T, q width] raw projection, gates included */
+    float *k, *v;  /* f32 [T, G*D] raw projections */
+    float *qr;     /* f32 [T, n_head*D] normed, rotated */
+    float *att;    /* f32 [T, n_head*D] */
+    float *act;    /* f32 [T, F] activations of a dense FFN */
+    float *cos[2], *sin[2]; /* f32 [T, n_angle] full, sliding */
+    float *router; /* f32 [T, E] */
+    int32_t *ids;  /* i32 [T, K] */
+    float *wts;    /* f32 [T, K] */
+    float *moe;    /* f32 [T, H] output of the experts */
+    float *gate1;  /* f32 [T] shared expert's gate */
+    float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
+    float *ple, *ple_g; /* f32 [T, L*P], [T, P] */
+    void *op;      /* scratch of attn, moe and delta, one at a time */
+    ap_kv_seq *kv_seq[AP_KV_GROUPS]; /* [S] */
+    ap_recur_seq *recur_seq;         /* [S] */
+    size_t bytes;
+};
+
+/* Carve the buffers for n_tok tokens of n_seq sequences from mem (64-byte aligned), or only compute
+ * w->bytes with mem NULL. */
+void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq,
+                  void *mem);
+
+/* Angles of the step's positions and the sequences' pages. */
+void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);
+
+/* K/V memory of layer l in this step. */
+ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l);
+
+void ap_matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok);
+void ap_matmul_add(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok);
+void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+             float eps);
+/* out = (out + norm(x) * w) * scale */
+void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+                 float eps, float scale);
+/* y (+)= Down(act(Gate x) * Up x) */
+void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, float *y,
+                bool accumulate, int n_tok, float *tmp);
+
+/* Final norm and head for the wanted rows. */
+void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);
+
+#endif

@@ -1,0 +1,306 @@
+/* qwen3.c - the Qwen3 family: qwen3_5 (dense and MoE), qwen3_next, qwen3_moe. Gated DeltaNet or
+ * attention mixers, then a dense or a mixture feed-forward. Source: the Qwen 3.5 specification
+ * sections 2 to 5, checked against the goldens in tests/golden. */
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/model.h"
+
+/* qwen3_moe has plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
+static bool is_plain(const ap_config *c) { return c->arch == AP_ARCH_QWEN3_MOE; }
+
+static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
+{
+    const ap_config *c = b->c;
+    const ap_layer_config *lc = &c->layer[l];
+    int H = c->hidden, D = lc->head_dim, G = lc->n_kv_head;
+    float add = is_plain(c) ? 0 : 1;
+    int q_rows = c->n_head * D * (is_plain(c) ? 1 : 2);
+    ap_bind_mat(b, &a->q, q_rows, H, "layers.%d.self_attn.q_proj.weight", l);
+    ap_bind_mat(b, &a->k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
+    ap_bind_mat(b, &a->v, G * D, H, "layers.%d.self_attn.v_proj.weight", l);
+    ap_bind_mat(b, &a->o, H, c->n_head * D, "layers.%d.self_attn.o_proj.weight", l);
+    ap_bind_vec(b, &a->q_norm, D, add, "layers.%d.self_attn.q_norm.weight", l);
+    ap_bind_vec(b, &a->k_norm, D, add, "layers.%d.self_attn.k_norm.weight", l);
+}
+
+/* Qwen3-Next keeps two fused projections, grouped by key head: [q | k | v r heads | z r heads] and
+ * [b r | a r]. Rows are picked into the split form of Qwen 3.5. */
+static void bind_grouped_projections(ap_bind *b, ap_gdn_weights *g, int l)
+{
+    const ap_config *c = b->c;
+    int H = c->hidden, Hk = c->gdn_k_head, Hv = c->gdn_v_head, r = Hv / Hk;
+    int Dk = c->gdn_k_dim, Dv = c->gdn_v_dim, kd = Hk * Dk, vd = Hv * Dv;
+    int group = 2 * Dk + 2 * r * Dv;
+    ap_tensor qkvz = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)kd + 2 * (int64_t)vd, H},
+                                  "layers.%d.linear_attn.in_proj_qkvz.weight", l);
+    ap_tensor ba = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)Hv, H},
+                                "layers.%d.linear_attn.in_proj_ba.weight", l);
+    int *row = ap_malloc((size_t)(2 * kd + 2 * vd) + 2 * (size_t)Hv, sizeof *row);
+    if (!row) {
+        if (!b->err) b->err = ap_fail_nomem(b->diag, sizeof *row, "reordering a weight");
+        return;
+    }
+    int *z = row + 2 * kd + vd, *rb = z + vd, *ra = rb + Hv;
+    for (int h = 0; h < Hk; h++) {
+        for (int i = 0; i < Dk; i++) {
+            row[h * Dk + i] = h * group + i;
+            row[kd + h * Dk + i] = h * group + Dk + i;
+        }
+        for (int i = 0; i < r * Dv; i++) {
+            row[2 * kd + h * r * Dv + i] = h * group + 2 * Dk + i;
+            z[h * r * Dv + i] = h * group + 2 * Dk + r * Dv + i;
+        }
+        for (int i = 0; i < r; i++) {
+            rb[h * r + i] = h * 2 * r + i;
+            ra[h * r + i] = h * 2 * r + r + i;
+        }
+    }
+    ap_bind_mat_rows(b, &g->qkv, &qkvz, row, 2 * kd + vd);
+    ap_bind_mat_rows(b, &g->z, &qkvz, z, vd);
+    ap_bind_mat_rows(b, &g->b, &ba, rb, Hv);
+    ap_bind_mat_rows(b, &g->a, &ba, ra, Hv);
+    ap_free(row);
+}
+
+static void bind_gdn(ap_bind *b, ap_gdn_weights *g, int l)
+{
+    const ap_config *c = b->c;
+    int H = c->hidden, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
+    int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd, taps = c->gdn_conv;
+    if (ap_bind_has(b, "layers.%d.linear_attn.in_proj_qkvz.weight", l)) {
+        bind_grouped_projections(b, g, l);
+    } else {
+        ap_bind_mat(b, &g->qkv, channels, H, "layers.%d.linear_attn.in_proj_qkv.weight", l);
+        ap_bind_mat(b, &g->z, vd, H, "layers.%d.linear_attn.in_proj_z.weight", l);
+        ap_bind_mat(b, &g->b, Hv, H, "layers.%d.linear_attn.in_proj_b.weight", l);
+        ap_bind_mat(b, &g->a, Hv, H, "layers.%d.linear_attn.in_proj_a.weight", l);
+    }
+    ap_bind_mat(b, &g->out, H, vd, "layers.%d.linear_attn.out_proj.weight", l);
+    ap_bind_vec(b, &g->dt_bias, Hv, 0, "layers.%d.linear_attn.dt_bias", l);
+    ap_bind_vec(b, &g->norm, c->gdn_v_dim, 0, "layers.%d.linear_attn.norm.weight", l);
+
+    ap_tensor a_log = ap_bind_view(b, 1, (int64_t[]){Hv}, "layers.%d.linear_attn.A_log", l);
+    float *neg_exp_a = ap_bind_floats(b, (size_t)Hv);
+    if (neg_exp_a) {
+        ap_to_f32(a_log.dtype, a_log.data, neg_exp_a, (size_t)Hv);
+        for (int i = 0; i < Hv; i++) neg_exp_a[i] = -(float)exp((double)neg_exp_a[i]);
+        g->neg_exp_a = neg_exp_a;
+    }
+    /* [C, 1, taps] in the file, tap-major here, so that channels lie side by side. */
+    ap_tensor conv = ap_bind_view(b, 3, (int64_t[]){channels, 1, taps},
+                                  "layers.%d.linear_attn.conv1d.weight", l);
+    float *by_tap = ap_bind_floats(b, (size_t)channels * (size_t)taps);
+    if (by_tap) {
+        size_t bytes = ap_dtype_bytes(conv.dtype);
+        for (int ch = 0; ch < channels; ch++)
+            for (int j = 0; j < taps; j++)
+                ap_to_f32(conv.dtype, (const uint8_t *)conv.data + (size_t)(ch * taps + j) * bytes,
+                          &by_tap[(size_t)j * (size_t)channels + (size_t)ch], 1);
+        g->conv = by_tap;
+    }
+}
+
+static void bind_feed_forward(ap_bind *b, ap_model_impl *m, int l)
+{
+    const ap_config *c = b->c;
+    ap_layer *y = &m->layer[l];
+    int H = c->hidden;
+    if (!c->layer[l].moe) {
+        ap_bind_ffn(b, &y->ffn, H, c->layer[l].ffn, "layers.%d.mlp", l);
+        return;
+    }
+    ap_bind_mat(b, &y->moe.router, c->n_expert, H, "layers.%d.mlp.gate.weight", l);
+    ap_bind_experts(b, m, l, "mlp.experts");
+    if (c->shared_ffn) {
+        ap_bind_ffn(b, &y->moe.shared, H, c->shared_ffn, "layers.%d.mlp.shared_expert", l);
+        ap_bind_mat(b, &y->moe.shared_gate, 1, H, "layers.%d.mlp.shared_expert_gate.weight", l);
+    }
+}
+
+void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
+{
+    const ap_config *c = b->c;
+    float add = is_plain(c) ? 0 : 1;
+    ap_bind_ends(b, m, add);
+    for (int l = 0; l < c->n_layer && !b->err; l++) {
+        ap_layer *y = &m->layer[l];
+        ap_bind_vec(b, &y->norm_in, c->hidden, add, "layers.%d.input_layernorm.weight", l);
+        ap_bind_vec(b, &y->norm_post, c->hidden, add, "layers.%d.post_attention_layernorm.weight", l);
+        if (c->layer[l].kind == AP_LAYER_LINEAR) bind_gdn(b, &y->gdn, l);
+        else bind_attention(b, &y->attn, l);
+        bind_feed_forward(b, m, l);
+    }
+}
+
+/* w->x += Attn(w->h) */
+static void attention(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    const ap_layer_config *lc = &c->layer[l];
+    const ap_attn_weights *a = &m->layer[l].attn;
+    int T = s->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_plain(c) ? 0 : D;
+    int64_t q_width = (int64_t)c->n_head * (D + gate);
+    ap_kv kv = ap_step_kv(m, s, w, l);
+
+    ap_matmul(k, w->h, &a->q, w->q, T);
+    ap_matmul(k, w->h, &a->k, w->k, T);
+    ap_matmul(k, w->h, &a->v, w->v, T);
+    k->qkv(k, &(ap_qkv_args){.q = w->q,
+                             .k = w->k,
+                             .v = w->v,
+                             .ldq = q_width,
+                             .q_head_stride = D + gate,
+                             .ldk = (int64_t)G * D,
+                             .ldv = (int64_t)G * D,
+                             .q_norm = a->q_norm,
+                             .k_norm = a->k_norm,
+                             .eps = c->norm_eps,
+                             .cos = w->cos[0],
+                             .sin = w->sin[0],
+                             .n_angle = c->rope_full.n_angle,
+                             .pair_offset = c->rope_full.pair_offset,
+                             .q_out = w->qr,
+                             .kv = kv,
+                             .n_tok = T,
+                             .n_head = c->n_head,
+                             .n_kv_head = G,
+                             .head_dim = D});
+    k->attn(k, &(ap_attn_args){.q = w->qr,
+                               .out = w->att,
+                               .kv = kv,
+                               .n_tok = T,
+                               .n_head = c->n_head,
+                               .n_kv_head = G,
+                               .head_dim = D,
+                               .scale = (float)(1.0 / sqrt((double)D)),
+                               .scratch = w->op});
+    if (gate)
+        k->elem(k, &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
+                                   .y = w->att,
+                                   .x = w->q + D, /* each head's gate follows its query */
+                                   .ldy = (int64_t)c->n_head * D,
+                                   .ldx = q_width,
+                                   .rows = T,
+                                   .n = D,
+                                   .n_block = c->n_head,
+                                   .y_block = D,
+                                   .x_block = 2 * (int64_t)D});
+    ap_matmul_add(k, w->att, &a->o, w->x, T);
+}
+
+/* w->x += GDN(w->h) */
+static void delta_net(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    const ap_gdn_weights *g = &m->layer[l].gdn;
+    int T = s->n_tok, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
+    int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd;
+    for (int i = 0; i < s->n_seq; i++) {
+        float *state = s->seq[i].recur;
+        w->recur_seq[i] = (ap_recur_seq){.conv_state = state + m->layer[l].conv_offset,
+                                         .delta_state = state + m->layer[l].delta_offset,
+                                         .begin = s->seq[i].begin,
+                                         .n_tok = s->seq[i].n_tok};
+    }
+    ap_matmul(k, w->h, &g->qkv, w->gdn_qkv, T);
+    ap_matmul(k, w->h, &g->z, w->gdn_z, T);
+    ap_matmul(k, w->h, &g->a, w->gdn_a, T);
+    ap_matmul(k, w->h, &g->b, w->gdn_b, T);
+    k->conv(k, &(ap_conv_args){.x = w->gdn_qkv,
+                               .weight = g->conv,
+                               .out = w->gdn_conv,
+                               .ldx = channels,
+                               .seq = w->recur_seq,
+                               .n_seq = s->n_seq,
+                               .n_tok = T,
+                               .n_channel = channels,
+                               .n_tap = c->gdn_conv});
+    k->delta(k, &(ap_delta_args){.qkv = w->gdn_conv,
+                                 .a = w->gdn_a,
+                                 .b = w->gdn_b,
+                                 .z = w->gdn_z,
+                                 .lda = Hv,
+                                 .ldb = Hv,
+                                 .ldz = vd,
+                                 .neg_exp_a = g->neg_exp_a,
+                                 .dt_bias = g->dt_bias,
+                                 .norm_weight = g->norm,
+                                 .eps = c->norm_eps,
+                                 .out = w->gdn_out,
+                                 .seq = w->recur_seq,
+                                 .n_seq = s->n_seq,
+                                 .n_tok = T,
+                                 .n_k_head = c->gdn_k_head,
+                                 .n_v_head = Hv,
+                                 .k_dim = c->gdn_k_dim,
+                                 .v_dim = c->gdn_v_dim,
+                                 .form = s->delta_form,
+                                 .scratch = w->op});
+    ap_matmul_add(k, w->gdn_out, &g->out, w->x, T);
+}
+
+/* w->x += FFN(w->h) */
+static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    const ap_layer *y = &m->layer[l];
+    int T = s->n_tok, H = c->hidden;
+    if (!c->layer[l].moe) {
+        ap_ffn_run(k, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
+        return;
+    }
+    ap_matmul(k, w->h, &y->moe.router, w->router, T);
+    k->route(k, &(ap_route_args){.logits = w->router,
+                                 .ids = w->ids,
+                                 .weights = w->wts,
+                                 .n_tok = T,
+                                 .n_expert = c->n_expert,
+                                 .n_used = c->n_expert_used,
+                                 .norm = c->norm_topk});
+    k->moe(k, &(ap_moe_args){
+                  .x = w->h,
+                  .ids = w->ids,
+                  .weights = w->wts,
+                  .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                  .y = w->x,
+                  .ldx = H,
+                  .ldy = H,
+                  .n_tok = T,
+                  .n_expert = c->n_expert,
+                  .n_used = c->n_expert_used,
+                  .act = AP_ACT_SILU,
+                  .accumulate = true,
+                  .scratch = w->op});
+    if (!c->shared_ffn) return;
+    ap_ffn_run(k, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
+    ap_matmul(k, w->h, &y->moe.shared_gate, w->gate1, T);
+    k->elem(k, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
+                               .y = w->x,
+                               .x = w->t,
+                               .gate = w->gate1,
+                               .ldy = H,
+                               .ldx = H,
+                               .rows = T,
+                               .n = H,
+                               .n_block = 1});
+}
+
+bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+                      const volatile int *cancel)
+{
+    const ap_config *c = m->c;
+    int T = s->n_tok, H = c->hidden;
+    k->embed(k, &(ap_embed_args){
+                    .table = &m->embed, .tok = s->tok, .scale = 1.0f, .out = w->x, .n_tok = T, .width = H});
+    for (int l = 0; l < c->n_layer; l++) {
+        if (cancel && *cancel) return false;
+        ap_norm(k, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
+        if (c->layer[l].kind == AP_LAYER_LINEAR) delta_net(m, k, s, w, l);
+        else attention(m, k, s, w, l);
+        ap_norm(k, w->x, m->layer[l].norm_post, w->h, T, H, c->norm_eps);
+        feed_forward(m, k, s, w, l);
+    }
+    return true;
+}

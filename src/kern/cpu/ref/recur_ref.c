@@ -1,0 +1,75 @@
+/* recur_ref.c - the scalar definition of the recurrent kernels (micro_recur.h). */
+#include <math.h>
+
+#include "kern/cpu/micro.h"
+#include "kern/cpu/micro_recur.h"
+
+static float dot_ref(const float *x, const float *y, int n)
+{
+    float s[16] = {0};
+    for (int i = 0; i < n; i++) s[i % 16] = fmaf(x[i], y[i], s[i % 16]);
+    return ap_sum16(s);
+}
+
+static void scale_ref(const float *x, float r, float s, int n, float *out)
+{
+    for (int i = 0; i < n; i++) out[i] = (x[i] * r) * s;
+}
+
+static void step_ref(float *state, int n_row, int k_dim, const float *k, const float *q,
+                     const ap_delta_gate *g, const float *v, float *o)
+{
+    for (int r = 0; r < n_row; r++) {
+        float *s = state + r * k_dim;
+        float kv = g->decay * dot_ref(s, k, k_dim);
+        float qv = g->decay * dot_ref(s, q, k_dim);
+        float d = g->beta * (v[r] - kv);
+        o[r] = fmaf(g->kq, d, qv);
+        for (int i = 0; i < k_dim; i++) s[i] = s[i] + fmaf(k[i], d, g->decay_less1 * s[i]);
+    }
+}
+
+static void gated_norm_ref(float *o, const float *w, const float *z, int n, float eps)
+{
+    float r = 1.0f / sqrtf(dot_ref(o, o, n) / (float)n + eps);
+    for (int i = 0; i < n; i++) o[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]);
+}
+
+static void conv_ref(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
+                     int64_t ldx, const float *w, int n, float *out)
+{
+    for (int c = 0; c < n; c++) {
+        const float *tap = w + c;
+        float acc = 0;
+        for (int j = 0; j < n_old; j++, tap += ld_old) acc = fmaf(*tap, old[j * ld_old + c], acc);
+        for (int j = 0; j < n_new; j++, tap += ld_old) acc = fmaf(*tap, x[j * ldx + c], acc);
+        out[c] = ap_siluf(acc);
+    }
+}
+
+static void gemm_ref(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
+                     int64_t ldb, float *c, int64_t ldc, bool accumulate)
+{
+    for (int i = 0; i < m; i++) {
+        float *row = c + i * ldc;
+        for (int j = 0; j < n && !accumulate; j++) row[j] = 0;
+        for (int k = 0; k < kk; k++)
+            for (int j = 0; j < n; j++) row[j] = fmaf(a[i * ra + k * ca], b[k * ldb + j], row[j]);
+    }
+}
+
+static void solve_ref(int m, int n, const float *a, int64_t lda, float *x, int64_t ldx)
+{
+    for (int i = 1; i < m; i++)
+        for (int j = 0; j < i; j++)
+            for (int v = 0; v < n; v++)
+                x[i * ldx + v] = fmaf(a[i * lda + j], x[j * ldx + v], x[i * ldx + v]);
+}
+
+static void decays_ref(double top, const double *g, int n, float *out)
+{
+    for (int j = 0; j < n; j++) out[j] = ap_expf((float)(top - g[j]));
+}
+
+const ap_micro_recur ap_recur_ref = {dot_ref,  scale_ref, step_ref,  gated_norm_ref,
+                                     conv_ref, gemm_ref,  solve_ref, decays_ref};

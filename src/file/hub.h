@@ -5,9 +5,13 @@
 #include "base/err.h"
 
 /* Resolve name to a model folder.
+ *   name   a folder; a config.json, *.safetensors or *.safetensors.index.json in it; or
+ *          org/repo[@rev], rev a branch, a tag or a full commit, "main" if not given
  *   cache  the hub cache folder (holding models--org--repo), or NULL
  *   dir    apus_free it
- * A path that exists wins. EFILE: neither; the sentence tells where it was looked for. */
+ * A path that exists wins. Names of parts that could leave the cache ("..", leading dots) are
+ * refused. Nothing is downloaded. EFILE: neither; the sentence tells where it was looked for.
+ * EFORMAT: the cache's refs file holds no commit. */
 apus_err ap_hub_resolve(const char *name, const char *cache, char **dir, apus_diag *diag);
 
 #endif

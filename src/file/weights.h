@@ -9,22 +9,24 @@
 
 typedef struct ap_weights ap_weights;
 
-/* Open `model.safetensors.index.json` with its shards, else `model.safetensors`, else the only
- * *.safetensors of the folder. Headers are checked completely (docs/users rules: every offset,
- * overlap, hole, shape product); data stays mapped. Shards may not leave the folder (links into
- * the Hugging Face blobs are followed). A tensor named in the index but absent, or present twice,
- * is an error. */
+/* Open `model.safetensors`, else `model.safetensors.index.json` with its shards (the order of
+ * transformers), else the only *.safetensors of the folder. Headers are checked completely
+ * (file/safetensors.h); data stays mapped: a file cut short while it is open faults the process.
+ * Shards are plain names in the folder; symbolic links are followed, as the Hugging Face cache
+ * needs. A tensor that the index names but its shard lacks, or that two files hold, is an error;
+ * one that only the shard knows is kept, as transformers keeps it.
+ * EFILE, EFORMAT, EUNSUPPORTED (element type), ENOMEM. */
 apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag);
 void ap_weights_close(ap_weights *w);
 
 /* The tensor of that full name, or NULL. Constant time. */
 const ap_tensor *ap_weights_find(const ap_weights *w, const char *name);
 
-/* Iterate in file order: i in [0, count). */
+/* Iterate in file order: shards by name, tensors by position; i in [0, count). */
 size_t ap_weights_count(const ap_weights *w);
 const ap_tensor *ap_weights_at(const ap_weights *w, size_t i, const char **name);
 
-/* File that holds a tensor, for error sentences. */
+/* Path of the file that holds a tensor (of the folder if there is none), for error sentences. */
 const char *ap_weights_file(const ap_weights *w, const char *name);
 
 /* The prefix before "embed_tokens.weight" of the text model, such as "model.language_model.";
@@ -34,7 +36,7 @@ const char *ap_weights_text_prefix(const ap_weights *w);
 /* Find prefix + formatted suffix and check dtype (F32, F16, BF16) and shape.
  *   rank, shape   expected; a negative size is not checked
  *   optional      absent gives OK with out->data NULL
- * Returns OK; EFORMAT naming file, tensor, expected and found. */
+ * Returns OK; EFORMAT naming file, tensor, expected and found; EUNSUPPORTED: quantised type. */
 apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, int rank,
                          const int64_t *shape, ap_tensor *out, apus_diag *diag);
 

@@ -23,13 +23,10 @@ float ap_sum16(const float s[16]); /* halves added: 8 of s[j]+s[j+8], then 4, 2,
 
 struct ap_micro {
     apus_cpu level;
-    /* OWNED BY THE KERNEL AUTHORS: slots are added here as ops need them. */
-    /* matmul.c */
-    const struct ap_micro_matmul *matmul;
-    /* attention.c, recurrent.c */
-    const struct ap_micro_attn *attn;
-    const struct ap_micro_recur *recur;
-    const struct ap_micro_elem *elem;
+    const struct ap_micro_matmul *matmul; /* micro_matmul.h */
+    const struct ap_micro_elem *elem;     /* micro_elem.h */
+    const struct ap_micro_attn *attn;     /* micro_attn.h */
+    const struct ap_micro_recur *recur;   /* micro_recur.h */
 };
 
 /* The table of a level; the caller checked that the processor has it. */

@@ -1,0 +1,39 @@
+/* ops.h - the slots of struct ap_kern on the CPU: loops, blocking and threads over micro kernels.
+ * Arguments and Orders are in kern.h; the other slots are in ops_state.h. */
+#ifndef AP_KERN_CPU_OPS_H
+#define AP_KERN_CPU_OPS_H
+
+#include "kern/cpu/micro.h"
+
+size_t ap_cpu_pack_bytes(const ap_kern *k, ap_dtype t, int rows, int cols);
+void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
+void ap_cpu_embed(const ap_kern *k, const ap_embed_args *a);
+void ap_cpu_norm(const ap_kern *k, const ap_norm_args *a);
+void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a);
+void ap_cpu_glu(const ap_kern *k, const ap_glu_args *a);
+void ap_cpu_route(const ap_kern *k, const ap_route_args *a);
+size_t ap_cpu_moe_scratch_bytes(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
+                               int ffn);
+void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a);
+void ap_cpu_elem(const ap_kern *k, const ap_elem_args *a);
+
+/* All tasks of a job; a single one runs in place, without waking anybody. */
+static inline void ap_op_run(const ap_kern *k, ap_task_fn fn, void *arg, int n_tasks)
+{
+    if (n_tasks == 1)
+        fn(arg, 0, 0);
+    else if (n_tasks > 1)
+        ap_pool_run(k->pool, fn, arg, n_tasks);
+}
+
+/* Into how many tasks to cut `rows` equal rows that cost `cost` steps each (a step is some 16
+ * multiply-adds): few enough that waking a worker pays, enough that the workers finish together.
+ * Task i of n has rows [ap_op_first(rows, i, n), ap_op_first(rows, i + 1, n)). */
+int ap_op_tasks(const ap_kern *k, int64_t rows, int64_t cost);
+
+static inline int ap_op_first(int64_t rows, int task, int n_tasks)
+{
+    return (int)(rows * task / n_tasks);
+}
+
+#endif

@@ -1,0 +1,94 @@
+/* ops_pack.c - weights from the file's row-major form to panels (ap_mat in kern.h). */
+#include <string.h>
+
+#include "base/mem.h"
+#include "kern/cpu/ops.h"
+#include "kern/cpu/product.h"
+
+/* Bytes of one panel: a multiple of 64. */
+size_t ap_panel_bytes(ap_dtype t, int cols)
+{
+    size_t n = (size_t)cols;
+    if (t == AP_BF16) n = (n + 1) / 2 * 2;
+    return n * AP_PANEL * ap_dtype_bytes(t);
+}
+
+size_t ap_cpu_pack_bytes(const ap_kern *k, ap_dtype t, int rows, int cols)
+{
+    (void)k;
+    if (t != AP_F32 && t != AP_F16 && t != AP_BF16) return 0;
+    if (rows <= 0 || cols <= 0) return 0;
+    size_t panels = ((size_t)rows + AP_PANEL - 1) / AP_PANEL, bytes;
+    return ap_mul_size(panels, ap_panel_bytes(t, cols), &bytes) ? bytes : 0;
+}
+
+typedef struct pack_job {
+    const uint8_t *src;
+    uint8_t *dst;
+    ap_dtype type;
+    int rows, cols, panels, n_tasks;
+} pack_job;
+
+/* Rows of 32-bit units, `units` of them whole and in the source. */
+static void pack_u32(const uint8_t *src, size_t row_bytes, int rows, int units, uint32_t *dst)
+{
+    for (int i = 0; i < units; i++)
+        for (int r = 0; r < rows; r++)
+            memcpy(&dst[(size_t)i * AP_PANEL + r], src + r * row_bytes + (size_t)i * 4, 4);
+}
+
+static void pack_u16(const uint8_t *src, size_t row_bytes, int rows, int units, uint16_t *dst)
+{
+    for (int i = 0; i < units; i++)
+        for (int r = 0; r < rows; r++)
+            memcpy(&dst[(size_t)i * AP_PANEL + r], src + r * row_bytes + (size_t)i * 2, 2);
+}
+
+static void pack_panel(const pack_job *j, int p)
+{
+    size_t panel = ap_panel_bytes(j->type, j->cols);
+    size_t row_bytes = (size_t)j->cols * ap_dtype_bytes(j->type);
+    const uint8_t *src = j->src + (size_t)p * AP_PANEL * row_bytes;
+    uint8_t *dst = j->dst + (size_t)p * panel;
+    int rows = j->rows - p * AP_PANEL;
+    if (rows > AP_PANEL) rows = AP_PANEL;
+    if (rows < AP_PANEL) memset(dst, 0, panel);
+    if (j->type == AP_F32) {
+        pack_u32(src, row_bytes, rows, j->cols, (uint32_t *)dst);
+    } else if (j->type == AP_F16) {
+        pack_u16(src, row_bytes, rows, j->cols, (uint16_t *)dst);
+    } else {
+        /* two columns of bf16 travel as one 32-bit unit */
+        int pairs = j->cols / 2;
+        pack_u32(src, row_bytes, rows, pairs, (uint32_t *)dst);
+        if (j->cols % 2) {
+            uint16_t *last = (uint16_t *)dst + (size_t)pairs * AP_PANEL * 2;
+            memset(last, 0, AP_PANEL * 4);
+            for (int r = 0; r < rows; r++)
+                memcpy(&last[r * 2], src + r * row_bytes + (size_t)pairs * 4, 2);
+        }
+    }
+}
+
+static void pack_task(void *arg, int task, int worker)
+{
+    const pack_job *j = arg;
+    (void)worker;
+    int end = ap_op_first(j->panels, task + 1, j->n_tasks);
+    for (int p = ap_op_first(j->panels, task, j->n_tasks); p < end; p++) pack_panel(j, p);
+}
+
+void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
+{
+    pack_job j = {
+        .src = src->data,
+        .dst = dst,
+        .type = src->dtype,
+        .rows = (int)src->shape[0],
+        .cols = (int)src->shape[1],
+    };
+    j.panels = j.rows / AP_PANEL + (j.rows % AP_PANEL != 0);
+    j.n_tasks = ap_op_tasks(k, j.panels, j.cols * (int64_t)2);
+    ap_op_run(k, pack_task, &j, j.n_tasks);
+    *out = (ap_mat){.data = dst, .dtype = j.type, .rows = j.rows, .cols = j.cols};
+}

@@ -1,0 +1,55 @@
+/* answer.h - generating an answer and taking it apart while it streams. */
+#ifndef APUS_CLI_ANSWER_H
+#define APUS_CLI_ANSWER_H
+
+#include "common.h"
+#include "json_out.h"
+
+/* A growing string. */
+typedef struct text {
+    char *data;
+    size_t len, cap;
+} text;
+
+void text_add(text *t, const char *s, size_t n);
+void text_free(text *t);
+
+typedef struct call {
+    text name, args;
+} call;
+
+/* What an answer was made of. */
+typedef struct answer {
+    text content, thinking;
+    call *calls;
+    size_t n_calls;
+    int32_t *ids;
+    size_t n_ids, cap_ids;
+    apus_generate_result result;
+} answer;
+
+typedef enum answer_mode {
+    ANSWER_CHAT, /* parsed into thinking, content and calls */
+    ANSWER_RAW,  /* text as it comes */
+    ANSWER_IDS   /* no text: ids only */
+} answer_mode;
+
+/* Generate after `ids`, the tokens that the session does not hold yet.
+ *   prompt  rendered prompt text for the parser (ANSWER_CHAT), else NULL
+ *   quiet   do not print while generating
+ *   set     sampling, max_tokens and ignore_eos are used
+ * Prints content on stdout as it comes; thinking dimmed and only on a terminal. Ctrl-C stops the
+ * answer. Returns the library's code. */
+apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *s, const int32_t *ids,
+                         int n, answer_mode mode, const char *prompt, size_t prompt_len, bool quiet,
+                         const apus_generate_settings *set, answer *out, apus_diag *d);
+void answer_free(answer *a);
+
+/* {"role":"assistant","content":...,"reasoning_content":...,"tool_calls":[...]} members into the
+ * open map of j. */
+void answer_message(const answer *a, json_out *j);
+
+/* "stop", "length", "context" or "cancelled" */
+const char *stop_name(apus_stop s);
+
+#endif

@@ -1,0 +1,341 @@
+#include "common.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#ifndef APUS_DEFAULT_MODEL
+#define APUS_DEFAULT_MODEL "tiny-qwen"
+#endif
+
+common_opts common;
+const opt common_table[] = {
+    {"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
+     "worker threads (default: one per physical core)"},
+    {"cpumask", 0, OPT_STRING, &common.cpumask, NULL, 0, 0, "L",
+     "highest processor level: ref, avx2, avx512, amx, neon\nor auto (default)"},
+    {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
+     "prompt tokens computed at once (default 512);\nresults do not depend on it"},
+    {"ctx", 'c', OPT_INT, &common.ctx, NULL, 1, INT_MAX, "N",
+     "tokens that fit in the conversation\n(default: the model's, at most 8192)"},
+    {0}};
+
+sampling_opts sampling;
+const opt sampling_table[] = {
+    {"temp", 0, OPT_REAL, &sampling.temp, &sampling.temp_given, 0, 100, "T",
+     "temperature; 0 = always the likeliest token"},
+    {"top-k", 0, OPT_INT, &sampling.top_k, &sampling.top_k_given, 0, INT_MAX, "K",
+     "only the K likeliest tokens; 0 = off"},
+    {"top-p", 0, OPT_REAL, &sampling.top_p, &sampling.top_p_given, 0, 1, "P",
+     "only the likeliest tokens that sum to P; 1 = off"},
+    {"min-p", 0, OPT_REAL, &sampling.min_p, &sampling.min_p_given, 0, 1, "P",
+     "only tokens at least P times as likely as the best"},
+    {"repetition-penalty", 0, OPT_REAL, &sampling.repetition, &sampling.repetition_given, 0.01, 100,
+     "R", "divides the logits of tokens seen; 1 = off"},
+    {"presence-penalty", 0, OPT_REAL, &sampling.presence, &sampling.presence_given, -100, 100, "P",
+     "subtracted from tokens seen; 0 = off"},
+    {"frequency-penalty", 0, OPT_REAL, &sampling.frequency, &sampling.frequency_given, -100, 100,
+     "P", "subtracted for each time seen; 0 = off"},
+    {"seed", 's', OPT_SEED, &sampling.seed, NULL, 0, 0, "N",
+     "random seed (default 0: the same answer every time)"},
+    {0}};
+
+think_opts think;
+const opt think_table[] = {
+    {"think", 0, OPT_FLAG, &think.on, NULL, 0, 0, NULL, "let the model think before it answers"},
+    {"no-think", 0, OPT_FLAG, &think.off, NULL, 0, 0, NULL, "answer at once"},
+    {0}};
+
+apus_think think_setting(void)
+{
+    return think.off ? APUS_THINK_OFF : think.on ? APUS_THINK_ON : APUS_THINK_DEFAULT;
+}
+
+/* ---------------------------------------------------------------- terminal */
+
+static bool colour(FILE *f)
+{
+    const char *term = getenv("TERM");
+    return isatty(fileno(f)) && !getenv("NO_COLOR") && term && strcmp(term, "dumb") != 0;
+}
+
+const char *dim(FILE *f) { return colour(f) ? "\033[2m" : ""; }
+const char *bold(FILE *f) { return colour(f) ? "\033[1m" : ""; }
+const char *plain(FILE *f) { return colour(f) ? "\033[0m" : ""; }
+
+static bool bar_shown;
+
+bool progress_bar(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+    (void)ctx;
+    if (!isatty(STDERR_FILENO) || total == 0) return true;
+    if (done >= total) {
+        progress_clear();
+        return true;
+    }
+    struct winsize ws;
+    int width = ioctl(STDERR_FILENO, TIOCGWINSZ, &ws) == 0 && ws.ws_col > 0 ? ws.ws_col : 80;
+    int cells = width - 24 > 50 ? 50 : width - 24;
+    if (cells < 5) return true;
+    int full = (int)((double)done / (double)total * cells);
+    fprintf(stderr, "\r%-8s [", stage);
+    for (int i = 0; i < cells; i++) fputc(i < full ? '#' : '.', stderr);
+    fprintf(stderr, "] %3d %%", (int)((double)done / (double)total * 100));
+    fflush(stderr);
+    bar_shown = true;
+    return true;
+}
+
+void progress_clear(void)
+{
+    if (!bar_shown) return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    bar_shown = false;
+}
+
+void print_speed(FILE *f, const apus_generate_result *r)
+{
+    /* The first new token comes with the prompt's last step, so decoding made one less. */
+    double prefill = r->prefill_us > 0 ? r->n_prompt / (r->prefill_us * 1e-6) : 0;
+    double decode = r->decode_us > 0 && r->n_generated > 1
+                        ? (r->n_generated - 1) / (r->decode_us * 1e-6)
+                        : 0;
+    fprintf(f, "%sprompt %d tokens at %.1f tok/s, answer %d tokens at %.1f tok/s%s\n", dim(f),
+            r->n_prompt, prefill, r->n_generated, decode, plain(f));
+}
+
+static apus_engine *volatile interrupt_engine;
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+    if (interrupt_engine) apus_cancel(interrupt_engine);
+}
+
+bool interrupt_target(apus_engine *e)
+{
+    bool was = interrupted;
+    interrupted = 0;
+    interrupt_engine = e;
+    struct sigaction sa = {0};
+    if (e) sa.sa_handler = on_interrupt;
+    else sa.sa_handler = SIG_DFL;
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGINT, &sa, NULL);
+    return was;
+}
+
+/* ---------------------------------------------------------------- models */
+
+int report(const command *c, const apus_diag *d)
+{
+    progress_clear();
+    fprintf(stderr, "apus %s: %s\n", c->name, d->text);
+    return EXIT_FAILED;
+}
+
+static bool is_file(const char *dir, const char *name, char *out, size_t cap)
+{
+    int n = snprintf(out, cap, "%s/%s", dir, name);
+    return n > 0 && (size_t)n < cap && access(out, R_OK) == 0;
+}
+
+/* The built-in model: $APUS_MODELS, beside an installed program, or in the source tree it was built
+ * from. NULL if it is nowhere. */
+static const char *default_model(void)
+{
+    static char dir[PATH_MAX];
+    char probe[PATH_MAX + 32], exe[PATH_MAX];
+    const char *env = getenv("APUS_MODELS");
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    char *slash = NULL;
+    if (n > 0) {
+        exe[n] = 0;
+        slash = strrchr(exe, '/');
+        if (slash) *slash = 0;
+    }
+    for (int i = 0; i < 3; i++) {
+        int len = 0;
+        if (i == 0 && env) len = snprintf(dir, sizeof dir, "%s/%s", env, APUS_DEFAULT_MODEL);
+        if (i == 1 && slash)
+            len = snprintf(dir, sizeof dir, "%s/../share/apus/models/%s", exe, APUS_DEFAULT_MODEL);
+        if (i == 2) len = snprintf(dir, sizeof dir, "%s/%s", APUS_SOURCE_MODELS, APUS_DEFAULT_MODEL);
+        if (len > 0 && (size_t)len < sizeof dir && is_file(dir, "config.json", probe, sizeof probe))
+            return dir;
+    }
+    return NULL;
+}
+
+/* $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub. */
+static const char *hub_cache(void)
+{
+    static char dir[PATH_MAX];
+    const char *v = getenv("HF_HUB_CACHE"), *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");
+    if (v && *v) return v;
+    int n = 0;
+    if ((v = getenv("HF_HOME")) && *v) n = snprintf(dir, sizeof dir, "%s/hub", v);
+    else if (xdg && *xdg) n = snprintf(dir, sizeof dir, "%s/huggingface/hub", xdg);
+    else if (home && *home) n = snprintf(dir, sizeof dir, "%s/.cache/huggingface/hub", home);
+    return n > 0 && (size_t)n < sizeof dir ? dir : NULL;
+}
+
+static int cpu_level(const command *c, apus_cpu *out)
+{
+    apus_diag d;
+    *out = APUS_CPU_AUTO;
+    if (common.cpumask && apus_cpu_parse(common.cpumask, out, &d)) return usage_error(c, "--cpumask: %s", d.text);
+    return -1;
+}
+
+int open_model(const command *c, const char *name, apus_load load, apus_model **out)
+{
+    apus_diag d;
+    apus_model_settings s;
+    apus_model_settings_default(&s);
+    s.load = load;
+    s.threads = common.threads;
+    s.hub_cache = hub_cache();
+    s.progress = progress_bar;
+    int rc = cpu_level(c, &s.cpu);
+    if (rc >= 0) return rc;
+    if (!name) {
+        name = default_model();
+        if (!name) {
+            fprintf(stderr, "apus %s: no MODEL given and the built-in %s is not installed; name a "
+                            "model folder or set APUS_MODELS\n", c->name, APUS_DEFAULT_MODEL);
+            return EXIT_FAILED;
+        }
+        fprintf(stderr, "%sno MODEL given: using the built-in %s%s\n", dim(stderr),
+                APUS_DEFAULT_MODEL, plain(stderr));
+    }
+    if (apus_model_open(name, &s, out, &d)) return report(c, &d);
+    progress_clear();
+    return -1;
+}
+
+int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out)
+{
+    apus_engine_settings_default(out);
+    apus_info info = {.size = sizeof info};
+    apus_diag d;
+    if (apus_model_info(m, &info, &d)) return report(c, &d);
+    int rc = cpu_level(c, &out->cpu);
+    if (rc >= 0) return rc;
+    out->threads = common.threads;
+    out->prefill_chunk = common.prefill_chunk;
+    out->ctx = common.ctx;
+    /* Make room for a long prompt rather than ask for --ctx, as far as the model reaches. */
+    if (!out->ctx && need_ctx > 8192) out->ctx = need_ctx < info.context ? need_ctx : info.context;
+    return -1;
+}
+
+void sampling_settings(const apus_model *m, apus_sampling *out)
+{
+    apus_sampling_from_model(m, out);
+    if (sampling.temp_given) out->temperature = sampling.temp;
+    if (sampling.top_k_given) out->top_k = sampling.top_k;
+    if (sampling.top_p_given) out->top_p = sampling.top_p;
+    if (sampling.min_p_given) out->min_p = sampling.min_p;
+    if (sampling.repetition_given) out->repetition_penalty = sampling.repetition;
+    if (sampling.presence_given) out->presence_penalty = sampling.presence;
+    if (sampling.frequency_given) out->frequency_penalty = sampling.frequency;
+    out->seed = sampling.seed;
+}
+
+/* ---------------------------------------------------------------- input */
+
+char *read_input(const command *c, const char *path, size_t *len)
+{
+    bool std = !strcmp(path, "-");
+    FILE *f = std ? stdin : fopen(path, "rb");
+    if (!f) {
+        fprintf(stderr, "apus %s: cannot open %s: %s\n", c->name, path, strerror(errno));
+        return NULL;
+    }
+    size_t cap = 1 << 16, n = 0;
+    char *data = malloc(cap + 1);
+    while (data) {
+        n += fread(data + n, 1, cap - n, f);
+        if (n < cap) break;
+        char *more = cap > SIZE_MAX / 4 ? NULL : realloc(data, cap * 2 + 1);
+        if (!more) {
+            free(data);
+            data = NULL;
+        } else {
+            data = more;
+            cap *= 2;
+        }
+    }
+    if (!data || ferror(f)) {
+        fprintf(stderr, "apus %s: reading %s failed: %s\n", c->name, std ? "standard input" : path,
+                strerror(data ? errno : ENOMEM));
+        free(data);
+        data = NULL;
+    }
+    if (!std) fclose(f);
+    if (!data) return NULL;
+    data[n] = 0;
+    *len = n;
+    return data;
+}
+
+static bool is_space(char c) { return c && strchr(" \t\r\n\f\v", c); }
+
+int32_t *parse_ints(const command *c, const char *name, const char *text, size_t len, size_t *n)
+{
+    size_t cap = 0, count = 0;
+    int32_t *ids = NULL;
+    for (const char *p = text;;) {
+        while (p < text + len && is_space(*p)) p++;
+        if (p == text + len) break;
+        char *end;
+        errno = 0;
+        long v = strtol(p, &end, 10);
+        if (end == p || errno || v < INT32_MIN || v > INT32_MAX || (*end && !is_space(*end))) {
+            fprintf(stderr, "apus %s: %s: expected whitespace-separated integers, found '%.20s' after "
+                            "%zu of them\n", c->name, name, p, count);
+            free(ids);
+            return NULL;
+        }
+        if (count == cap) {
+            cap = cap ? cap * 2 : 1024;
+            int32_t *more = realloc(ids, cap * sizeof *ids);
+            if (!more) {
+                fprintf(stderr, "apus %s: %s: out of memory\n", c->name, name);
+                free(ids);
+                return NULL;
+            }
+            ids = more;
+        }
+        ids[count++] = (int32_t)v;
+        p = end;
+    }
+    if (count == 0)
+        fprintf(stderr, "apus %s: %s: expected whitespace-separated integers, found none\n", c->name, name);
+    *n = count;
+    return ids;
+}
+
+int32_t *read_ints(const command *c, const char *path, size_t *n)
+{
+    size_t len;
+    char *text = read_input(c, path, &len);
+    if (!text) return NULL;
+    int32_t *ids = parse_ints(c, path, text, len, n);
+    free(text);
+    return ids;
+}
+
+int finish_output(const command *c, int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return status;
+    fprintf(stderr, "apus %s: writing to standard output failed: %s\n", c->name, strerror(errno));
+    return status ? status : EXIT_FAILED;
+}

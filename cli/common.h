@@ -1,0 +1,84 @@
+/* common.h - what the commands share: the options of every command, opening models, reading input,
+ * the terminal. */
+#ifndef APUS_CLI_COMMON_H
+#define APUS_CLI_COMMON_H
+
+#include <stdio.h>
+
+#include "apus/apus.h"
+#include "options.h"
+
+extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits;
+
+/* Options of every command. */
+typedef struct common_opts {
+    int threads, prefill_chunk, ctx;
+    const char *cpumask;
+} common_opts;
+
+extern common_opts common;
+extern const opt common_table[];
+
+/* Sampling options of run and chat. */
+typedef struct sampling_opts {
+    float temp, top_p, min_p, repetition, presence, frequency;
+    int top_k;
+    uint64_t seed;
+    bool temp_given, top_p_given, min_p_given, top_k_given, repetition_given, presence_given,
+        frequency_given;
+} sampling_opts;
+
+extern sampling_opts sampling;
+extern const opt sampling_table[];
+
+/* --think, --no-think */
+typedef struct think_opts {
+    bool on, off;
+} think_opts;
+extern think_opts think;
+extern const opt think_table[];
+apus_think think_setting(void);
+
+/* Print "apus CMD: sentence" of a failed call; returns the exit status. */
+int report(const command *c, const apus_diag *d);
+
+/* Open a model at `load`; name NULL = the built-in tiny model, which is announced on stderr.
+ * A progress bar is shown on a terminal. Returns -1, or the exit status. */
+int open_model(const command *c, const char *name, apus_load load, apus_model **out);
+
+/* Engine settings from the common options; checks --cpumask. need_ctx: tokens that must fit when
+ * --ctx is not given (0 = the default). Returns -1, or the exit status. */
+int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out);
+
+/* The model's sampling defaults overlaid with the options given. */
+void sampling_settings(const apus_model *m, apus_sampling *out);
+
+/* A whole file ("-" = stdin); free() it; NULL with an explanation on stderr. */
+char *read_input(const command *c, const char *path, size_t *len);
+
+/* Whitespace-separated integers of a file; free() them; NULL with an explanation on stderr. */
+int32_t *read_ints(const command *c, const char *path, size_t *n);
+
+/* The same from text; name is used in the explanation. */
+int32_t *parse_ints(const command *c, const char *name, const char *text, size_t len, size_t *n);
+
+/* Flush stdout; a failed write turns status 0 into EXIT_FAILED with an explanation. */
+int finish_output(const command *c, int status);
+
+/* Progress bar on stderr; pass as apus_progress_fn. Draws only on a terminal. ctx unused. */
+bool progress_bar(void *ctx, const char *stage, uint64_t done, uint64_t total);
+void progress_clear(void);
+
+/* Colours when f is a terminal and NO_COLOR is not set; else "". */
+const char *dim(FILE *f);
+const char *bold(FILE *f);
+const char *plain(FILE *f);
+
+/* "prompt 12 tokens at 345.6 tok/s, answer 34 tokens at 56.7 tok/s" */
+void print_speed(FILE *f, const apus_generate_result *r);
+
+/* SIGINT cancels this engine's running call; NULL = default behaviour again. Returns whether a
+ * SIGINT came since the last call. */
+bool interrupt_target(apus_engine *e);
+
+#endif

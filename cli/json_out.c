@@ -1,0 +1,103 @@
+#include "json_out.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yajl/yajl_gen.h>
+
+struct json_out {
+    yajl_gen gen;
+};
+
+static void check(yajl_gen_status s)
+{
+    if (s == yajl_gen_status_ok) return;
+    fprintf(stderr, "apus: writing JSON failed (status %d)\n", (int)s);
+    exit(1);
+}
+
+json_out *json_new(bool pretty)
+{
+    json_out *j = malloc(sizeof *j);
+    if (j) j->gen = yajl_gen_alloc(NULL);
+    if (!j || !j->gen) {
+        fputs("apus: out of memory\n", stderr);
+        exit(1);
+    }
+    yajl_gen_config(j->gen, yajl_gen_beautify, pretty ? 1 : 0);
+    yajl_gen_config(j->gen, yajl_gen_indent_string, "  ");
+    return j;
+}
+
+void json_free(json_out *j)
+{
+    if (!j) return;
+    yajl_gen_free(j->gen);
+    free(j);
+}
+
+static void put_key(json_out *j, const char *key)
+{
+    if (key) check(yajl_gen_string(j->gen, (const unsigned char *)key, strlen(key)));
+}
+
+void json_map(json_out *j, const char *key)
+{
+    put_key(j, key);
+    check(yajl_gen_map_open(j->gen));
+}
+
+void json_array(json_out *j, const char *key)
+{
+    put_key(j, key);
+    check(yajl_gen_array_open(j->gen));
+}
+
+void json_end_map(json_out *j) { check(yajl_gen_map_close(j->gen)); }
+
+void json_end_array(json_out *j) { check(yajl_gen_array_close(j->gen)); }
+
+void json_string(json_out *j, const char *key, const char *s, size_t n)
+{
+    put_key(j, key);
+    check(yajl_gen_string(j->gen, (const unsigned char *)s, n));
+}
+
+void json_text(json_out *j, const char *key, const char *s)
+{
+    if (s) {
+        json_string(j, key, s, strlen(s));
+        return;
+    }
+    put_key(j, key);
+    check(yajl_gen_null(j->gen));
+}
+
+void json_int(json_out *j, const char *key, int64_t v)
+{
+    put_key(j, key);
+    check(yajl_gen_integer(j->gen, v));
+}
+
+void json_real(json_out *j, const char *key, double v)
+{
+    char text[40];
+    put_key(j, key);
+    int n = snprintf(text, sizeof text, "%.6g", v);
+    check(yajl_gen_number(j->gen, text, (size_t)n));
+}
+
+void json_bool(json_out *j, const char *key, bool v)
+{
+    put_key(j, key);
+    check(yajl_gen_bool(j->gen, v));
+}
+
+const char *json_str(json_out *j, size_t *len)
+{
+    const unsigned char *s;
+    size_t n;
+    check(yajl_gen_get_buf(j->gen, &s, &n));
+    if (len) *len = n;
+    return (const char *)s;
+}

@@ -13,7 +13,7 @@ static void *must(void *p)
     return p;
 }
 
-void text_add(text *t, const char *s, size_t n)
+void strbuf_add(strbuf *t, const char *s, size_t n)
 {
     if (t->len + n + 1 > t->cap) {
         t->cap = (t->len + n + 1) * 2;
@@ -24,7 +24,7 @@ void text_add(text *t, const char *s, size_t n)
     t->data[t->len] = 0;
 }
 
-void text_free(text *t) { free(t->data); }
+void strbuf_free(strbuf *t) { free(t->data); }
 
 const char *stop_name(apus_stop s)
 {
@@ -65,13 +65,13 @@ static void on_event(void *ctx, const apus_event *ev)
     stream *s = ctx;
     answer *a = s->out;
     switch (ev->part) {
-    case APUS_PART_CONTENT: text_add(&a->content, ev->text, ev->len); break;
-    case APUS_PART_THINK: text_add(&a->thinking, ev->text, ev->len); break;
+    case APUS_PART_CONTENT: strbuf_add(&a->content, ev->text, ev->len); break;
+    case APUS_PART_THINK: strbuf_add(&a->thinking, ev->text, ev->len); break;
     case APUS_PART_CALL:
         a->calls = must(realloc(a->calls, (a->n_calls + 1) * sizeof *a->calls));
         a->calls[a->n_calls] = (call){0};
-        text_add(&a->calls[a->n_calls].name, ev->text, ev->len);
-        text_add(&a->calls[a->n_calls].args, ev->args, ev->args_len);
+        strbuf_add(&a->calls[a->n_calls].name, ev->text, ev->len);
+        strbuf_add(&a->calls[a->n_calls].args, ev->args, ev->args_len);
         a->n_calls++;
         if (!s->quiet) {
             if (s->in_thought) fputs(plain(stdout), stdout);
@@ -91,7 +91,7 @@ static void on_text(stream *s, const char *piece, size_t n)
         s->err = apus_chat_parser_push(s->parser, piece, n);
         return;
     }
-    text_add(&s->out->content, piece, n);
+    strbuf_add(&s->out->content, piece, n);
     show(s, APUS_PART_CONTENT, piece, n);
 }
 
@@ -122,8 +122,8 @@ apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *sess
     s.stdout_tty = isatty(STDOUT_FILENO);
     apus_err err = APUS_OK;
     memset(out, 0, sizeof *out);
-    text_add(&out->content, "", 0);
-    text_add(&out->thinking, "", 0);
+    strbuf_add(&out->content, "", 0);
+    strbuf_add(&out->thinking, "", 0);
     out->result.size = sizeof out->result;
     if (mode != ANSWER_IDS) err = apus_detok_create(m, mode == ANSWER_RAW, &s.detok, d);
     if (!err && mode == ANSWER_CHAT)
@@ -153,11 +153,11 @@ apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *sess
 
 void answer_free(answer *a)
 {
-    text_free(&a->content);
-    text_free(&a->thinking);
+    strbuf_free(&a->content);
+    strbuf_free(&a->thinking);
     for (size_t i = 0; i < a->n_calls; i++) {
-        text_free(&a->calls[i].name);
-        text_free(&a->calls[i].args);
+        strbuf_free(&a->calls[i].name);
+        strbuf_free(&a->calls[i].args);
     }
     free(a->calls);
     free(a->ids);

@@ -6,21 +6,21 @@
 #include "json_out.h"
 
 /* A growing string. */
-typedef struct text {
+typedef struct strbuf {
     char *data;
     size_t len, cap;
-} text;
+} strbuf;
 
-void text_add(text *t, const char *s, size_t n);
-void text_free(text *t);
+void strbuf_add(strbuf *t, const char *s, size_t n);
+void strbuf_free(strbuf *t);
 
 typedef struct call {
-    text name, args;
+    strbuf name, args;
 } call;
 
 /* What an answer was made of. */
 typedef struct answer {
-    text content, thinking;
+    strbuf content, thinking;
     call *calls;
     size_t n_calls;
     int32_t *ids;

@@ -267,15 +267,15 @@ static char *read_line(chat *c, const char *prompt)
 /* A message: lines joined as long as they end with a backslash. */
 static char *read_message(chat *c)
 {
-    text all = {0};
+    strbuf all = {0};
     char *line = read_line(c, "> ");
     while (line) {
         size_t n = strlen(line);
         bool more = n && line[n - 1] == '\\';
-        text_add(&all, line, more ? n - 1 : n);
+        strbuf_add(&all, line, more ? n - 1 : n);
         free(line);
         if (!more) break;
-        text_add(&all, "\n", 1);
+        strbuf_add(&all, "\n", 1);
         line = read_line(c, ". ");
     }
     if (c->history && all.data && all.len) {

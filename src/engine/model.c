@@ -38,13 +38,13 @@ static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
     return h;
 }
 
-static apus_err load_text(apus_model *m, apus_diag *diag)
+static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
 {
     char *path = ap_path_join(m->dir, "tokenizer.json");
     if (!path) return ap_fail_nomem(diag, strlen(m->dir), "a path");
-    bool has = ap_path_exists(path);
+    m->info.has_tokenizer = ap_path_exists(path);
     ap_free(path);
-    if (has) {
+    if (m->info.has_tokenizer && load != APUS_LOAD_INFO) {
         apus_err err = ap_tokenizer_load(m->dir, &m->tokenizer, diag);
         if (err) return err;
     }
@@ -58,8 +58,18 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx, &m->impl,
                             diag);
-    if (!err) m->fingerprint = fingerprint_of(&m->config, m->weights);
-    return err;
+    if (err) return err;
+    m->packed_bytes = ap_model_packed_bytes(m->impl);
+    m->fingerprint = fingerprint_of(&m->config, m->weights);
+    return APUS_OK;
+}
+
+/* APUS_LOAD_INFO: check every tensor and add up what the model would take. */
+static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_pool_create(1, &m->pool, diag);
+    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
 }
 
 typedef struct census {
@@ -127,7 +137,7 @@ static void fill_info(apus_model *m)
                      .experts_used = c->n_expert_used,
                      .sliding_window = c->window,
                      .context = c->context,
-                     .has_tokenizer = m->tokenizer != NULL,
+                     .has_tokenizer = i->has_tokenizer,
                      .has_chat_template = m->chat != NULL,
                      .is_multimodal = c->multimodal};
     for (int l = 0; l < c->n_layer; l++) {
@@ -167,7 +177,8 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err) err = ap_config_read(m->dir, &m->config, diag);
     if (!err && s.load != APUS_LOAD_TEXT) err = ap_weights_open(m->dir, &m->weights, diag);
-    if (!err && s.load != APUS_LOAD_INFO) err = load_text(m, diag);
+    if (!err) err = load_text(m, s.load, diag);
+    if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {
         apus_model_close(m);

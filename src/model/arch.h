@@ -46,6 +46,10 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag);
 void ap_model_free(ap_model_impl *m);
 
+/* Check all tensors as ap_model_load does, and tell how many bytes it would take; nothing is packed. */
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern *k, size_t *bytes,
+                          apus_diag *diag);
+
 const ap_config *ap_model_config(const ap_model_impl *m);
 size_t ap_model_packed_bytes(const ap_model_impl *m);
 

@@ -55,10 +55,10 @@ static void bind_all(ap_bind *b, ap_model_impl *m)
     else ap_qwen3_bind(b, m);
 }
 
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k,
-                       apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
+/* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
+static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *k, ap_bind *b,
+                        ap_model_impl **out, apus_diag *diag)
 {
-    apus_err err = APUS_OK;
     const char *prefix = ap_weights_text_prefix(w);
     if (!prefix)
         return ap_fail(diag, APUS_EFORMAT, "the weights hold no embed_tokens.weight: no text model found");
@@ -68,15 +68,37 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     m->layer = ap_calloc((size_t)c->n_layer, sizeof *m->layer);
     if (c->n_expert) m->experts = ap_experts_create(c->n_layer, c->n_expert);
     if (!m->layer || (c->n_expert && !m->experts)) {
-        err = ap_fail_nomem(diag, (size_t)c->n_layer * sizeof *m->layer, "the layer table");
-        goto done;
+        ap_model_free(m);
+        return ap_fail_nomem(diag, (size_t)c->n_layer * sizeof *m->layer, "the layer table");
     }
     lay_out_state(c, m->layer, &m->shape);
+    *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
+    bind_all(b, m);
+    m->mem_bytes = b->used;
+    if (b->err) ap_model_free(m);
+    else *out = m;
+    return b->err;
+}
 
-    ap_bind b = {.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
-    bind_all(&b, m);
-    if ((err = b.err)) goto done;
-    m->mem_bytes = b.used;
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern *k, size_t *bytes,
+                          apus_diag *diag)
+{
+    ap_bind b;
+    ap_model_impl *m;
+    apus_err err = measure(c, w, k, &b, &m, diag);
+    if (err) return err;
+    *bytes = m->mem_bytes;
+    ap_model_free(m);
+    return APUS_OK;
+}
+
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k,
+                       apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
+{
+    ap_bind b;
+    ap_model_impl *m;
+    apus_err err = measure(c, w, k, &b, &m, diag);
+    if (err) return err;
     m->mem = ap_big_alloc(m->mem_bytes);
     if (!m->mem) {
         err = ap_fail_nomem(diag, m->mem_bytes, "packed weights");

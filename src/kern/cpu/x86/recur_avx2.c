@@ -1,0 +1,222 @@
+/* recur_avx2.c - the recurrent kernels with 8 lanes (micro_recur.h). */
+#include <math.h>
+#include <stdbool.h>
+
+#include "kern/cpu/micro_recur.h"
+#include "kern/cpu/x86/math_avx2.h"
+#include "kern/cpu/x86/tile_avx2.h"
+
+static float dot_avx2(const float *x, const float *y, int n)
+{
+    __m256 lo = _mm256_setzero_ps(), hi = lo;
+    float s[16];
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        lo = _mm256_fmadd_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i), lo);
+        hi = _mm256_fmadd_ps(_mm256_loadu_ps(x + i + 8), _mm256_loadu_ps(y + i + 8), hi);
+    }
+    _mm256_storeu_ps(s, lo);
+    _mm256_storeu_ps(s + 8, hi);
+    for (; i < n; i++) s[i % 16] = fmaf(x[i], y[i], s[i % 16]);
+    return ap_sum16(s);
+}
+
+static void scale_avx2(const float *x, float r, float s, int n, float *out)
+{
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 y = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(r));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(y, _mm256_set1_ps(s)));
+    }
+    for (; i < n; i++) out[i] = (x[i] * r) * s;
+}
+
+/* First step of ap_sum16 for `rows` state rows against k and q: 8 sums each. */
+TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const float *k,
+                          const float *q, __m256 *k_sum, __m256 *q_sum)
+{
+    __m256 kl[2], kh[2], ql[2], qh[2];
+    for (int r = 0; r < rows; r++) kl[r] = kh[r] = ql[r] = qh[r] = _mm256_setzero_ps();
+    int i = 0;
+    for (; i + 16 <= k_dim; i += 16) {
+        __m256 k0 = _mm256_loadu_ps(k + i), k1 = _mm256_loadu_ps(k + i + 8);
+        __m256 q0 = _mm256_loadu_ps(q + i), q1 = _mm256_loadu_ps(q + i + 8);
+        for (int r = 0; r < rows; r++) {
+            __m256 s0 = _mm256_loadu_ps(state + r * k_dim + i);
+            __m256 s1 = _mm256_loadu_ps(state + r * k_dim + i + 8);
+            kl[r] = _mm256_fmadd_ps(s0, k0, kl[r]);
+            kh[r] = _mm256_fmadd_ps(s1, k1, kh[r]);
+            ql[r] = _mm256_fmadd_ps(s0, q0, ql[r]);
+            qh[r] = _mm256_fmadd_ps(s1, q1, qh[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        if (i < k_dim) {
+            float ks[16], qs[16];
+            _mm256_storeu_ps(ks, kl[r]), _mm256_storeu_ps(ks + 8, kh[r]);
+            _mm256_storeu_ps(qs, ql[r]), _mm256_storeu_ps(qs + 8, qh[r]);
+            for (int t = i; t < k_dim; t++) {
+                ks[t % 16] = fmaf(state[r * k_dim + t], k[t], ks[t % 16]);
+                qs[t % 16] = fmaf(state[r * k_dim + t], q[t], qs[t % 16]);
+            }
+            kl[r] = _mm256_loadu_ps(ks), kh[r] = _mm256_loadu_ps(ks + 8);
+            ql[r] = _mm256_loadu_ps(qs), qh[r] = _mm256_loadu_ps(qs + 8);
+        }
+        k_sum[r] = _mm256_add_ps(kl[r], kh[r]);
+        q_sum[r] = _mm256_add_ps(ql[r], qh[r]);
+    }
+}
+
+/* The other steps of ap_sum16 for 8 vectors: lane r of the result is that of s[r]. */
+static __m256 sum8_of_8(const __m256 *s)
+{
+    __m256 a[4], b[2];
+    for (int i = 0; i < 4; i++) /* rows i | i + 4 in quarters of 4 */
+        a[i] = _mm256_add_ps(_mm256_permute2f128_ps(s[i], s[i + 4], 0x20),
+                             _mm256_permute2f128_ps(s[i], s[i + 4], 0x31));
+    for (int i = 0; i < 2; i++) /* two sums of a[i], two of a[i + 2] */
+        b[i] = _mm256_add_ps(_mm256_shuffle_ps(a[i], a[i + 2], 0x44),
+                             _mm256_shuffle_ps(a[i], a[i + 2], 0xee));
+    __m256 c = _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
+    return _mm256_permutevar8x32_ps(c, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
+}
+
+TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k, float less1,
+                             const float *d)
+{
+    const __m256 by = _mm256_set1_ps(less1);
+    for (int r = 0; r < n_row; r++) {
+        float *s = state + r * k_dim;
+        const __m256 dr = _mm256_set1_ps(d[r]);
+        int i = 0;
+        for (; i + 8 <= k_dim; i += 8) {
+            __m256 x = _mm256_loadu_ps(s + i);
+            __m256 step = _mm256_fmadd_ps(_mm256_loadu_ps(k + i), dr, _mm256_mul_ps(by, x));
+            _mm256_storeu_ps(s + i, _mm256_add_ps(x, step));
+        }
+        for (; i < k_dim; i++) s[i] = s[i] + fmaf(k[i], d[r], less1 * s[i]);
+    }
+}
+
+static void step_avx2(float *state, int n_row, int k_dim, const float *k, const float *q,
+                      const ap_delta_gate *g, const float *v, float *o)
+{
+    float d[8];
+    for (int base = 0; base < n_row; base += 8) {
+        __m256 k_sum[8], q_sum[8];
+        float *s = state + base * k_dim;
+        int rows = n_row - base < 8 ? n_row - base : 8, r = 0;
+        for (; r + 2 <= rows; r += 2) row_sums(2, s + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
+        for (; r < rows; r++) row_sums(1, s + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
+        for (; r < 8; r++) k_sum[r] = q_sum[r] = _mm256_setzero_ps();
+
+        __m256i m = ap_mask_avx2(rows);
+        const __m256 decay = _mm256_set1_ps(g->decay);
+        __m256 kv = _mm256_mul_ps(decay, sum8_of_8(k_sum));
+        __m256 qv = _mm256_mul_ps(decay, sum8_of_8(q_sum));
+        __m256 dv = _mm256_mul_ps(_mm256_set1_ps(g->beta),
+                                  _mm256_sub_ps(_mm256_maskload_ps(v + base, m), kv));
+        _mm256_maskstore_ps(o + base, m, _mm256_fmadd_ps(_mm256_set1_ps(g->kq), dv, qv));
+        _mm256_storeu_ps(d, dv);
+        update_rows(s, rows, k_dim, k, g->decay_less1, d);
+    }
+}
+
+static void gated_norm_avx2(float *o, const float *w, const float *z, int n, float eps)
+{
+    const __m256 r = _mm256_set1_ps(1.0f / sqrtf(dot_avx2(o, o, n) / (float)n + eps));
+    for (int i = 0; i < n; i += 8) {
+        __m256i m = ap_mask_avx2(n - i < 8 ? n - i : 8);
+        __m256 y = _mm256_mul_ps(_mm256_maskload_ps(o + i, m), r);
+        y = _mm256_mul_ps(y, _mm256_maskload_ps(w + i, m));
+        y = _mm256_mul_ps(y, ap_silu_avx2(_mm256_maskload_ps(z + i, m)));
+        _mm256_maskstore_ps(o + i, m, y);
+    }
+}
+
+static void conv_avx2(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
+                      int64_t ldx, const float *w, int n, float *out)
+{
+    for (int c = 0; c < n; c += 8) {
+        __m256i m = ap_mask_avx2(n - c < 8 ? n - c : 8);
+        const float *tap = w + c;
+        __m256 acc = _mm256_setzero_ps();
+        for (int j = 0; j < n_old; j++, tap += ld_old)
+            acc = _mm256_fmadd_ps(_mm256_maskload_ps(tap, m),
+                                  _mm256_maskload_ps(old + j * ld_old + c, m), acc);
+        for (int j = 0; j < n_new; j++, tap += ld_old)
+            acc = _mm256_fmadd_ps(_mm256_maskload_ps(tap, m),
+                                  _mm256_maskload_ps(x + j * ldx + c, m), acc);
+        _mm256_maskstore_ps(out + c, m, ap_silu_avx2(acc));
+    }
+}
+
+static void gemm_avx2(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
+                      int64_t ldb, float *c, int64_t ldc, bool accumulate)
+{
+    /* Columns outside: the strip of b stays in L1 for all rows. */
+    for (int j = 0; j < n; j += 64) {
+        int cols = n - j < 64 ? n - j : 64;
+        for (int i = 0; i < m;) {
+            int blocks = (m - i + 5) / 6, rows = (m - i + blocks - 1) / blocks;
+            const float *ar[6];
+            float *cr[6];
+            for (int r = 0; r < rows; r++) {
+                ar[r] = a + (i + r) * ra;
+                cr[r] = c + (i + r) * ldc + j;
+            }
+            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate);
+            i += rows;
+        }
+    }
+}
+
+/* 4 rows of two vectors in registers: as soon as a row is final, all later ones take it. */
+static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, __m256i m0, __m256i m1)
+{
+    __m256 s[4][2];
+    for (int r = 0; r < 4; r++) {
+        s[r][0] = _mm256_maskload_ps(x + r * ldx, m0);
+        s[r][1] = _mm256_maskload_ps(x + r * ldx + 8, m1);
+    }
+    for (int j = 0; j < 4; j++)
+        for (int r = j + 1; r < 4; r++) {
+            __m256 y = _mm256_broadcast_ss(a + r * lda + j);
+            s[r][0] = _mm256_fmadd_ps(y, s[j][0], s[r][0]);
+            s[r][1] = _mm256_fmadd_ps(y, s[j][1], s[r][1]);
+        }
+    for (int r = 0; r < 4; r++) {
+        _mm256_maskstore_ps(x + r * ldx, m0, s[r][0]);
+        _mm256_maskstore_ps(x + r * ldx + 8, m1, s[r][1]);
+    }
+}
+
+static int lanes(int n) { return n < 0 ? 0 : n < 8 ? n : 8; }
+
+static void solve_avx2(int m, int n, const float *a, int64_t lda, float *x, int64_t ldx)
+{
+    int i = 0;
+    for (; m - i >= 4; i += 4) {
+        gemm_avx2(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+        for (int v = 0; v < n; v += 16)
+            solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, ap_mask_avx2(lanes(n - v)),
+                        ap_mask_avx2(lanes(n - v - 8)));
+    }
+    for (; i < m; i++) gemm_avx2(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+}
+
+static void decays_avx2(double top, const double *g, int n, float *out)
+{
+    const __m256d t = _mm256_set1_pd(top);
+    int j = 0;
+    for (; j + 8 <= n; j += 8) {
+        __m128 lo = _mm256_cvtpd_ps(_mm256_sub_pd(t, _mm256_loadu_pd(g + j)));
+        __m128 hi = _mm256_cvtpd_ps(_mm256_sub_pd(t, _mm256_loadu_pd(g + j + 4)));
+        _mm256_storeu_ps(out + j, ap_exp_avx2(_mm256_set_m128(hi, lo)));
+    }
+    for (; j < n; j++) out[j] = ap_expf((float)(top - g[j]));
+}
+
+const ap_micro_recur ap_recur_avx2 = {dot_avx2,        scale_avx2, step_avx2,
+                                      gated_norm_avx2, conv_avx2,  gemm_avx2,
+                                      solve_avx2,      decays_avx2};

@@ -1,4 +1,4 @@
-/* micro.c - the table of each level, filled from ref upward. Constant, so nothing needs a lock. */
+/* micro.c - the table of each level. Constant, so nothing needs a lock. */
 #include "kern/cpu/micro.h"
 
 #include "kern/cpu/micro_attn.h"
@@ -14,8 +14,30 @@ static const ap_micro micro_ref = {
     .recur = &ap_recur_ref,
 };
 
+#if defined(__x86_64__)
+static const ap_micro micro_avx2 = {
+    .level = APUS_CPU_AVX2,
+    .matmul = &ap_matmul_avx2,
+    .elem = &ap_elem_avx2,
+    .attn = &ap_attn_avx2,
+    .recur = &ap_recur_avx2,
+};
+
+static const ap_micro micro_avx512 = {
+    .level = APUS_CPU_AVX512,
+    .matmul = &ap_matmul_avx512,
+    .elem = &ap_elem_avx512,
+    .attn = &ap_attn_avx512,
+    .recur = &ap_recur_avx512,
+};
+#endif
+
 const ap_micro *ap_micro_for(apus_cpu level)
 {
+#if defined(__x86_64__)
+    if (level == APUS_CPU_AVX2) return &micro_avx2;
+    if (level == APUS_CPU_AVX512 || level == APUS_CPU_AMX) return &micro_avx512;
+#endif
     (void)level;
     return &micro_ref;
 }

@@ -1,0 +1,129 @@
+/* kcheck.h - the harness: every slot of struct ap_kern, at every level, against an f64 oracle, against
+ * ref to the bit, and against itself in another batch.
+ *
+ * A check of a slot is one function in a check_*.c, listed in kcheck.c:
+ *
+ *   void check_norm(kc *c)
+ *   {
+ *       for each case {
+ *           inputs by kc_in, outputs by kc_out
+ *           run c->ref; kc_written(out); kc_close(out, oracle)
+ *           for every c->kern[i] { kc_poison(out2); run; kc_same(out2, out) }
+ *           rows alone: run on one row at a time; kc_same
+ *       }
+ *   }
+ *
+ * Memory from kc_* lives until the check returns; then all canaries are looked at. */
+#ifndef KCHECK_H
+#define KCHECK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/rng.h"
+#include "kern/kern.h"
+#include "tolerance.h"
+
+typedef struct kc_kern {
+    ap_kern k;
+    char name[32]; /* "avx2 x2": level and threads */
+} kc_kern;
+
+typedef struct kc {
+    const ap_kern *ref;  /* ref level, one thread: the definition */
+    const kc_kern *kern; /* [n_kern] every level and thread count to compare with it */
+    int n_kern;
+    ap_rng rng;
+    const char *slot;    /* the slot under test */
+    char where[128];     /* the case under test, for messages: kc_case */
+    int fails;           /* of this slot */
+    int64_t values;      /* compared so far */
+    struct kc_block *blocks;
+} kc;
+
+/* Name the case that follows. */
+void kc_case(kc *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void kc_fail(kc *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ------------------------------------------------------------------ memory between canaries */
+
+void *kc_bytes(kc *c, size_t n);   /* 64-byte aligned */
+float *kc_out(kc *c, size_t n);    /* f32 [n], poisoned: a NaN with a pattern of its own */
+void kc_poison(float *p, size_t n);
+/* f32 [n] at an address that is 4 mod 64: normal values times scale, among them zeros, denormals and
+ * outliers of 100 times the size */
+float *kc_in(kc *c, size_t n, double scale);
+void kc_fill(kc *c, float *p, size_t n, double scale);
+float *kc_copy(kc *c, const float *p, size_t n);
+double *kc_f64(kc *c, size_t n);   /* zeroed */
+int kc_int(kc *c, int lo, int hi); /* lo .. hi, both included */
+
+/* A tensor [rows, cols] of type t with such values, at an odd address; and its exact f32 copy. */
+ap_tensor kc_tensor(kc *c, ap_dtype t, int rows, int cols, double scale, float **values);
+/* The same, packed by k->pack. */
+ap_mat kc_mat(kc *c, const ap_kern *k, const ap_tensor *t);
+
+/* ------------------------------------------------------------------ comparing */
+
+/* Every value of rows x n (ld apart) was written and nothing between the rows was. */
+void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n, int64_t ld);
+/* Equal to the bit (a NaN equals any NaN, but no poison): rows x n. */
+void kc_same(kc *c, const char *who, const char *what, const float *got, int64_t ldgot,
+             const float *want, int64_t ldwant, int64_t rows, int64_t n);
+/* Within tol of the oracle; mag may be NULL. want and mag are dense [rows, n]. */
+void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,
+              const double *mag, int64_t rows, int64_t n);
+
+/* ------------------------------------------------------------------ timing */
+
+typedef struct kc_bench {
+    const ap_kern *k;
+    const char *name;       /* of the table */
+    const char *slot;
+    double peak_flops, peak_bytes; /* per second, at this level and thread count */
+    kc *c;                  /* memory and random numbers */
+} kc_bench;
+
+typedef void (*kc_fn)(const ap_kern *k, void *arg);
+
+/* Time fn, print a line: time, GFLOP/s, GB/s, and the share of the time that the peaks would allow.
+ *   shape  such as "T=1 2048x8192 bf16"
+ *   flops, bytes  of one call; 0 = does not apply */
+void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn fn, void *arg);
+
+/* ------------------------------------------------------------------ checks, one per slot */
+
+void check_pack_bytes(kc *c);
+void check_pack(kc *c);
+void check_embed(kc *c);
+void check_norm(kc *c);
+void check_matmul(kc *c);
+void check_glu(kc *c);
+void check_route(kc *c);
+void check_moe_scratch_bytes(kc *c);
+void check_moe(kc *c);
+void check_elem(kc *c);
+void check_rope(kc *c);
+void check_qkv(kc *c);
+void check_attn_scratch_bytes(kc *c);
+void check_attn(kc *c);
+void check_conv(kc *c);
+void check_delta_scratch_bytes(kc *c);
+void check_delta(kc *c);
+
+void bench_pack(kc_bench *b);
+void bench_embed(kc_bench *b);
+void bench_norm(kc_bench *b);
+void bench_matmul(kc_bench *b);
+void bench_glu(kc_bench *b);
+void bench_route(kc_bench *b);
+void bench_moe(kc_bench *b);
+void bench_elem(kc_bench *b);
+void bench_rope(kc_bench *b);
+void bench_qkv(kc_bench *b);
+void bench_attn(kc_bench *b);
+void bench_conv(kc_bench *b);
+void bench_delta(kc_bench *b);
+
+#endif

@@ -1,0 +1,25 @@
+/* tolerance.h - how far ref may be from the f64 oracle, in one place.
+ *
+ * |got - want| <= rel * |want| + sum * mag + abs, where mag is the sum of the magnitudes of what was
+ * added up for that element (0 where nothing is): cancellation makes a small result of large terms,
+ * and rounding follows the terms. The levels among themselves have no tolerance: they are bit-equal. */
+#ifndef KCHECK_TOLERANCE_H
+#define KCHECK_TOLERANCE_H
+
+#define KC_EPS 5.9604645e-8 /* 2^-24, half a unit in the last place of 1 */
+
+typedef struct kc_tol {
+    double rel, sum, abs;
+} kc_tol;
+
+/* one or two rounded operations */
+#define KC_ROUNDED ((kc_tol){2 * KC_EPS, 2 * KC_EPS, 1e-44})
+/* exp, log, sigmoid, tanh and short chains of them */
+#define KC_MATH ((kc_tol){12 * KC_EPS, 4 * KC_EPS, 1.2e-38})
+/* sums of products, in blocks of AP_K_BLOCK or 16 partial sums, with what follows them. Random
+ * rounding errors grow with the square root of the terms: sqrt(512) is 23. */
+#define KC_SUM ((kc_tol){16 * KC_EPS, 24 * KC_EPS, 1.2e-38})
+/* sums whose terms went through exp or other sums first: attention, experts, the delta rule */
+#define KC_CHAIN ((kc_tol){64 * KC_EPS, 96 * KC_EPS, 1e-37})
+
+#endif

@@ -1,0 +1,270 @@
+#include "file/config.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "file/config_in.h"
+
+#define MAX_CONFIG_BYTES ((size_t)4 << 20)
+#define MAX_TREE_BYTES   ((size_t)256 << 20)
+
+static const char *const arch_names[] = {
+    [AP_ARCH_GEMMA4] = "gemma4",           [AP_ARCH_QWEN3_5] = "qwen3_5",
+    [AP_ARCH_QWEN3_5_MOE] = "qwen3_5_moe", [AP_ARCH_QWEN3_NEXT] = "qwen3_next",
+    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",
+};
+
+const char *ap_arch_name(ap_arch_id id)
+{
+    return (unsigned)id < sizeof arch_names / sizeof *arch_names ? arch_names[id] : "unknown";
+}
+
+/* model_type of the file, of its text_config (NULL: the file is flat), and what it is. */
+static const struct family {
+    const char *type, *text_type;
+    ap_arch_id arch;
+    bool unified;
+} families[] = {
+    {"gemma4", "gemma4_text", AP_ARCH_GEMMA4, false},
+    {"gemma4_text", NULL, AP_ARCH_GEMMA4, false},
+    {"gemma4_unified", "gemma4_unified_text", AP_ARCH_GEMMA4, true},
+    {"gemma4_unified_text", NULL, AP_ARCH_GEMMA4, true},
+    {"qwen3_5", "qwen3_5_text", AP_ARCH_QWEN3_5, false},
+    {"qwen3_5_text", NULL, AP_ARCH_QWEN3_5, false},
+    {"qwen3_5_moe", "qwen3_5_moe_text", AP_ARCH_QWEN3_5_MOE, false},
+    {"qwen3_5_moe_text", NULL, AP_ARCH_QWEN3_5_MOE, false},
+    {"qwen3_next", NULL, AP_ARCH_QWEN3_NEXT, false},
+    {"qwen3_moe", NULL, AP_ARCH_QWEN3_MOE, false},
+};
+
+/* ---------------------------------------------------------------- shared parts */
+
+void ap_config_common(const ap_fields *t, int default_context, ap_config *c)
+{
+    c->n_layer = (int)ap_field_int(t, "num_hidden_layers", 1, AP_MAX_LAYERS, AP_REQUIRED);
+    c->hidden = (int)ap_field_int(t, "hidden_size", 1, AP_CFG_MAX_HIDDEN, AP_REQUIRED);
+    c->vocab = (int)ap_field_int(t, "vocab_size", 1, AP_CFG_MAX_VOCAB, AP_REQUIRED);
+    c->n_head = (int)ap_field_int(t, "num_attention_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
+    c->context = (int)ap_field_int(t, "max_position_embeddings", 1, AP_CFG_MAX_CONTEXT,
+                                   default_context);
+    c->norm_eps = (float)ap_field_num(t, "rms_norm_eps", 0, 1, 1e-6);
+    ap_field_refuse(t, "attention_bias");
+}
+
+void ap_config_layer_types(const ap_fields *t, const char *other_name, ap_layer_kind other,
+                           int interval, ap_config *c)
+{
+    const ap_json *list = ap_field_array(t, "layer_types");
+    if (!list) {
+        for (int l = 0; l < c->n_layer; l++)
+            c->layer[l].kind = (l + 1) % interval ? other : AP_LAYER_FULL;
+        return;
+    }
+    if (list->len != (size_t)c->n_layer) {
+        ap_field_fail(t, APUS_EFORMAT, "layer_types", list, "expected a list of %d, one per layer",
+                      c->n_layer);
+        return;
+    }
+    int l = 0;
+    for (const ap_json *e = list->first; e; e = e->next, l++) {
+        bool text = e->type == AP_JSON_STRING;
+        if (text && (!strcmp(e->str, "full_attention") || !strcmp(e->str, "attention"))) {
+            c->layer[l].kind = AP_LAYER_FULL;
+        } else if (text && other_name && !strcmp(e->str, other_name)) {
+            c->layer[l].kind = other;
+        } else {
+            ap_field_fail(t, APUS_EUNSUPPORTED, "layer_types", e,
+                          "layer %d: only \"full_attention\"%s%s is supported in this architecture",
+                          l, other_name ? " and " : "", other_name ? other_name : "");
+            return;
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- tokens */
+
+/* Add the ids of a member (a number or a list of them). Ids that the vocabulary does not hold can
+ * never be produced and are left out. */
+static void add_ids(const ap_fields *f, const char *key, int vocab, int *ids, int *n)
+{
+    const ap_json *v = ap_field(f, key);
+    if (!v) return;
+    const ap_json *e = v->type == AP_JSON_ARRAY ? v->first : v;
+    for (; e; e = v->type == AP_JSON_ARRAY ? e->next : NULL) {
+        if (e->type != AP_JSON_INT) {
+            ap_field_fail(f, APUS_EFORMAT, key, e, "expected token ids");
+            return;
+        }
+        bool known = e->integer < 0 || e->integer >= vocab;
+        for (int i = 0; i < *n && !known; i++) known = ids[i] == e->integer;
+        if (known) continue;
+        if (*n == AP_MAX_STOP) {
+            ap_field_fail(f, APUS_EUNSUPPORTED, key, NULL, "more than %d token ids", AP_MAX_STOP);
+            return;
+        }
+        ids[(*n)++] = (int)e->integer;
+    }
+}
+
+/* One id; -1 if it is not in the vocabulary; `other` if absent. */
+static int one_id(const ap_fields *f, const char *key, int vocab, int other)
+{
+    if (!ap_json_get(f->o, key)) return other;
+    int64_t id = ap_field_int(f, key, INT32_MIN, INT32_MAX, -1);
+    return id >= 0 && id < vocab ? (int)id : -1;
+}
+
+/* Ids in the outer file and in text_config; the outer one wins where there can be one only. */
+static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *c)
+{
+    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    c->bos = one_id(outer, "bos_token_id", c->vocab,
+                    one_id(text, "bos_token_id", c->vocab, gemma && c->vocab > 2 ? 2 : -1));
+    c->pad = one_id(outer, "pad_token_id", c->vocab,
+                    one_id(text, "pad_token_id", c->vocab, gemma ? 0 : -1));
+    add_ids(outer, "eos_token_id", c->vocab, c->stop, &c->n_stop);
+    if (text->o != outer->o) add_ids(text, "eos_token_id", c->vocab, c->stop, &c->n_stop);
+    if (gemma && c->vocab > 1 && !ap_json_get(outer->o, "eos_token_id") &&
+        !ap_json_get(text->o, "eos_token_id"))
+        c->stop[c->n_stop++] = 1; /* the class's default */
+}
+
+static void generation(const ap_fields *f, ap_config *c)
+{
+    if (f->o->type != AP_JSON_OBJECT) {
+        *f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: expected an object", f->file);
+        return;
+    }
+    add_ids(f, "eos_token_id", c->vocab, c->stop, &c->n_stop);
+    add_ids(f, "suppress_tokens", c->vocab, c->suppress, &c->n_suppress);
+    if (c->bos < 0) c->bos = one_id(f, "bos_token_id", c->vocab, -1);
+    if (c->pad < 0) c->pad = one_id(f, "pad_token_id", c->vocab, -1);
+    c->temperature = (float)ap_field_num(f, "temperature", 0, 1e6, -1);
+    c->top_p = (float)ap_field_num(f, "top_p", 0, 1, -1);
+    c->min_p = (float)ap_field_num(f, "min_p", 0, 1, -1);
+    c->repetition_penalty = (float)ap_field_num(f, "repetition_penalty", 0, 1e6, -1);
+    c->top_k = (int)ap_field_int(f, "top_k", 0, INT32_MAX, -1);
+    c->do_sample = ap_field_bool(f, "do_sample", true);
+}
+
+/* ---------------------------------------------------------------- the file */
+
+static const struct family *find_family(const ap_fields *f)
+{
+    const char *type = ap_field_str(f, "model_type", NULL);
+    if (!type) {
+        ap_field_fail(f, APUS_EFORMAT, "model_type", NULL, "is missing");
+        return NULL;
+    }
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (!strcmp(families[i].type, type)) return &families[i];
+    ap_field_fail(f, APUS_EUNSUPPORTED, "model_type", NULL,
+                  "\"%.80s\" is not supported; supported are gemma4, gemma4_unified, qwen3_5, "
+                  "qwen3_5_moe, their text-only forms, qwen3_next and qwen3_moe",
+                  type);
+    return NULL;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+/* Classifiers and the like share a model_type with the generators. */
+static void check_class(const ap_fields *f)
+{
+    const ap_json *list = ap_field_array(f, "architectures");
+    for (const ap_json *e = list ? list->first : NULL; e; e = e->next) {
+        if (e->type == AP_JSON_STRING &&
+            (ends_with(e->str, "ForCausalLM") || ends_with(e->str, "ForConditionalGeneration") ||
+             ends_with(e->str, "Model")))
+            continue;
+        ap_field_fail(f, APUS_EUNSUPPORTED, "architectures", e,
+                      "expected a class that generates text");
+    }
+}
+
+static void check_unquantised(const ap_fields *f)
+{
+    static const char *const keys[] = {"quantization_config", "quantization", "compression_config"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (ap_field(f, keys[i]))
+            ap_field_fail(f, APUS_EUNSUPPORTED, keys[i], NULL,
+                          "quantised models are not supported yet");
+}
+
+static void read_model(const ap_fields *f, ap_config *c)
+{
+    const struct family *fam = find_family(f);
+    if (!fam) return;
+    ap_fields text = *f;
+    if (fam->text_type) {
+        text.prefix = "text_config.";
+        text.o = ap_field_object(f, "text_config");
+        if (!text.o) ap_field_fail(f, APUS_EFORMAT, "text_config", NULL, "is missing");
+        ap_field_expect(&text, "model_type", fam->text_type);
+        c->multimodal = (ap_field(f, "vision_config") || ap_field(f, "audio_config")) &&
+                        !ap_field_bool(f, "language_model_only", false);
+        check_unquantised(&text);
+    }
+    check_class(f);
+    check_unquantised(f);
+    if (*f->err) return;
+    c->arch = fam->arch;
+    if (fam->arch == AP_ARCH_GEMMA4) ap_config_gemma4(&text, fam->unified, c);
+    else ap_config_qwen3(&text, c);
+    c->tie_embeddings = ap_field_bool(
+        f, "tie_word_embeddings",
+        ap_field_bool(&text, "tie_word_embeddings", fam->arch == AP_ARCH_GEMMA4));
+    if (!*f->err) token_ids(f, &text, c);
+}
+
+/* Read dir/name; *root NULL if it need not exist and does not. */
+static apus_err read_json(const char *path, bool optional, ap_arena *a, ap_json **root,
+                          apus_diag *diag)
+{
+    char *text = NULL;
+    size_t len;
+    *root = NULL;
+    if (optional && !ap_path_exists(path)) return APUS_OK;
+    apus_err err = ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag);
+    if (!err) err = ap_json_parse(a, text, len, path, 0, root, diag);
+    ap_free(text);
+    return err;
+}
+
+apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag)
+{
+    ap_arena arena;
+    ap_arena_init(&arena, MAX_TREE_BYTES);
+    char *main_path = ap_path_join(dir, "config.json");
+    char *gen_path = ap_path_join(dir, "generation_config.json");
+    ap_config *c = ap_calloc(1, sizeof *c);
+    ap_json *root = NULL, *gen = NULL;
+    apus_err err = APUS_OK;
+    if (!main_path || !gen_path || !c) {
+        err = ap_fail_nomem(diag, sizeof *c, "the model's configuration");
+        goto done;
+    }
+    c->bos = c->pad = c->top_k = -1;
+    c->temperature = c->top_p = c->min_p = c->repetition_penalty = -1;
+    c->do_sample = true;
+    if ((err = read_json(main_path, false, &arena, &root, diag))) goto done;
+    if ((err = read_json(gen_path, true, &arena, &gen, diag))) goto done;
+    if (root->type != AP_JSON_OBJECT) {
+        err = ap_fail(diag, APUS_EFORMAT, "%s: expected an object", main_path);
+        goto done;
+    }
+    read_model(&(ap_fields){main_path, "", root, diag, &err}, c);
+    if (!err && gen) generation(&(ap_fields){gen_path, "", gen, diag, &err}, c);
+    if (!err) *out = *c;
+done:
+    ap_free(c);
+    ap_free(main_path);
+    ap_free(gen_path);
+    ap_arena_free(&arena);
+    return err;
+}

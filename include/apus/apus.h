@@ -23,7 +23,7 @@ extern "C" {
 #define APUS_VERSION_MINOR 1
 #define APUS_VERSION_PATCH 0
 
-#if defined(APUS_SHARED)
+#if defined(__GNUC__)
 #define APUS_API __attribute__((visibility("default")))
 #else
 #define APUS_API

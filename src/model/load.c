@@ -84,7 +84,7 @@ apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern
                           apus_diag *diag)
 {
     ap_bind b;
-    ap_model_impl *m;
+    ap_model_impl *m = NULL;
     apus_err err = measure(c, w, k, &b, &m, diag);
     if (err) return err;
     *bytes = m->mem_bytes;
@@ -96,7 +96,7 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
 {
     ap_bind b;
-    ap_model_impl *m;
+    ap_model_impl *m = NULL;
     apus_err err = measure(c, w, k, &b, &m, diag);
     if (err) return err;
     m->mem = ap_big_alloc(m->mem_bytes);

@@ -1,0 +1,29 @@
+# bash completion for apus
+_apus() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local common="--threads --cpumask --prefill-chunk --ctx --help"
+    local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
+    if [ "$COMP_CWORD" = 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits --help --version" -- "$cur")
+        return
+    fi
+    if [ "$prev" = --cpumask ]; then
+        mapfile -t COMPREPLY < <(compgen -W "auto ref avx2 avx512 amx neon" -- "$cur")
+        return
+    fi
+    if [[ $cur == -* ]]; then
+        local own=
+        case ${COMP_WORDS[1]} in
+        run) own="--prompt --file --system --max-tokens --raw --json --ids --print-ids --ignore-eos $sampling" ;;
+        chat) own="--system --max-tokens $sampling" ;;
+        info) own="--json" ;;
+        tokenize) own="--decode --no-special --no-bos" ;;
+        render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
+        logits) own="--ids --positions --output" ;;
+        esac
+        mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
+        return
+    fi
+    mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}
+complete -o filenames -F _apus apus

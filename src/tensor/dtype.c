@@ -2,13 +2,47 @@
 
 static const struct {
     const char *name;
-    size_t bytes;
+    int block;
+    size_t block_bytes;
 } types[AP_DTYPE_COUNT] = {
-    [AP_F32] = {"f32", 4},   [AP_F16] = {"f16", 2},         [AP_BF16] = {"bf16", 2},
-    [AP_F64] = {"f64", 8},   [AP_I8] = {"i8", 1},           [AP_I16] = {"i16", 2},
-    [AP_I32] = {"i32", 4},   [AP_I64] = {"i64", 8},         [AP_U8] = {"u8", 1},
-    [AP_U16] = {"u16", 2},   [AP_U32] = {"u32", 4},         [AP_U64] = {"u64", 8},
-    [AP_BOOL] = {"bool", 1}, [AP_F8_E4M3] = {"f8_e4m3", 1}, [AP_F8_E5M2] = {"f8_e5m2", 1},
+    [AP_F32] = {"f32", 1, 4},
+    [AP_F16] = {"f16", 1, 2},
+    [AP_BF16] = {"bf16", 1, 2},
+    [AP_F64] = {"f64", 1, 8},
+    [AP_I8] = {"i8", 1, 1},
+    [AP_I16] = {"i16", 1, 2},
+    [AP_I32] = {"i32", 1, 4},
+    [AP_I64] = {"i64", 1, 8},
+    [AP_U8] = {"u8", 1, 1},
+    [AP_U16] = {"u16", 1, 2},
+    [AP_U32] = {"u32", 1, 4},
+    [AP_U64] = {"u64", 1, 8},
+    [AP_BOOL] = {"bool", 1, 1},
+    [AP_F8_E4M3] = {"f8_e4m3", 1, 1},
+    [AP_F8_E5M2] = {"f8_e5m2", 1, 1},
+    [AP_Q4_0] = {"q4_0", 32, 18},
+    [AP_Q4_1] = {"q4_1", 32, 20},
+    [AP_Q5_0] = {"q5_0", 32, 22},
+    [AP_Q5_1] = {"q5_1", 32, 24},
+    [AP_Q8_0] = {"q8_0", 32, 34},
+    [AP_Q2_K] = {"q2_k", 256, 84},
+    [AP_Q3_K] = {"q3_k", 256, 110},
+    [AP_Q4_K] = {"q4_k", 256, 144},
+    [AP_Q5_K] = {"q5_k", 256, 176},
+    [AP_Q6_K] = {"q6_k", 256, 210},
+    [AP_IQ2_XXS] = {"iq2_xxs", 256, 66},
+    [AP_IQ2_XS] = {"iq2_xs", 256, 74},
+    [AP_IQ2_S] = {"iq2_s", 256, 82},
+    [AP_IQ3_XXS] = {"iq3_xxs", 256, 98},
+    [AP_IQ3_S] = {"iq3_s", 256, 110},
+    [AP_IQ4_NL] = {"iq4_nl", 32, 18},
+    [AP_IQ4_XS] = {"iq4_xs", 256, 136},
+    [AP_MXFP4] = {"mxfp4", 32, 17},
+    [AP_MLX_AFFINE] = {"mlx_affine", 0, 0},
+    [AP_MLX_MXFP4] = {"mlx_mxfp4", 0, 0},
+    [AP_MLX_NVFP4] = {"mlx_nvfp4", 0, 0},
+    [AP_MLX_MXFP8] = {"mlx_mxfp8", 0, 0},
+    [AP_FP8_BLOCK] = {"fp8", 0, 0},
 };
 
 const char *ap_dtype_name(ap_dtype t)
@@ -16,7 +50,14 @@ const char *ap_dtype_name(ap_dtype t)
     return (unsigned)t < AP_DTYPE_COUNT ? types[t].name : "unknown";
 }
 
-size_t ap_dtype_bytes(ap_dtype t) { return (unsigned)t < AP_DTYPE_COUNT ? types[t].bytes : 0; }
+size_t ap_dtype_bytes(ap_dtype t) { return ap_dtype_block(t) == 1 ? types[t].block_bytes : 0; }
+
+int ap_dtype_block(ap_dtype t) { return (unsigned)t < AP_DTYPE_COUNT ? types[t].block : 0; }
+
+size_t ap_dtype_block_bytes(ap_dtype t)
+{
+    return (unsigned)t < AP_DTYPE_COUNT ? types[t].block_bytes : 0;
+}
 
 static float from_bits(uint32_t u)
 {

@@ -1,0 +1,354 @@
+/* check_matmul.c - packed weights, matmul and the gated unit. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kcheck.h"
+
+static const ap_dtype types[] = {AP_F32, AP_F16, AP_BF16};
+
+/* ------------------------------------------------------------------ pack */
+
+static size_t packed_bytes(ap_dtype t, int rows, int cols)
+{
+    size_t panels = ((size_t)rows + 15) / 16, c = (size_t)cols;
+    return t == AP_F32 ? panels * c * 64 : t == AP_F16 ? panels * c * 32 : panels * ((c + 1) / 2) * 64;
+}
+
+void check_pack_bytes(kc *c)
+{
+    for (int i = 0; i < 300; i++) {
+        ap_dtype t = types[i % 3];
+        int rows = kc_int(c, 1, 5000), cols = kc_int(c, 1, 5000);
+        kc_case(c, "%s %d x %d", ap_dtype_name(t), rows, cols);
+        for (int k = 0; k < c->n_kern; k++) {
+            const ap_kern *kern = &c->kern[k].k;
+            c->values++;
+            if (kern->pack_bytes(kern, t, rows, cols) != packed_bytes(t, rows, cols))
+                kc_fail(c, "%s: %zu bytes, expected %zu", c->kern[k].name,
+                        kern->pack_bytes(kern, t, rows, cols), packed_bytes(t, rows, cols));
+        }
+    }
+    kc_case(c, "types that are not run");
+    for (int t = 0; t < AP_DTYPE_COUNT; t++) {
+        bool run = t == AP_F32 || t == AP_F16 || t == AP_BF16;
+        if ((c->ref->pack_bytes(c->ref, (ap_dtype)t, 16, 16) != 0) != run) kc_fail(c, "type %d", t);
+    }
+    if (c->ref->pack_bytes(c->ref, AP_F32, 0, 5) || c->ref->pack_bytes(c->ref, AP_F32, 5, -1))
+        kc_fail(c, "an empty matrix has bytes");
+    if (c->ref->pack_bytes(c->ref, AP_F32, INT32_MAX, INT32_MAX)) kc_fail(c, "overflow not seen");
+}
+
+/* Byte offset of element (r, i), from the layout in kern.h. */
+static size_t place(ap_dtype t, int cols, int r, int i)
+{
+    size_t p = (size_t)r / 16, in = (size_t)r % 16, k = (size_t)i;
+    if (t == AP_F32) return ((p * (size_t)cols + k) * 16 + in) * 4;
+    if (t == AP_F16) return ((p * (size_t)cols + k) * 16 + in) * 2;
+    return (((p * (((size_t)cols + 1) / 2) + k / 2) * 16 + in) * 2 + k % 2) * 2;
+}
+
+void check_pack(kc *c)
+{
+    static const int sizes[][2] = {{1, 1}, {1, 2}, {3, 5}, {15, 7}, {16, 16}, {17, 3}, {40, 33},
+                                   {64, 128}, {130, 515}, {1000, 301}};
+    for (int i = 0; i < 30; i++) {
+        ap_dtype t = types[i % 3];
+        int rows = sizes[i / 3][0], cols = sizes[i / 3][1];
+        size_t size = ap_dtype_bytes(t), n = packed_bytes(t, rows, cols);
+        kc_case(c, "%s %d x %d", ap_dtype_name(t), rows, cols);
+        ap_tensor src = kc_tensor(c, t, rows, cols, 1.0, NULL);
+        uint8_t *want = kc_bytes(c, n), *dst = kc_bytes(c, n);
+        memset(want, 0, n); /* padding rows and the column behind an odd one are zero */
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < cols; j++)
+                memcpy(want + place(t, cols, r, j),
+                       (const uint8_t *)src.data + ((size_t)r * cols + j) * size, size);
+        for (int k = 0; k < c->n_kern; k++) {
+            const ap_kern *kern = &c->kern[k].k;
+            ap_mat m = {0};
+            memset(dst, 0x5a, n);
+            kern->pack(kern, &src, dst, &m);
+            c->values += (int64_t)rows * cols;
+            if (memcmp(want, dst, n)) kc_fail(c, "%s: bytes differ", c->kern[k].name);
+            if (m.data != dst || m.dtype != t || m.rows != rows || m.cols != cols)
+                kc_fail(c, "%s: wrong description", c->kern[k].name);
+        }
+    }
+}
+
+typedef struct pack_run {
+    ap_tensor src;
+    void *dst;
+} pack_run;
+
+static void run_pack(const ap_kern *k, void *arg)
+{
+    pack_run *r = arg;
+    ap_mat m;
+    k->pack(k, &r->src, r->dst, &m);
+}
+
+void bench_pack(kc_bench *b)
+{
+    enum { N = 4096, K = 2048 };
+    for (int i = 0; i < 3; i++) {
+        char shape[64];
+        snprintf(shape, sizeof shape, "%dx%d %s", N, K, ap_dtype_name(types[i]));
+        pack_run r = {.src = kc_tensor(b->c, types[i], N, K, 1.0, NULL)};
+        size_t n = packed_bytes(types[i], N, K);
+        r.dst = kc_bytes(b->c, n);
+        kc_time(b, shape, 0, 2.0 * (double)n, run_pack, &r);
+    }
+}
+
+/* ------------------------------------------------------------------ matmul */
+
+/* y[t, n] = x . w with the sum of magnitudes, in f64. */
+static void product64(const float *x, int64_t ldx, const float *w, int T, int N, int K, double *y,
+                      double *mag)
+{
+    for (int t = 0; t < T; t++)
+        for (int n = 0; n < N; n++) {
+            double s = 0, m = 0;
+            for (int k = 0; k < K; k++) {
+                double p = (double)x[t * ldx + k] * w[(size_t)n * K + k];
+                s += p;
+                m += fabs(p);
+            }
+            y[(size_t)t * N + n] = s;
+            mag[(size_t)t * N + n] = m;
+        }
+}
+
+/* The Order of kern.h, written out once more. */
+static float dot_by_order(const float *x, const float *w, int K)
+{
+    float total = 0;
+    for (int k0 = 0; k0 < K; k0 += AP_K_BLOCK) {
+        float acc = 0;
+        for (int k = k0; k < K && k < k0 + AP_K_BLOCK; k++) acc = fmaf(x[k], w[k], acc);
+        total = k0 ? total + acc : acc;
+    }
+    return total;
+}
+
+static void start_y(float *y, const float *old, const ap_matmul_args *a, size_t n)
+{
+    kc_poison(y, n);
+    for (int t = 0; t < a->n_tok && a->accumulate; t++)
+        memcpy(y + t * a->ldy, old + t * a->ldy, (size_t)a->w->rows * sizeof(float));
+}
+
+static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accumulate, float softcap)
+{
+    int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
+    size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
+    float *values, *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0);
+    float *want = kc_out(c, ny), *y = kc_out(c, ny), *order = kc_out(c, ny);
+    double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
+    kc_case(c, "%s T=%d N=%d K=%d%s%s", ap_dtype_name(t), T, N, K, accumulate ? " accumulate" : "",
+            softcap != 0 ? " softcap" : "");
+    ap_tensor src = kc_tensor(c, t, N, K, 1.0 / sqrt(K), &values);
+    ap_mat w = kc_mat(c, c->ref, &src);
+    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T,
+                        .accumulate = accumulate, .softcap = softcap};
+    product64(x, ldx, values, T, N, K, y64, mag);
+    for (size_t i = 0; i < dense; i++) {
+        int r = (int)(i / (size_t)N), n = (int)(i % (size_t)N);
+        float o = dot_by_order(x + r * ldx, values + (size_t)n * K, K);
+        if (accumulate) {
+            y64[i] += old[r * ldy + n];
+            mag[i] += fabsf(old[r * ldy + n]);
+            o = old[r * ldy + n] + o;
+        }
+        if (softcap != 0) y64[i] = (double)softcap * tanh(y64[i] / (double)softcap);
+        order[r * ldy + n] = o;
+    }
+    start_y(want, old, &a, ny);
+    c->ref->matmul(c->ref, &a);
+    kc_written(c, "y", want, T, N, ldy);
+    kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
+    if (softcap == 0) kc_same(c, "order", "y", want, ldy, order, ldy, T, N);
+    for (int k = 0; k < c->n_kern; k++) {
+        const kc_kern *kern = &c->kern[k];
+        a.y = y;
+        start_y(y, old, &a, ny);
+        kern->k.matmul(&kern->k, &a);
+        kc_written(c, "y", y, T, N, ldy);
+        kc_same(c, kern->name, "y", y, ldy, want, ldy, T, N);
+        /* the same rows in pieces of any size */
+        start_y(y, old, &a, ny);
+        for (int r = 0, n; r < T; r += n) {
+            n = kc_int(c, 1, T - r < 20 ? T - r : 20);
+            ap_matmul_args part = a;
+            part.x += r * ldx;
+            part.y += r * ldy;
+            part.n_tok = n;
+            kern->k.matmul(&kern->k, &part);
+        }
+        kc_same(c, kern->name, "rows in pieces", y, ldy, want, ldy, T, N);
+    }
+}
+
+/* Infinities and NaNs of one row stay in that row. */
+static void check_special_rows(kc *c, ap_dtype t)
+{
+    enum { T = 14, N = 50, K = 70 };
+    kc_case(c, "%s with infinities", ap_dtype_name(t));
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N), *y = kc_out(c, (size_t)T * N);
+    x[3 * K + 5] = INFINITY;
+    x[7 * K + K - 1] = NAN;
+    ap_tensor src = kc_tensor(c, t, N, K, 1.0, NULL);
+    ap_mat w = kc_mat(c, c->ref, &src);
+    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
+    c->ref->matmul(c->ref, &a);
+    for (int r = 0; r < T; r++)
+        for (int n = 0; n < N; n++)
+            if (!isfinite(want[r * N + n]) != (r == 3 || r == 7)) kc_fail(c, "row %d is touched", r);
+    for (int k = 0; k < c->n_kern; k++) {
+        a.y = y;
+        kc_poison(y, (size_t)T * N);
+        c->kern[k].k.matmul(&c->kern[k].k, &a);
+        kc_same(c, c->kern[k].name, "y", y, N, want, N, T, N);
+    }
+}
+
+void check_matmul(kc *c)
+{
+    static const int toks[] = {0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 61, 121, 250};
+    static const int rows[] = {1, 15, 16, 17, 40, 64, 129}, cols[] = {1, 2, 3, 31, 64, 511, 512, 513, 1101};
+    for (int i = 0; i < 15 * 6; i++) {
+        int T = toks[i % 15], N = rows[kc_int(c, 0, 6)], K = cols[kc_int(c, 0, 8)];
+        while ((int64_t)T * N * K > 3000000) K /= 2;
+        check_matmul_case(c, types[i / 15 % 3], T, N, K, i % 2, i % 4 == 3 ? 30.0f : 0.0f);
+    }
+    for (int i = 0; i < 3; i++) {
+        check_matmul_case(c, types[i], 1, 3000, 700, i == 1, 0.0f);
+        check_matmul_case(c, types[i], 4, 1000, 600, i == 2, 0.0f);
+        check_special_rows(c, types[i]);
+    }
+    check_matmul_case(c, AP_BF16, 30, 100, 1601, true, 0.0f);
+}
+
+typedef struct matmul_run {
+    ap_matmul_args a;
+    ap_mat *w;
+    int n_mats, next;
+} matmul_run;
+
+/* Another matrix each time: decode finds its weights in memory, not in a cache. */
+static void run_matmul(const ap_kern *k, void *arg)
+{
+    matmul_run *r = arg;
+    r->a.w = &r->w[r->next];
+    r->next = (r->next + 1) % r->n_mats;
+    k->matmul(k, &r->a);
+}
+
+static void bench_matmul_case(kc_bench *b, ap_dtype t, int T, int N, int K)
+{
+    enum { MAX_MATS = 32 };
+    ap_mat w[MAX_MATS];
+    char shape[64];
+    size_t bytes = packed_bytes(t, N, K);
+    matmul_run r = {.w = w};
+    bool ref = b->k->level == APUS_CPU_REF;
+    if (ref && T > 4) return; /* minutes */
+    size_t total = (size_t)(T > 4 || ref ? 1 : 256) << 20;
+    r.n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS;
+    ap_tensor src = kc_tensor(b->c, t, N, K, 0.02, NULL);
+    for (int i = 0; i < r.n_mats; i++) w[i] = kc_mat(b->c, b->k, &src);
+    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
+                           .ldx = K, .ldy = N, .n_tok = T};
+    snprintf(shape, sizeof shape, "T=%d %dx%d %s", T, N, K, ap_dtype_name(t));
+    kc_time(b, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_matmul, &r);
+}
+
+void bench_matmul(kc_bench *b)
+{
+    static const int toks[] = {1, 2, 4, 8, 16, 64, 256, 512};
+    for (int i = 0; i < 8; i++) bench_matmul_case(b, AP_BF16, toks[i], 4096, 2048);
+    bench_matmul_case(b, AP_BF16, 1, 512, 1024);
+    bench_matmul_case(b, AP_BF16, 1, 65536, 1024);
+    bench_matmul_case(b, AP_F16, 1, 4096, 2048);
+    bench_matmul_case(b, AP_F16, 256, 4096, 2048);
+    bench_matmul_case(b, AP_F32, 1, 4096, 2048);
+    bench_matmul_case(b, AP_F32, 256, 4096, 2048);
+}
+
+/* ------------------------------------------------------------------ glu */
+
+static double act64(ap_act act, double x)
+{
+    if (act == AP_ACT_SILU) return x / (1.0 + exp(-x));
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+static void check_glu_case(kc *c, ap_dtype tg, ap_dtype tu, int T, int F, int K, ap_act act)
+{
+    int64_t ldx = K + kc_int(c, 0, 3), ldy = F + kc_int(c, 0, 3);
+    size_t ny = (size_t)(T * ldy), dense = (size_t)T * F;
+    float *vg, *vu, *x = kc_in(c, (size_t)(T * ldx), 1.0), *want = kc_out(c, ny), *y = kc_out(c, ny);
+    double *g = kc_f64(c, dense), *gm = kc_f64(c, dense), *u = kc_f64(c, dense), *um = kc_f64(c, dense);
+    kc_case(c, "%s/%s T=%d F=%d K=%d act=%d", ap_dtype_name(tg), ap_dtype_name(tu), T, F, K, (int)act);
+    ap_tensor sg = kc_tensor(c, tg, F, K, 1.0 / sqrt(K), &vg), su = kc_tensor(c, tu, F, K, 1.0 / sqrt(K), &vu);
+    ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
+    ap_glu_args a = {.x = x, .gate = &gate, .up = &up, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T,
+                     .act = act};
+    product64(x, ldx, vg, T, F, K, g, gm);
+    product64(x, ldx, vu, T, F, K, u, um);
+    for (size_t i = 0; i < dense; i++) {
+        double v = act64(act, g[i]);
+        /* slopes of both functions stay below 1.13 */
+        gm[i] = 1.13 * gm[i] * (fabs(u[i]) + 24 * KC_EPS * um[i]) + fabs(v) * um[i];
+        g[i] = v * u[i];
+    }
+    c->ref->glu(c->ref, &a);
+    kc_written(c, "y", want, T, F, ldy);
+    kc_close(c, "y", KC_CHAIN, want, ldy, g, gm, T, F);
+    for (int k = 0; k < c->n_kern; k++) {
+        const kc_kern *kern = &c->kern[k];
+        a.y = y;
+        kc_poison(y, ny);
+        kern->k.glu(&kern->k, &a);
+        kc_written(c, "y", y, T, F, ldy);
+        kc_same(c, kern->name, "y", y, ldy, want, ldy, T, F);
+        kc_poison(y, ny);
+        for (int r = 0; r < T; r++) {
+            ap_glu_args one = a;
+            one.x += r * ldx;
+            one.y += r * ldy;
+            one.n_tok = 1;
+            kern->k.glu(&kern->k, &one);
+        }
+        kc_same(c, kern->name, "rows alone", y, ldy, want, ldy, T, F);
+    }
+}
+
+void check_glu(kc *c)
+{
+    static const int toks[] = {0, 1, 3, 4, 5, 12, 40, 130}, sizes[] = {1, 16, 24, 100, 250};
+    for (int i = 0; i < 8 * 3; i++)
+        check_glu_case(c, types[i % 3], types[i / 8 % 3], toks[i % 8], sizes[kc_int(c, 0, 4)],
+                       kc_int(c, 1, 100), i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH);
+    check_glu_case(c, AP_BF16, AP_BF16, 1, 900, 700, AP_ACT_SILU);
+    check_glu_case(c, AP_BF16, AP_BF16, 9, 200, 1030, AP_ACT_GELU_TANH);
+}
+
+static void run_glu(const ap_kern *k, void *arg) { k->glu(k, arg); }
+
+void bench_glu(kc_bench *b)
+{
+    enum { F = 8192, K = 2048, T = 256 };
+    if (b->k->level == APUS_CPU_REF) return;
+    ap_tensor src = kc_tensor(b->c, AP_BF16, F, K, 0.02, NULL);
+    ap_mat gate = kc_mat(b->c, b->k, &src), up = kc_mat(b->c, b->k, &src);
+    ap_glu_args a = {.x = kc_in(b->c, (size_t)T * K, 1.0), .gate = &gate, .up = &up,
+                     .y = kc_out(b->c, (size_t)T * F), .ldx = K, .ldy = F, .act = AP_ACT_SILU};
+    double bytes = 4.0 * F * K;
+    a.n_tok = 1;
+    kc_time(b, "T=1 2x8192x2048 bf16", 4.0 * F * K, bytes, run_glu, &a);
+    a.n_tok = T;
+    kc_time(b, "T=256 2x8192x2048 bf16", 4.0 * T * F * K, bytes, run_glu, &a);
+}

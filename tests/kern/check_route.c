@@ -1,0 +1,109 @@
+/* check_route.c - choosing experts. */
+#include <math.h>
+#include <string.h>
+
+#include "kcheck.h"
+
+/* The n_used largest by repeated search: another algorithm than ref's. */
+static void choose64(const float *l, int n_expert, int n_used, int32_t *ids)
+{
+    for (int j = 0; j < n_used; j++) {
+        int best = -1;
+        for (int e = 0; e < n_expert; e++) {
+            bool taken = false;
+            for (int i = 0; i < j; i++) taken |= ids[i] == e;
+            double v = isnan(l[e]) ? -INFINITY : (double)l[e];
+            if (taken) continue;
+            if (best < 0 || v > (isnan(l[best]) ? -INFINITY : (double)l[best])) best = e;
+        }
+        ids[j] = best;
+    }
+}
+
+static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w)
+{
+    const float *l = a->logits + (size_t)t * a->n_expert;
+    double max = l[ids[0]], sum = 0;
+    for (int j = 0; j < a->n_used && a->norm; j++) sum += exp(l[ids[j]] - max);
+    for (int e = 0; e < a->n_expert && !a->norm; e++) sum += exp(l[e] - max);
+    for (int j = 0; j < a->n_used; j++)
+        w[j] = exp(l[ids[j]] - max) / sum * (a->per_expert_scale ? a->per_expert_scale[ids[j]] : 1.0);
+}
+
+static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kind, bool norm)
+{
+    size_t n = (size_t)n_tok * n_used;
+    float *l = kc_in(c, (size_t)n_tok * n_expert, 1.5), *scale = kc_in(c, (size_t)n_expert, 1.0);
+    for (int i = 0; i < n_tok * n_expert; i++) {
+        if (kind == 1) l[i] = (float)kc_int(c, 0, 3); /* ties */
+        if (kind == 2 && kc_int(c, 0, 3) == 0) l[i] = -INFINITY;
+    }
+    kc_case(c, "T=%d E=%d K=%d kind=%d%s", n_tok, n_expert, n_used, kind, norm ? " norm" : "");
+    int32_t *want_ids = kc_bytes(c, n * sizeof(int32_t)), *ids = kc_bytes(c, n * sizeof(int32_t));
+    int32_t *ids64 = kc_bytes(c, n * sizeof(int32_t));
+    float *want = kc_out(c, n), *w = kc_out(c, n);
+    double *w64 = kc_f64(c, n);
+    ap_route_args a = {.logits = l, .per_expert_scale = kind == 3 ? scale : NULL, .ids = want_ids,
+                       .weights = want, .n_tok = n_tok, .n_expert = n_expert, .n_used = n_used,
+                       .norm = norm};
+    c->ref->route(c->ref, &a);
+    for (int t = 0; t < n_tok; t++) {
+        choose64(l + (size_t)t * n_expert, n_expert, n_used, ids64 + t * n_used);
+        route64(&a, t, ids64 + t * n_used, w64 + t * n_used);
+    }
+    if (n && memcmp(want_ids, ids64, n * sizeof(int32_t))) kc_fail(c, "ids differ from the oracle's");
+    kc_close(c, "weights", KC_SUM, want, n_used, w64, NULL, n_tok, n_used);
+    for (int k = 0; k < 2 * c->n_kern; k++) {
+        const kc_kern *kern = &c->kern[k / 2];
+        int step = k % 2 ? 1 : n_tok;
+        memset(ids, 0xff, n * sizeof(int32_t));
+        kc_poison(w, n);
+        for (int t = 0; t < n_tok; t += step) {
+            ap_route_args b = a;
+            b.logits += (size_t)t * n_expert;
+            b.ids = ids + t * n_used;
+            b.weights = w + t * n_used;
+            b.n_tok = step;
+            kern->k.route(&kern->k, &b);
+        }
+        if (n && memcmp(want_ids, ids, n * sizeof(int32_t))) kc_fail(c, "%s: ids differ", kern->name);
+        kc_same(c, kern->name, "weights", w, n_used, want, n_used, n_tok, n_used);
+    }
+}
+
+/* Ids stay distinct and in range when logits are NaN: they index experts afterwards. */
+static void check_nan(kc *c)
+{
+    float l[8] = {NAN, 1.0f, NAN, NAN, 3.0f, NAN, NAN, NAN}, w[4];
+    int32_t ids[4], want[4] = {4, 1, 0, 2};
+    kc_case(c, "NaN logits");
+    for (int k = 0; k < c->n_kern; k++) {
+        ap_route_args a = {.logits = l, .ids = ids, .weights = w, .n_tok = 1, .n_expert = 8, .n_used = 4,
+                           .norm = true};
+        c->kern[k].k.route(&c->kern[k].k, &a);
+        if (memcmp(ids, want, sizeof want))
+            kc_fail(c, "%s: ids %d %d %d %d", c->kern[k].name, ids[0], ids[1], ids[2], ids[3]);
+    }
+}
+
+void check_route(kc *c)
+{
+    static const int experts[][2] = {{1, 1}, {2, 1}, {8, 2}, {16, 16}, {17, 3}, {128, 8}, {512, 10}, {600, 4}};
+    for (int i = 0; i < 8 * 4 * 2; i++)
+        check_route_case(c, i % 5 == 0 ? 70 : i % 7, experts[i / 8][0], experts[i / 8][1], i / 2 % 4,
+                         i % 2);
+    check_nan(c);
+}
+
+static void run_route(const ap_kern *k, void *arg) { k->route(k, arg); }
+
+void bench_route(kc_bench *b)
+{
+    enum { T = 512, E = 512, K = 10 };
+    float *l = kc_in(b->c, (size_t)T * E, 1.0), *w = kc_out(b->c, (size_t)T * K);
+    ap_route_args a = {.logits = l, .ids = kc_bytes(b->c, (size_t)T * K * 4), .weights = w, .n_tok = T,
+                       .n_expert = E, .n_used = K, .norm = true};
+    kc_time(b, "T=512 E=512 K=10", 0, 4.0 * T * E, run_route, &a);
+    a.n_tok = 1;
+    kc_time(b, "T=1 E=512 K=10 (cached)", 0, 4.0 * E, run_route, &a);
+}

@@ -1,0 +1,217 @@
+/* harness.c - memory between canaries, inputs, comparisons. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "harness.h"
+
+#define GUARD 256                  /* bytes of canary on either side */
+#define CANARY 0xA7
+#define POISON 0x7fc5a5a5u         /* a quiet NaN that no kernel makes */
+#define MAX_SHOWN 8                /* failures printed per slot */
+
+struct kc_block {
+    struct kc_block *next;
+    uint8_t *base;
+    size_t n, total;
+};
+
+void kc_case(kc *c, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(c->where, sizeof c->where, fmt, ap);
+    va_end(ap);
+}
+
+void kc_fail(kc *c, const char *fmt, ...)
+{
+    va_list ap;
+    if (c->fails++ >= MAX_SHOWN) return;
+    printf("  FAIL %s (%s): ", c->slot, c->where);
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+}
+
+/* ------------------------------------------------------------------ memory */
+
+void *kc_bytes(kc *c, size_t n)
+{
+    struct kc_block *b = malloc(sizeof *b);
+    size_t total = ap_round_up(n + 2 * GUARD, 64);
+    if (!b || !(b->base = aligned_alloc(64, total))) {
+        fprintf(stderr, "kcheck: out of memory\n");
+        exit(2);
+    }
+    b->n = n;
+    b->total = total;
+    memset(b->base, CANARY, total);
+    b->next = c->blocks;
+    c->blocks = b;
+    return b->base + GUARD;
+}
+
+static bool intact(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] != CANARY) return false;
+    return true;
+}
+
+void kc_release(kc *c)
+{
+    while (c->blocks) {
+        struct kc_block *b = c->blocks;
+        if (!intact(b->base, GUARD)) kc_fail(c, "wrote before a buffer of %zu bytes", b->n);
+        if (!intact(b->base + GUARD + b->n, b->total - GUARD - b->n))
+            kc_fail(c, "wrote behind a buffer of %zu bytes", b->n);
+        c->blocks = b->next;
+        free(b->base);
+        free(b);
+    }
+}
+
+static uint32_t bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+void kc_poison(float *p, size_t n)
+{
+    const uint32_t u = POISON;
+    for (size_t i = 0; i < n; i++) memcpy(&p[i], &u, 4);
+}
+
+float *kc_out(kc *c, size_t n)
+{
+    float *p = kc_bytes(c, n * sizeof(float));
+    kc_poison(p, n);
+    return p;
+}
+
+/* ------------------------------------------------------------------ inputs */
+
+int kc_int(kc *c, int lo, int hi)
+{
+    return lo + (int)(ap_rng_next(&c->rng) % (uint64_t)(hi - lo + 1));
+}
+
+static float value(kc *c, double scale)
+{
+    uint64_t r = ap_rng_next(&c->rng) % 128;
+    double v = ap_rng_normal(&c->rng);
+    if (r == 0) return 0.0f;
+    if (r == 1) return -0.0f;
+    if (r == 2) return (float)(v * 1e-40); /* denormal */
+    if (r == 3) return (float)(v * scale * 100.0);
+    return (float)(v * scale);
+}
+
+void kc_fill(kc *c, float *p, size_t n, double scale)
+{
+    for (size_t i = 0; i < n; i++) p[i] = value(c, scale);
+}
+
+float *kc_in(kc *c, size_t n, double scale)
+{
+    float *p = (float *)kc_bytes(c, (n + 1) * sizeof(float)) + 1;
+    kc_fill(c, p, n, scale);
+    return p;
+}
+
+float *kc_copy(kc *c, const float *p, size_t n)
+{
+    float *q = kc_bytes(c, n * sizeof(float));
+    if (n) memcpy(q, p, n * sizeof(float));
+    return q;
+}
+
+double *kc_f64(kc *c, size_t n)
+{
+    double *p = kc_bytes(c, n * sizeof(double));
+    memset(p, 0, n * sizeof(double));
+    return p;
+}
+
+ap_tensor kc_tensor(kc *c, ap_dtype t, int rows, int cols, double scale, float **values)
+{
+    size_t n = (size_t)rows * (size_t)cols, size = ap_dtype_bytes(t);
+    uint8_t *data = (uint8_t *)kc_bytes(c, n * size + 1) + 1;
+    float *v = kc_in(c, n, scale);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = 0;
+        if (t == AP_BF16) {
+            h = ap_f32_to_bf16(v[i]);
+            v[i] = ap_bf16_to_f32(h);
+        } else if (t == AP_F16) {
+            h = ap_f32_to_f16(v[i]);
+            v[i] = ap_f16_to_f32(h);
+        }
+        if (t == AP_F32)
+            memcpy(data + i * 4, &v[i], 4);
+        else
+            memcpy(data + i * 2, &h, 2);
+    }
+    if (values) *values = v;
+    return (ap_tensor){.data = data, .dtype = t, .rank = 2, .shape = {rows, cols}};
+}
+
+ap_mat kc_mat(kc *c, const ap_kern *k, const ap_tensor *t)
+{
+    ap_mat m = {0};
+    void *dst = kc_bytes(c, k->pack_bytes(k, t->dtype, (int)t->shape[0], (int)t->shape[1]));
+    k->pack(k, t, dst, &m);
+    return m;
+}
+
+/* ------------------------------------------------------------------ comparing */
+
+void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n, int64_t ld)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < (r + 1 < rows ? ld : n); i++) {
+            bool poison = bits(p[r * ld + i]) == POISON;
+            if (poison == (i < n)) {
+                kc_fail(c, "%s[%lld, %lld] was %s", what, (long long)r, (long long)i,
+                        poison ? "not written" : "written but is not ours");
+                return;
+            }
+        }
+}
+
+void kc_same(kc *c, const char *who, const char *what, const float *got, int64_t ldgot,
+             const float *want, int64_t ldwant, int64_t rows, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < n; i++) {
+            float g = got[r * ldgot + i], w = want[r * ldwant + i];
+            c->values++;
+            if (bits(g) == POISON || (bits(g) != bits(w) && !(isnan(g) && isnan(w)))) {
+                kc_fail(c, "%s: %s[%lld, %lld] = %.9g (%08x), expected %.9g (%08x)", who, what,
+                        (long long)r, (long long)i, (double)g, bits(g), (double)w, bits(w));
+                return;
+            }
+        }
+}
+
+void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,
+              const double *mag, int64_t rows, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < n; i++) {
+            double g = (double)got[r * ld + i], w = want[r * n + i];
+            double room = tol.rel * fabs(w) + tol.abs + (mag ? tol.sum * mag[r * n + i] : 0.0);
+            c->values++;
+            if (fabs(g - w) <= room || (isnan(g) && isnan(w)) || (float)w == got[r * ld + i]) continue;
+            kc_fail(c, "%s[%lld, %lld] = %.9g, oracle %.9g, off by %.3g, allowed %.3g", what,
+                    (long long)r, (long long)i, g, w, fabs(g - w), room);
+            return;
+        }
+}

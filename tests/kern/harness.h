@@ -1,0 +1,16 @@
+/* harness.h - what kcheck.c needs of harness.c and peak.c besides kcheck.h. */
+#ifndef KCHECK_HARNESS_H
+#define KCHECK_HARNESS_H
+
+#include "kcheck.h"
+
+/* Look at all canaries of this check and free its memory. */
+void kc_release(kc *c);
+
+/* The most multiply-adds (two operations each) and bytes read per second that this machine gives at
+ * a level to the threads of a pool: plain loops over registers, and over memory far beyond the
+ * caches. */
+double kc_peak_flops(apus_cpu level, ap_pool *pool);
+double kc_peak_bytes(apus_cpu level, ap_pool *pool);
+
+#endif

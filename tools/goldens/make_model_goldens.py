@@ -208,7 +208,7 @@ def random_spec(rng):
         if own < n_layer and set(types[:own]) == set(types) and rng.random() < 0.7:
             c["num_kv_shared_layers"] = n_layer - own
             c["use_double_wide_mlp"] = rng.random() < 0.5
-        if model_type == "gemma4_text" and rng.random() < 0.4:
+        if model_type == "gemma4_text" and (c.get("num_kv_shared_layers") or rng.random() < 0.4):
             c["hidden_size_per_layer_input"] = rng.randint(3, 24)
             c["vocab_size_per_layer_input"] = c["vocab_size"] + rng.choice([0, 9])
         if moe:

@@ -1,0 +1,147 @@
+/* engine.c - making and freeing an engine. */
+#include "engine/engine.h"
+
+#include <string.h>
+
+#include "base/sysmem.h"
+
+apus_err ap_engine_workers(const apus_engine_settings *s, ap_pool **pool, ap_kern *kern,
+                           apus_diag *diag)
+{
+    apus_err err = ap_pool_create(s->threads, pool, diag);
+    return err ? err : ap_kern_cpu(s->cpu, *pool, kern, diag);
+}
+
+/* The weights are in memory already, so what is available must hold the rest. */
+static apus_err check_memory(const ap_sizes *z, apus_diag *diag)
+{
+    const double gb = 1e9;
+    uint64_t need = (uint64_t)z->kv_bytes + z->state_bytes + z->scratch_bytes;
+    uint64_t have = ap_memory_available();
+    if (have == 0 || need <= have) return APUS_OK;
+    return ap_fail(diag, APUS_ENOMEM,
+                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), "
+                   "%.3f GB of memory are available; lower ctx, max_sessions or prefill_chunk",
+                   z->n_session, z->ctx, (double)need / gb, (double)z->kv_bytes / gb,
+                   (double)z->state_bytes / gb, (double)z->scratch_bytes / gb, (double)have / gb);
+}
+
+static apus_err take_pages(apus_engine *e, apus_diag *diag)
+{
+    static const char *const what[AP_KV_GROUPS] = {"KV pages", "KV pages of sliding layers"};
+    const ap_sizes *z = &e->size;
+    apus_err err = APUS_OK;
+    for (int g = 0; g < AP_KV_GROUPS && !err; g++) {
+        if (!z->shape.page_bytes[g]) continue;
+        err = ap_slab_create(&e->pages[g], z->kv_cap[g] * z->n_session, z->shape.page_bytes[g],
+                             what[g], diag);
+    }
+    if (!err && z->recur_block_bytes)
+        err = ap_slab_create(&e->states, z->n_session * AP_RECUR_BLOCKS, z->recur_block_bytes,
+                             "recurrent states", diag);
+    return err;
+}
+
+static size_t logits_bytes(const ap_sizes *z)
+{
+    return (size_t)z->logit_rows * (size_t)z->vocab * sizeof(float);
+}
+
+static apus_err take_scratch(apus_engine *e, apus_diag *diag)
+{
+    const ap_sizes *z = &e->size;
+    size_t n = (size_t)z->n_session, sampler = 0;
+    bool ok = ap_sampler_bytes(z->vocab, &sampler);
+    ok = ok && (e->session = ap_calloc(n, sizeof *e->session));
+    ok = ok && (e->session_tok = ap_calloc(n * (size_t)z->ctx, sizeof *e->session_tok));
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        ok = ok && (e->session_page[g] = ap_calloc(n * (size_t)ap_kv_entries(z->ctx),
+                                                   sizeof *e->session_page[g]));
+    ok = ok && (e->lane = ap_calloc(n, sizeof *e->lane));
+    ok = ok && (e->tok = ap_calloc((size_t)z->chunk, sizeof *e->tok));
+    ok = ok && (e->pos = ap_calloc((size_t)z->chunk, sizeof *e->pos));
+    ok = ok && (e->out_row = ap_calloc((size_t)z->chunk, sizeof *e->out_row));
+    ok = ok && (e->seq = ap_calloc(n, sizeof *e->seq));
+    ok = ok && (e->scratch = ap_big_alloc(z->model_scratch_bytes));
+    ok = ok && (e->logits = ap_big_alloc(logits_bytes(z)));
+    ok = ok && (e->row = ap_calloc((size_t)z->vocab, sizeof *e->row));
+    void *mem = ok ? ap_big_alloc(sampler) : NULL;
+    if (!mem) return ap_fail_nomem(diag, z->scratch_bytes, "the scratch of a step");
+    ap_sampler_init(&e->sampler, z->vocab, mem, sampler);
+    return APUS_OK;
+}
+
+static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_engine_workers(s, &e->pool, &e->kern, diag);
+    if (!err) err = ap_sizes_make(e->model, s, &e->kern, &e->size, diag);
+    if (!err) err = check_memory(&e->size, diag);
+    if (!err) err = take_pages(e, diag);
+    if (!err) err = take_scratch(e, diag);
+    e->delta_form = s->gdn_chunked ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;
+    return err;
+}
+
+apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *settings,
+                            apus_engine **out, apus_diag *diag)
+{
+    if (!m || !out) return ap_fail(diag, APUS_EINVAL, "apus_engine_create: model and out are needed");
+    if (!m->impl)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_create: the model was opened without its weights (APUS_LOAD_ALL)");
+    apus_engine_settings s;
+    apus_engine_settings_default(&s);
+    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_engine_settings", diag);
+    if (err) return err;
+    apus_engine *e = ap_calloc(1, sizeof *e);
+    if (!e) return ap_fail_nomem(diag, sizeof *e, "the engine");
+    e->model = m;
+    err = build(e, &s, diag);
+    if (err) {
+        apus_engine_free(e);
+        return err;
+    }
+    *out = e;
+    return APUS_OK;
+}
+
+void apus_engine_free(apus_engine *e)
+{
+    if (!e) return;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        ap_slab_destroy(&e->pages[g]);
+        ap_free(e->session_page[g]);
+    }
+    ap_slab_destroy(&e->states);
+    ap_free(e->session);
+    ap_free(e->session_tok);
+    ap_free(e->lane);
+    ap_free(e->tok);
+    ap_free(e->pos);
+    ap_free(e->out_row);
+    ap_free(e->seq);
+    ap_big_free(e->scratch, e->size.model_scratch_bytes);
+    ap_big_free(e->logits, logits_bytes(&e->size));
+    ap_free(e->row);
+    ap_big_free(e->sampler.mem, e->sampler.mem_bytes);
+    ap_pool_free(e->pool);
+    ap_free(e);
+}
+
+void apus_cancel(apus_engine *e)
+{
+    if (e) __atomic_store_n(&e->cancel, 1, __ATOMIC_RELAXED);
+}
+
+bool ap_cancelled(const apus_engine *e) { return __atomic_load_n(&e->cancel, __ATOMIC_RELAXED); }
+
+apus_err ap_call_begin(apus_engine *e, apus_diag *diag)
+{
+    if (e->busy)
+        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
+    e->busy = true;
+    __atomic_store_n(&e->cancel, 0, __ATOMIC_RELAXED);
+    return APUS_OK;
+}
+
+void ap_call_end(apus_engine *e) { e->busy = false; }

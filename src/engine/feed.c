@@ -1,0 +1,320 @@
+/* feed.c - running tokens: a call is cut into steps over all its sessions, and undone as a whole if
+ * it does not come to its end.
+ *
+ * Undoing: positions and block tables are cut back to where they were. Pages that the old positions
+ * need are held during the call (state/kv.h); rows written behind an old position are never read.
+ * The recurrent states are copied before the call (ap_recur_backup). That copy has tens of megabytes
+ * in large models, so short calls - a few tokens for each session, as in decoding - go without it and
+ * cannot be interrupted once their first step has begun. */
+#include <string.h>
+
+#include "base/file.h"
+#include "engine/engine.h"
+
+#define SHORT_CALL   8     /* tokens of each session in a call that runs without a backup */
+#define PROMPT_CALL  8     /* more tokens than this at once are a prompt: its end is a turn */
+#define PROGRESS_US  50000
+
+typedef struct call {
+    apus_engine *e;
+    ap_lane *lane; /* [n_lane] */
+    int n_lane;
+    int64_t total, done; /* tokens */
+    bool stoppable;      /* can be undone, so cancel is looked at */
+    apus_progress_fn progress;
+    void *progress_ctx;
+    int64_t progress_us; /* of the last report */
+} call;
+
+/* ---------------------------------------------------------------- checks */
+
+static apus_err check_rows(const apus_feed *f, int i, apus_diag *diag)
+{
+    if (!f->logits || !f->rows) return APUS_OK;
+    for (int j = 0; j < f->n_rows; j++) {
+        int low = j ? f->rows[j - 1] + 1 : 0;
+        if (f->rows[j] < low || f->rows[j] >= f->n)
+            return ap_fail(diag, APUS_EINVAL,
+                           "feed %d: rows[%d]: expected ascending indices, here %d to %d, found %d", i,
+                           j, low, f->n - 1, (int)f->rows[j]);
+    }
+    return f->n_rows >= 1 ? APUS_OK
+                          : ap_fail(diag, APUS_EINVAL, "feed %d: n_rows: expected at least 1, found %d",
+                                    i, f->n_rows);
+}
+
+static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus_diag *diag)
+{
+    if (!f->session || f->session->engine != e || !f->session->used)
+        return ap_fail(diag, APUS_EINVAL, "feed %d: not a session of this engine", i);
+    if (f->n < 1 || !f->tok)
+        return ap_fail(diag, APUS_EINVAL, "feed %d: n: expected at least 1 token, found %d", i,
+                       f->tok ? f->n : 0);
+    for (int j = 0; j < f->n; j++)
+        if (f->tok[j] < 0 || f->tok[j] >= e->size.vocab)
+            return ap_fail(diag, APUS_EINVAL, "feed %d: tok[%d]: expected an id of 0 to %d, found %d",
+                           i, j, e->size.vocab - 1, (int)f->tok[j]);
+    int room = apus_session_room(f->session);
+    if (f->n > room)
+        return ap_fail(diag, APUS_EFULL,
+                       "feed %d: %d tokens do not fit: the session holds %d of %d, room for %d", i,
+                       f->n, f->session->pos, e->size.ctx, room);
+    return check_rows(f, i, diag);
+}
+
+static apus_err check_feeds(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_diag *diag)
+{
+    if (!feeds || n_feeds < 1 || n_feeds > e->size.n_session)
+        return ap_fail(diag, APUS_EINVAL, "n_feeds: expected 1 to %d, found %d", e->size.n_session,
+                       feeds ? n_feeds : 0);
+    apus_err err = APUS_OK;
+    int i = 0;
+    for (; i < n_feeds && !err; i++) {
+        err = check_feed(e, &feeds[i], i, diag);
+        if (!err && feeds[i].session->in_call) {
+            err = ap_fail(diag, APUS_EINVAL, "feed %d: its session is in the batch already", i);
+            break;
+        }
+        if (!err) feeds[i].session->in_call = true;
+    }
+    for (int j = 0; j < i; j++)
+        if (feeds[j].session && feeds[j].session->engine == e) feeds[j].session->in_call = false;
+    return err;
+}
+
+/* ---------------------------------------------------------------- one step */
+
+/* Tokens of a lane for a step with `budget` tokens left. States can be kept for going back only at
+ * page multiples, so steps of models with states end there where they can; the last page of a long
+ * feed becomes a step of its own, for chats go back to a little before the end of their prompt. */
+static int share_of(const ap_lane *l, int budget)
+{
+    int left = l->n - l->done, n = left < budget ? left : budget;
+    if (!l->session->recur.slab || (n == left && left <= AP_PAGE)) return n;
+    int over = (l->session->pos + n) % AP_PAGE;
+    return over < n ? n - over : n;
+}
+
+/* Rows of a lane whose logits are wanted among its next n tokens. */
+static int rows_in(const ap_lane *l, int n)
+{
+    if (!l->logits) return 0;
+    if (!l->row) return l->done + n == l->n;
+    int k = l->row_done;
+    while (k < l->n_row && l->row[k] < l->done + n) k++;
+    return k - l->row_done;
+}
+
+static void add_rows(apus_engine *e, ap_step *st, ap_lane *l)
+{
+    l->out = rows_in(l, l->share);
+    for (int j = 0; j < l->out; j++) {
+        int row = l->row ? l->row[l->row_done + j] : l->n - 1;
+        e->out_row[st->n_out++] = (int32_t)(st->n_tok + row - l->done);
+    }
+}
+
+static void add_tokens(apus_engine *e, ap_step *st, const ap_lane *l)
+{
+    apus_session *s = l->session;
+    ap_step_seq *q = &e->seq[st->n_seq++];
+    *q = (ap_step_seq){
+        .begin = st->n_tok, .n_tok = l->share, .pos = s->pos, .recur = ap_recur_live(&s->recur)};
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        ap_kv_prepare(&s->kv[g], s->pos, l->share);
+        q->page[g] = s->kv[g].slab ? s->kv[g].page : NULL;
+    }
+    for (int j = 0; j < l->share; j++) {
+        e->tok[st->n_tok + j] = l->tok[l->done + j];
+        e->pos[st->n_tok + j] = s->pos + j;
+    }
+    st->n_tok += l->share;
+}
+
+/* Fill a step from the lanes in order. The step's logits go straight to the caller if one lane wants
+ * any (*direct); rows of several pass through the engine's buffer, and shares are cut to what it
+ * holds. */
+static void make_step(call *c, ap_step *st, ap_lane **direct)
+{
+    apus_engine *e = c->e;
+    *st = (ap_step){.tok = e->tok,
+                    .pos = e->pos,
+                    .seq = e->seq,
+                    .out_row = e->out_row,
+                    .logits = e->logits,
+                    .scratch = e->scratch,
+                    .delta_form = e->delta_form};
+    for (int g = 0; g < AP_KV_GROUPS; g++) st->kv_base[g] = e->pages[g].base;
+    *direct = NULL;
+    for (int i = 0; i < c->n_lane; i++) {
+        ap_lane *l = &c->lane[i];
+        l->share = l->out = 0;
+        int budget = e->size.chunk - st->n_tok;
+        if (l->done == l->n || budget == 0) continue;
+        int n = share_of(l, budget);
+        while (st->n_out && rows_in(l, n) && st->n_out + rows_in(l, n) > e->size.logit_rows) n--;
+        if (n == 0) continue;
+        l->share = n;
+        bool first = st->n_out == 0;
+        add_rows(e, st, l);
+        add_tokens(e, st, l);
+        if (l->out) *direct = first ? l : NULL;
+    }
+    if (*direct) st->logits = (*direct)->logits + (size_t)(*direct)->row_done * (size_t)e->size.vocab;
+}
+
+/* Hand out gathered rows, move the sessions on. */
+static void finish_step(call *c, const ap_step *st, const ap_lane *direct)
+{
+    size_t V = (size_t)c->e->size.vocab;
+    const float *from = st->logits;
+    for (int i = 0; i < c->n_lane; i++) {
+        ap_lane *l = &c->lane[i];
+        if (!l->share) continue;
+        if (l->out && !direct)
+            memcpy(l->logits + (size_t)l->row_done * V, from, (size_t)l->out * V * sizeof(float));
+        if (l->out) from += (size_t)l->out * V;
+        l->row_done += l->out;
+        l->done += l->share;
+        l->session->pos += l->share;
+        if (l->session->pos % AP_PAGE == 0)
+            ap_recur_snapshot(&l->session->recur, l->session->pos, l->session->turn);
+    }
+    c->done += st->n_tok;
+}
+
+/* ---------------------------------------------------------------- calls */
+
+/* Tell the caller; false = it asked to stop. */
+static bool report(call *c)
+{
+    if (!c->progress) return true;
+    int64_t now = ap_time_us();
+    bool edge = c->done == 0 || c->done == c->total;
+    if (!edge && now - c->progress_us < PROGRESS_US) return true;
+    c->progress_us = now;
+    return c->progress(c->progress_ctx, "prefill", (uint64_t)c->done, (uint64_t)c->total);
+}
+
+static apus_err cancelled(const call *c, apus_diag *diag)
+{
+    return ap_fail(diag, APUS_ECANCELLED,
+                   "cancelled after %lld of %lld tokens; every session is where it was",
+                   (long long)c->done, (long long)c->total);
+}
+
+static apus_err run_steps(call *c, apus_diag *diag)
+{
+    apus_engine *e = c->e;
+    if (ap_cancelled(e) || !report(c)) return cancelled(c, diag);
+    while (c->done < c->total) {
+        ap_step st;
+        ap_lane *direct;
+        ap_guard_enter();
+        make_step(c, &st, &direct);
+        bool ok = ap_model_forward(e->model->impl, &e->kern, &st, c->stoppable ? &e->cancel : NULL);
+        if (ok) finish_step(c, &st, direct);
+        ap_guard_leave();
+        if (!ok || !report(c)) return cancelled(c, diag);
+        if (c->stoppable && c->done < c->total && ap_cancelled(e)) return cancelled(c, diag);
+    }
+    return APUS_OK;
+}
+
+static void undo(call *c)
+{
+    for (int i = 0; i < c->n_lane; i++) {
+        apus_session *s = c->lane[i].session;
+        s->pos = c->lane[i].start;
+        for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_truncate(&s->kv[g], s->pos);
+        ap_recur_truncate(&s->recur, s->pos);
+        if (c->stoppable) ap_recur_restore(&s->recur);
+    }
+}
+
+static void begin_call(call *c, const apus_feed *feeds)
+{
+    bool states = c->e->states.base != NULL;
+    c->stoppable = !states;
+    for (int i = 0; i < c->n_lane; i++) {
+        c->total += feeds[i].n;
+        c->stoppable = c->stoppable || feeds[i].n > SHORT_CALL;
+    }
+    if (c->total <= SHORT_CALL || !c->stoppable) c->progress = NULL;
+    for (int i = 0; i < c->n_lane; i++) {
+        const apus_feed *f = &feeds[i];
+        apus_session *s = f->session;
+        memmove(s->tok + s->pos, f->tok, (size_t)f->n * sizeof *f->tok);
+        c->lane[i] = (ap_lane){.session = s,
+                               .tok = s->tok + s->pos,
+                               .n = f->n,
+                               .logits = f->logits,
+                               .row = f->rows,
+                               .n_row = f->n_rows,
+                               .start = s->pos};
+        for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_hold(&s->kv[g], s->pos);
+        if (c->stoppable) ap_recur_backup(&s->recur);
+    }
+}
+
+static void end_call(call *c, bool ok)
+{
+    if (!ok) undo(c);
+    for (int i = 0; i < c->n_lane; i++) {
+        apus_session *s = c->lane[i].session;
+        bool turn = ok && c->lane[i].n > PROMPT_CALL;
+        if (turn) s->turn = s->pos;
+        for (int g = 0; g < AP_KV_GROUPS; g++) {
+            ap_kv_release(&s->kv[g]);
+            if (turn) ap_kv_mark(&s->kv[g], s->pos);
+        }
+    }
+}
+
+apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
+                 void *progress_ctx, apus_diag *diag)
+{
+    apus_err err = check_feeds(e, feeds, n_feeds, diag);
+    if (err) return err;
+    call c = {.e = e,
+              .lane = e->lane,
+              .n_lane = n_feeds,
+              .progress = progress,
+              .progress_ctx = progress_ctx};
+    begin_call(&c, feeds);
+    err = run_steps(&c, diag);
+    end_call(&c, !err);
+    return err;
+}
+
+apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag)
+{
+    apus_engine *e = s->engine;
+    call c = {.e = e, .lane = e->lane, .n_lane = 1, .total = pos - base, .stoppable = true};
+    c.lane[0] = (ap_lane){.session = s, .tok = s->tok + base, .n = pos - base, .start = s->pos};
+    s->pos = base;
+    apus_err err = run_steps(&c, diag);
+    if (!err) return APUS_OK;
+    undo(&c);
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_keep_held(&s->kv[g]);
+    return err;
+}
+
+apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds, apus_progress_fn progress,
+                         void *progress_ctx, apus_diag *diag)
+{
+    if (!e) return ap_fail(diag, APUS_EINVAL, "apus_feed_batch: an engine is needed");
+    apus_err err = ap_call_begin(e, diag);
+    if (err) return err;
+    err = ap_feed(e, feeds, n_feeds, progress, progress_ctx, diag);
+    ap_call_end(e);
+    return err;
+}
+
+apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
+                           apus_diag *diag)
+{
+    if (!s) return ap_fail(diag, APUS_EINVAL, "apus_session_feed: a session is needed");
+    apus_feed f = {.session = s, .tok = tok, .n = n, .logits = logits};
+    return apus_feed_batch(s->engine, &f, 1, NULL, NULL, diag);
+}

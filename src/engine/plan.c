@@ -1,0 +1,121 @@
+/* plan.c - what an engine needs, before anything is allocated. */
+#include <limits.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+#define DEFAULT_CTX   8192
+#define DEFAULT_CHUNK 512
+#define MAX_CHUNK     65536
+#define MAX_SESSIONS  4096
+
+static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z, apus_diag *diag)
+{
+    z->vocab = c->vocab;
+    z->ctx = s->ctx ? s->ctx : c->context < DEFAULT_CTX ? c->context : DEFAULT_CTX;
+    if (z->ctx < 1 || z->ctx > c->context)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_settings.ctx: expected 0 to %d, the positions this model was made "
+                       "for, found %d",
+                       c->context, s->ctx);
+    if (s->max_sessions < 1 || s->max_sessions > MAX_SESSIONS)
+        return ap_fail(diag, APUS_EINVAL, "apus_engine_settings.max_sessions: expected 1 to %d, found %d",
+                       MAX_SESSIONS, s->max_sessions);
+    if (s->prefill_chunk < 0 || s->prefill_chunk > MAX_CHUNK)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_settings.prefill_chunk: expected 0 to %d, found %d", MAX_CHUNK,
+                       s->prefill_chunk);
+    z->n_session = s->max_sessions;
+    z->chunk = s->prefill_chunk ? s->prefill_chunk : DEFAULT_CHUNK;
+    int64_t most = (int64_t)z->ctx * z->n_session; /* no step is larger */
+    if (z->chunk > most) z->chunk = (int)most;
+    return APUS_OK;
+}
+
+/* *sum += n * each; false on overflow. */
+static bool add(size_t *sum, size_t n, size_t each)
+{
+    size_t bytes;
+    return ap_mul_size(n, each, &bytes) && ap_add_size(*sum, bytes, sum);
+}
+
+/* Memory of the bookkeeping of sessions and steps, and of the sampler. */
+static bool add_small(ap_sizes *z)
+{
+    size_t n = (size_t)z->n_session, sampler;
+    size_t *sum = &z->scratch_bytes;
+    bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane) + sizeof(ap_step_seq));
+    ok = ok && add(sum, n, (size_t)z->ctx * sizeof(int32_t));
+    ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
+    ok = ok && add(sum, (size_t)z->chunk, 3 * sizeof(int32_t));
+    ok = ok && add(sum, (size_t)z->logit_rows + 1, (size_t)z->vocab * sizeof(float));
+    return ok && ap_sampler_bytes(z->vocab, &sampler) && add(sum, 1, sampler);
+}
+
+apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
+                       ap_sizes *out, apus_diag *diag)
+{
+    ap_sizes z = {0};
+    apus_err err = check(&m->config, s, &z, diag);
+    if (err) return err;
+    ap_state_shape_of(&m->config, &z.shape);
+    bool ok = true;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        if (!z.shape.page_bytes[g]) continue;
+        int window = g == AP_KV_SLIDING ? z.shape.window : 0;
+        z.kv_cap[g] = ap_kv_cap(z.ctx, window, z.chunk);
+        size_t blocks = (size_t)z.kv_cap[g] * (size_t)z.n_session;
+        ok = ok && blocks <= INT32_MAX && add(&z.kv_bytes, blocks, z.shape.page_bytes[g]);
+    }
+    if (z.shape.recur_floats) {
+        ok = ok && ap_mul_size(z.shape.recur_floats, sizeof(float), &z.recur_block_bytes) &&
+             ap_add_size(z.recur_block_bytes, AP_ALIGN - 1, &z.recur_block_bytes);
+        z.recur_block_bytes = z.recur_block_bytes / AP_ALIGN * AP_ALIGN;
+        ok = ok && add(&z.state_bytes, (size_t)z.n_session * AP_RECUR_BLOCKS, z.recur_block_bytes);
+    }
+    /* One session's logits go straight to the caller; rows of several are gathered first. */
+    z.logit_rows = z.n_session > 1 ? z.n_session : 0;
+    int n_seq = z.n_session < z.chunk ? z.n_session : z.chunk;
+    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, k, z.chunk, n_seq);
+    ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(&z);
+    size_t total = z.kv_bytes;
+    ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);
+    if (!ok)
+        return ap_fail(diag, APUS_ENOMEM,
+                       "%d sessions of %d tokens need more memory than can be addressed", z.n_session,
+                       z.ctx);
+    *out = z;
+    return APUS_OK;
+}
+
+apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *settings, apus_plan *out,
+                          apus_diag *diag)
+{
+    if (!m || !out) return ap_fail(diag, APUS_EINVAL, "apus_engine_plan: model and out are needed");
+    if (out->size < sizeof out->size || out->size > sizeof *out)
+        return ap_fail(diag, APUS_EINVAL, "apus_plan.size: expected %zu to %zu, found %zu",
+                       sizeof out->size, sizeof *out, out->size);
+    apus_engine_settings s;
+    apus_engine_settings_default(&s);
+    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_engine_settings", diag);
+    if (err) return err;
+    ap_pool *pool = NULL;
+    ap_kern kern;
+    ap_sizes z;
+    err = ap_engine_workers(&s, &pool, &kern, diag);
+    if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
+    ap_pool_free(pool);
+    if (err) return err;
+    /* Without loaded weights: what they have in the files, which packing hardly changes. */
+    uint64_t weights = m->impl ? ap_model_packed_bytes(m->impl) : m->info.weight_bytes;
+    apus_plan p = {.size = out->size,
+                   .weight_bytes = weights,
+                   .kv_bytes = z.kv_bytes,
+                   .state_bytes = z.state_bytes,
+                   .scratch_bytes = z.scratch_bytes,
+                   .total_bytes = weights + z.kv_bytes + z.state_bytes + z.scratch_bytes,
+                   .ctx = z.ctx};
+    for (int g = 0; g < AP_KV_GROUPS; g++) p.kv_bytes_per_token += z.shape.page_bytes[g] / AP_PAGE;
+    memcpy(out, &p, out->size);
+    return APUS_OK;
+}

@@ -1,0 +1,299 @@
+/* session_file.c - sessions in files.
+ *
+ * All numbers little-endian. Version 1:
+ *   header, 96 bytes:
+ *      0  "APUSSESS"
+ *      8  u32 version, u32 tokens of a page
+ *     16  u64 fingerprint of the model
+ *     24  u64 bytes of a page in the full group, u64 in the sliding group (0 = no such layers)
+ *     40  u64 floats of a recurrent state (0 = none)
+ *     48  i32 window, i32 n tokens, i32 turn, i32 n snapshots
+ *     64  i32 n pages full, i32 n pages sliding
+ *     72  u64 bytes of the file
+ *     80  u64 zero
+ *     88  u64 XXH64 of the 88 bytes before
+ *   i32 [n tokens] ids
+ *   i32 [n pages] ascending logical numbers of the pages, full then sliding
+ *   i32 [n snapshots] ascending positions
+ *   f32 live state, f32 states of the snapshots
+ *   the pages, full then sliding, as they lie in memory (kern/kern.h)
+ *   u64 XXH64 of everything behind the header
+ * Every count is bounded by the engine's own sizes and the sum must be the file's size before any of
+ * them is used. A change of the layout of pages or states asks for a new version. */
+#include <string.h>
+
+#include "engine/engine.h"
+#include "state/store.h"
+
+#define VERSION      1
+#define HEADER_BYTES 96
+static const char magic[8] = "APUSSESS";
+
+typedef struct header {
+    uint32_t version, page_tokens;
+    uint64_t fingerprint, page_bytes[AP_KV_GROUPS], recur_floats;
+    int32_t window, n_tok, turn, n_snap, n_page[AP_KV_GROUPS];
+    uint64_t file_bytes;
+} header;
+
+/* Exact size of a file with these counts; false on overflow. Counts are not negative. */
+static bool file_bytes(const header *h, uint64_t *out)
+{
+    size_t sum = HEADER_BYTES + sizeof(uint64_t), part;
+    size_t ids = (size_t)h->n_tok + (size_t)h->n_snap;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        ids += (size_t)h->n_page[g];
+        if (!ap_mul_size((size_t)h->n_page[g], h->page_bytes[g], &part)) return false;
+        if (!ap_add_size(sum, part, &sum)) return false;
+    }
+    size_t states = h->recur_floats ? (size_t)h->n_snap + 1 : 0;
+    if (!ap_mul_size(ids, sizeof(int32_t), &part) || !ap_add_size(sum, part, &sum)) return false;
+    if (!ap_mul_size(states, h->recur_floats, &part) || !ap_mul_size(part, sizeof(float), &part))
+        return false;
+    if (!ap_add_size(sum, part, &sum)) return false;
+    *out = sum;
+    return true;
+}
+
+static header header_of(const apus_session *s)
+{
+    const apus_engine *e = s->engine;
+    const ap_state_shape *shape = &e->size.shape;
+    header h = {.version = VERSION,
+                .page_tokens = AP_PAGE,
+                .fingerprint = e->model->fingerprint,
+                .recur_floats = shape->recur_floats,
+                .window = shape->window,
+                .n_tok = s->pos,
+                .turn = s->turn,
+                .n_snap = s->recur.n_snap};
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        h.page_bytes[g] = shape->page_bytes[g];
+        h.n_page[g] = s->kv[g].held;
+    }
+    return h;
+}
+
+/* ---------------------------------------------------------------- save */
+
+static void write_header(ap_store *f, const header *h)
+{
+    ap_store_write(f, magic, sizeof magic);
+    ap_store_write_u32(f, h->version);
+    ap_store_write_u32(f, h->page_tokens);
+    ap_store_write_u64(f, h->fingerprint);
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_store_write_u64(f, h->page_bytes[g]);
+    ap_store_write_u64(f, h->recur_floats);
+    ap_store_write_u32(f, (uint32_t)h->window);
+    ap_store_write_u32(f, (uint32_t)h->n_tok);
+    ap_store_write_u32(f, (uint32_t)h->turn);
+    ap_store_write_u32(f, (uint32_t)h->n_snap);
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_store_write_u32(f, (uint32_t)h->n_page[g]);
+    ap_store_write_u64(f, h->file_bytes);
+    ap_store_write_u64(f, 0);
+    ap_store_sum(f);
+}
+
+static void write_body(ap_store *f, const apus_session *s)
+{
+    const ap_recur *r = &s->recur;
+    size_t state = r->n_float * sizeof(float);
+    ap_store_write(f, s->tok, (size_t)s->pos * sizeof *s->tok);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        for (int i = s->kv[g].low; i < s->kv[g].high; i++)
+            if (s->kv[g].page[i] >= 0) ap_store_write_u32(f, (uint32_t)i);
+    for (int i = 0; i < r->n_snap; i++) ap_store_write_u32(f, (uint32_t)r->snap[i].pos);
+    if (r->slab) ap_store_write(f, ap_recur_live(r), state);
+    for (int i = 0; i < r->n_snap; i++) ap_store_write(f, ap_recur_snap(r, i), state);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        for (int i = s->kv[g].low; i < s->kv[g].high; i++)
+            if (s->kv[g].page[i] >= 0)
+                ap_store_write(f, ap_slab_at(s->kv[g].slab, s->kv[g].page[i]),
+                               s->kv[g].slab->block_bytes);
+    ap_store_sum(f);
+}
+
+apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag)
+{
+    if (!s || !s->used || !path)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_save: session and path are needed");
+    if (s->engine->busy)
+        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
+    header h = header_of(s);
+    if (!file_bytes(&h, &h.file_bytes))
+        return ap_fail(diag, APUS_EINTERNAL, "%s: the session's size overflows", path);
+    ap_store f;
+    apus_err err = ap_store_create(&f, path, diag);
+    if (err) return err;
+    write_header(&f, &h);
+    write_body(&f, s);
+    if (!f.err && f.size != h.file_bytes)
+        f.err = ap_fail(diag, APUS_EINTERNAL, "%s: wrote %llu bytes, expected %llu", path,
+                        (unsigned long long)f.size, (unsigned long long)h.file_bytes);
+    return ap_store_close(&f, 1);
+}
+
+/* ---------------------------------------------------------------- load */
+
+static void read_header(ap_store *f, header *h)
+{
+    char found[sizeof magic];
+    ap_store_read(f, found, sizeof found);
+    if (!f->err && memcmp(found, magic, sizeof magic) != 0)
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: is not a session file: expected it to begin with "
+                         "APUSSESS", f->path);
+    h->version = ap_store_read_u32(f);
+    if (!f->err && h->version != VERSION)
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: version: expected %d, found %u", f->path, VERSION,
+                         (unsigned)h->version);
+    h->page_tokens = ap_store_read_u32(f);
+    h->fingerprint = ap_store_read_u64(f);
+    for (int g = 0; g < AP_KV_GROUPS; g++) h->page_bytes[g] = ap_store_read_u64(f);
+    h->recur_floats = ap_store_read_u64(f);
+    h->window = (int32_t)ap_store_read_u32(f);
+    h->n_tok = (int32_t)ap_store_read_u32(f);
+    h->turn = (int32_t)ap_store_read_u32(f);
+    h->n_snap = (int32_t)ap_store_read_u32(f);
+    for (int g = 0; g < AP_KV_GROUPS; g++) h->n_page[g] = (int32_t)ap_store_read_u32(f);
+    h->file_bytes = ap_store_read_u64(f);
+    ap_store_read_u64(f);
+    ap_store_check(f);
+}
+
+static void expect(ap_store *f, const char *what, int64_t low, int64_t high, int64_t found)
+{
+    if (f->err || (found >= low && found <= high)) return;
+    if (low == high)
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld, found %lld", f->path, what,
+                         (long long)low, (long long)found);
+    else
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld to %lld, found %lld", f->path,
+                         what, (long long)low, (long long)high, (long long)found);
+}
+
+static void check_header(ap_store *f, const apus_engine *e, const header *h)
+{
+    static const char *const pages[AP_KV_GROUPS] = {"pages", "sliding pages"};
+    const ap_state_shape *shape = &e->size.shape;
+    if (f->err) return;
+    bool same = h->fingerprint == e->model->fingerprint && h->page_tokens == AP_PAGE &&
+                h->recur_floats == shape->recur_floats && h->window == shape->window;
+    for (int g = 0; g < AP_KV_GROUPS; g++) same = same && h->page_bytes[g] == shape->page_bytes[g];
+    if (!same) {
+        f->err = ap_fail(f->diag, APUS_EFORMAT,
+                         "%s: was saved with another model: expected fingerprint %016llx, found %016llx",
+                         f->path, (unsigned long long)e->model->fingerprint,
+                         (unsigned long long)h->fingerprint);
+        return;
+    }
+    expect(f, "tokens", 0, e->model->config.context, h->n_tok);
+    if (!f->err && h->n_tok > e->size.ctx)
+        f->err = ap_fail(f->diag, APUS_EFULL, "%s: holds %d tokens, the engine's context is %d", f->path,
+                         (int)h->n_tok, e->size.ctx);
+    expect(f, "turn", 0, h->n_tok, h->turn);
+    expect(f, "snapshots", 0, shape->recur_floats ? AP_SNAPSHOTS : 0, h->n_snap);
+    int all = f->err ? 0 : ap_kv_entries(h->n_tok);
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        int most = shape->page_bytes[g] ? all : 0;
+        expect(f, pages[g], g == AP_KV_FULL ? most : 0, most, h->n_page[g]);
+    }
+    uint64_t bytes = 0;
+    if (!f->err && (!file_bytes(h, &bytes) || bytes != f->size || bytes != h->file_bytes))
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: size: expected %llu bytes, found %llu", f->path,
+                         (unsigned long long)bytes, (unsigned long long)f->size);
+}
+
+static void read_tokens(ap_store *f, apus_session *s, const header *h)
+{
+    ap_store_read(f, s->tok, (size_t)h->n_tok * sizeof *s->tok);
+    for (int i = 0; i < h->n_tok && !f->err; i++)
+        expect(f, "a token", 0, s->engine->size.vocab - 1, s->tok[i]);
+}
+
+static void read_page_numbers(ap_store *f, int32_t *number, const header *h, int group)
+{
+    int all = ap_kv_entries(h->n_tok), n = h->n_page[group];
+    ap_store_read(f, number, (size_t)n * sizeof *number);
+    for (int i = 0; i < n && !f->err; i++)
+        expect(f, "a page number", i ? (int64_t)number[i - 1] + 1 : 0, all - 1, number[i]);
+}
+
+static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const header *h)
+{
+    size_t bytes = (size_t)h->recur_floats * sizeof(float);
+    if (!bytes) return;
+    ap_store_read(f, ap_recur_live(&s->recur), bytes);
+    for (int i = 0; i < h->n_snap && !f->err; i++) {
+        float *state = ap_recur_put(&s->recur, snap[i]);
+        if (state) ap_store_read(f, state, bytes);
+        else f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a snapshot", f->path);
+    }
+}
+
+/* The pages of a group. This engine may keep fewer old sliding pages than the one that saved: the
+ * first `skip` ones are read over. */
+static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n, uint8_t *waste)
+{
+    int skip = n > t->cap ? n - t->cap : 0;
+    for (int i = 0; i < n && !f->err; i++) {
+        uint8_t *page = i < skip ? waste : ap_kv_put(t, number[i]);
+        if (page) ap_store_read(f, page, t->slab->block_bytes);
+        else f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a page", f->path);
+    }
+}
+
+static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_diag *diag)
+{
+    int32_t *number[AP_KV_GROUPS] = {NULL}, snap[AP_SNAPSHOTS];
+    uint8_t *waste = ap_malloc(s->kv[AP_KV_SLIDING].slab ? h->page_bytes[AP_KV_SLIDING] : 0, 1);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        number[g] = ap_malloc((size_t)h->n_page[g], sizeof **number);
+    if (!waste || !number[AP_KV_FULL] || !number[AP_KV_SLIDING]) {
+        f->err = ap_fail_nomem(diag, (size_t)h->page_bytes[AP_KV_SLIDING], "loading a session");
+        goto done;
+    }
+    read_tokens(f, s, h);
+    for (int g = 0; g < AP_KV_GROUPS; g++) read_page_numbers(f, number[g], h, g);
+    ap_store_read(f, snap, (size_t)h->n_snap * sizeof *snap);
+    for (int i = 0; i < h->n_snap && !f->err; i++) {
+        expect(f, "a snapshot", i ? (int64_t)snap[i - 1] + AP_PAGE : AP_PAGE, h->n_tok, snap[i]);
+        expect(f, "a snapshot's place in its page", 0, 0, snap[i] % AP_PAGE);
+    }
+    read_states(f, s, snap, h);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        read_pages(f, &s->kv[g], number[g], h->n_page[g], waste);
+    ap_store_check(f);
+    s->pos = h->n_tok;
+    s->turn = h->turn;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        if (!f->err && !ap_kv_ready(&s->kv[g], s->pos))
+            f->err = ap_fail(diag, APUS_EFORMAT, "%s: pages that the last token needs are missing",
+                             f->path);
+        ap_kv_mark(&s->kv[g], s->turn);
+    }
+done:
+    ap_free(waste);
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_free(number[g]);
+    return f->err;
+}
+
+apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out, apus_diag *diag)
+{
+    if (!e || !path || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_load: engine, path and out are needed");
+    if (e->busy)
+        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
+    ap_store f;
+    header h = {0};
+    apus_session *s = NULL;
+    apus_err err = ap_store_open(&f, path, diag);
+    if (err) return err;
+    read_header(&f, &h);
+    check_header(&f, e, &h);
+    if (!f.err) f.err = ap_session_take(e, &s, diag);
+    if (!f.err) read_body(&f, s, &h, diag);
+    err = ap_store_close(&f, 0);
+    if (err) apus_session_free(s);
+    else *out = s;
+    return err;
+}

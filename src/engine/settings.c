@@ -1,0 +1,49 @@
+/* settings.c - defaults of the settings structs, and reading them from callers of any age. */
+#include <string.h>
+
+#include "engine/engine.h"
+
+apus_err ap_settings_take(void *known, size_t known_size, const void *given, const char *what,
+                          apus_diag *diag)
+{
+    if (!given) return APUS_OK;
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size || size > known_size)
+        return ap_fail(diag, APUS_EINVAL,
+                       "%s.size: expected %zu to %zu (fill the struct with its _default()), found %zu",
+                       what, sizeof size, known_size, size);
+    memcpy(known, given, size);
+    memcpy(known, &known_size, sizeof known_size);
+    return APUS_OK;
+}
+
+void apus_engine_settings_default(apus_engine_settings *s)
+{
+    *s = (apus_engine_settings){.size = sizeof *s, .cpu = APUS_CPU_AUTO, .max_sessions = 1};
+}
+
+void apus_sampling_default(apus_sampling *s)
+{
+    *s = (apus_sampling){
+        .size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+}
+
+void apus_sampling_from_model(const apus_model *m, apus_sampling *s)
+{
+    apus_sampling_default(s);
+    if (!m) return;
+    const ap_config *c = &m->config;
+    if (c->temperature >= 0) s->temperature = c->temperature;
+    if (c->top_k >= 0) s->top_k = c->top_k;
+    if (c->top_p > 0 && c->top_p <= 1) s->top_p = c->top_p;
+    if (c->min_p >= 0 && c->min_p < 1) s->min_p = c->min_p;
+    if (c->repetition_penalty > 0) s->repetition_penalty = c->repetition_penalty;
+    if (!c->do_sample) s->temperature = 0;
+}
+
+void apus_generate_settings_default(const apus_model *m, apus_generate_settings *s)
+{
+    *s = (apus_generate_settings){.size = sizeof *s, .max_tokens = -1};
+    apus_sampling_from_model(m, &s->sampling);
+}

@@ -1,0 +1,184 @@
+#include "state/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/mem.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "session files are little-endian; swap the bytes of floats and ids here"
+#endif
+
+/* One write or read call moves at most this much: systems cut larger ones anyway. */
+#define MAX_IO ((size_t)64 << 20)
+
+static void fail_errno(ap_store *s, const char *path, const char *what)
+{
+    char why[128];
+    if (strerror_r(errno, why, sizeof why)) why[0] = 0;
+    if (!s->err) s->err = ap_fail(s->diag, APUS_EFILE, "%s: %s: %s", path, what, why);
+}
+
+static bool start(ap_store *s, const char *path, apus_diag *diag)
+{
+    *s = (ap_store){.fd = -1, .diag = diag};
+    size_t n = strlen(path);
+    s->path = ap_strdup(path);
+    s->temp = ap_malloc(n + 16, 1);
+    s->hash = XXH64_createState();
+    if (!s->path || !s->temp || !s->hash) {
+        s->err = ap_fail_nomem(diag, n + 16, "a file name");
+        return false;
+    }
+    XXH64_reset(s->hash, 0);
+    snprintf(s->temp, n + 16, "%s.tmp-XXXXXX", path);
+    return true;
+}
+
+apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag)
+{
+    if (!start(s, path, diag)) return ap_store_close(s, 0);
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        s->err = ap_fail(diag, APUS_EFILE, "%s: is not a regular file and cannot be replaced", path);
+        return ap_store_close(s, 0);
+    }
+    s->fd = mkstemp(s->temp);
+    if (s->fd < 0) fail_errno(s, path, "cannot be created");
+    else fcntl(s->fd, F_SETFD, FD_CLOEXEC);
+    return s->err ? ap_store_close(s, 0) : APUS_OK;
+}
+
+void ap_store_write(ap_store *s, const void *data, size_t n)
+{
+    if (s->err || n == 0) return;
+    XXH64_update(s->hash, data, n);
+    const uint8_t *p = data;
+    while (n) {
+        ssize_t got = write(s->fd, p, n < MAX_IO ? n : MAX_IO);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            fail_errno(s, s->path, "cannot be written");
+            return;
+        }
+        p += got;
+        n -= (size_t)got;
+        s->at += (uint64_t)got;
+    }
+    s->size = s->at;
+}
+
+void ap_store_write_u32(ap_store *s, uint32_t v) { ap_store_write(s, &v, sizeof v); }
+void ap_store_write_u64(ap_store *s, uint64_t v) { ap_store_write(s, &v, sizeof v); }
+
+apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag)
+{
+    if (!start(s, path, diag)) return ap_store_close(s, 0);
+    s->temp[0] = 0;
+    struct stat st;
+    s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* never wait for a pipe's other end */
+    if (s->fd < 0 || fstat(s->fd, &st)) fail_errno(s, path, "cannot be opened");
+    else if (!S_ISREG(st.st_mode))
+        s->err = ap_fail(diag, APUS_EFILE, "%s: is not a regular file", path);
+    else s->size = (uint64_t)st.st_size;
+    return s->err ? ap_store_close(s, 0) : APUS_OK;
+}
+
+void ap_store_read(ap_store *s, void *data, size_t n)
+{
+    uint8_t *p = data;
+    size_t left = n;
+    while (!s->err && left) {
+        ssize_t got = read(s->fd, p, left < MAX_IO ? left : MAX_IO);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            fail_errno(s, s->path, "cannot be read");
+        } else if (got == 0) {
+            s->err = ap_fail(s->diag, APUS_EFORMAT, "%s: ends after %llu bytes, %zu more were expected",
+                             s->path, (unsigned long long)s->at, left);
+        } else {
+            p += got;
+            left -= (size_t)got;
+            s->at += (uint64_t)got;
+        }
+    }
+    if (s->err) memset(data, 0, n);
+    else XXH64_update(s->hash, data, n);
+}
+
+uint32_t ap_store_read_u32(ap_store *s)
+{
+    uint32_t v;
+    ap_store_read(s, &v, sizeof v);
+    return v;
+}
+
+uint64_t ap_store_read_u64(ap_store *s)
+{
+    uint64_t v;
+    ap_store_read(s, &v, sizeof v);
+    return v;
+}
+
+void ap_store_sum(ap_store *s)
+{
+    ap_store_write_u64(s, XXH64_digest(s->hash));
+    XXH64_reset(s->hash, 0);
+}
+
+void ap_store_check(ap_store *s)
+{
+    uint64_t want = XXH64_digest(s->hash), at = s->at, found = ap_store_read_u64(s);
+    XXH64_reset(s->hash, 0);
+    if (!s->err && want != found)
+        s->err = ap_fail(s->diag, APUS_EFORMAT,
+                         "%s: checksum at byte %llu: expected %016llx, found %016llx; the file is damaged",
+                         s->path, (unsigned long long)at, (unsigned long long)want,
+                         (unsigned long long)found);
+}
+
+/* Make the new name last through a power cut. Not every file system can; the data are safe anyway. */
+static void sync_folder(const char *path)
+{
+    char *dir = ap_strdup(path);
+    if (!dir) return;
+    char *slash = strrchr(dir, '/');
+    if (slash) slash[slash == dir] = 0;
+    int fd = open(slash ? dir : ".", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    ap_free(dir);
+}
+
+apus_err ap_store_close(ap_store *s, int keep)
+{
+    bool writing = s->fd >= 0 && s->temp[0];
+    if (writing && keep && !s->err && fsync(s->fd))
+        fail_errno(s, s->path, "cannot be flushed to the disk");
+    if (s->fd >= 0 && close(s->fd) && writing && keep)
+        fail_errno(s, s->path, "cannot be closed");
+    if (writing) {
+        bool named = keep && !s->err;
+        if (named && rename(s->temp, s->path)) {
+            fail_errno(s, s->path, "cannot be given its name");
+            named = false;
+        }
+        if (named) sync_folder(s->path);
+        else unlink(s->temp);
+    }
+    XXH64_freeState(s->hash);
+    ap_free(s->path);
+    ap_free(s->temp);
+    apus_err err = s->err;
+    *s = (ap_store){.fd = -1, .err = err};
+    return err;
+}

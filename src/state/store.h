@@ -1,0 +1,43 @@
+/* store.h - the on-disk form of state: checksummed little-endian files, written whole or not at all.
+ *
+ * Errors are sticky: after the first one every call does nothing, so callers check once at the end. */
+#ifndef AP_STATE_STORE_H
+#define AP_STATE_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+typedef struct ap_store {
+    int fd;
+    char *path, *temp; /* temp: the file being written, renamed to path at the end */
+    uint64_t size;     /* reading: bytes of the file; writing: bytes so far */
+    uint64_t at;       /* bytes read or written */
+    void *hash;        /* running XXH64 of them */
+    apus_err err;
+    apus_diag *diag;
+} ap_store;
+
+/* Begin a file beside `path`. */
+apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag);
+void ap_store_write(ap_store *s, const void *data, size_t n);
+void ap_store_write_u32(ap_store *s, uint32_t v);
+void ap_store_write_u64(ap_store *s, uint64_t v);
+
+/* Open a regular file for reading. */
+apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag);
+/* n bytes; EFORMAT if the file ends before. After an error the data are zeros. */
+void ap_store_read(ap_store *s, void *data, size_t n);
+uint32_t ap_store_read_u32(ap_store *s);
+uint64_t ap_store_read_u64(ap_store *s);
+
+/* Write the checksum of everything since the last one / read one and compare (EFORMAT). */
+void ap_store_sum(ap_store *s);
+void ap_store_check(ap_store *s);
+
+/* End: a written file is flushed to the disk and given its name, or removed after an error; a read
+ * one is closed. `keep` false drops what was written. Returns the first error. */
+apus_err ap_store_close(ap_store *s, int keep);
+
+#endif

@@ -20,14 +20,19 @@ static void choose64(const float *l, int n_expert, int n_used, int32_t *ids)
     }
 }
 
-static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w)
+/* mag: the rounding of l - max is relative to that difference, and exp makes it relative to p; a plain
+ * sum of n positive terms may be off by n roundings, small terms behind a large one being lost. */
+static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w, double *mag)
 {
     const float *l = a->logits + (size_t)t * a->n_expert;
     double max = l[ids[0]], sum = 0;
     for (int j = 0; j < a->n_used && a->norm; j++) sum += exp(l[ids[j]] - max);
     for (int e = 0; e < a->n_expert && !a->norm; e++) sum += exp(l[e] - max);
-    for (int j = 0; j < a->n_used; j++)
+    for (int j = 0; j < a->n_used; j++) {
         w[j] = exp(l[ids[j]] - max) / sum * (a->per_expert_scale ? a->per_expert_scale[ids[j]] : 1.0);
+        double terms = (a->norm ? a->n_used : a->n_expert) / 24.0; /* KC_SUM allows 24 of mag */
+        mag[j] = isfinite(l[ids[j]]) ? fabs(w[j]) * (max - l[ids[j]] + terms) : 0.0;
+    }
 }
 
 static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kind, bool norm)
@@ -42,17 +47,17 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
     int32_t *want_ids = kc_bytes(c, n * sizeof(int32_t)), *ids = kc_bytes(c, n * sizeof(int32_t));
     int32_t *ids64 = kc_bytes(c, n * sizeof(int32_t));
     float *want = kc_out(c, n), *w = kc_out(c, n);
-    double *w64 = kc_f64(c, n);
+    double *w64 = kc_f64(c, n), *mag = kc_f64(c, n);
     ap_route_args a = {.logits = l, .per_expert_scale = kind == 3 ? scale : NULL, .ids = want_ids,
                        .weights = want, .n_tok = n_tok, .n_expert = n_expert, .n_used = n_used,
                        .norm = norm};
     c->ref->route(c->ref, &a);
     for (int t = 0; t < n_tok; t++) {
         choose64(l + (size_t)t * n_expert, n_expert, n_used, ids64 + t * n_used);
-        route64(&a, t, ids64 + t * n_used, w64 + t * n_used);
+        route64(&a, t, ids64 + t * n_used, w64 + t * n_used, mag + t * n_used);
     }
     if (n && memcmp(want_ids, ids64, n * sizeof(int32_t))) kc_fail(c, "ids differ from the oracle's");
-    kc_close(c, "weights", KC_SUM, want, n_used, w64, NULL, n_tok, n_used);
+    kc_close(c, "weights", KC_ROUTE, want, n_used, w64, mag, n_tok, n_used);
     for (int k = 0; k < 2 * c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k / 2];
         int step = k % 2 ? 1 : n_tok;

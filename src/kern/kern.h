@@ -168,7 +168,7 @@ typedef struct ap_qkv_args {
     float eps;
     const float *cos, *sin;       /* f32 [T, n_angle] */
     int n_angle, pair_offset;     /* dims i and i + pair_offset, i < n_angle */
-    float *q_out;                 /* f32 [T, n_head, D] */
+    float *q_out;                 /* f32 [T, n_head, D]; may be q if the strides agree */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
     bool q_only;
@@ -181,18 +181,19 @@ typedef struct ap_qkv_args {
  * max(m, page max); p_j = ap_expf(s_j - m') (0 for invisible); c = ap_expf(m - m') (first page: no
  * rescale); l = l*c + ap_sum of the 64 p_j (16 partial sums j, j+16, j+32, j+48 in this order, then
  * ap_sum16); o[d] = o[d]*c, then o[d] = fma(p_j, V[j][d], o[d]) for visible j ascending; at the end
- * o[d] / l. */
+ * o[d] / l.
+ * Only pages with a key that some row of the task sees are read. */
 typedef struct ap_attn_args {
     const float *q;  /* f32 [T, n_head, D] */
-    float *out;      /* f32 [T, n_head, D] */
+    float *out;      /* f32 [T, n_head, D]; not q: it is written while q is read */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
     int window;      /* 0 = all */
-    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D) */
+    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D); NULL if that is 0 */
 } ap_attn_args;
 
-/* Sequences of a step for recurrent layers. */
+/* Sequences of a step for recurrent layers. The states of different sequences do not overlap. */
 typedef struct ap_recur_seq {
     float *conv_state;  /* f32 [Kc-1, C] oldest first, read and replaced */
     float *delta_state; /* f32 [Hv, Dv, Dk] read and replaced */
@@ -216,10 +217,17 @@ typedef struct ap_conv_args {
  *   S <- e^g S; d = beta (v - S^T k^); S <- S + k^ d^T; o = S^T q^
  *   out = norm(o)*weight * silu(z), norm over Dv, eps
  * The state is f32 [Hv, Dv, Dk] (row per value channel).
- * Order of the recurrence (form RECURRENT), per value channel row S[Dk]: with S' = S*e^g (rounded),
- * kv = dot16(S', k^), d = beta*(v - kv), S'' = fma(k^, d, S'), o = dot16(S'', q^); dot16 is 16 partial
- * fma sums and ap_sum16. softplus, expf of g in libm-free ap_ functions of micro.h.
- * CHUNKED: the 64-token chunk form (gate-free inverse, spec section 3), equal to rounding. */
+ * Gates are made in double from the f32 inputs (exp, expm1, log1p of libm) and rounded once: decay =
+ * e^g, less1 = e^g - 1, each by itself. An error of half a unit in the last place of e^g, the same at
+ * every token, would be worth 1e-3 of a state that remembers 32,768 tokens.
+ * Order: q^ = (q*r)*s with r = 1/sqrtf(dot16(q,q) + 1e-6) and s = Dk^-1/2 rounded; k^ = k*r likewise;
+ * kq = dot16(k^, q^). dot16 is 16 partial fma sums, i = j, j+16, ..., and ap_sum16. Per value channel
+ * row S[Dk]: kv = decay*dot16(S, k^), d = beta*(v - kv), o = fma(kq, d, decay*dot16(S, q^)), both dots
+ * of the old S, so that it is read once; then S = S + fma(k^, d, less1*S) if decay >= 1/2, else
+ * S = fma(k^, d, decay*S). out = ((o*r)*weight)*ap_siluf(z), r in the Order of norm.
+ * CHUNKED: chunks of 64 tokens from the first of the call on, as matrix products (ops_delta_chunk.c);
+ * equal to the recurrence to rounding. Bit-equal over levels, threads and batch neighbours, not over
+ * other cuts of the text. */
 typedef enum ap_delta_form { AP_DELTA_RECURRENT, AP_DELTA_CHUNKED } ap_delta_form;
 
 typedef struct ap_delta_args {
@@ -229,7 +237,7 @@ typedef struct ap_delta_args {
     const float *neg_exp_a, *dt_bias; /* f32 [Hv]; neg_exp_a = -exp(A_log) */
     const float *norm_weight;         /* f32 [Dv] */
     float eps;
-    float *out;             /* f32 [T, Hv*Dv] */
+    float *out;             /* f32 [T, Hv*Dv]; none of the inputs */
     const ap_recur_seq *seq; /* [S]; delta_state is used */
     int n_seq, n_tok, n_k_head, n_v_head, k_dim, v_dim;
     ap_delta_form form;

@@ -15,6 +15,8 @@
 typedef struct ap_delta_gate {
     float decay;       /* e^g */
     float decay_less1; /* e^g - 1, rounded by itself: keeps its digits where the decay is near 1 */
+    bool weak;         /* decay >= 1/2: the state goes on as s + (decay_less1*s + k*d), else as
+                        * decay*s + k*d; each keeps the digits that the other would lose */
     float beta;
     float kq;          /* k^ . q^ */
 } ap_delta_gate;
@@ -50,7 +52,8 @@ typedef struct ap_micro_recur {
      * of m <= AP_DELTA_SUB rows of n values, ldx apart. */
     void (*solve)(int m, int n, const float *a, int64_t lda, float *x, int64_t ldx);
 
-    /* out[j] = ap_expf((float)(top - g[j])), j < n. */
+    /* out[j] = e^(top - g[j]), j < n, as ap_expf of the difference in f32, times 1 + what the
+     * rounding of the difference left. */
     void (*decays)(double top, const double *g, int n, float *out);
 } ap_micro_recur;
 

@@ -21,8 +21,10 @@ ap_delta_gate ap_delta_gate_of(const ap_delta_args *a, int64_t t, int h, double 
     double x = (double)a->a[t * a->lda + h] + (double)a->dt_bias[h];
     double softplus = x > 20 ? x : log1p(exp(x));
     *g = (double)a->neg_exp_a[h] * softplus;
-    return (ap_delta_gate){.decay = (float)exp(*g),
+    float decay = (float)exp(*g);
+    return (ap_delta_gate){.decay = decay,
                            .decay_less1 = (float)expm1(*g),
+                           .weak = decay >= 0.5f,
                            .beta = ap_sigmoidf(a->b[t * a->ldb + h])};
 }
 

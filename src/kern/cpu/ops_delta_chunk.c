@@ -131,7 +131,7 @@ static void outputs(chunk *c, const ap_micro_recur *m, const ap_delta_args *a, i
 static void advance(chunk *c, const ap_micro_recur *m, int Dk, int Dv)
 {
     double total = c->sum[c->n - 1];
-    float less1 = (float)expm1(total);
+    float decay = (float)exp(total), less1 = (float)expm1(total);
     for (int i = 0; i < c->n; i++) {
         float rest = (float)exp(total - c->sum[i]);
         for (int j = 0; j < Dv; j++) c->x[i * Dv + j] *= rest;
@@ -140,7 +140,10 @@ static void advance(chunk *c, const ap_micro_recur *m, int Dk, int Dv)
         int rows = min_int(STRIP, Dk - d);
         float *st = c->st + d * Dv;
         m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
-        for (int j = 0; j < rows * Dv; j++) st[j] = st[j] + (less1 * st[j] + c->strip[j]);
+        /* as in ap_delta_gate: neither form alone keeps all digits */
+        for (int j = 0; j < rows * Dv && decay >= 0.5f; j++)
+            st[j] = st[j] + (less1 * st[j] + c->strip[j]);
+        for (int j = 0; j < rows * Dv && decay < 0.5f; j++) st[j] = decay * st[j] + c->strip[j];
     }
 }
 

@@ -25,7 +25,9 @@ static void step_ref(float *state, int n_row, int k_dim, const float *k, const f
         float qv = g->decay * dot_ref(s, q, k_dim);
         float d = g->beta * (v[r] - kv);
         o[r] = fmaf(g->kq, d, qv);
-        for (int i = 0; i < k_dim; i++) s[i] = s[i] + fmaf(k[i], d, g->decay_less1 * s[i]);
+        for (int i = 0; i < k_dim; i++)
+            s[i] = g->weak ? s[i] + fmaf(k[i], d, g->decay_less1 * s[i])
+                           : fmaf(k[i], d, g->decay * s[i]);
     }
 }
 
@@ -68,7 +70,10 @@ static void solve_ref(int m, int n, const float *a, int64_t lda, float *x, int64
 
 static void decays_ref(double top, const double *g, int n, float *out)
 {
-    for (int j = 0; j < n; j++) out[j] = ap_expf((float)(top - g[j]));
+    for (int j = 0; j < n; j++) {
+        float x = (float)(top - g[j]), e = ap_expf(x);
+        out[j] = fmaf(e, (float)((top - g[j]) - (double)x), e);
+    }
 }
 
 const ap_micro_recur ap_recur_ref = {dot_ref,  scale_ref, step_ref,  gated_norm_ref,

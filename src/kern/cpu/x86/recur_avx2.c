@@ -81,10 +81,11 @@ static __m256 sum8_of_8(const __m256 *s)
     return _mm256_permutevar8x32_ps(c, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
 }
 
-TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k, float less1,
-                             const float *d)
+/* s = s + fma(k, d, by*s) or, not weak, fma(k, d, by*s). */
+TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k, float factor,
+                             const bool weak, const float *d)
 {
-    const __m256 by = _mm256_set1_ps(less1);
+    const __m256 by = _mm256_set1_ps(factor);
     for (int r = 0; r < n_row; r++) {
         float *s = state + r * k_dim;
         const __m256 dr = _mm256_set1_ps(d[r]);
@@ -92,9 +93,12 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
         for (; i + 8 <= k_dim; i += 8) {
             __m256 x = _mm256_loadu_ps(s + i);
             __m256 step = _mm256_fmadd_ps(_mm256_loadu_ps(k + i), dr, _mm256_mul_ps(by, x));
-            _mm256_storeu_ps(s + i, _mm256_add_ps(x, step));
+            _mm256_storeu_ps(s + i, weak ? _mm256_add_ps(x, step) : step);
         }
-        for (; i < k_dim; i++) s[i] = s[i] + fmaf(k[i], d[r], less1 * s[i]);
+        for (; i < k_dim; i++) {
+            float step = fmaf(k[i], d[r], factor * s[i]);
+            s[i] = weak ? s[i] + step : step;
+        }
     }
 }
 
@@ -118,7 +122,8 @@ static void step_avx2(float *state, int n_row, int k_dim, const float *k, const 
                                   _mm256_sub_ps(_mm256_maskload_ps(v + base, m), kv));
         _mm256_maskstore_ps(o + base, m, _mm256_fmadd_ps(_mm256_set1_ps(g->kq), dv, qv));
         _mm256_storeu_ps(d, dv);
-        update_rows(s, rows, k_dim, k, g->decay_less1, d);
+        if (g->weak) update_rows(s, rows, k_dim, k, g->decay_less1, true, d);
+        else update_rows(s, rows, k_dim, k, g->decay, false, d);
     }
 }
 
@@ -210,11 +215,18 @@ static void decays_avx2(double top, const double *g, int n, float *out)
     const __m256d t = _mm256_set1_pd(top);
     int j = 0;
     for (; j + 8 <= n; j += 8) {
-        __m128 lo = _mm256_cvtpd_ps(_mm256_sub_pd(t, _mm256_loadu_pd(g + j)));
-        __m128 hi = _mm256_cvtpd_ps(_mm256_sub_pd(t, _mm256_loadu_pd(g + j + 4)));
-        _mm256_storeu_ps(out + j, ap_exp_avx2(_mm256_set_m128(hi, lo)));
+        __m256d d0 = _mm256_sub_pd(t, _mm256_loadu_pd(g + j));
+        __m256d d1 = _mm256_sub_pd(t, _mm256_loadu_pd(g + j + 4));
+        __m128 x0 = _mm256_cvtpd_ps(d0), x1 = _mm256_cvtpd_ps(d1);
+        __m128 rest0 = _mm256_cvtpd_ps(_mm256_sub_pd(d0, _mm256_cvtps_pd(x0)));
+        __m128 rest1 = _mm256_cvtpd_ps(_mm256_sub_pd(d1, _mm256_cvtps_pd(x1)));
+        __m256 e = ap_exp_avx2(_mm256_set_m128(x1, x0));
+        _mm256_storeu_ps(out + j, _mm256_fmadd_ps(e, _mm256_set_m128(rest1, rest0), e));
     }
-    for (; j < n; j++) out[j] = ap_expf((float)(top - g[j]));
+    for (; j < n; j++) {
+        float x = (float)(top - g[j]), e = ap_expf(x);
+        out[j] = fmaf(e, (float)((top - g[j]) - (double)x), e);
+    }
 }
 
 const ap_micro_recur ap_recur_avx2 = {dot_avx2,        scale_avx2, step_avx2,

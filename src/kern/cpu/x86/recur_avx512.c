@@ -75,10 +75,11 @@ static __m512 sum16_of_16(const __m512 *s)
     return _mm512_permutexvar_ps(order, d);
 }
 
-TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k, float less1,
-                             const float *d)
+/* s = s + fma(k, d, by*s) or, not weak, fma(k, d, by*s). */
+TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k, float factor,
+                             const bool weak, const float *d)
 {
-    const __m512 by = _mm512_set1_ps(less1);
+    const __m512 by = _mm512_set1_ps(factor);
     for (int r = 0; r < n_row; r++) {
         float *s = state + r * k_dim;
         const __m512 dr = _mm512_set1_ps(d[r]);
@@ -86,14 +87,14 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
         for (; i + 16 <= k_dim; i += 16) {
             __m512 x = _mm512_loadu_ps(s + i);
             __m512 step = _mm512_fmadd_ps(_mm512_loadu_ps(k + i), dr, _mm512_mul_ps(by, x));
-            _mm512_storeu_ps(s + i, _mm512_add_ps(x, step));
+            _mm512_storeu_ps(s + i, weak ? _mm512_add_ps(x, step) : step);
         }
         if (i < k_dim) {
             __mmask16 m = ap_mask_avx512(k_dim - i);
             __m512 x = _mm512_maskz_loadu_ps(m, s + i);
             __m512 kv = _mm512_maskz_loadu_ps(m, k + i);
             __m512 step = _mm512_fmadd_ps(kv, dr, _mm512_mul_ps(by, x));
-            _mm512_mask_storeu_ps(s + i, m, _mm512_add_ps(x, step));
+            _mm512_mask_storeu_ps(s + i, m, weak ? _mm512_add_ps(x, step) : step);
         }
     }
 }
@@ -117,8 +118,9 @@ static void step_avx512(float *state, int n_row, int k_dim, const float *k, cons
                               _mm512_sub_ps(_mm512_maskz_loadu_ps(m, v), kv));
     _mm512_mask_storeu_ps(o, m, _mm512_fmadd_ps(_mm512_set1_ps(g->kq), dv, qv));
     _mm512_storeu_ps(d, dv);
-    if (k_dim == 128) update_rows(state, n_row, 128, k, g->decay_less1, d); /* k in registers */
-    else update_rows(state, n_row, k_dim, k, g->decay_less1, d);
+    if (!g->weak) update_rows(state, n_row, k_dim, k, g->decay, false, d);
+    else if (k_dim == 128) update_rows(state, n_row, 128, k, g->decay_less1, true, d); /* k in registers */
+    else update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
 }
 
 static void gated_norm_avx512(float *o, const float *w, const float *z, int n, float eps)
@@ -209,9 +211,11 @@ static void decays_avx512(double top, const double *g, int n, float *out)
     const __m512d t = _mm512_set1_pd(top);
     for (int j = 0; j < n; j += 8) {
         __mmask8 m = (__mmask8)(n - j < 8 ? (1u << (n - j)) - 1 : 0xffu);
-        __m256 d = _mm512_cvtpd_ps(_mm512_sub_pd(t, _mm512_maskz_loadu_pd(m, g + j)));
-        __m512 e = ap_exp_avx512(_mm512_zextps256_ps512(d));
-        _mm256_mask_storeu_ps(out + j, m, _mm512_castps512_ps256(e));
+        __m512d d = _mm512_sub_pd(t, _mm512_maskz_loadu_pd(m, g + j));
+        __m256 x = _mm512_cvtpd_ps(d);
+        __m256 rest = _mm512_cvtpd_ps(_mm512_sub_pd(d, _mm512_cvtps_pd(x)));
+        __m256 e = _mm512_castps512_ps256(ap_exp_avx512(_mm512_zextps256_ps512(x)));
+        _mm256_mask_storeu_ps(out + j, m, _mm256_fmadd_ps(e, rest, e));
     }
 }
 

@@ -1,0 +1,133 @@
+/* check_conv.c - the causal convolution and the rows that it carries from call to call. */
+#include <math.h>
+#include <string.h>
+
+#include "kcheck.h"
+
+#define MAX_SEQ 3
+
+typedef struct shape {
+    int C, taps, n_seq, n_tok[MAX_SEQ];
+} shape;
+
+static const shape shapes[] = {
+    {16, 4, 1, {1}},     {37, 4, 3, {1, 2, 5}}, {300, 4, 2, {130, 3}},
+    {20, 1, 1, {9}},     {8, 2, 2, {1, 4}},     {33, 7, 2, {3, 20}},
+    {520, 4, 1, {64}},
+};
+
+typedef struct setup {
+    const shape *s;
+    ap_conv_args a;
+    float *state; /* [n_seq][taps - 1][C] before the step */
+    size_t state_floats, count;
+} setup;
+
+static void make(kc *c, const shape *s, setup *u)
+{
+    int T = 0;
+    size_t C = (size_t)s->C;
+    for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
+    *u = (setup){.s = s, .state_floats = (size_t)(s->n_seq * (s->taps - 1)) * C,
+                 .count = (size_t)T * C};
+    u->state = kc_in(c, u->state_floats, 1);
+    u->a = (ap_conv_args){.x = kc_in(c, (size_t)T * (C + 3), 1), .ldx = s->C + 3,
+                          .weight = kc_in(c, (size_t)s->taps * C, 1), .n_seq = s->n_seq,
+                          .n_tok = T, .n_channel = s->C, .n_tap = s->taps};
+}
+
+/* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
+static void run_pieces(kc *c, const setup *u, const ap_kern *k, int piece, float **out,
+                       float **state)
+{
+    ap_conv_args a = u->a;
+    ap_recur_seq seq[MAX_SEQ];
+    int begin = 0;
+    a.out = *out = kc_out(c, u->count);
+    *state = kc_copy(c, u->state, u->state_floats);
+    for (int i = 0; i < u->s->n_seq; begin += u->s->n_tok[i], i++)
+        seq[i] = (ap_recur_seq){*state + i * (u->s->taps - 1) * u->s->C, NULL, begin,
+                                u->s->n_tok[i]};
+    a.seq = seq;
+    if (piece == 0) k->conv(k, &a);
+    for (int i = 0; piece > 0 && i < u->s->n_seq; i++)
+        for (int t = 0; t < u->s->n_tok[i]; t += piece) {
+            ap_recur_seq one = seq[i];
+            one.begin += t;
+            one.n_tok = u->s->n_tok[i] - t < piece ? u->s->n_tok[i] - t : piece;
+            a.seq = &one;
+            a.n_seq = 1;
+            k->conv(k, &a);
+        }
+}
+
+/* Row t of sequence i, which begins at `begin`; t < 0 is in the state before the step. */
+static const float *row(const setup *u, int i, int begin, int t)
+{
+    int C = u->s->C, old = u->s->taps - 1;
+    return t < 0 ? u->state + (i * old + old + t) * C : u->a.x + (begin + t) * u->a.ldx;
+}
+
+static void check_oracle(kc *c, const setup *u, const float *out, const float *state)
+{
+    int C = u->s->C, taps = u->s->taps, begin = 0;
+    double *y = kc_f64(c, u->count), *mag = kc_f64(c, u->count);
+    kc_tol tol = KC_SUM;
+    tol.abs = 1e-35; /* x / inf = 0 where e^-x is above the largest float */
+    for (int i = 0; i < u->s->n_seq; begin += u->s->n_tok[i], i++) {
+        for (int t = 0; t < u->s->n_tok[i]; t++)
+            for (int ch = 0; ch < C; ch++) {
+                double sum = 0, terms = 0;
+                for (int j = 0; j < taps; j++) {
+                    double x = (double)row(u, i, begin, t - taps + 1 + j)[ch];
+                    double term = x * (double)u->a.weight[j * C + ch];
+                    sum += term, terms += fabs(term);
+                }
+                double less = exp(-sum);
+                y[(begin + t) * C + ch] = sum / (1 + less);
+                /* silu: slope up to 1.1, and the relative error of exp grows with |sum| */
+                mag[(begin + t) * C + ch] = terms * (less < 1 ? 2 : (2 + terms) / (1 + less));
+            }
+        for (int j = 0; j < taps - 1; j++)
+            kc_same(c, "ref", "state", state + (i * (taps - 1) + j) * C, C,
+                    row(u, i, begin, u->s->n_tok[i] - (taps - 1) + j), C, 1, C);
+    }
+    kc_close(c, "out", tol, out, C, y, mag, u->a.n_tok, C);
+}
+
+void check_conv(kc *c)
+{
+    static const int pieces[] = {0, 1, 2, 7, 64};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *s = &shapes[i];
+        setup u;
+        float *out, *state, *out2, *state2;
+        make(c, s, &u);
+        kc_case(c, "T=%d S=%d C=%d taps=%d", u.a.n_tok, s->n_seq, s->C, s->taps);
+        run_pieces(c, &u, c->ref, 0, &out, &state);
+        check_oracle(c, &u, out, state);
+        for (int k = 0; k < c->n_kern; k++)
+            for (int p = 0; p < 5; p++) {
+                run_pieces(c, &u, &c->kern[k].k, pieces[p], &out2, &state2);
+                kc_same(c, c->kern[k].name, "out", out2, s->C, out, s->C, u.a.n_tok, s->C);
+                kc_same(c, c->kern[k].name, "state", state2, s->C, state, s->C,
+                        s->n_seq * (s->taps - 1), s->C);
+            }
+    }
+}
+
+static void run(const ap_kern *k, void *arg) { k->conv(k, arg); }
+
+void bench_conv(kc_bench *b)
+{
+    static const shape shape_of[] = {{8192, 4, 1, {1}}, {8192, 4, 1, {256}}};
+    for (int i = 0; i < 2; i++) {
+        setup u;
+        make(b->c, &shape_of[i], &u);
+        ap_recur_seq seq = {u.state, NULL, 0, u.a.n_tok};
+        u.a.seq = &seq;
+        u.a.out = kc_out(b->c, u.count);
+        kc_time(b, i == 0 ? "T=1 C=8192" : "T=256 C=8192", 0,
+                2.0 * sizeof(float) * (double)u.count, run, &u.a);
+    }
+}

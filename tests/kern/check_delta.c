@@ -1,0 +1,331 @@
+/* check_delta.c - the gated delta rule: both forms against the recurrence in f64, the recurrent form
+ * over pieces of a text to the bit, and its state after 32,768 tokens. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kcheck.h"
+
+#define MAX_SEQ 3
+#define MAX_K 512
+
+/* A state that forgets nothing takes one rounding per token: sqrt(32768) of them are worth 4.6e-6 of
+ * its norm. A decay that is off by one unit in the last place would be worth 2e-3. */
+#define LONG_STATE 1e-5
+
+typedef struct shape {
+    int Hk, Hv, Dk, Dv;
+    double alike;   /* 0 .. 1: how much of one direction all keys share */
+    double neg_a;   /* > 0: -neg_exp_a of every head; 0 = drawn */
+    int n_seq, n_tok[MAX_SEQ];
+} shape;
+
+static const shape shapes[] = {
+    {1, 1, 16, 16, 0, 0, 1, {1}},
+    {2, 4, 20, 36, 0, 0, 2, {5, 70}},
+    {1, 3, 128, 128, 0.5, 0, 3, {1, 64, 65}},
+    {2, 16, 32, 8, 0.9, 0, 1, {129}},
+    {2, 2, 64, 100, 0, 1e-4, 2, {200, 3}},
+    {1, 2, 130, 17, 0.99, 1e-4, 1, {63}},
+    {1, 1, 7, 5, 0.5, 1e-3, 1, {300}},
+    {1, 4, 64, 16, 0, 2000, 1, {70}}, /* g far below -88: everything is forgotten */
+};
+
+typedef struct setup {
+    const shape *s;
+    ap_delta_args a;
+    float *state; /* before the step */
+    size_t state_floats, count;
+} setup;
+
+static size_t row_floats(const shape *s)
+{
+    return (size_t)(2 * s->Hk * s->Dk + s->Hv * s->Dv);
+}
+
+/* Mix one direction into all keys. */
+static void make_alike(kc *c, const shape *s, float *qkv, int T)
+{
+    size_t n = (size_t)(s->Hk * s->Dk);
+    float *common = kc_out(c, n), share = (float)s->alike;
+    for (size_t i = 0; i < n; i++) common[i] = (float)ap_rng_normal(&c->rng);
+    for (int t = 0; t < T; t++) {
+        float *k = qkv + (size_t)t * row_floats(s) + n;
+        for (size_t i = 0; i < n; i++) k[i] = (1 - share) * k[i] + share * common[i];
+    }
+}
+
+static void make(kc *c, const shape *s, setup *u)
+{
+    int T = 0;
+    for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
+    size_t Hv = (size_t)s->Hv, Dv = (size_t)s->Dv, tok = (size_t)T;
+    *u = (setup){.s = s, .state_floats = (size_t)s->n_seq * Hv * Dv * (size_t)s->Dk,
+                 .count = tok * Hv * Dv};
+    float *qkv = kc_in(c, tok * row_floats(s), 0.5), *neg_a = kc_in(c, Hv, 1);
+    if (s->alike > 0) make_alike(c, s, qkv, T);
+    for (size_t h = 0; h < Hv; h++)
+        neg_a[h] = -(s->neg_a > 0 ? (float)s->neg_a : expf(2 * (float)ap_rng_normal(&c->rng)));
+    u->state = kc_in(c, u->state_floats, 0.3);
+    u->a = (ap_delta_args){.qkv = qkv, .a = kc_in(c, tok * (Hv + 1), 1), .lda = s->Hv + 1,
+                           .b = kc_in(c, tok * (Hv + 2), 1), .ldb = s->Hv + 2,
+                           .z = kc_in(c, tok * (Hv * Dv + 3), 1), .ldz = s->Hv * s->Dv + 3,
+                           .neg_exp_a = neg_a, .dt_bias = kc_in(c, Hv, 2),
+                           .norm_weight = kc_in(c, Dv, 1), .eps = 1e-6f, .n_seq = s->n_seq,
+                           .n_tok = T, .n_k_head = s->Hk, .n_v_head = s->Hv, .k_dim = s->Dk,
+                           .v_dim = s->Dv};
+}
+
+/* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
+static void run_pieces(kc *c, const setup *u, const ap_kern *k, ap_delta_form form, int piece,
+                       float **out, float **state)
+{
+    const shape *s = u->s;
+    ap_delta_args a = u->a;
+    ap_recur_seq seq[MAX_SEQ];
+    int begin = 0;
+    a.form = form;
+    a.out = *out = kc_out(c, u->count);
+    size_t bytes = k->delta_scratch_bytes(k, s->Hk, s->Hv, s->Dk, s->Dv);
+    a.scratch = kc_bytes(c, bytes);
+    memset(a.scratch, 0xff, bytes);
+    *state = kc_copy(c, u->state, u->state_floats);
+    for (int i = 0; i < s->n_seq; begin += s->n_tok[i], i++)
+        seq[i] = (ap_recur_seq){NULL, *state + i * s->Hv * s->Dv * s->Dk, begin, s->n_tok[i]};
+    a.seq = seq;
+    if (piece == 0) k->delta(k, &a);
+    for (int i = 0; piece > 0 && i < s->n_seq; i++)
+        for (int t = 0; t < s->n_tok[i]; t += piece) {
+            ap_recur_seq one = seq[i];
+            one.begin += t;
+            one.n_tok = s->n_tok[i] - t < piece ? s->n_tok[i] - t : piece;
+            a.seq = &one;
+            a.n_seq = 1;
+            k->delta(k, &a);
+        }
+}
+
+/* ------------------------------------------------------------------ the oracle */
+
+typedef struct gates {
+    double decay, beta, q[MAX_K], k[MAX_K];
+} gates;
+
+static void gates_of(const setup *u, int t, int h, gates *g)
+{
+    const shape *s = u->s;
+    const float *q = u->a.qkv + (size_t)t * row_floats(s) + h / (s->Hv / s->Hk) * s->Dk;
+    const float *k = q + s->Hk * s->Dk;
+    double x = (double)u->a.a[t * u->a.lda + h] + (double)u->a.dt_bias[h], qq = 1e-6, kk = 1e-6;
+    g->decay = exp((double)u->a.neg_exp_a[h] * (x > 20 ? x : log1p(exp(x))));
+    g->beta = 1 / (1 + exp(-(double)u->a.b[t * u->a.ldb + h]));
+    for (int d = 0; d < s->Dk; d++) {
+        qq += (double)q[d] * (double)q[d];
+        kk += (double)k[d] * (double)k[d];
+    }
+    for (int d = 0; d < s->Dk; d++) {
+        g->q[d] = (double)q[d] / sqrt(qq * s->Dk);
+        g->k[d] = (double)k[d] / sqrt(kk);
+    }
+}
+
+/* One token of one head: the state S [Dv][Dk] goes on, o [Dv]; returns the largest |S|. */
+static double token(const setup *u, const gates *g, int t, int h, double *S, double *o)
+{
+    const shape *s = u->s;
+    const float *v = u->a.qkv + (size_t)t * row_floats(s) + 2 * s->Hk * s->Dk + h * s->Dv;
+    double top = 0;
+    for (int j = 0; j < s->Dv; j++, S += s->Dk) {
+        double kv = 0, sum = 0;
+        for (int d = 0; d < s->Dk; d++) kv += (S[d] *= g->decay) * g->k[d];
+        double delta = g->beta * ((double)v[j] - kv);
+        for (int d = 0; d < s->Dk; d++) {
+            S[d] += g->k[d] * delta;
+            sum += S[d] * g->q[d];
+            if (fabs(S[d]) > top) top = fabs(S[d]);
+        }
+        o[j] = sum;
+    }
+    return top;
+}
+
+/* The gated norm of o; mag: what an error of `size` in every o is worth. */
+static void gated_norm(const setup *u, const double *o, double size, int t, int h, double *y,
+                       double *mag)
+{
+    int Dv = u->s->Dv;
+    double sum = 0;
+    for (int j = 0; j < Dv; j++) sum += o[j] * o[j];
+    double r = 1 / sqrt(sum / Dv + (double)u->a.eps);
+    for (int j = 0; j < Dv; j++) {
+        double z = (double)u->a.z[t * u->a.ldz + h * Dv + j];
+        double gate = (double)u->a.norm_weight[j] * z / (1 + exp(-z));
+        y[j] = o[j] * r * gate;
+        mag[j] = size * r * fabs(gate);
+    }
+}
+
+/* S: in, out; the scale of a head's state errors: its largest value at any time. */
+static void oracle(const setup *u, double *S, double *S_mag, double *y, double *mag)
+{
+    const shape *s = u->s;
+    double o[512];
+    gates g;
+    for (int i = 0, begin = 0; i < s->n_seq; begin += s->n_tok[i], i++)
+        for (int h = 0; h < s->Hv; h++) {
+            size_t at = (size_t)(i * s->Hv + h) * (size_t)(s->Dv * s->Dk);
+            double top = 0;
+            for (int d = 0; d < s->Dv * s->Dk; d++) top = fmax(top, fabs(S[at + (size_t)d]));
+            for (int t = begin; t < begin + s->n_tok[i]; t++) {
+                double size = 0;
+                size_t row = (size_t)(t * s->Hv + h) * (size_t)s->Dv;
+                gates_of(u, t, h, &g);
+                top = fmax(top * g.decay, token(u, &g, t, h, S + at, o));
+                for (int d = 0; d < s->Dk; d++) size += fabs(g.q[d]) * top;
+                gated_norm(u, o, size, t, h, y + row, mag + row);
+            }
+            for (int d = 0; d < s->Dv * s->Dk; d++) S_mag[at + (size_t)d] = top;
+        }
+}
+
+/* ------------------------------------------------------------------ checks */
+
+static void check_levels(kc *c, const setup *u, ap_delta_form form, const float *out,
+                         const float *state)
+{
+    static const int pieces[] = {0, 1, 7, 64};
+    const shape *s = u->s;
+    int rows = s->n_seq * s->Hv * s->Dv;
+    float *out2, *state2;
+    for (int k = 0; k < c->n_kern; k++)
+        for (int p = 0; p < 4; p++) {
+            const kc_kern *kern = &c->kern[k];
+            bool slow = kern->k.level == APUS_CPU_REF && p != k % 4;
+            /* chunks begin with the call: other cuts are equal to rounding only */
+            if (slow || (form == AP_DELTA_CHUNKED && pieces[p] % 64 != 0)) continue;
+            run_pieces(c, u, &kern->k, form, pieces[p], &out2, &state2);
+            kc_same(c, kern->name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+            kc_same(c, kern->name, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
+        }
+}
+
+static void check_forms(kc *c, const setup *u)
+{
+    const shape *s = u->s;
+    double *S = kc_f64(c, u->state_floats), *S_mag = kc_f64(c, u->state_floats);
+    double *y = kc_f64(c, u->count), *mag = kc_f64(c, u->count);
+    for (size_t i = 0; i < u->state_floats; i++) S[i] = (double)u->state[i];
+    oracle(u, S, S_mag, y, mag);
+    for (int form = AP_DELTA_RECURRENT; form <= AP_DELTA_CHUNKED; form++) {
+        const char *name = form == AP_DELTA_RECURRENT ? "recurrent" : "chunked";
+        float *out, *state;
+        kc_tol tol = KC_CHAIN;
+        tol.abs = 1e-30; /* silu(z) is 0 where e^-z is above the largest float */
+        kc_case(c, "%s T=%d Hk=%d Hv=%d Dk=%d Dv=%d alike=%g A=%g", name, u->a.n_tok, s->Hk, s->Hv,
+                s->Dk, s->Dv, s->alike, s->neg_a);
+        run_pieces(c, u, c->ref, (ap_delta_form)form, 0, &out, &state);
+        kc_close(c, "out", tol, out, s->Dv, y, mag, u->a.n_tok * s->Hv, s->Dv);
+        kc_close(c, "state", KC_CHAIN, state, s->Dk, S, S_mag, s->n_seq * s->Hv * s->Dv, s->Dk);
+        check_levels(c, u, (ap_delta_form)form, out, state);
+    }
+}
+
+/* Four heads: all forgotten at once; a memory of 1,000 tokens; of 100,000; of a million at a constant
+ * decay, where an error of the decay itself would add up. The writing gate shrinks likewise, else the
+ * writing of new keys would do the forgetting. */
+static void make_long(kc *c, const shape *s, setup *u)
+{
+    static const float neg_a[] = {-1, -1.5e-3f, -1.5e-5f, -1.5e-6f}, write[] = {0, -2, -6, -8};
+    make(c, s, u);
+    memset(u->state, 0, u->state_floats * sizeof *u->state);
+    float *neg = kc_out(c, 4), *dt = kc_out(c, 4), *a = kc_out(c, (size_t)u->a.n_tok * 5);
+    float *b = kc_out(c, (size_t)u->a.n_tok * 6), *qkv;
+    size_t n = (size_t)u->a.n_tok * row_floats(s);
+    for (int h = 0; h < 4; h++) neg[h] = neg_a[h], dt[h] = 0;
+    for (int i = 0; i < u->a.n_tok * 5; i++)
+        a[i] = i % 5 == 3 ? 0.37f : (float)ap_rng_normal(&c->rng);
+    for (int i = 0; i < u->a.n_tok * 6; i++)
+        b[i] = (i % 6 < 4 ? write[i % 6] : 0) + (float)ap_rng_normal(&c->rng);
+    qkv = kc_out(c, n);
+    for (size_t i = 0; i < n; i++) qkv[i] = (float)ap_rng_normal(&c->rng);
+    if (s->alike > 0) make_alike(c, s, qkv, u->a.n_tok);
+    u->a.qkv = qkv, u->a.a = a, u->a.b = b, u->a.neg_exp_a = neg, u->a.dt_bias = dt;
+}
+
+static void check_long(kc *c, const shape *s)
+{
+    const kc_kern *kern = &c->kern[c->n_kern - 1];
+    setup u;
+    make_long(c, s, &u);
+    double *S = kc_f64(c, u.state_floats), *S_mag = kc_f64(c, u.state_floats);
+    double *y = kc_f64(c, u.count), *mag = kc_f64(c, u.count);
+    for (size_t i = 0; i < u.state_floats; i++) S[i] = (double)u.state[i];
+    oracle(&u, S, S_mag, y, mag);
+    for (int form = AP_DELTA_RECURRENT; form <= AP_DELTA_CHUNKED; form++) {
+        float *out, *state;
+        size_t n = (size_t)(s->Dv * s->Dk);
+        kc_case(c, "%s T=%d alike=%g", form == AP_DELTA_RECURRENT ? "recurrent" : "chunked",
+                u.a.n_tok, s->alike);
+        run_pieces(c, &u, &kern->k, (ap_delta_form)form, 0, &out, &state);
+        for (size_t h = 0; h < 4; h++) {
+            double off = 0, size = 0;
+            for (size_t i = h * n; i < (h + 1) * n; i++) {
+                off += ((double)state[i] - S[i]) * ((double)state[i] - S[i]);
+                size += S[i] * S[i];
+            }
+            if (!(sqrt(off / size) <= LONG_STATE))
+                kc_fail(c, "%s: state of head %zu is off by %.2e of its norm", kern->name, h,
+                        sqrt(off / size));
+        }
+    }
+}
+
+void check_delta(kc *c)
+{
+    shape apart = {1, 4, 128, 16, 0, 0, 1, {32768}}, alike = {1, 4, 128, 16, 0.9, 0, 1, {32768}};
+    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
+        apart.n_tok[0] = alike.n_tok[0] = 4096;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        setup u;
+        make(c, &shapes[i], &u);
+        check_forms(c, &u);
+    }
+    check_long(c, &apart);
+    check_long(c, &alike);
+}
+
+/* The scratch of check_delta lies between canaries; here only that the size is one. */
+void check_delta_scratch_bytes(kc *c)
+{
+    for (int k = 0; k < c->n_kern; k++) {
+        const ap_kern *kern = &c->kern[k].k;
+        size_t small = kern->delta_scratch_bytes(kern, 2, 4, 16, 16);
+        size_t large = kern->delta_scratch_bytes(kern, 16, 64, 256, 256);
+        if (large < small || large > (size_t)1 << 30)
+            kc_fail(c, "%s: %zu and %zu bytes", c->kern[k].name, small, large);
+    }
+}
+
+static void run(const ap_kern *k, void *arg) { k->delta(k, arg); }
+
+void bench_delta(kc_bench *b)
+{
+    static const shape shape_of[] = {{8, 16, 128, 128, 0, 0, 1, {1}},
+                                     {8, 16, 128, 128, 0, 0, 1, {256}}};
+    for (int i = 0; i < 3; i++) {
+        const shape *s = &shape_of[i > 0];
+        const char *form = i == 2 ? "chunked" : "recurrent";
+        setup u;
+        char name[64];
+        make(b->c, s, &u);
+        ap_recur_seq seq = {NULL, u.state, 0, u.a.n_tok};
+        u.a.seq = &seq;
+        u.a.out = kc_out(b->c, u.count);
+        u.a.scratch = kc_bytes(b->c, b->k->delta_scratch_bytes(b->k, 8, 16, 128, 128));
+        u.a.form = i == 2 ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;
+        snprintf(name, sizeof name, "%s T=%d Hk=8 Hv=16 D=128", form, u.a.n_tok);
+        /* spec 3.4: 7 D^2 token by token; 148,821 in chunks of 64 with two value heads to a key head */
+        double flops = i == 2 ? 148821.0 : 7.0 * 128 * 128;
+        kc_time(b, name, flops * 16 * u.a.n_tok, 8.0 * (double)u.state_floats, run, &u.a);
+    }
+}

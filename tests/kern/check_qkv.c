@@ -1,0 +1,194 @@
+/* check_qkv.c - head norm, rotation, and what lands in the KV pages. */
+#include <math.h>
+#include <string.h>
+
+#include "kcheck.h"
+
+typedef struct shape {
+    int heads, groups, D, n_angle, offset;
+    bool q_norm, k_norm, v_norm, v_is_k, q_only, gated;
+    int n_seq, pos[3], n_tok[3];
+} shape;
+
+static const shape shapes[] = {
+    /* one token; qwen's partial rotation with gate; gemma's K = V; no norms; only q; no rotation */
+    {4, 2, 16, 8, 8, 1, 1, 0, 0, 0, 0, 1, {0}, {1}},
+    {4, 2, 256, 32, 32, 1, 1, 0, 0, 0, 1, 2, {127, 64}, {2, 1}},
+    {4, 1, 512, 64, 256, 1, 1, 1, 1, 0, 0, 1, {5}, {70}},
+    {2, 1, 40, 5, 5, 0, 0, 0, 0, 0, 0, 1, {15}, {3}},
+    {4, 2, 64, 32, 32, 1, 1, 1, 0, 1, 0, 1, {100}, {20}},
+    {4, 1, 33, 0, 0, 1, 0, 1, 0, 0, 0, 1, {5}, {7}},
+    /* odd widths, several sequences, page borders, more angles than a piece */
+    {3, 1, 20, 4, 10, 1, 1, 0, 0, 0, 1, 3, {60, 3, 64}, {9, 1, 30}},
+    {2, 2, 72, 36, 36, 1, 1, 1, 1, 0, 0, 1, {62}, {150}},
+    {1, 1, 300, 130, 150, 1, 1, 1, 0, 0, 0, 1, {0}, {20}},
+};
+
+typedef struct setup {
+    const shape *s;
+    ap_kv_seq seq[3];
+    int32_t table[3][8];
+    size_t page_floats; /* 16 floats, K, V, 16 floats */
+    int n_page;
+    ap_qkv_args a;
+    size_t out_floats;
+} setup;
+
+static void make(kc *c, const shape *s, setup *u)
+{
+    int T = 0;
+    *u = (setup){.s = s, .page_floats = (size_t)s->groups * (size_t)s->D * 2 * AP_PAGE + 32};
+    for (int i = 0; i < s->n_seq; i++) {
+        u->seq[i] = (ap_kv_seq){u->table[i], T, s->n_tok[i], s->pos[i]};
+        T += s->n_tok[i];
+        for (int p = 0; p <= (s->pos[i] + s->n_tok[i] - 1) / AP_PAGE; p++)
+            u->table[i][p] = p < s->pos[i] / AP_PAGE ? -1 : u->n_page++;
+    }
+    int head = s->gated ? 2 * s->D : s->D;
+    int64_t ldq = s->heads * head + 3, ldk = s->groups * s->D + 5;
+    size_t angles = (size_t)T * (size_t)s->n_angle;
+    float *cos_of = kc_out(c, angles), *sin_of = kc_out(c, angles);
+    for (size_t i = 0; i < angles; i++) {
+        double x = 9 * ap_rng_normal(&c->rng);
+        cos_of[i] = (float)cos(x), sin_of[i] = (float)sin(x);
+    }
+    const float *k = kc_in(c, (size_t)(T * ldk), 3);
+    u->out_floats = (size_t)T * (size_t)s->heads * (size_t)s->D;
+    u->a = (ap_qkv_args){.q = kc_in(c, (size_t)(T * ldq), 1), .k = k,
+                         .v = s->v_is_k ? k : kc_in(c, (size_t)(T * ldk), 1),
+                         .ldq = ldq, .q_head_stride = head, .ldk = ldk, .ldv = ldk,
+                         .q_norm = s->q_norm ? kc_in(c, (size_t)s->D, 1) : NULL,
+                         .k_norm = s->k_norm ? kc_in(c, (size_t)s->D, 1) : NULL,
+                         .v_norm = s->v_norm, .eps = 1e-6f, .cos = cos_of, .sin = sin_of,
+                         .n_angle = s->n_angle, .pair_offset = s->offset,
+                         .kv = {.page_bytes = u->page_floats * sizeof(float),
+                                .layer_offset = 16 * sizeof(float),
+                                .n_seq = s->n_seq},
+                         .n_tok = T, .n_head = s->heads, .n_kv_head = s->groups,
+                         .head_dim = s->D, .q_only = s->q_only};
+}
+
+/* Run on fresh memory, `piece` tokens at a time (0 = all sequences at once). */
+static void run_pieces(kc *c, setup *u, const ap_kern *k, int piece, float **out, float **pages)
+{
+    ap_qkv_args a = u->a;
+    a.q_out = *out = kc_out(c, u->out_floats);
+    *pages = kc_out(c, u->page_floats * (size_t)u->n_page);
+    a.kv.base = (uint8_t *)*pages;
+    a.kv.seq = u->seq;
+    if (piece == 0) k->qkv(k, &a);
+    for (int i = 0; piece > 0 && i < u->s->n_seq; i++)
+        for (int t = 0; t < u->seq[i].n_tok; t += piece) {
+            int n = u->seq[i].n_tok - t < piece ? u->seq[i].n_tok - t : piece;
+            ap_kv_seq one = {u->table[i], u->seq[i].begin + t, n, u->seq[i].pos + t};
+            a.kv.seq = &one;
+            a.kv.n_seq = 1;
+            k->qkv(k, &a);
+        }
+}
+
+/* The head x in f64: y, and the magnitudes of what is added up in mag. */
+static void head(const setup *u, const float *x, const float *w, bool norm, bool rotate, int t,
+                 double *y, double *mag)
+{
+    int D = u->s->D, n = u->s->n_angle, off = u->s->offset;
+    double sum = 0, r = 1;
+    for (int d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
+    if (norm) r = 1 / sqrt(sum / D + (double)u->a.eps);
+    for (int d = 0; d < D; d++) y[d] = (double)x[d] * r * (w ? (double)w[d] : 1), mag[d] = 0;
+    for (int i = 0; rotate && i < n; i++) {
+        double a = y[i], b = y[off + i];
+        double co = (double)u->a.cos[t * n + i], si = (double)u->a.sin[t * n + i];
+        y[i] = a * co - b * si;
+        y[off + i] = b * co + a * si;
+        mag[i] = fabs(a * co) + fabs(b * si);
+        mag[off + i] = fabs(b * co) + fabs(a * si);
+    }
+}
+
+static void check_kv(kc *c, const setup *u, int i, int t, float *pages, double *y, double *mag)
+{
+    const shape *s = u->s;
+    size_t D = (size_t)s->D, G = (size_t)s->groups;
+    int row = u->seq[i].begin + t, pos = u->seq[i].pos + t;
+    float *page = pages + (size_t)u->table[i][pos / AP_PAGE] * u->page_floats + 16;
+    for (size_t g = 0; g < G; g++) {
+        const float *k = u->a.k + row * u->a.ldk + (int64_t)(g * D);
+        const float *v = u->a.v + row * u->a.ldv + (int64_t)(g * D);
+        float *kt = page + g * D * AP_PAGE + pos % AP_PAGE;
+        float *vt = page + (G * AP_PAGE + g * AP_PAGE + (size_t)(pos % AP_PAGE)) * D;
+        head(u, k, u->a.k_norm, s->k_norm, true, row, y, mag);
+        kc_close(c, "k", KC_SUM, kt, AP_PAGE, y, mag, s->D, 1);
+        head(u, v, NULL, s->v_norm, false, row, y, mag);
+        kc_close(c, "v", KC_SUM, vt, s->D, y, mag, 1, s->D);
+    }
+}
+
+/* Pages hold k and v of the step's tokens and nothing else. */
+static void check_untouched(kc *c, const setup *u, const float *pages)
+{
+    size_t n = u->page_floats * (size_t)u->n_page, written = 0, want = 0;
+    float poison;
+    uint32_t bits, mark;
+    kc_poison(&poison, 1);
+    memcpy(&mark, &poison, sizeof mark);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, pages + i, sizeof bits);
+        written += bits != mark;
+    }
+    if (!u->s->q_only) want = 2 * (size_t)u->a.n_tok * (size_t)(u->s->groups * u->s->D);
+    if (written != want) kc_fail(c, "%zu values in the pages, expected %zu", written, want);
+}
+
+static void check_oracle(kc *c, const setup *u, const float *out, float *pages)
+{
+    int D = u->s->D, heads = u->s->heads;
+    double *y = kc_f64(c, (size_t)D), *mag = kc_f64(c, (size_t)D);
+    for (int i = 0; i < u->s->n_seq; i++)
+        for (int t = 0; t < u->seq[i].n_tok; t++) {
+            int row = u->seq[i].begin + t;
+            for (int h = 0; h < heads; h++) {
+                const float *x = u->a.q + row * u->a.ldq + h * u->a.q_head_stride;
+                head(u, x, u->a.q_norm, u->s->q_norm, true, row, y, mag);
+                kc_close(c, "q", KC_SUM, out + (size_t)(row * heads + h) * (size_t)D, D, y, mag, 1,
+                         D);
+            }
+            if (!u->s->q_only) check_kv(c, u, i, t, pages, y, mag);
+        }
+    check_untouched(c, u, pages);
+}
+
+void check_qkv(kc *c)
+{
+    static const int pieces[] = {0, 1, 7};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *s = &shapes[i];
+        setup u;
+        float *out, *pages, *out2, *pages2;
+        make(c, s, &u);
+        kc_case(c, "T=%d H=%d G=%d D=%d angles=%d+%d", u.a.n_tok, s->heads, s->groups, s->D,
+                s->n_angle, s->offset);
+        run_pieces(c, &u, c->ref, 0, &out, &pages);
+        check_oracle(c, &u, out, pages);
+        for (int k = 0; k < c->n_kern; k++) {
+            run_pieces(c, &u, &c->kern[k].k, pieces[k % 3], &out2, &pages2);
+            kc_same(c, c->kern[k].name, "q", out2, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
+            if (memcmp(pages, pages2, u.page_floats * (size_t)u.n_page * sizeof(float)) != 0)
+                kc_fail(c, "%s: the pages differ", c->kern[k].name);
+        }
+    }
+}
+
+static void run(const ap_kern *k, void *arg) { k->qkv(k, arg); }
+
+void bench_qkv(kc_bench *b)
+{
+    static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}};
+    setup u;
+    make(b->c, &s, &u);
+    u.a.q_out = kc_out(b->c, u.out_floats);
+    u.a.kv.base = (uint8_t *)kc_out(b->c, u.page_floats * (size_t)u.n_page);
+    u.a.kv.seq = u.seq;
+    kc_time(b, "T=256 H=16 G=4 D=256", 0,
+            2.0 * sizeof(float) * (double)u.a.n_tok * (16 + 2 * 4) * 256, run, &u.a);
+}

@@ -1,0 +1,30 @@
+/* gguf_hf.h - a GGUF file told as a Hugging Face folder: its metadata as config.json,
+ * generation_config.json, tokenizer.json and tokenizer_config.json texts, its tensors under their
+ * Hugging Face names. So one validated reader serves both containers.
+ *
+ * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe. What differs in the numbers (norms
+ * stored as 1 + w, A stored as -exp, value heads in tiled order) is told by ap_gguf_traits. Source:
+ * the model specifications, sections on GGUF. */
+#ifndef AP_FILE_GGUF_HF_H
+#define AP_FILE_GGUF_HF_H
+
+#include "base/json.h"
+#include "file/gguf.h"
+
+typedef struct ap_gguf_traits {
+    bool norms_shifted;     /* zero-centred norms are stored as 1 + w */
+    bool value_heads_tiled; /* value head h pairs with key head h % Hk */
+} ap_gguf_traits;
+
+/* parts: the files of a split model, [0] with the metadata. EUNSUPPORTED: architecture by name. */
+apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *out, apus_diag *diag);
+apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *diag);
+
+/* Nothing is appended when the file has no tokenizer (or no template). */
+apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
+apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
+
+/* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
+bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap);
+
+#endif

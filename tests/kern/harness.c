@@ -9,6 +9,7 @@
 #include "harness.h"
 
 #define GUARD 256                  /* bytes of canary on either side */
+#define BIG ((size_t)2 << 20)
 #define CANARY 0xA7
 #define POISON 0x7fc5a5a5u         /* a quiet NaN that no kernel makes */
 #define MAX_SHOWN 8                /* failures printed per slot */
@@ -44,7 +45,8 @@ void *kc_bytes(kc *c, size_t n)
 {
     struct kc_block *b = malloc(sizeof *b);
     size_t total = ap_round_up(n + 2 * GUARD, 64);
-    if (!b || !(b->base = aligned_alloc(64, total))) {
+    /* large ones as the engine has its weights, with large pages; small ones where a sanitizer sees */
+    if (!b || !(b->base = total >= BIG ? ap_big_alloc(total) : aligned_alloc(64, total))) {
         fprintf(stderr, "kcheck: out of memory\n");
         exit(2);
     }
@@ -71,7 +73,10 @@ void kc_release(kc *c)
         if (!intact(b->base + GUARD + b->n, b->total - GUARD - b->n))
             kc_fail(c, "wrote behind a buffer of %zu bytes", b->n);
         c->blocks = b->next;
-        free(b->base);
+        if (b->total >= BIG)
+            ap_big_free(b->base, b->total);
+        else
+            free(b->base);
         free(b);
     }
 }

@@ -7,9 +7,9 @@
 #include "base/mem.h"
 #include "harness.h"
 
-#define ROUNDS 5
+#define ROUNDS 40
 #define FMA_LOOPS 400000
-#define READ_BYTES ((size_t)512 << 20)
+#define READ_BYTES ((size_t)160 << 20)
 #define READ_TASKS 64
 
 typedef struct peak_job {

@@ -20,7 +20,7 @@ typedef struct kc_tol {
  * rounding errors grow with the square root of the terms: sqrt(512) is 23. */
 #define KC_SUM ((kc_tol){16 * KC_EPS, 24 * KC_EPS, 1.2e-38})
 /* the same where the terms underflow: what exp flushes to zero is then scaled up a little */
-#define KC_ROUTE ((kc_tol){16 * KC_EPS, 24 * KC_EPS, 2e-37})
+#define KC_ROUTE ((kc_tol){16 * KC_EPS, 24 * KC_EPS, 1e-35})
 /* sums whose terms went through exp or other sums first: attention, experts, the delta rule */
 #define KC_CHAIN ((kc_tol){64 * KC_EPS, 96 * KC_EPS, 1e-37})
 

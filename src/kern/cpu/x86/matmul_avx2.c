@@ -11,7 +11,7 @@ typedef __m256 vec;
 #define FEW_PANELS_2 2
 #define FEW_PANELS_3 2
 #define FEW_PANELS_4 1
-#define FEW_AHEAD 2048
+#define AHEAD 2048
 
 static inline vec vec_zero(void) { return _mm256_setzero_ps(); }
 static inline vec vec_load(const float *p) { return _mm256_loadu_ps(p); }

@@ -14,7 +14,7 @@ typedef __m512 vec;
 #define FEW_PANELS_2 4
 #define FEW_PANELS_3 4
 #define FEW_PANELS_4 4
-#define FEW_AHEAD 2048
+#define AHEAD 2048
 
 static inline vec vec_zero(void) { return _mm512_setzero_ps(); }
 static inline vec vec_load(const float *p) { return _mm512_loadu_ps(p); }

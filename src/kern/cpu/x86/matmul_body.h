@@ -85,7 +85,7 @@ typedef void (*tile_block)(const float *x, const uint8_t *w, size_t pb, int k, f
     static void tile_##T##_##NR##_##NP(const float *x, const uint8_t *w, size_t pb, int k,         \
                                        float *out, int ld, bool add)                               \
     {                                                                                              \
-        block(T, NR, NP, true, 0, (rows_in){.tile = x}, w, pb, k, out, ld, add);                   \
+        block(T, NR, NP, true, AHEAD, (rows_in){.tile = x}, w, pb, k, out, ld, add);                   \
     }
 #define TILES(NR, NP) TILE(AP_F32, NR, NP) TILE(AP_F16, NR, NP) TILE(AP_BF16, NR, NP)
 FOR_TILE_ROWS(TILES, 1)
@@ -130,7 +130,7 @@ typedef void (*few_block)(const float *const *x, const uint8_t *w, size_t pb, in
     {                                                                                              \
         rows_in in = {0};                                                                          \
         for (int r = 0; r < NR; r++) in.few[r] = x[r];                                             \
-        block(T, NR, NP, false, FEW_AHEAD, in, w, pb, k, out, ld, add);                            \
+        block(T, NR, NP, false, AHEAD, in, w, pb, k, out, ld, add);                            \
     }
 #define FEWS(name, T, N1, N2, N3, N4)                                                              \
     FEW(name, T, 1, N1) FEW(name, T, 2, N2) FEW(name, T, 3, N3) FEW(name, T, 4, N4)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@ typedef struct walk {
     apus_diag *diag;
     int depth;
     apus_err err;
+    struct block *blocks; /* everything the parser holds */
+    jmp_buf out_of_memory;
 } walk;
 
 static int emit(walk *w, ap_json_event e)
@@ -73,9 +76,56 @@ static const yajl_callbacks callbacks = {on_null,      on_bool,        NULL,   N
                                          on_number,    on_string,      on_begin_map, on_key,
                                          on_end_map,   on_begin_array, on_end_array};
 
-static void *y_malloc(void *ctx, size_t n) { (void)ctx; return ap_malloc(n, 1); }
-static void *y_realloc(void *ctx, void *p, size_t n) { (void)ctx; return ap_realloc(p, n, 1); }
-static void y_free(void *ctx, void *p) { (void)ctx; ap_free(p); }
+/* The parser does not look whether it got the memory it asked for. So what it gets is kept in a
+ * list, and a refusal leaves it by a jump; ap_json_walk then frees the list. */
+typedef struct block {
+    struct block *next, **at;
+    size_t bytes;
+    max_align_t data[];
+} block;
+
+static void link_block(walk *w, block *b)
+{
+    b->next = w->blocks;
+    b->at = &w->blocks;
+    if (b->next) b->next->at = &b->next;
+    w->blocks = b;
+}
+
+static void unlink_block(block *b)
+{
+    *b->at = b->next;
+    if (b->next) b->next->at = b->at;
+}
+
+static void y_free(void *ctx, void *p)
+{
+    (void)ctx;
+    if (!p) return;
+    block *b = (block *)((char *)p - offsetof(block, data));
+    unlink_block(b);
+    ap_free(b);
+}
+
+static void *y_malloc(void *ctx, size_t n)
+{
+    walk *w = ctx;
+    block *b = n < SIZE_MAX - sizeof *b ? ap_malloc(1, sizeof *b + n) : NULL;
+    if (!b) longjmp(w->out_of_memory, 1);
+    b->bytes = n;
+    link_block(w, b);
+    return b->data;
+}
+
+static void *y_realloc(void *ctx, void *p, size_t n)
+{
+    if (!p) return y_malloc(ctx, n);
+    block *b = (block *)((char *)p - offsetof(block, data));
+    void *q = y_malloc(ctx, n);
+    memcpy(q, p, n < b->bytes ? n : b->bytes);
+    y_free(ctx, p);
+    return q;
+}
 
 static size_t line_of(const char *text, size_t len, size_t at)
 {
@@ -150,6 +200,29 @@ static apus_err fail_parse(walk *w, yajl_handle h, const char *text, size_t len,
                    reason);
 }
 
+static apus_err run_parser(walk *w, const char *text, size_t len)
+{
+    yajl_alloc_funcs mem = {y_malloc, y_realloc, y_free, w};
+    yajl_handle h = yajl_alloc(&callbacks, &mem, w);
+    yajl_config(h, yajl_dont_validate_strings, 1); /* done before, and strictly */
+    yajl_status st = yajl_parse(h, (const unsigned char *)text, len);
+    size_t at = yajl_get_bytes_consumed(h);
+    if (st == yajl_status_ok) {
+        st = yajl_complete_parse(h);
+        at = len;
+    }
+    apus_err err = w->err;
+    if (st == yajl_status_error) err = fail_parse(w, h, text, len, at);
+    yajl_free(h);
+    return err;
+}
+
+static apus_err run_guarded(walk *w, const char *text, size_t len)
+{
+    if (setjmp(w->out_of_memory)) return ap_fail_nomem(w->diag, len, "the JSON parser");
+    return run_parser(w, text, len);
+}
+
 apus_err ap_json_walk(const char *text, size_t len, const char *name, ap_json_fn fn, void *ctx,
                       apus_diag *diag)
 {
@@ -165,19 +238,8 @@ apus_err ap_json_walk(const char *text, size_t len, const char *name, ap_json_fn
     if (bad < len)
         return ap_fail(diag, APUS_EFORMAT, "%s: line %zu: unpaired surrogate %.6s", name,
                        line_of(text, len, bad), text + bad);
-    yajl_alloc_funcs mem = {y_malloc, y_realloc, y_free, NULL};
-    yajl_handle h = yajl_alloc(&callbacks, &mem, &w);
-    if (!h) return ap_fail_nomem(diag, 1024, "the JSON parser");
-    yajl_config(h, yajl_dont_validate_strings, 1); /* done above, and strictly */
-    yajl_status st = yajl_parse(h, (const unsigned char *)text, len);
-    size_t at = yajl_get_bytes_consumed(h);
-    if (st == yajl_status_ok) {
-        st = yajl_complete_parse(h);
-        at = len;
-    }
-    apus_err err = w.err;
-    if (st == yajl_status_error) err = fail_parse(&w, h, text, len, at);
-    yajl_free(h);
+    apus_err err = run_guarded(&w, text, len);
+    while (w.blocks) y_free(NULL, w.blocks->data);
     return err;
 }
 

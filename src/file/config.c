@@ -133,10 +133,6 @@ static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *
 
 static void generation(const ap_fields *f, ap_config *c)
 {
-    if (f->o->type != AP_JSON_OBJECT) {
-        *f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: expected an object", f->file);
-        return;
-    }
     add_ids(f, "eos_token_id", c->vocab, c->stop, &c->n_stop);
     add_ids(f, "suppress_tokens", c->vocab, c->suppress, &c->n_suppress);
     if (c->bos < 0) c->bos = one_id(f, "bos_token_id", c->vocab, -1);
@@ -222,49 +218,58 @@ static void read_model(const ap_fields *f, ap_config *c)
     if (!*f->err) token_ids(f, &text, c);
 }
 
-/* Read dir/name; *root NULL if it need not exist and does not. */
-static apus_err read_json(const char *path, bool optional, ap_arena *a, ap_json **root,
-                          apus_diag *diag)
+static apus_err parse_object(const ap_config_text *t, ap_arena *a, ap_json **root, apus_diag *diag)
 {
-    char *text = NULL;
-    size_t len;
-    *root = NULL;
-    if (optional && !ap_path_exists(path)) return APUS_OK;
-    apus_err err = ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag);
-    if (!err) err = ap_json_parse(a, text, len, path, 0, root, diag);
-    ap_free(text);
+    apus_err err = ap_json_parse(a, t->text, t->len, t->name, 0, root, diag);
+    if (!err && (*root)->type != AP_JSON_OBJECT)
+        err = ap_fail(diag, APUS_EFORMAT, "%s: expected an object", t->name);
+    return err;
+}
+
+apus_err ap_config_parse(const ap_config_text *config, const ap_config_text *gen, ap_config *out,
+                         apus_diag *diag)
+{
+    ap_arena arena;
+    ap_json *root = NULL, *gen_root = NULL;
+    ap_arena_init(&arena, MAX_TREE_BYTES);
+    ap_config *c = ap_calloc(1, sizeof *c);
+    apus_err err = c ? APUS_OK : ap_fail_nomem(diag, sizeof *c, "the model's configuration");
+    if (!err) err = parse_object(config, &arena, &root, diag);
+    if (!err && gen) err = parse_object(gen, &arena, &gen_root, diag);
+    if (!err) {
+        c->bos = c->pad = c->top_k = -1;
+        c->temperature = c->top_p = c->min_p = c->repetition_penalty = -1;
+        c->do_sample = true;
+        read_model(&(ap_fields){config->name, "", root, diag, &err}, c);
+    }
+    if (!err && gen) generation(&(ap_fields){gen->name, "", gen_root, diag, &err}, c);
+    if (!err) *out = *c;
+    ap_free(c);
+    ap_arena_free(&arena);
     return err;
 }
 
 apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag)
 {
-    ap_arena arena;
-    ap_arena_init(&arena, MAX_TREE_BYTES);
-    char *main_path = ap_path_join(dir, "config.json");
-    char *gen_path = ap_path_join(dir, "generation_config.json");
-    ap_config *c = ap_calloc(1, sizeof *c);
-    ap_json *root = NULL, *gen = NULL;
+    char *path[2] = {ap_path_join(dir, "config.json"), ap_path_join(dir, "generation_config.json")};
+    char *text[2] = {NULL, NULL};
+    size_t len[2] = {0, 0};
     apus_err err = APUS_OK;
-    if (!main_path || !gen_path || !c) {
-        err = ap_fail_nomem(diag, sizeof *c, "the model's configuration");
+    if (!path[0] || !path[1]) {
+        err = ap_fail_nomem(diag, strlen(dir), "the model's path");
         goto done;
     }
-    c->bos = c->pad = c->top_k = -1;
-    c->temperature = c->top_p = c->min_p = c->repetition_penalty = -1;
-    c->do_sample = true;
-    if ((err = read_json(main_path, false, &arena, &root, diag))) goto done;
-    if ((err = read_json(gen_path, true, &arena, &gen, diag))) goto done;
-    if (root->type != AP_JSON_OBJECT) {
-        err = ap_fail(diag, APUS_EFORMAT, "%s: expected an object", main_path);
-        goto done;
-    }
-    read_model(&(ap_fields){main_path, "", root, diag, &err}, c);
-    if (!err && gen) generation(&(ap_fields){gen_path, "", gen, diag, &err}, c);
-    if (!err) *out = *c;
+    bool has_gen = ap_path_exists(path[1]);
+    err = ap_file_read(path[0], MAX_CONFIG_BYTES, &text[0], &len[0], diag);
+    if (!err && has_gen) err = ap_file_read(path[1], MAX_CONFIG_BYTES, &text[1], &len[1], diag);
+    if (!err)
+        err = ap_config_parse(&(ap_config_text){path[0], text[0], len[0]},
+                              has_gen ? &(ap_config_text){path[1], text[1], len[1]} : NULL, out,
+                              diag);
 done:
-    ap_free(c);
-    ap_free(main_path);
-    ap_free(gen_path);
-    ap_arena_free(&arena);
+    for (int i = 0; i < 2; i++) {
+        ap_free(path[i]);
+        ap_free(text[i]);
+    }
     return err;
 }

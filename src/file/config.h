@@ -77,6 +77,15 @@ typedef struct ap_config {
  * found), EUNSUPPORTED (architecture, rope type or setting by name). */
 apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag);
 
+/* The same from texts in memory. gen may be NULL. */
+typedef struct ap_config_text {
+    const char *name; /* for sentences */
+    const char *text;
+    size_t len;
+} ap_config_text;
+apus_err ap_config_parse(const ap_config_text *config, const ap_config_text *gen, ap_config *out,
+                         apus_diag *diag);
+
 const char *ap_arch_name(ap_arch_id id);
 
 #endif

@@ -62,8 +62,8 @@ static void yarn(const ap_fields *f, double base, int dim, const ap_config *c, i
     yarn_attention_factor(f, factor, out);
     if (!ap_json_get(f->o, "factor"))
         ap_field_fail(f, APUS_EFORMAT, "factor", NULL, "is missing");
-    if (fast == 0) fast = 32;
-    if (slow == 0) slow = 1;
+    if (fast < 1e-6) fast = 32; /* zero counts as not given */
+    if (slow < 1e-6) slow = 1;
     double lo = yarn_dim(fast, dim, base, (double)original);
     double hi = yarn_dim(slow, dim, base, (double)original);
     if (truncate) {

@@ -1,0 +1,146 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "file/hub.h"
+
+#define SHA1 "0123456789abcdef0123456789abcdef01234567"
+#define SHA2 "89abcdef0123456789abcdef0123456789abcdef"
+#define REPO "models--acme--tiny-1.5"
+
+static char cache[64];
+static apus_diag diag;
+
+static void make(const char *name, const char *text)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/%s", cache, name);
+    for (char *p = path + strlen(cache) + 1; (p = strchr(p, '/')); p++) {
+        *p = 0;
+        mkdir(path, 0700);
+        *p = '/';
+    }
+    if (!text) {
+        mkdir(path, 0700);
+        return;
+    }
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    strcpy(cache, "/tmp/apus-test-XXXXXX");
+    if (!mkdtemp(cache)) return -1;
+    make(REPO "/refs/main", SHA1);
+    make(REPO "/refs/v1/beta", SHA2 "\n");
+    make(REPO "/refs/broken", "what");
+    make(REPO "/refs/gone", "ffffffffffffffffffffffffffffffffffffffff");
+    make(REPO "/snapshots/" SHA1 "/config.json", "{}");
+    make(REPO "/snapshots/" SHA2, NULL);
+    make("outside/config.json", "{}");
+    return 0;
+}
+
+static int clean_up(void **state)
+{
+    (void)state;
+    char command[100];
+    snprintf(command, sizeof command, "rm -r '%s'", cache);
+    return system(command);
+}
+
+static void resolves(const char *name, const char *want)
+{
+    char *dir = NULL, full[300];
+    if (ap_hub_resolve(name, cache, &dir, &diag)) fail_msg("%s: %s", name, diag.text);
+    snprintf(full, sizeof full, "%s%s", want[0] == '.' ? "" : cache, want);
+    assert_string_equal(dir, full);
+    apus_free(dir);
+}
+
+static void fails(const char *name, const char *where, apus_err err, const char *part)
+{
+    char *dir = NULL;
+    apus_err e = ap_hub_resolve(name, where, &dir, &diag);
+    if (e != err || !strstr(diag.text, part)) fail_msg("%s: %d %s", name, e, diag.text);
+    assert_null(dir);
+}
+
+static void test_repositories(void **state)
+{
+    (void)state;
+    resolves("acme/tiny-1.5", "/" REPO "/snapshots/" SHA1);
+    resolves("acme/tiny-1.5@main", "/" REPO "/snapshots/" SHA1);
+    resolves("acme/tiny-1.5@v1/beta", "/" REPO "/snapshots/" SHA2);
+    resolves("acme/tiny-1.5@" SHA2, "/" REPO "/snapshots/" SHA2);
+}
+
+static void test_paths(void **state)
+{
+    (void)state;
+    char path[200], *dir;
+    snprintf(path, sizeof path, "%s/outside", cache);
+    resolves(path, "/outside");
+    snprintf(path, sizeof path, "%s/outside/config.json", cache);
+    resolves(path, "/outside");
+    make("outside/x.safetensors", "");
+    snprintf(path, sizeof path, "%s/outside/x.safetensors", cache);
+    resolves(path, "/outside");
+    make("outside/notes.txt", "");
+    snprintf(path, sizeof path, "%s/outside/notes.txt", cache);
+    fails(path, cache, APUS_EFILE, "expected a model folder");
+    assert_int_equal(ap_hub_resolve(".", NULL, &dir, NULL), APUS_OK);
+    assert_string_equal(dir, ".");
+    apus_free(dir);
+}
+
+static void test_failures(void **state)
+{
+    (void)state;
+    fails("", cache, APUS_EINVAL, "no model name");
+    fails("acme/tiny-1.5", NULL, APUS_EFILE, "no hub cache");
+    fails("acme/tiny-1.5", "", APUS_EFILE, "no hub cache");
+    fails("acme/large", cache, APUS_EFILE, "models--acme--large");
+    fails("acme/tiny-1.5@dev", cache, APUS_EFILE, "refs/dev");
+    fails("acme/tiny-1.5@0123456", cache, APUS_EFILE, "no full commit");
+    fails("acme/tiny-1.5@broken", cache, APUS_EFORMAT, "40 hexadecimal");
+    fails("acme/tiny-1.5@gone", cache, APUS_EFILE, "no snapshot");
+    fails("acme/tiny-1.5@v1", cache, APUS_EFILE, "folder");
+    fails("no-such-name", cache, APUS_EFILE, "org/repo");
+}
+
+/* Nothing but a plain name gets into a path of the cache. */
+static void test_escapes(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "../outside",      "acme/..",         "acme/tiny-1.5@../../outside",
+        "a/b/c",           "acme/ti..ny",     "acme/tiny-1.5@main/../../x",
+        "/abs/olute",      "acme/",           "/x",
+        "acme/tiny-1.5@",  "acme/.hidden",    "acme/ti\nny",
+        "acme/tiny@/main", "acme/tiny 1.5@x", "acme/tiny@a//b",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        fails(names[i], cache, APUS_EFILE, "not a name of the form");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_repositories),
+        cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_escapes),
+    };
+    return cmocka_run_group_tests(tests, set_up, clean_up);
+}

@@ -1,0 +1,244 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "file/weights.h"
+#include "st_writer.h"
+
+static char root[64];
+static apus_diag diag;
+static ap_weights *w;
+
+static const char *in(const char *name)
+{
+    static char path[4][400];
+    static int k;
+    k = (k + 1) % 4;
+    snprintf(path[k], sizeof path[k], "%s/%s", root, name);
+    return path[k];
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    strcpy(root, "/tmp/apus-test-XXXXXX");
+    w = NULL;
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    DIR *d = opendir(root);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) unlink(in(e->d_name));
+    if (d) closedir(d);
+    ap_weights_close(w);
+    return rmdir(root);
+}
+
+static void open_ok(void)
+{
+    if (ap_weights_open(root, &w, &diag)) fail_msg("%s", diag.text);
+}
+
+static void open_fails(apus_err err, const char *part)
+{
+    diag = (apus_diag){0};
+    apus_err e = ap_weights_open(root, &w, &diag);
+    if (e != err || !strstr(diag.text, part)) fail_msg("%d %s", e, diag.text);
+    assert_null(w);
+}
+
+#define INDEX "model.safetensors.index.json"
+
+static void test_single(void **state)
+{
+    (void)state;
+    st_write(in("model.safetensors"), "z.weight F32 [2,3];a.weight BF16 [4];s F16 []");
+    open_ok();
+    assert_int_equal(ap_weights_count(w), 3);
+    const char *name;
+    assert_int_equal(ap_weights_at(w, 0, &name)->shape[1], 3);
+    assert_string_equal(name, "z.weight"); /* in the order of the file */
+    assert_null(ap_weights_at(w, 3, &name));
+    assert_int_equal(ap_weights_find(w, "a.weight")->dtype, AP_BF16);
+    assert_null(ap_weights_find(w, "a.weigh"));
+    assert_null(ap_weights_find(w, ""));
+    assert_string_equal(ap_weights_file(w, "s"), in("model.safetensors"));
+    assert_null(ap_weights_text_prefix(w));
+}
+
+static void test_only_file(void **state)
+{
+    (void)state;
+    open_fails(APUS_EFILE, "no weights");
+    st_write(in("odd-name.safetensors"), "a F32 [1]");
+    st_write(in(".hidden.safetensors"), "a F32 [1]");
+    open_ok();
+    assert_non_null(ap_weights_find(w, "a"));
+    ap_weights_close(w);
+    w = NULL;
+    st_write(in("other.safetensors"), "b F32 [1]");
+    open_fails(APUS_EFILE, "2 *.safetensors files");
+    st_write(in("model.safetensors"), "c F32 [1]"); /* the usual name wins */
+    open_ok();
+    assert_int_equal(ap_weights_count(w), 1);
+}
+
+static void test_shards(void **state)
+{
+    (void)state;
+    st_write(in("m-2.safetensors"), "c F32 [1];d F32 [2]");
+    st_write(in("m-1.safetensors"), "a F32 [1];b F32 [2];extra F32 [3]");
+    text_write(in(INDEX), "{\"metadata\":{\"total_size\":28,\"weight_map\":{\"no\":\"x\"}},"
+                          "\"weight_map\":{\"c\":\"m-2.safetensors\",\"a\":\"m-1.safetensors\","
+                          "\"d\":\"m-2.safetensors\",\"b\":\"m-1.safetensors\"},\"more\":[{}]}");
+    open_ok();
+    assert_int_equal(ap_weights_count(w), 5); /* also what only the file knows */
+    static const char *const order[] = {"a", "b", "extra", "c", "d"};
+    for (size_t i = 0; i < 5; i++) {
+        const char *name;
+        ap_weights_at(w, i, &name);
+        assert_string_equal(name, order[i]);
+    }
+    assert_string_equal(ap_weights_file(w, "d"), in("m-2.safetensors"));
+}
+
+static void test_bad_index(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        apus_err err;
+        const char *part;
+    } rows[] = {
+        {"[]", APUS_EFORMAT, "expected an object"},
+        {"{}", APUS_EFORMAT, "missing or empty"},
+        {"{\"weight_map\":{}}", APUS_EFORMAT, "missing or empty"},
+        {"{\"weight_map\":[]}", APUS_EFORMAT, "not an object"},
+        {"{\"weight_map\":null}", APUS_EFORMAT, "not an object"},
+        {"{\"weight_map\":{\"a\":1}}", APUS_EFORMAT, "expected the name of a file"},
+        {"{\"weight_map\":{\"a\":{\"b\":\"c\"}}}", APUS_EFORMAT, "expected the name of a file"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\"},\"weight_map\":{}}", APUS_EFORMAT, "twice"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\",\"a\":\"one.safetensors\"}}", APUS_EFORMAT,
+         "\"a\" appears twice"},
+        {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", APUS_EFORMAT, "not the name of a file"},
+        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", APUS_EFORMAT, "not the name of a file"},
+        {"{\"weight_map\":{\"a\":\"sub/one.safetensors\"}}", APUS_EFORMAT, "not the name"},
+        {"{\"weight_map\":{\"a\":\"..\"}}", APUS_EFORMAT, "not the name of a file"},
+        {"{\"weight_map\":{\"a\":\"\"}}", APUS_EFORMAT, "not the name of a file"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\\u0000x\"}}", APUS_EFORMAT, "not the name"},
+        {"{\"weight_map\":{\"a\":\"gone.safetensors\"}}", APUS_EFILE, "gone.safetensors"},
+        {"{\"weight_map\":{\"x\":\"one.safetensors\"}}", APUS_EFORMAT, "\"x\" is not in one"},
+        {"{\"weight_map\":{\"b\":\"one.safetensors\",\"a\":\"one.safetensors\","
+         "\"c\":\"two.safetensors\"}}",
+         APUS_EFORMAT, "\"b\" is not in one"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\",\"d\":\"three.safetensors\"}}", APUS_EFORMAT,
+         "\"a\" is in two files"},
+        {"{\"weight_map\":{\"a\":\"one.safetensors\"}", APUS_EFORMAT, "EOF"},
+    };
+    st_write(in("one.safetensors"), "a F32 [1]");
+    st_write(in("two.safetensors"), "b F32 [1];c F32 [1]");
+    st_write(in("three.safetensors"), "d F32 [1];a F32 [1]");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        text_write(in(INDEX), rows[i].text);
+        open_fails(rows[i].err, rows[i].part);
+    }
+}
+
+static void test_links(void **state)
+{
+    (void)state;
+    st_write(in("blob"), "a F32 [1]");
+    assert_int_equal(symlink("blob", in("model.safetensors")), 0);
+    open_ok();
+    assert_non_null(ap_weights_find(w, "a"));
+}
+
+static void test_broken_file(void **state)
+{
+    (void)state;
+    st_write(in("model.safetensors"), "a F32 [1000]");
+    assert_int_equal(truncate(in("model.safetensors"), 2000), 0);
+    open_fails(APUS_EFORMAT, "do not lie");
+    text_write(in("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n");
+    open_fails(APUS_EFORMAT, "is it a safetensors file");
+    text_write(in("model.safetensors"), "");
+    open_fails(APUS_EFORMAT, "too few");
+    unlink(in("model.safetensors"));
+    assert_int_equal(mkfifo(in("model.safetensors"), 0600), 0);
+    open_fails(APUS_EFILE, "regular file");
+}
+
+static void test_prefix(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *tensors, *prefix;
+    } rows[] = {
+        {"model.language_model.embed_tokens.weight F32 [1];model.visual.embed_tokens.weight F32 [1]",
+         "model.language_model."},
+        {"model.embed_tokens.weight F32 [1];model.embed_tokens_per_layer.weight F32 [1]", "model."},
+        {"embed_tokens.weight F32 [1]", ""},
+        {"mtp.embed_tokens.weight F32 [1];model.embed_tokens.weight F32 [1]", "model."},
+        {"model.xembed_tokens.weight F32 [1]", NULL},
+        {"model.embed_vision.x F32 [1]", NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        st_write(in("model.safetensors"), rows[i].tensors);
+        open_ok();
+        const char *p = ap_weights_text_prefix(w);
+        if (rows[i].prefix) assert_string_equal(p, rows[i].prefix);
+        else assert_null(p);
+        ap_weights_close(w);
+        w = NULL;
+    }
+}
+
+static void test_need(void **state)
+{
+    (void)state;
+    ap_tensor t;
+    st_write(in("model.safetensors"),
+             "a.weight BF16 [2,3];i.weight I32 [2];e.weight F32 [0];s F16 []");
+    open_ok();
+    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){2, 3}, &t, &diag), APUS_OK);
+    assert_int_equal(t.dtype, AP_BF16);
+    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){-1, 3}, &t, &diag), APUS_OK);
+    assert_int_equal(ap_weights_need(w, "s", false, 0, NULL, &t, &diag), APUS_OK);
+    assert_int_equal(ap_weights_need(w, "e.weight", true, 1, (int64_t[]){0}, &t, &diag), APUS_OK);
+    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){3, 2}, &t, &diag),
+                     APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "model.safetensors: tensor \"a.weight\" has shape [2, 3], "
+                                      "expected [3, 2]"));
+    assert_int_equal(ap_weights_need(w, "a.weight", true, 3, (int64_t[]){-1, 2, 3}, &t, &diag),
+                     APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "expected [any, 2, 3]"));
+    assert_int_equal(ap_weights_need(w, "b.weight", false, 1, (int64_t[]){3}, &t, &diag),
+                     APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "\"b.weight\" is missing"));
+    t.data = root;
+    assert_int_equal(ap_weights_need(w, "b.weight", true, 1, (int64_t[]){3}, &t, &diag), APUS_OK);
+    assert_null(t.data);
+    assert_int_equal(ap_weights_need(w, "i.weight", false, 1, (int64_t[]){2}, &t, &diag),
+                     APUS_EUNSUPPORTED);
+    assert_non_null(strstr(diag.text, "i32"));
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
+    const struct CMUnitTest tests[] = {
+        TEST(test_single), TEST(test_only_file),   TEST(test_shards), TEST(test_bad_index),
+        TEST(test_links),  TEST(test_broken_file), TEST(test_prefix), TEST(test_need),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

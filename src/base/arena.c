@@ -28,7 +28,8 @@ void *ap_arena_alloc(ap_arena *a, size_t bytes)
         size_t cap = a->cap * 2 < MIN_BLOCK ? MIN_BLOCK : a->cap * 2;
         if (cap > (size_t)16 << 20) cap = (size_t)16 << 20;
         if (cap < n) cap = n;
-        struct ap_arena_block *b = cap < SIZE_MAX - sizeof *b ? ap_malloc(1, sizeof *b + cap) : NULL;
+        struct ap_arena_block *b =
+            cap < SIZE_MAX - sizeof *b ? ap_malloc(1, sizeof *b + cap) : NULL;
         if (!b) return NULL;
         b->next = a->head;
         a->head = b;

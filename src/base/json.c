@@ -277,8 +277,9 @@ typedef struct builder {
 
 static apus_err out_of_room(builder *b)
 {
-    return ap_fail(b->diag, APUS_ENOMEM, "%s: the JSON tree needs more memory than allowed (%zu bytes)",
-                   b->name, b->arena->total);
+    return ap_fail(b->diag, APUS_ENOMEM,
+                   "%s: the JSON tree needs more memory than allowed (%zu bytes)", b->name,
+                   b->arena->total);
 }
 
 typedef struct key_ref {

@@ -1,5 +1,7 @@
 #include "base/utf8.h"
 
+#include <string.h>
+
 size_t ap_utf8_decode(const char *str, size_t n, uint32_t *cp)
 {
     const uint8_t *s = (const uint8_t *)str;
@@ -57,6 +59,11 @@ size_t ap_utf8_encode(uint32_t cp, char out[4])
 bool ap_utf8_valid(const char *s, size_t n)
 {
     for (size_t i = 0; i < n;) {
+        uint64_t word; /* eight ASCII characters at once: files of tens of megabytes come this way */
+        if (n - i >= 8 && (memcpy(&word, s + i, 8), !(word & 0x8080808080808080u))) {
+            i += 8;
+            continue;
+        }
         uint32_t cp;
         size_t len = ap_utf8_decode(s + i, n - i, &cp);
         /* A valid U+FFFD is three bytes; a replacement is shorter or does not spell it. */

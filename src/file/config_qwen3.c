@@ -34,7 +34,8 @@ static void delta_layers(const ap_fields *t, ap_config *c)
     for (int l = 0; l < c->n_layer; l++) any |= c->layer[l].kind == AP_LAYER_LINEAR;
     if (!any) return;
     c->gdn_k_head = (int)ap_field_int(t, "linear_num_key_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
-    c->gdn_v_head = (int)ap_field_int(t, "linear_num_value_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
+    c->gdn_v_head =
+        (int)ap_field_int(t, "linear_num_value_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
     c->gdn_k_dim = (int)ap_field_int(t, "linear_key_head_dim", 1, AP_CFG_MAX_HEAD_DIM, 128);
     c->gdn_v_dim = (int)ap_field_int(t, "linear_value_head_dim", 1, AP_CFG_MAX_HEAD_DIM, 128);
     c->gdn_conv = (int)ap_field_int(t, "linear_conv_kernel_dim", 1, 64, 4);

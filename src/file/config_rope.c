@@ -39,9 +39,11 @@ static double mscale_of(double factor, double mscale)
 static void yarn_attention_factor(const ap_fields *f, double factor, ap_rope *out)
 {
     double a = ap_field_num(f, "attention_factor", 0, 1e6, -1);
-    double m = ap_field_num(f, "mscale", 0, 1e6, 0), all = ap_field_num(f, "mscale_all_dim", 0, 1e6, 0);
+    double m = ap_field_num(f, "mscale", 0, 1e6, 0),
+           all = ap_field_num(f, "mscale_all_dim", 0, 1e6, 0);
     if (a < 0)
-        a = m != 0 && all != 0 ? mscale_of(factor, m) / mscale_of(factor, all) : mscale_of(factor, 1);
+        a = m != 0 && all != 0 ? mscale_of(factor, m) / mscale_of(factor, all)
+                               : mscale_of(factor, 1);
     out->attention_factor = (float)a;
 }
 
@@ -57,7 +59,8 @@ static void yarn(const ap_fields *f, double base, int dim, const ap_config *c, i
                  ap_rope *out)
 {
     double factor = ap_field_num(f, "factor", 1e-3, 1e6, c->context / (double)original);
-    double fast = ap_field_num(f, "beta_fast", 0, 1e9, 32), slow = ap_field_num(f, "beta_slow", 0, 1e9, 1);
+    double fast = ap_field_num(f, "beta_fast", 0, 1e9, 32),
+           slow = ap_field_num(f, "beta_slow", 0, 1e9, 1);
     bool truncate = ap_field_bool(f, "truncate", true);
     yarn_attention_factor(f, factor, out);
     if (!ap_json_get(f->o, "factor"))
@@ -106,10 +109,11 @@ void ap_config_rope_qwen(const ap_fields *t, int head_dim, double partial_defaul
     if (*t->err) return;
     int dim = (int)(head_dim * partial);
     if (dim < 2 || dim % 2 || dim / 2 > AP_MAX_ROT) {
-        ap_field_fail(&f, APUS_EFORMAT, "partial_rotary_factor", NULL,
-                      "%g of %d dimensions gives %d rotated ones, expected an even number from 2 to "
-                      "%d",
-                      partial, head_dim, dim, 2 * AP_MAX_ROT);
+        ap_field_fail(
+            &f, APUS_EFORMAT, "partial_rotary_factor", NULL,
+            "%g of %d dimensions gives %d rotated ones, expected an even number from 2 to "
+            "%d",
+            partial, head_dim, dim, 2 * AP_MAX_ROT);
         return;
     }
     r->n_angle = r->pair_offset = dim / 2;

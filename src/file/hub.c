@@ -117,16 +117,17 @@ static apus_err resolve_repo(const repo_name *r, const char *name, const char *c
         goto done;
     }
     if (!ap_path_is_dir(repo.data)) {
-        err = ap_fail(diag, APUS_EFILE, "%s: no such path, and the hub cache has no folder %s", name,
-                      repo.data);
+        err = ap_fail(diag, APUS_EFILE, "%s: no such path, and the hub cache has no folder %s",
+                      name, repo.data);
         goto done;
     }
     if (ap_path_exists(ref.data)) err = read_ref(ref.data, sha, diag);
     else if (is_sha(r->rev, strlen(r->rev))) memcpy(sha, r->rev, 41);
     else
-        err = ap_fail(diag, APUS_EFILE,
-                      "%s: the hub cache has no revision \"%s\": no file %s, and it is no full commit",
-                      name, r->rev, ref.data);
+        err = ap_fail(
+            diag, APUS_EFILE,
+            "%s: the hub cache has no revision \"%s\": no file %s, and it is no full commit", name,
+            r->rev, ref.data);
     if (err) goto done;
     ap_buf_addf(&snap, "%s/snapshots/%s", repo.data, sha);
     if (snap.failed) err = ap_fail_nomem(diag, 1024, "the model's path");

@@ -105,8 +105,9 @@ static apus_err read_key(reader *r, const ap_json_event *e)
                        "data_offsets",
                        r->file, r->cur.name, e->len < 80 ? (int)e->len : 80, e->str);
     if (r->has & bit)
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%.200s\": the key \"%.*s\" appears twice",
-                       r->file, r->cur.name, (int)e->len, e->str);
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: tensor \"%.200s\": the key \"%.*s\" appears twice", r->file,
+                       r->cur.name, (int)e->len, e->str);
     r->has |= bit;
     r->state = bit == HAS_DTYPE ? AT_DTYPE : bit == HAS_SHAPE ? AT_SHAPE : AT_OFFSETS;
     return APUS_OK;
@@ -248,11 +249,12 @@ static apus_err check_cover(reader *r)
     for (size_t i = 0; i < st->n; i++) {
         const ap_st_entry *e = &st->entry[i];
         if (e->begin != at)
-            return ap_fail(r->diag, APUS_EFORMAT,
-                           "%s: tensor \"%.200s\" begins at byte %llu of the data section, expected "
-                           "%llu: tensors %s",
-                           r->file, e->name, (unsigned long long)e->begin, (unsigned long long)at,
-                           e->begin < at ? "overlap" : "leave a hole");
+            return ap_fail(
+                r->diag, APUS_EFORMAT,
+                "%s: tensor \"%.200s\" begins at byte %llu of the data section, expected "
+                "%llu: tensors %s",
+                r->file, e->name, (unsigned long long)e->begin, (unsigned long long)at,
+                e->begin < at ? "overlap" : "leave a hole");
         at = e->end;
     }
     if (at != r->data_len)
@@ -273,7 +275,8 @@ static apus_err check_names(reader *r)
             goto done;
         }
     if ((twice = ap_names_sort(&names)) || (twice = ap_names_sort(&r->meta)))
-        err = ap_fail(r->diag, APUS_EFORMAT, "%s: the name \"%.200s\" appears twice", r->file, twice);
+        err =
+            ap_fail(r->diag, APUS_EFORMAT, "%s: the name \"%.200s\" appears twice", r->file, twice);
 done:
     ap_names_free(&names);
     return err;

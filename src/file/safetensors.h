@@ -7,7 +7,8 @@
  * holes, nothing behind the last one. A rank of 0 (one element) and sizes of 0 are legal.
  * Refused besides what the format forbids: header over 100 MB, rank over AP_MAX_RANK, a zero byte
  * or emptiness in a name, unknown keys of a tensor. Memory taken is bounded by a small multiple of
- * the header's real length. Source: the format's README and reference reader, huggingface/safetensors. */
+ * the header's real length.
+ * Source: the format's README and reference reader, huggingface/safetensors. */
 #ifndef AP_FILE_SAFETENSORS_H
 #define AP_FILE_SAFETENSORS_H
 

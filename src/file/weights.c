@@ -348,18 +348,19 @@ apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, i
     if (!t) return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", w->dir, name);
     const char *file = ap_weights_file(w, name);
     if (!is_float(t->dtype))
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: tensor \"%s\" has type %s, expected f32, f16 or bf16: quantised weights "
-                       "are not supported yet",
-                       file, name, ap_dtype_name(t->dtype));
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: tensor \"%s\" has type %s, expected f32, f16 or bf16: quantised weights "
+            "are not supported yet",
+            file, name, ap_dtype_name(t->dtype));
     bool same = t->rank == rank;
     for (int i = 0; same && i < rank; i++) same = shape[i] < 0 || shape[i] == t->shape[i];
     if (!same) {
         char want[200], have[200];
         shape_text(want, sizeof want, rank, shape);
         shape_text(have, sizeof have, t->rank, t->shape);
-        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" has shape %s, expected %s", file, name,
-                       have, want);
+        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" has shape %s, expected %s", file,
+                       name, have, want);
     }
     *out = *t;
     return APUS_OK;

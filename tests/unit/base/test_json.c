@@ -139,7 +139,8 @@ static void test_duplicates(void **state)
     for (int i = 0; i < 5000; i++) ap_buf_addf(&b, "\"key%d\":%d,", i, i);
     size_t n = b.len;
     ap_buf_adds(&b, "\"last\":0}");
-    assert_int_equal(ap_json_get(parse(b.data, AP_JSON_REJECT_DUPLICATES), "key4999")->integer, 4999);
+    assert_int_equal(ap_json_get(parse(b.data, AP_JSON_REJECT_DUPLICATES), "key4999")->integer,
+                     4999);
     b.len = n;
     ap_buf_adds(&b, "\"key2500\":0}");
     assert_int_equal(

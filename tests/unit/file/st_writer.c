@@ -6,7 +6,10 @@
 
 static size_t dtype_bytes(const char *t)
 {
-    return !strcmp(t, "U8") || !strcmp(t, "F8_E4M3") ? 1 : strstr(t, "16") ? 2 : strstr(t, "64") ? 8 : 4;
+    return !strcmp(t, "U8") || !strcmp(t, "F8_E4M3") ? 1
+           : strstr(t, "16")                         ? 2
+           : strstr(t, "64")                         ? 8
+                                                     : 4;
 }
 
 void st_write(const char *path, const char *tensors)

@@ -391,9 +391,10 @@ static void test_layer_rules(void **state)
     (void)state;
     pair share[] = {{"num_kv_shared_layers", "3"},
                     {"use_double_wide_mlp", "true"},
-                    {"layer_types", "[\"full_attention\",\"sliding_attention\",\"full_attention\","
-                                    "\"sliding_attention\",\"full_attention\",\"sliding_attention\","
-                                    "\"attention\",\"sliding_attention\"]"},
+                    {"layer_types",
+                     "[\"full_attention\",\"sliding_attention\",\"full_attention\","
+                     "\"sliding_attention\",\"full_attention\",\"sliding_attention\","
+                     "\"attention\",\"sliding_attention\"]"},
                     {NULL, NULL}};
     assert_int_equal(edited(gemma, share, NULL), APUS_OK);
     int donor[] = {0, 1, 2, 3, 4, 3, 4, 4}; /* the last layer counts as full */
@@ -501,7 +502,8 @@ static const struct {
     {gemma, "num_hidden_layers", "\"8\"", APUS_EFORMAT, "found \"8\""},
     {gemma, "num_hidden_layers", "[8]", APUS_EFORMAT, "found a list of 1"},
     {gemma, "num_hidden_layers", "1e30", APUS_EFORMAT, "found 1e30"},
-    {gemma, "hidden_size", "99999999999999999999", APUS_EFORMAT, "hidden_size: expected an integer"},
+    {gemma, "hidden_size", "99999999999999999999", APUS_EFORMAT,
+     "hidden_size: expected an integer"},
     {gemma, "hidden_size", "4294967296", APUS_EFORMAT, "hidden_size"},
     {gemma, "vocab_size", "0", APUS_EFORMAT, "vocab_size"},
     {gemma, "num_attention_heads", "0", APUS_EFORMAT, "num_attention_heads"},
@@ -536,9 +538,8 @@ static const struct {
      "sliding_attention: is missing"},
     {gemma, "rope_parameters", "{\"full_attention\":{\"rope_type\":\"default\"}}", APUS_EFORMAT,
      "rope_parameters.full_attention.rope_theta: is missing"},
-    {gemma, "rope_parameters",
-     "{\"full_attention\":{\"rope_type\":\"yarn\",\"rope_theta\":1e4}}", APUS_EUNSUPPORTED,
-     "\"yarn\" is not supported"},
+    {gemma, "rope_parameters", "{\"full_attention\":{\"rope_type\":\"yarn\",\"rope_theta\":1e4}}",
+     APUS_EUNSUPPORTED, "\"yarn\" is not supported"},
     {gemma, "rope_parameters",
      "{\"full_attention\":{\"rope_type\":\"proportional\",\"rope_theta\":1e4,"
      "\"partial_rotary_factor\":0.01}}",
@@ -624,7 +625,8 @@ static void test_bad_files(void **state)
                               "\"gemma4_text\"}}");
     assert_int_equal(ap_config_read(dir, &c, &diag), APUS_EUNSUPPORTED);
     assert_non_null(strstr(diag.text, "text_config.model_type"));
-    write_file("config.json", "{\"model_type\":\"qwen3_5\",\"text_config\":{\"num_hidden_layers\":-4}}");
+    write_file("config.json",
+               "{\"model_type\":\"qwen3_5\",\"text_config\":{\"num_hidden_layers\":-4}}");
     assert_int_equal(ap_config_read(dir, &c, &diag), APUS_EFORMAT);
     assert_non_null(strstr(diag.text, "text_config.num_hidden_layers"));
     assert_string_equal(ap_arch_name(AP_ARCH_QWEN3_NEXT), "qwen3_next");

@@ -105,7 +105,8 @@ static const struct {
      "overlap"},
     {"{" T("a", "U8", "[4]", "[0,4]") "," T("b", "U8", "[4]", "[0,4]") "}", 4, APUS_EFORMAT,
      "overlap"},
-    {"{" T("a", "U8", "[4]", "[0,4]") "," T("b", "U8", "[4]", "[5,9]") "}", 9, APUS_EFORMAT, "hole"},
+    {"{" T("a", "U8", "[4]", "[0,4]") "," T("b", "U8", "[4]", "[5,9]") "}", 9, APUS_EFORMAT,
+     "hole"},
     {"{" T("a", "U8", "[4]", "[1,5]") "}", 5, APUS_EFORMAT, "hole"},
     {"{" T("a", "U8", "[4]", "[0,4]") "," T("b", "U8", "[0]", "[2,2]") "}", 4, APUS_EFORMAT,
      "overlap"},
@@ -169,10 +170,11 @@ static void test_many(void **state)
     ap_buf b = {0};
     ap_buf_add(&b, "\0\0\0\0\0\0\0\0{", 9);
     for (int i = 0; i < N; i++)
-        ap_buf_addf(&b,
-                    "%s\"model.language_model.layers.%d.mlp.experts.%d.gate_proj.weight\":{\"dtype\":"
-                    "\"BF16\",\"shape\":[2,1],\"data_offsets\":[%d,%d]}",
-                    i ? "," : "", i % 60, i, 4 * i, 4 * i + 4);
+        ap_buf_addf(
+            &b,
+            "%s\"model.language_model.layers.%d.mlp.experts.%d.gate_proj.weight\":{\"dtype\":"
+            "\"BF16\",\"shape\":[2,1],\"data_offsets\":[%d,%d]}",
+            i ? "," : "", i % 60, i, 4 * i, 4 * i + 4);
     ap_buf_adds(&b, "}");
     for (int i = 0; i < 8; i++) b.data[i] = (char)((b.len - 8) >> 8 * i);
     size_t data = b.len;

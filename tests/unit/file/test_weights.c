@@ -184,7 +184,8 @@ static void test_prefix(void **state)
     static const struct {
         const char *tensors, *prefix;
     } rows[] = {
-        {"model.language_model.embed_tokens.weight F32 [1];model.visual.embed_tokens.weight F32 [1]",
+        {"model.language_model.embed_tokens.weight F32 [1];model.visual.embed_tokens.weight F32 "
+         "[1]",
          "model.language_model."},
         {"model.embed_tokens.weight F32 [1];model.embed_tokens_per_layer.weight F32 [1]", "model."},
         {"embed_tokens.weight F32 [1]", ""},
@@ -210,9 +211,11 @@ static void test_need(void **state)
     st_write(in("model.safetensors"),
              "a.weight BF16 [2,3];i.weight I32 [2];e.weight F32 [0];s F16 []");
     open_ok();
-    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){2, 3}, &t, &diag), APUS_OK);
+    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){2, 3}, &t, &diag),
+                     APUS_OK);
     assert_int_equal(t.dtype, AP_BF16);
-    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){-1, 3}, &t, &diag), APUS_OK);
+    assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){-1, 3}, &t, &diag),
+                     APUS_OK);
     assert_int_equal(ap_weights_need(w, "s", false, 0, NULL, &t, &diag), APUS_OK);
     assert_int_equal(ap_weights_need(w, "e.weight", true, 1, (int64_t[]){0}, &t, &diag), APUS_OK);
     assert_int_equal(ap_weights_need(w, "a.weight", false, 2, (int64_t[]){3, 2}, &t, &diag),

@@ -11,6 +11,7 @@
 
 #include "file/weights.h"
 #include "st_writer.h"
+#include "torture.h"
 
 static char root[64];
 static apus_diag diag;
@@ -236,12 +237,32 @@ static void test_need(void **state)
     assert_non_null(strstr(diag.text, "i32"));
 }
 
+static apus_err open_and_close(void *ctx)
+{
+    ap_weights *x = NULL;
+    apus_err err = ap_weights_open(ctx, &x, NULL);
+    ap_weights_close(x);
+    return err;
+}
+
+static void test_torture(void **state)
+{
+    (void)state;
+    st_write(in("only.safetensors"), "a F32 [1];model.embed_tokens.weight F32 [2]");
+    assert_true(torture(open_and_close, root) > 8);
+    st_write(in("two.safetensors"), "b F32 [1]");
+    text_write(in(INDEX),
+               "{\"weight_map\":{\"a\":\"only.safetensors\",\"b\":\"two.safetensors\"}}");
+    assert_true(torture(open_and_close, root) > 15);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
     const struct CMUnitTest tests[] = {
         TEST(test_single), TEST(test_only_file),   TEST(test_shards), TEST(test_bad_index),
         TEST(test_links),  TEST(test_broken_file), TEST(test_prefix), TEST(test_need),
+        TEST(test_torture),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

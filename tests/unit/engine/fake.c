@@ -1,0 +1,237 @@
+#include "fake.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+fake_setup fake;
+
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+    uint64_t x = a ^ (b + 0x9E3779B97F4A7C15u + (a << 6) + (a >> 2));
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static float logit(uint64_t h, int v)
+{
+    return (float)(mix(h, (uint64_t)v) >> 40) / (float)(1 << 24) * 8 - 4;
+}
+
+apus_model *fake_model(bool full, int window, bool recur)
+{
+    fake = (fake_setup){
+        .full = full, .window = window, .recur = recur, .vocab = 97, .context = 1000};
+    apus_model *m = ap_calloc(1, sizeof *m);
+    m->config.vocab = fake.vocab;
+    m->config.context = fake.context;
+    m->config.window = window;
+    m->config.temperature = m->config.top_p = m->config.min_p = -1;
+    m->config.repetition_penalty = -1;
+    m->config.top_k = -1;
+    m->config.do_sample = true;
+    m->impl = (ap_model_impl *)m; /* only looked at for NULL */
+    m->fingerprint = 0x1234567890ABCDEFu;
+    return m;
+}
+
+void fake_model_free(apus_model *m) { ap_free(m); }
+
+/* ---------------------------------------------------------------- what the engine calls */
+
+/* The state travels as floats that hold 16 bits each, and three more that must come along. */
+#define RECUR_FLOATS 7
+
+static uint64_t state_get(const float *f)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < 4; i++) v |= (uint64_t)f[i] << (16 * i);
+    for (int i = 4; i < RECUR_FLOATS; i++)
+        if (f[i] != f[i - 4] * 2) fake.faults += v != 0;
+    return v;
+}
+
+static void state_set(float *f, uint64_t v)
+{
+    for (int i = 0; i < 4; i++) f[i] = (float)((v >> (16 * i)) & 0xFFFF);
+    for (int i = 4; i < RECUR_FLOATS; i++) f[i] = f[i - 4] * 2;
+}
+
+void ap_state_shape_of(const ap_config *c, ap_state_shape *out)
+{
+    (void)c;
+    *out = (ap_state_shape){.window = fake.window, .recur_floats = fake.recur ? RECUR_FLOATS : 0};
+    if (fake.full) out->page_bytes[AP_KV_FULL] = AP_PAGE * sizeof(uint64_t);
+    if (fake.window) out->page_bytes[AP_KV_SLIDING] = AP_PAGE * sizeof(uint64_t) * 2;
+}
+
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)
+{
+    (void)c;
+    (void)k;
+    return (size_t)n_tok * 8 + (size_t)n_seq * 8;
+}
+
+size_t ap_model_packed_bytes(const ap_model_impl *m)
+{
+    (void)m;
+    return 12345;
+}
+
+apus_err ap_kern_cpu(apus_cpu level, ap_pool *pool, ap_kern *out, apus_diag *diag)
+{
+    if (level == APUS_CPU_NEON) return ap_fail(diag, APUS_EINVAL, "this processor has no neon");
+    *out = (ap_kern){.name = "fake", .level = level, .pool = pool};
+    return APUS_OK;
+}
+
+static uint64_t *slot(const ap_step *s, const ap_step_seq *q, int group, int pos)
+{
+    static uint64_t nothing[2];
+    int32_t page = q->page[group] ? q->page[group][pos / AP_PAGE] : -1;
+    if (page < 0) {
+        fake.faults++;
+        return nothing;
+    }
+    size_t words = group == AP_KV_FULL ? 1 : 2;
+    uint64_t *base = (uint64_t *)(void *)s->kv_base[group];
+    return base + ((size_t)page * AP_PAGE + (size_t)(pos % AP_PAGE)) * words;
+}
+
+static void check_step(const ap_step *s)
+{
+    int row = 0;
+    for (int i = 0; i < s->n_seq; i++) {
+        const ap_step_seq *q = &s->seq[i];
+        fake.faults += q->begin != row || q->n_tok < 1;
+        for (int j = 0; j < q->n_tok; j++) fake.faults += s->pos[q->begin + j] != q->pos + j;
+        row += q->n_tok;
+    }
+    fake.faults += row != s->n_tok;
+    for (int i = 0; i < s->n_out; i++)
+        fake.faults += s->out_row[i] < (i ? s->out_row[i - 1] + 1 : 0) || s->out_row[i] >= s->n_tok;
+    memset(s->scratch, 0xAB, (size_t)s->n_tok * 8 + (size_t)s->n_seq * 8);
+}
+
+/* Remember or put back what was in the odd rows of a sequence before the pass. */
+static void swap_odd_rows(const ap_step *s, const ap_step_seq *q, bool remember)
+{
+    static uint64_t old[AP_KV_GROUPS][2048][2];
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        size_t bytes = g == AP_KV_FULL ? 8 : 16;
+        if (g == AP_KV_FULL ? !fake.full : !fake.window) continue;
+        for (int j = 0; j < q->n_tok; j++) {
+            if (!((q->pos + j) & 1)) continue;
+            if (remember) memcpy(old[g][j], slot(s, q, g, q->pos + j), bytes);
+            else memcpy(slot(s, q, g, q->pos + j), old[g][j], bytes);
+        }
+    }
+}
+
+/* A pass that is cancelled has written the pages of some layers and not of others: each value is what
+ * was there or what belongs there. Here: even rows are written, odd ones are not. The recurrent state
+ * and the logits are spoilt. */
+bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
+                      const volatile int *cancel)
+{
+    (void)m;
+    (void)k;
+    fake.n_forward++;
+    if (s->n_tok > fake.max_tok) fake.max_tok = s->n_tok;
+    if (s->n_seq > fake.max_seq) fake.max_seq = s->n_seq;
+    check_step(s);
+    if (fake.n_forward == fake.cancel_at) apus_cancel(fake.cancel_engine);
+    bool stop = cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
+    int out = 0;
+    for (int i = 0; i < s->n_seq; i++) {
+        const ap_step_seq *q = &s->seq[i];
+        uint64_t r = fake.recur ? state_get(q->recur) : 0;
+        if (stop) swap_odd_rows(s, q, true);
+        for (int j = 0; j < q->n_tok; j++) {
+            int p = q->pos + j, row = q->begin + j;
+            uint64_t h = mix(r, (uint64_t)s->tok[row]);
+            for (int t = 0; fake.full && t < p; t++) h = mix(h, *slot(s, q, AP_KV_FULL, t));
+            int first = p - fake.window + 1 > 0 ? p - fake.window + 1 : 0;
+            for (int t = first; fake.window && t < p; t++) {
+                const uint64_t *v = slot(s, q, AP_KV_SLIDING, t);
+                fake.faults += v[1] != ~v[0];
+                h = mix(h, v[0]);
+            }
+            if (fake.full) *slot(s, q, AP_KV_FULL, p) = mix(h, 1);
+            if (fake.window) {
+                uint64_t *v = slot(s, q, AP_KV_SLIDING, p);
+                v[0] = mix(h, 2);
+                v[1] = ~v[0];
+            }
+            r = fake.recur ? mix(h, 3) : 0;
+            if (out < s->n_out && s->out_row[out] == row) {
+                for (int v = 0; v < fake.vocab; v++)
+                    s->logits[(size_t)out * (size_t)fake.vocab + (size_t)v] = stop ? -77 : logit(h, v);
+                out++;
+            }
+        }
+        if (stop) swap_odd_rows(s, q, false);
+        if (fake.recur) state_set(q->recur, stop ? 0xBADBAD : r);
+    }
+    return !stop;
+}
+
+/* ---------------------------------------------------------------- the oracle */
+
+void oracle_init(oracle *o, int cap)
+{
+    size_t n = (size_t)cap + 1;
+    *o = (oracle){.cap = cap};
+    o->tok = calloc(n, sizeof *o->tok);
+    o->full = calloc(n, sizeof *o->full);
+    o->slide = calloc(n, sizeof *o->slide);
+    o->recur_at = calloc(n, sizeof *o->recur_at);
+}
+
+void oracle_free(oracle *o)
+{
+    free(o->tok);
+    free(o->full);
+    free(o->slide);
+    free(o->recur_at);
+}
+
+void oracle_push(oracle *o, int32_t tok)
+{
+    int p = o->pos;
+    uint64_t h = mix(fake.recur ? o->recur_at[p] : 0, (uint64_t)tok);
+    if (!fake.recur && p == 0) h = mix(0, (uint64_t)tok);
+    for (int t = 0; fake.full && t < p; t++) h = mix(h, o->full[t]);
+    int first = p - fake.window + 1 > 0 ? p - fake.window + 1 : 0;
+    for (int t = first; fake.window && t < p; t++) h = mix(h, o->slide[t]);
+    o->full[p] = mix(h, 1);
+    o->slide[p] = mix(h, 2);
+    o->tok[p] = tok;
+    o->recur_at[p + 1] = mix(h, 3);
+    o->h = h;
+    o->pos++;
+}
+
+void oracle_rewind(oracle *o, int pos)
+{
+    if (pos == o->pos) return;
+    int32_t last = pos ? o->tok[pos - 1] : 0;
+    o->pos = pos ? pos - 1 : 0;
+    if (pos) oracle_push(o, last);
+}
+
+void oracle_copy(oracle *dst, const oracle *src)
+{
+    size_t n = (size_t)src->cap + 1;
+    memcpy(dst->tok, src->tok, n * sizeof *src->tok);
+    memcpy(dst->full, src->full, n * sizeof *src->full);
+    memcpy(dst->slide, src->slide, n * sizeof *src->slide);
+    memcpy(dst->recur_at, src->recur_at, n * sizeof *src->recur_at);
+    dst->pos = src->pos;
+    dst->h = src->h;
+}
+
+void oracle_logits(const oracle *o, float *out)
+{
+    for (int v = 0; v < fake.vocab; v++) out[v] = logit(o->h, v);
+}

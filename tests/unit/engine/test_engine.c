@@ -1,0 +1,191 @@
+/* Settings, plans, memory refused in time, cancelling from another thread. */
+#include <pthread.h>
+#include <unistd.h>
+
+#include "base/sysmem.h"
+#include "help.h"
+
+static apus_engine_settings defaults(void)
+{
+    apus_engine_settings s;
+    apus_engine_settings_default(&s);
+    return s;
+}
+
+static void settings_are_checked(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, false);
+    apus_engine *e = NULL;
+    apus_engine_settings s;
+#define REFUSED(change)                                                                              \
+    s = defaults();                                                                                  \
+    change;                                                                                          \
+    assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_EINVAL)
+    REFUSED(s.size = 0);
+    REFUSED(s.size = sizeof s + 1);
+    REFUSED(s.ctx = -1);
+    REFUSED(s.ctx = 1001);
+    assert_non_null(strstr(diag.text, "1000"));
+    assert_non_null(strstr(diag.text, "1001"));
+    REFUSED(s.prefill_chunk = -1);
+    REFUSED(s.prefill_chunk = 1 << 20);
+    REFUSED(s.max_sessions = 0);
+    REFUSED(s.max_sessions = 1 << 20);
+    REFUSED(s.threads = -1);
+    REFUSED(s.cpu = APUS_CPU_NEON);
+    assert_int_equal(apus_engine_create(NULL, NULL, &e, &diag), APUS_EINVAL);
+    assert_int_equal(apus_engine_create(m, NULL, NULL, &diag), APUS_EINVAL);
+    m->impl = NULL;
+    assert_int_equal(apus_engine_create(m, NULL, &e, &diag), APUS_EINVAL);
+    assert_non_null(strstr(diag.text, "weights"));
+    m->impl = (ap_model_impl *)m;
+    assert_null(e);
+    s = defaults();
+    s.size = offsetof(apus_engine_settings, prefill_chunk); /* an older caller */
+    s.ctx = 100;
+    s.prefill_chunk = s.max_sessions = -5;
+    assert_ok(apus_engine_create(m, &s, &e, &diag));
+    assert_int_equal(e->size.ctx, 100);
+    assert_int_equal(e->size.n_session, 1);
+    apus_engine_free(e);
+    assert_ok(apus_engine_create(m, NULL, &e, NULL));
+    assert_int_equal(e->size.ctx, 1000);
+    apus_engine_free(e);
+    m->config.context = 100000;
+    assert_ok(apus_engine_create(m, NULL, &e, NULL));
+    assert_int_equal(e->size.ctx, 8192);
+    assert_int_equal(e->size.chunk, 512);
+    apus_engine_free(e);
+    apus_engine_free(NULL);
+    apus_session_free(NULL);
+    apus_cancel(NULL);
+    fake_model_free(m);
+}
+
+static void plans_add_up(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 100, true);
+    apus_engine_settings s = defaults();
+    s.ctx = 640;
+    s.prefill_chunk = 50;
+    s.max_sessions = 3;
+    apus_plan p = {.size = sizeof p};
+    assert_ok(apus_engine_plan(m, &s, &p, &diag));
+    assert_int_equal(p.size, sizeof p);
+    assert_int_equal(p.ctx, 640);
+    assert_int_equal(p.weight_bytes, 12345);
+    int slide = 4 + 3; /* 149 and 99 tokens */
+    assert_int_equal(p.kv_bytes, 3 * (10 * 64 * 8 + slide * 64 * 16));
+    assert_int_equal(p.kv_bytes_per_token, 8 + 16);
+    assert_int_equal(p.state_bytes, 3 * AP_RECUR_BLOCKS * 64);
+    assert_true(p.scratch_bytes > 3 * 640 * 4 + 4 * 97 * 4);
+    assert_int_equal(p.total_bytes, p.weight_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes);
+    apus_engine *e = NULL;
+    assert_ok(apus_engine_create(m, &s, &e, &diag));
+    assert_int_equal(e->pages[0].mem_bytes + e->pages[1].mem_bytes, p.kv_bytes);
+    assert_int_equal(e->states.mem_bytes, p.state_bytes);
+    apus_engine_free(e);
+    m->impl = NULL;
+    m->info.weight_bytes = 999;
+    assert_ok(apus_engine_plan(m, &s, &p, &diag));
+    assert_int_equal(p.weight_bytes, 999);
+    apus_plan old = {.size = offsetof(apus_plan, total_bytes), .total_bytes = 42};
+    assert_ok(apus_engine_plan(m, &s, &old, &diag));
+    assert_int_equal(old.total_bytes, 42);
+    old.size = 0;
+    assert_int_equal(apus_engine_plan(m, &s, &old, &diag), APUS_EINVAL);
+    s.ctx = 5000;
+    assert_int_equal(apus_engine_plan(m, &s, &p, &diag), APUS_EINVAL);
+    fake_model_free(m);
+}
+
+static void too_much_is_refused_with_numbers(void **state)
+{
+    (void)state;
+    assert_true(ap_memory_total() > 0);
+    assert_true(ap_memory_available() > 0);
+    assert_true(ap_memory_available() <= ap_memory_total());
+    apus_model *m = fake_model(true, 0, true);
+    m->config.context = 1 << 30;
+    apus_engine_settings s = defaults();
+    s.ctx = 1 << 30;
+    s.max_sessions = 100;
+    apus_engine *e = NULL;
+    assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "1073741824 tokens"));
+    assert_non_null(strstr(diag.text, "available"));
+    s.max_sessions = 4096; /* more blocks than numbers */
+    assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_ENOMEM);
+    assert_null(e);
+    fake_model_free(m);
+}
+
+typedef struct race {
+    apus_engine *e;
+    volatile int stop;
+} race;
+
+static void *canceller(void *arg)
+{
+    race *r = arg;
+    while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED)) {
+        apus_cancel(r->e);
+        usleep(50);
+    }
+    return NULL;
+}
+
+/* Another thread cancels all the time: calls either finish or leave everything as it was. */
+static void cancel_from_a_thread(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 40, true);
+    apus_engine *e = help_engine(m, 400, 16, 1);
+    race r = {.e = e};
+    pthread_t t;
+    oracle o;
+    oracle_init(&o, 400);
+    apus_session *s = NULL;
+    assert_ok(apus_session_create(e, &s, &diag));
+    int32_t tok[60];
+    for (int i = 0; i < 60; i++) tok[i] = i;
+    assert_int_equal(pthread_create(&t, NULL, canceller, &r), 0);
+    int cancelled = 0, finished = 0;
+    for (int i = 0; i < 400; i++) {
+        int n = i % 3 ? 60 : 1;
+        if (apus_session_room(s) < n) {
+            while (apus_session_rewind(s, 3, &diag)) {}
+            oracle_rewind(&o, 3);
+        }
+        float logits[97], want[97];
+        apus_err err = apus_session_feed(s, tok, n, logits, &diag);
+        assert_true(err == APUS_OK || err == APUS_ECANCELLED);
+        cancelled += err != 0;
+        finished += err == 0;
+        for (int j = 0; j < n && !err; j++) oracle_push(&o, tok[j]);
+        oracle_logits(&o, want);
+        if (!err) assert_memory_equal(logits, want, sizeof want);
+        assert_int_equal(apus_session_pos(s), o.pos);
+    }
+    __atomic_store_n(&r.stop, 1, __ATOMIC_RELAXED);
+    pthread_join(t, NULL);
+    assert_true(finished > 0);
+    (void)cancelled; /* how many is up to the scheduler */
+    assert_int_equal(fake.faults, 0);
+    oracle_free(&o);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(plans_add_up),
+        cmocka_unit_test(too_much_is_refused_with_numbers),
+        cmocka_unit_test(cancel_from_a_thread),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -546,7 +546,7 @@ SYSTEM = ["You are a helpful assistant.", "You are a tiny assistant inside apus.
           "You are a friendly model. Keep your answers short.", "Be precise and polite."]
 ASK = {"apus": ask_apus, "arithmetic": ask_arithmetic, "sort": ask_sort, "copy": ask_copy,
        "recall": ask_recall, "json": ask_json, "tool": ask_tool}
-MIX = {"apus": 0.2, "arithmetic": 0.26, "sort": 0.13, "copy": 0.1, "recall": 0.1, "json": 0.1, "tool": 0.11}
+MIX = {"apus": 0.16, "arithmetic": 0.24, "sort": 0.22, "copy": 0.12, "recall": 0.08, "json": 0.08, "tool": 0.10}
 
 
 def user(content):

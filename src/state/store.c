@@ -144,19 +144,16 @@ void ap_store_check(ap_store *s)
                          (unsigned long long)found);
 }
 
-/* Make the new name last through a power cut. Not every file system can; the data are safe anyway. */
-static void sync_folder(const char *path)
+/* Make the new name last through a power cut. Not every file system can; the data are safe anyway.
+ * dir: the file's path, cut here. */
+static void sync_folder(char *dir)
 {
-    char *dir = ap_strdup(path);
-    if (!dir) return;
     char *slash = strrchr(dir, '/');
     if (slash) slash[slash == dir] = 0;
     int fd = open(slash ? dir : ".", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    ap_free(dir);
+    if (fd < 0) return;
+    fsync(fd);
+    close(fd);
 }
 
 apus_err ap_store_close(ap_store *s, int keep)

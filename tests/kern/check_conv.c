@@ -11,9 +11,8 @@ typedef struct shape {
 } shape;
 
 static const shape shapes[] = {
-    {16, 4, 1, {1}},     {37, 4, 3, {1, 2, 5}}, {300, 4, 2, {130, 3}},
-    {20, 1, 1, {9}},     {8, 2, 2, {1, 4}},     {33, 7, 2, {3, 20}},
-    {520, 4, 1, {64}},
+    {16, 4, 1, {1}},   {37, 4, 3, {1, 2, 5}}, {300, 4, 2, {130, 3}}, {20, 1, 1, {9}},
+    {8, 2, 2, {1, 4}}, {33, 7, 2, {3, 20}},   {520, 4, 1, {64}},
 };
 
 typedef struct setup {
@@ -28,12 +27,16 @@ static void make(kc *c, const shape *s, setup *u)
     int T = 0;
     size_t C = (size_t)s->C;
     for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
-    *u = (setup){.s = s, .state_floats = (size_t)(s->n_seq * (s->taps - 1)) * C,
-                 .count = (size_t)T * C};
+    *u = (setup){
+        .s = s, .state_floats = (size_t)(s->n_seq * (s->taps - 1)) * C, .count = (size_t)T * C};
     u->state = kc_in(c, u->state_floats, 1);
-    u->a = (ap_conv_args){.x = kc_in(c, (size_t)T * (C + 3), 1), .ldx = s->C + 3,
-                          .weight = kc_in(c, (size_t)s->taps * C, 1), .n_seq = s->n_seq,
-                          .n_tok = T, .n_channel = s->C, .n_tap = s->taps};
+    u->a = (ap_conv_args){.x = kc_in(c, (size_t)T * (C + 3), 1),
+                          .ldx = s->C + 3,
+                          .weight = kc_in(c, (size_t)s->taps * C, 1),
+                          .n_seq = s->n_seq,
+                          .n_tok = T,
+                          .n_channel = s->C,
+                          .n_tap = s->taps};
 }
 
 /* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
@@ -46,8 +49,8 @@ static void run_pieces(kc *c, const setup *u, const ap_kern *k, int piece, float
     a.out = *out = kc_out(c, u->count);
     *state = kc_copy(c, u->state, u->state_floats);
     for (int i = 0; i < u->s->n_seq; begin += u->s->n_tok[i], i++)
-        seq[i] = (ap_recur_seq){*state + i * (u->s->taps - 1) * u->s->C, NULL, begin,
-                                u->s->n_tok[i]};
+        seq[i] =
+            (ap_recur_seq){*state + i * (u->s->taps - 1) * u->s->C, NULL, begin, u->s->n_tok[i]};
     a.seq = seq;
     if (piece == 0) k->conv(k, &a);
     for (int i = 0; piece > 0 && i < u->s->n_seq; i++)
@@ -116,7 +119,10 @@ void check_conv(kc *c)
     }
 }
 
-static void run(const ap_kern *k, void *arg) { k->conv(k, arg); }
+static void run(const ap_kern *k, void *arg)
+{
+    k->conv(k, arg);
+}
 
 void bench_conv(kc_bench *b)
 {
@@ -127,7 +133,7 @@ void bench_conv(kc_bench *b)
         ap_recur_seq seq = {u.state, NULL, 0, u.a.n_tok};
         u.a.seq = &seq;
         u.a.out = kc_out(b->c, u.count);
-        kc_time(b, i == 0 ? "T=1 C=8192" : "T=256 C=8192", 0,
-                2.0 * sizeof(float) * (double)u.count, run, &u.a);
+        kc_time(b, i == 0 ? "T=1 C=8192" : "T=256 C=8192", 0, 2.0 * sizeof(float) * (double)u.count,
+                run, &u.a);
     }
 }

@@ -54,18 +54,29 @@ static void make(kc *c, const shape *s, setup *u)
     }
     const float *k = kc_in(c, (size_t)(T * ldk), 3);
     u->out_floats = (size_t)T * (size_t)s->heads * (size_t)s->D;
-    u->a = (ap_qkv_args){.q = kc_in(c, (size_t)(T * ldq), 1), .k = k,
+    u->a = (ap_qkv_args){.q = kc_in(c, (size_t)(T * ldq), 1),
+                         .k = k,
                          .v = s->v_is_k ? k : kc_in(c, (size_t)(T * ldk), 1),
-                         .ldq = ldq, .q_head_stride = head, .ldk = ldk, .ldv = ldk,
+                         .ldq = ldq,
+                         .q_head_stride = head,
+                         .ldk = ldk,
+                         .ldv = ldk,
                          .q_norm = s->q_norm ? kc_in(c, (size_t)s->D, 1) : NULL,
                          .k_norm = s->k_norm ? kc_in(c, (size_t)s->D, 1) : NULL,
-                         .v_norm = s->v_norm, .eps = 1e-6f, .cos = cos_of, .sin = sin_of,
-                         .n_angle = s->n_angle, .pair_offset = s->offset,
+                         .v_norm = s->v_norm,
+                         .eps = 1e-6f,
+                         .cos = cos_of,
+                         .sin = sin_of,
+                         .n_angle = s->n_angle,
+                         .pair_offset = s->offset,
                          .kv = {.page_bytes = u->page_floats * sizeof(float),
                                 .layer_offset = 16 * sizeof(float),
                                 .n_seq = s->n_seq},
-                         .n_tok = T, .n_head = s->heads, .n_kv_head = s->groups,
-                         .head_dim = s->D, .q_only = s->q_only};
+                         .n_tok = T,
+                         .n_head = s->heads,
+                         .n_kv_head = s->groups,
+                         .head_dim = s->D,
+                         .q_only = s->q_only};
 }
 
 /* Run on fresh memory, `piece` tokens at a time (0 = all sequences at once). */
@@ -179,7 +190,10 @@ void check_qkv(kc *c)
     }
 }
 
-static void run(const ap_kern *k, void *arg) { k->qkv(k, arg); }
+static void run(const ap_kern *k, void *arg)
+{
+    k->qkv(k, arg);
+}
 
 void bench_qkv(kc_bench *b)
 {

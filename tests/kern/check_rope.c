@@ -39,7 +39,10 @@ void check_rope(kc *c)
     }
 }
 
-static void run(const ap_kern *k, void *arg) { k->rope(k, arg); }
+static void run(const ap_kern *k, void *arg)
+{
+    k->rope(k, arg);
+}
 
 void bench_rope(kc_bench *b)
 {

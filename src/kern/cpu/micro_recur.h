@@ -7,9 +7,9 @@
 
 #include "kern/cpu/micro.h"
 
-#define AP_DELTA_ROWS 16  /* value channels that `step` takes at once */
+#define AP_DELTA_ROWS  16 /* value channels that `step` takes at once */
 #define AP_DELTA_CHUNK 64 /* tokens of a chunk of the chunked form */
-#define AP_DELTA_SUB 16   /* tokens of a block of its triangular solve */
+#define AP_DELTA_SUB   16 /* tokens of a block of its triangular solve */
 
 /* The gates of one token and value head. */
 typedef struct ap_delta_gate {
@@ -18,7 +18,7 @@ typedef struct ap_delta_gate {
     bool weak;         /* decay >= 1/2: the state goes on as s + (decay_less1*s + k*d), else as
                         * decay*s + k*d; each keeps the digits that the other would lose */
     float beta;
-    float kq;          /* k^ . q^ */
+    float kq; /* k^ . q^ */
 } ap_delta_gate;
 
 typedef struct ap_micro_recur {
@@ -37,19 +37,19 @@ typedef struct ap_micro_recur {
     /* o[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]), r = 1 / sqrtf(sum o^2 / n + eps). */
     void (*gated_norm)(float *o, const float *w, const float *z, int n, float eps);
 
-    /* out[c] = ap_siluf(acc), acc = fma(tap, row, acc) over the taps ascending, from 0, c < n. The
-     * first n_old taps meet the rows of `old`, the next n_new those of `x`, ldx apart; rows of `old`
-     * and of w are ld_old apart. */
+    /* out[c] = ap_siluf(acc), acc = fma(tap, row, acc) over the taps ascending, from 0, c < n.
+     * The first n_old taps meet the rows of `old`, the next n_new those of `x`, ldx apart; rows
+     * of `old` and of w are ld_old apart. */
     void (*conv)(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
                  int64_t ldx, const float *w, int n, float *out);
 
-    /* c[i*ldc + j] = fma(a[i*ra + l*ca], b[l*ldb + j], c[i*ldc + j]), l ascending over [0, kk), from
-     * 0 or from the old c. Any m, n, kk >= 0. */
+    /* c[i*ldc + j] = fma(a[i*ra + l*ca], b[l*ldb + j], c[i*ldc + j]), l ascending over [0, kk),
+     * from 0 or from the old c. Any m, n, kk >= 0. */
     void (*gemm)(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
                  int64_t ldb, float *c, int64_t ldc, bool accumulate);
 
-    /* x[i] = fma(a[i*lda + j], x[j], x[i]), j ascending over [0, i): solves (I - a) x = x for a block
-     * of m <= AP_DELTA_SUB rows of n values, ldx apart. */
+    /* x[i] = fma(a[i*lda + j], x[j], x[i]), j ascending over [0, i): solves (I - a) x = x for a
+     * block of m <= AP_DELTA_SUB rows of n values, ldx apart. */
     void (*solve)(int m, int n, const float *a, int64_t lda, float *x, int64_t ldx);
 
     /* out[j] = e^(top - g[j]), j < n, as ap_expf of the difference in f32, times 1 + what the

@@ -1,9 +1,9 @@
 /* ops_attn.c - causal attention over KV pages.
  *
  * A task owns the query rows of some tokens of one sequence for one KV head and walks the pages
- * once; the rows (token-major: all query heads of the KV head of a token, then the next token) share
- * every page that is read. Weights of a row for one page live in a tile of scores; the output rows
- * are accumulated in place. */
+ * once; the rows (token-major: all query heads of the KV head of a token, then the next token)
+ * share every page that is read. Weights of a row for one page live in a tile of scores; the
+ * output rows are accumulated in place. */
 #include <string.h>
 
 #include "kern/cpu/micro.h"
@@ -31,8 +31,14 @@ typedef struct tile {
     float s[MAX_ROWS * AP_PAGE];
 } tile;
 
-static int min_int(int a, int b) { return a < b ? a : b; }
-static int max_int(int a, int b) { return a > b ? a : b; }
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
+static int max_int(int a, int b)
+{
+    return a > b ? a : b;
+}
 
 static void tile_open(tile *t, const job *j, const ap_kv_seq *s, int tok, int head)
 {
@@ -43,8 +49,8 @@ static void tile_open(tile *t, const job *j, const ap_kv_seq *s, int tok, int he
     t->n = 0;
     for (; tok < tok_end; tok++)
         for (int h = head; h < head_end; h++, t->n++) {
-            size_t at = ((size_t)(s->begin + tok) * (size_t)a->n_head + (size_t)h) *
-                        (size_t)a->head_dim;
+            size_t at =
+                ((size_t)(s->begin + tok) * (size_t)a->n_head + (size_t)h) * (size_t)a->head_dim;
             t->q[t->n] = a->q + at;
             t->o[t->n] = a->out + at;
             t->m[t->n] = -__builtin_inff();
@@ -72,8 +78,8 @@ static void rows_page(tile *t, const job *j, int r, int n, int start, const floa
         int pos = t->pos[r + i];
         lo[i] = max_int(first_key(a, pos) - start, 0);
         hi[i] = min_int(pos + 1 - start, AP_PAGE);
-        float c = j->m->softmax(s + i * AP_PAGE, lo[i], hi[i], a->scale, &t->m[r + i],
-                                &t->l[r + i]);
+        float c =
+            j->m->softmax(s + i * AP_PAGE, lo[i], hi[i], a->scale, &t->m[r + i], &t->l[r + i]);
         if (c != 1) j->m->scale(t->o[r + i], NULL, c, D, t->o[r + i]);
     }
     j->m->values(s, n, lo, hi, v, D, t->o + r);
@@ -83,9 +89,9 @@ static void tile_page(tile *t, const job *j, const ap_kv_seq *s, int page, int g
 {
     const ap_attn_args *a = j->a;
     size_t D = (size_t)a->head_dim, G = (size_t)a->n_kv_head;
-    const float *k = (const float *)(const void *)(a->kv.base +
-                                                   (size_t)s->page[page] * a->kv.page_bytes +
-                                                   a->kv.layer_offset);
+    const float *k =
+        (const float *)(const void *)(a->kv.base + (size_t)s->page[page] * a->kv.page_bytes +
+                                      a->kv.layer_offset);
     const float *kt = k + (size_t)g * D * AP_PAGE, *v = k + (G + (size_t)g) * D * AP_PAGE;
     int start = page * AP_PAGE, r = 0, end = t->n;
     /* Positions ascend with the rows, so the rows that see anything here are neighbours. */
@@ -99,7 +105,10 @@ static void tile_page(tile *t, const job *j, const ap_kv_seq *s, int page, int g
     }
 }
 
-static int n_tiles(const job *j, const ap_kv_seq *s) { return (s->n_tok + j->tokens - 1) / j->tokens; }
+static int n_tiles(const job *j, const ap_kv_seq *s)
+{
+    return (s->n_tok + j->tokens - 1) / j->tokens;
+}
 
 static void attn_task(void *arg, int task, int worker)
 {

@@ -14,15 +14,15 @@ typedef struct job {
     int n_block;
 } job;
 
-/* The last n_tap - 1 rows of [state; x], oldest first. Rows are read before they are overwritten. */
+/* The last n_tap - 1 rows of [state; x], oldest first. Rows are read before they are
+ * overwritten. */
 static void carry(const ap_conv_args *a, const ap_recur_seq *s, int c, int n)
 {
     int64_t C = a->n_channel;
     for (int i = 0; i < a->n_tap - 1; i++) {
         int from = i + s->n_tok;
-        const float *row = from < a->n_tap - 1
-                               ? s->conv_state + from * C
-                               : a->x + (s->begin + from - (a->n_tap - 1)) * a->ldx;
+        const float *row = from < a->n_tap - 1 ? s->conv_state + from * C
+                                               : a->x + (s->begin + from - (a->n_tap - 1)) * a->ldx;
         memmove(s->conv_state + i * C + c, row + c, (size_t)n * sizeof(float));
     }
 }

@@ -12,10 +12,10 @@
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-#define BLOCK 32 /* tokens whose q and k are prepared at once */
+#define BLOCK 16 /* tokens that are prepared at once: they and a slice of the state fit in L1 */
 
-/* In double: a gate acts on the state for as long as the state remembers, so an error of one f32 ulp
- * of e^g would grow with the length of the text. */
+/* In double: a gate acts on the state for as long as the state remembers, so an error of one f32
+ * ulp of e^g would grow with the length of the text. */
 ap_delta_gate ap_delta_gate_of(const ap_delta_args *a, int64_t t, int h, double *g)
 {
     double x = (double)a->a[t * a->lda + h] + (double)a->dt_bias[h];
@@ -46,34 +46,49 @@ typedef struct job {
     size_t worker_bytes;
 } job;
 
-/* A task's part of the scratch: q^ and k^ of a block. */
-static size_t block_bytes(int k_dim)
+/* A task's part of the scratch. Values and outputs are copied: in the step they lie a power of two
+ * apart, in one set of the cache. */
+typedef struct block {
+    float *q, *k; /* [BLOCK][Dk] */
+    float *v, *o; /* [BLOCK][Dv] */
+    ap_delta_gate gate[BLOCK];
+} block;
+
+static size_t block_bytes(int k_dim, int v_dim)
 {
-    return ap_round_up(2 * BLOCK * (size_t)k_dim * sizeof(float), AP_ALIGN);
+    return ap_round_up(2 * BLOCK * ((size_t)k_dim + (size_t)v_dim) * sizeof(float), AP_ALIGN);
 }
 
-/* Tokens [t, t + n) of the sequence for channels [row, row_end) of head h. */
-static void run_block(const job *j, const ap_recur_seq *s, int h, int row, int row_end, int t,
-                      int n, float *q, float *k)
+static void block_open(block *b, void *scratch, int k_dim, int v_dim)
+{
+    b->q = scratch;
+    b->k = b->q + BLOCK * k_dim;
+    b->v = b->k + BLOCK * k_dim;
+    b->o = b->v + BLOCK * v_dim;
+}
+
+/* Tokens [t, t + n) of the step for channels [row, row_end) of head h. */
+static void run_block(const job *j, block *b, float *state, int h, int row, int row_end, int64_t t,
+                      int n)
 {
     const ap_delta_args *a = j->a;
-    int Dk = a->k_dim, Dv = a->v_dim;
-    ap_delta_gate gate[BLOCK];
+    int Dk = a->k_dim, width = row_end - row;
+    size_t bytes = (size_t)width * sizeof(float);
     double g;
     for (int i = 0; i < n; i++) {
-        ap_delta_keys(j->m, a, s->begin + t + i, h, q + i * Dk, k + i * Dk);
-        gate[i] = ap_delta_gate_of(a, s->begin + t + i, h, &g);
-        gate[i].kq = j->m->dot(k + i * Dk, q + i * Dk, Dk);
+        ap_delta_keys(j->m, a, t + i, h, b->q + i * Dk, b->k + i * Dk);
+        b->gate[i] = ap_delta_gate_of(a, t + i, h, &g);
+        b->gate[i].kq = j->m->dot(b->k + i * Dk, b->q + i * Dk, Dk);
+        memcpy(b->v + i * width, ap_delta_value(a, t + i, h) + row, bytes);
     }
-    for (; row < row_end; row += AP_DELTA_ROWS) {
-        int rows = row_end - row < AP_DELTA_ROWS ? row_end - row : AP_DELTA_ROWS;
-        float *state = s->delta_state + ((size_t)h * (size_t)Dv + (size_t)row) * (size_t)Dk;
-        for (int i = 0; i < n; i++) {
-            int64_t at = s->begin + t + i;
-            j->m->step(state, rows, Dk, k + i * Dk, q + i * Dk, &gate[i],
-                       ap_delta_value(a, at, h) + row, ap_delta_out(a, at, h) + row);
-        }
+    state += ((size_t)h * (size_t)a->v_dim + (size_t)row) * (size_t)Dk;
+    for (int r = 0; r < width; r += AP_DELTA_ROWS, state += AP_DELTA_ROWS * Dk) {
+        int rows = width - r < AP_DELTA_ROWS ? width - r : AP_DELTA_ROWS;
+        for (int i = 0; i < n; i++)
+            j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &b->gate[i],
+                       b->v + i * width + r, b->o + i * width + r);
     }
+    for (int i = 0; i < n; i++) memcpy(ap_delta_out(a, t + i, h) + row, b->o + i * width, bytes);
 }
 
 static void norm_tokens(const job *j, int64_t t, int64_t end, int h)
@@ -91,10 +106,11 @@ static void recurrent_task(void *arg, int task, int worker)
     const ap_recur_seq *s = &a->seq[task / (a->n_v_head * j->splits)];
     int h = task / j->splits % a->n_v_head, row = task % j->splits * j->rows;
     int row_end = row + j->rows < a->v_dim ? row + j->rows : a->v_dim;
-    float *q = (float *)(void *)((char *)a->scratch + (size_t)worker * j->worker_bytes);
+    block b;
+    block_open(&b, (char *)a->scratch + (size_t)worker * j->worker_bytes, a->k_dim, a->v_dim);
     for (int t = 0; t < s->n_tok; t += BLOCK) {
         int n = s->n_tok - t < BLOCK ? s->n_tok - t : BLOCK;
-        run_block(j, s, h, row, row_end, t, n, q, q + BLOCK * a->k_dim);
+        run_block(j, &b, s->delta_state, h, row, row_end, s->begin + t, n);
         if (j->splits == 1) norm_tokens(j, s->begin + t, s->begin + t + n, h);
     }
 }
@@ -120,11 +136,12 @@ static void chunked_task(void *arg, int task, int worker)
 
 static size_t worker_bytes(int k_dim, int v_dim)
 {
-    size_t chunk = ap_delta_chunk_bytes(k_dim, v_dim), block = block_bytes(k_dim);
-    return chunk > block ? chunk : block;
+    size_t chunk = ap_delta_chunk_bytes(k_dim, v_dim), step = block_bytes(k_dim, v_dim);
+    return chunk > step ? chunk : step;
 }
 
-size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim, int v_dim)
+size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
+                                  int v_dim)
 {
     (void)n_k_head, (void)n_v_head;
     return worker_bytes(k_dim, v_dim) * (size_t)ap_pool_threads(k->pool);

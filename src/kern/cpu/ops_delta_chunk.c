@@ -1,12 +1,12 @@
 /* ops_delta_chunk.c - the delta rule in chunks of 64 tokens, as matrix products.
  *
- * With rows of q^, k^, v as Q, K, V, G the running sum of g inside the chunk, D_ij = e^(G_i - G_j):
+ * With rows of q^, k^, v as Q, K, V, G the running sum of g in the chunk, D_ij = e^(G_i - G_j):
  *   (I + A) X = R,  A = strict lower part of beta_i (k_i . k_j) D_ij,  R = beta (V - e^G K S)
  *   O = e^G Q S + P X,  P = lower part of (q_i . k_j) D_ij
  *   S' = e^(G_C) S + K^T (e^(G_C - G) X)
- * X is solved for by substitution in blocks of 16, which needs no inverse; of exponentials only those
- * of differences <= 0 are formed, G in double (spec section 3.3). The state is held transposed, [Dk][Dv],
- * between the chunks. A last chunk of fewer tokens is just smaller. */
+ * X is solved for by substitution in blocks of 16, which needs no inverse; of exponentials only
+ * those of differences <= 0 are formed, G in double (spec section 3.3). The state is held
+ * transposed, [Dk][Dv], between the chunks. A last chunk of fewer tokens is just smaller. */
 #include <math.h>
 #include <string.h>
 
@@ -56,7 +56,10 @@ size_t ap_delta_chunk_bytes(int k_dim, int v_dim)
     return layout(&c, NULL, (size_t)k_dim, (size_t)v_dim);
 }
 
-static int min_int(int a, int b) { return a < b ? a : b; }
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
 
 /* Rows [t, t + c->n) of the step: q, k, gates. */
 static void load(chunk *c, const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h)

@@ -26,8 +26,10 @@ static int n_groups(const ap_kv_seq *s)
 static void take(const ap_micro_attn *m, const float *x, const float *w, float r, bool norm,
                  int from, int to, float *out)
 {
-    if (norm) m->scale(x + from, w + from, r, to - from, out);
-    else memcpy(out, x + from, (size_t)(to - from) * sizeof *out);
+    if (norm)
+        m->scale(x + from, w + from, r, to - from, out);
+    else
+        memmove(out, x + from, (size_t)(to - from) * sizeof *out); /* q_out may be q */
 }
 
 static void query(const job *j, int t)
@@ -80,8 +82,7 @@ static void key_value(const job *j, const ap_kv_seq *s, int t)
     const ap_qkv_args *a = j->a;
     size_t D = (size_t)a->head_dim, G = (size_t)a->n_kv_head;
     int pos = s->pos + (t - s->begin), slot = pos % AP_PAGE;
-    float *page = (float *)(void *)(a->kv.base +
-                                    (size_t)s->page[pos / AP_PAGE] * a->kv.page_bytes +
+    float *page = (float *)(void *)(a->kv.base + (size_t)s->page[pos / AP_PAGE] * a->kv.page_bytes +
                                     a->kv.layer_offset);
     for (size_t g = 0; g < G; g++) {
         const float *k = a->k + t * a->ldk + (int64_t)(g * D);
@@ -91,7 +92,8 @@ static void key_value(const job *j, const ap_kv_seq *s, int t)
             page + g * D * AP_PAGE + slot);
         if (a->v_norm)
             j->m->scale(v, NULL, j->m->rms(v, a->head_dim, a->eps), a->head_dim, out);
-        else memcpy(out, v, D * sizeof *out);
+        else
+            memcpy(out, v, D * sizeof *out);
     }
 }
 
@@ -102,8 +104,8 @@ static void qkv_task(void *arg, int task, int worker)
     (void)worker;
     while (task >= n_groups(s)) task -= n_groups(s++);
     int first = (s->pos / GROUP + task) * GROUP; /* position */
-    for (int pos = first < s->pos ? s->pos : first;
-         pos < first + GROUP && pos < s->pos + s->n_tok; pos++) {
+    for (int pos = first < s->pos ? s->pos : first; pos < first + GROUP && pos < s->pos + s->n_tok;
+         pos++) {
         int t = s->begin + (pos - s->pos);
         if (!j->a->q_only) key_value(j, s, t);
         query(j, t);

@@ -55,8 +55,8 @@ static void scores_avx2(const float *const *q, int n_row, const float *kt, int h
 /* Lanes of keys [j, j + 8) inside [lo, hi). */
 static __m256 seen(int lo, int hi, int j)
 {
-    const __m256i key = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                         _mm256_set1_epi32(j));
+    const __m256i key =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(j));
     __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(lo), key);
     return _mm256_castsi256_ps(
         _mm256_andnot_si256(below, _mm256_cmpgt_epi32(_mm256_set1_epi32(hi), key)));
@@ -114,7 +114,8 @@ static void values_avx2(const float *p, int n_row, const int *lo, const int *hi,
         int begin = lo[r] > to ? lo[r] : to;
         row[r] = p + r * AP_PAGE + begin;
         if (begin < hi[r])
-            tile(1, head_dim, row + r, 1, v + begin * head_dim, head_dim, hi[r] - begin, o + r, true);
+            tile(1, head_dim, row + r, 1, v + begin * head_dim, head_dim, hi[r] - begin, o + r,
+                 true);
     }
 }
 

@@ -101,7 +101,8 @@ static void values_avx512(const float *p, int n_row, const int *lo, const int *h
         int begin = lo[r] > to ? lo[r] : to;
         row[r] = p + r * AP_PAGE + begin;
         if (begin < hi[r])
-            tile(1, head_dim, row + r, 1, v + begin * head_dim, head_dim, hi[r] - begin, o + r, true);
+            tile(1, head_dim, row + r, 1, v + begin * head_dim, head_dim, hi[r] - begin, o + r,
+                 true);
     }
 }
 

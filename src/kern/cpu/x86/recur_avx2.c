@@ -77,7 +77,8 @@ static __m256 sum8_of_8(const __m256 *s)
     for (int i = 0; i < 2; i++) /* two sums of a[i], two of a[i + 2] */
         b[i] = _mm256_add_ps(_mm256_shuffle_ps(a[i], a[i + 2], 0x44),
                              _mm256_shuffle_ps(a[i], a[i + 2], 0xee));
-    __m256 c = _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
+    __m256 c =
+        _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
     return _mm256_permutevar8x32_ps(c, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
 }
 
@@ -122,8 +123,10 @@ static void step_avx2(float *state, int n_row, int k_dim, const float *k, const 
                                   _mm256_sub_ps(_mm256_maskload_ps(v + base, m), kv));
         _mm256_maskstore_ps(o + base, m, _mm256_fmadd_ps(_mm256_set1_ps(g->kq), dv, qv));
         _mm256_storeu_ps(d, dv);
-        if (g->weak) update_rows(s, rows, k_dim, k, g->decay_less1, true, d);
-        else update_rows(s, rows, k_dim, k, g->decay, false, d);
+        if (g->weak)
+            update_rows(s, rows, k_dim, k, g->decay_less1, true, d);
+        else
+            update_rows(s, rows, k_dim, k, g->decay, false, d);
     }
 }
 
@@ -196,7 +199,10 @@ static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, __m2
     }
 }
 
-static int lanes(int n) { return n < 0 ? 0 : n < 8 ? n : 8; }
+static int lanes(int n)
+{
+    return n < 0 ? 0 : n < 8 ? n : 8;
+}
 
 static void solve_avx2(int m, int n, const float *a, int64_t lda, float *x, int64_t ldx)
 {
@@ -229,6 +235,5 @@ static void decays_avx2(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_avx2 = {dot_avx2,        scale_avx2, step_avx2,
-                                      gated_norm_avx2, conv_avx2,  gemm_avx2,
-                                      solve_avx2,      decays_avx2};
+const ap_micro_recur ap_recur_avx2 = {dot_avx2,  scale_avx2, step_avx2,  gated_norm_avx2,
+                                      conv_avx2, gemm_avx2,  solve_avx2, decays_avx2};

@@ -6,7 +6,10 @@
 #include "kern/cpu/x86/math_avx512.h"
 #include "kern/cpu/x86/tile_avx512.h"
 
-static __mmask16 head_mask(int n) { return n < 16 ? ap_mask_avx512(n) : 0xffff; }
+static __mmask16 head_mask(int n)
+{
+    return n < 16 ? ap_mask_avx512(n) : 0xffff;
+}
 
 static float dot_avx512(const float *x, const float *y, int n)
 {
@@ -55,8 +58,8 @@ TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const f
     for (int r = 0; r < rows; r++) k_sum[r] = ks[r], q_sum[r] = qs[r];
 }
 
-/* ap_sum16 of 16 vectors: lane r of the result is that of s[r]. Each step adds the halves, quarters,
- * ... of two vectors and keeps both results side by side. */
+/* ap_sum16 of 16 vectors: lane r of the result is that of s[r]. Each step adds the halves,
+ * quarters, ... of two vectors and keeps both results side by side. */
 static __m512 sum16_of_16(const __m512 *s)
 {
     __m512 a[8], b[4], c[2];
@@ -69,7 +72,8 @@ static __m512 sum16_of_16(const __m512 *s)
     for (int i = 0; i < 2; i++) /* in a quarter: two sums of b[i], two of b[i + 2] */
         c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[i], b[i + 2], 0x44),
                              _mm512_shuffle_ps(b[i], b[i + 2], 0xee));
-    __m512 d = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    __m512 d =
+        _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
     /* lane 4 w + e: quarter w has rows of base {0, 8, 4, 12}[w], e adds {0, 2, 1, 3}[e] */
     const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
     return _mm512_permutexvar_ps(order, d);
@@ -114,13 +118,16 @@ static void step_avx512(float *state, int n_row, int k_dim, const float *k, cons
     const __m512 decay = _mm512_set1_ps(g->decay);
     __m512 kv = _mm512_mul_ps(decay, sum16_of_16(k_sum));
     __m512 qv = _mm512_mul_ps(decay, sum16_of_16(q_sum));
-    __m512 dv = _mm512_mul_ps(_mm512_set1_ps(g->beta),
-                              _mm512_sub_ps(_mm512_maskz_loadu_ps(m, v), kv));
+    __m512 dv =
+        _mm512_mul_ps(_mm512_set1_ps(g->beta), _mm512_sub_ps(_mm512_maskz_loadu_ps(m, v), kv));
     _mm512_mask_storeu_ps(o, m, _mm512_fmadd_ps(_mm512_set1_ps(g->kq), dv, qv));
     _mm512_storeu_ps(d, dv);
-    if (!g->weak) update_rows(state, n_row, k_dim, k, g->decay, false, d);
-    else if (k_dim == 128) update_rows(state, n_row, 128, k, g->decay_less1, true, d); /* k in registers */
-    else update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
+    if (!g->weak)
+        update_rows(state, n_row, k_dim, k, g->decay, false, d);
+    else if (k_dim == 128)
+        update_rows(state, n_row, 128, k, g->decay_less1, true, d); /* k in registers */
+    else
+        update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
 }
 
 static void gated_norm_avx512(float *o, const float *w, const float *z, int n, float eps)
@@ -152,8 +159,8 @@ static void conv_avx512(const float *old, int n_old, int64_t ld_old, const float
     }
 }
 
-static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                        int64_t ldb, float *c, int64_t ldc, bool accumulate)
+static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_t ca,
+                        const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
 {
     /* Columns outside: the strip of b stays in L1 for all rows. */
     for (int j = 0; j < n; j += 64) {
@@ -219,6 +226,5 @@ static void decays_avx512(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_avx512 = {dot_avx512,        scale_avx512, step_avx512,
-                                        gated_norm_avx512, conv_avx512,  gemm_avx512,
-                                        solve_avx512,      decays_avx512};
+const ap_micro_recur ap_recur_avx512 = {dot_avx512,  scale_avx512, step_avx512,  gated_norm_avx512,
+                                        conv_avx512, gemm_avx512,  solve_avx512, decays_avx512};

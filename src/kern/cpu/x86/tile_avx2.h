@@ -13,7 +13,8 @@
 
 /* mr rows of nv full vectors; c from 0 or (accumulate) from c. */
 TILE_INLINE void tile_body(const int mr, const int nv, const float *const *a, int64_t ca,
-                           const float *b, int64_t ldb, int64_t kk, float *const *c, bool accumulate)
+                           const float *b, int64_t ldb, int64_t kk, float *const *c,
+                           bool accumulate)
 {
     __m256 s[6][8];
     for (int r = 0; r < mr; r++)
@@ -56,9 +57,12 @@ TILE_INLINE void tile_row(const int mr, const int nv, int n, const float *const 
     for (int r = 0; r < mr; r++) row[r] = a[r], out[r] = c[r];
     while (n > 0) {
         int done = n >= 8 * nv ? 8 * nv : n >= 8 ? 8 : n;
-        if (done == 8 * nv) tile_body(mr, nv, row, ca, b, ldb, kk, out, accumulate);
-        else if (done == 8) tile_body(mr, 1, row, ca, b, ldb, kk, out, accumulate);
-        else tile_tail(mr, done, row, ca, b, ldb, kk, out, accumulate);
+        if (done == 8 * nv)
+            tile_body(mr, nv, row, ca, b, ldb, kk, out, accumulate);
+        else if (done == 8)
+            tile_body(mr, 1, row, ca, b, ldb, kk, out, accumulate);
+        else
+            tile_tail(mr, done, row, ca, b, ldb, kk, out, accumulate);
         for (int r = 0; r < mr; r++) out[r] += done;
         b += done;
         n -= done;
@@ -70,13 +74,26 @@ static void tile(int m, int n, const float *const *a, int64_t ca, const float *b
                  int64_t kk, float *const *c, bool accumulate)
 {
     switch (m) {
-    case 6: tile_row(6, 2, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 5: tile_row(5, 2, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 4: tile_row(4, 2, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 3: tile_row(3, 4, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 2: tile_row(2, 4, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 1: tile_row(1, 8, n, a, ca, b, ldb, kk, c, accumulate); break;
-    default: break;
+    case 6:
+        tile_row(6, 2, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 5:
+        tile_row(5, 2, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 4:
+        tile_row(4, 2, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 3:
+        tile_row(3, 4, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 2:
+        tile_row(2, 4, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 1:
+        tile_row(1, 8, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    default:
+        break;
     }
 }
 

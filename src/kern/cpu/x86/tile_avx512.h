@@ -16,8 +16,9 @@ TILE_INLINE void tile_body(const int mr, const int nv, __mmask16 mask, const flo
     __m512 s[6][4];
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < nv; v++)
-            s[r][v] = !accumulate ? _mm512_setzero_ps()
-                                  : _mm512_maskz_loadu_ps(v == nv - 1 ? mask : 0xffff, c[r] + 16 * v);
+            s[r][v] = !accumulate
+                          ? _mm512_setzero_ps()
+                          : _mm512_maskz_loadu_ps(v == nv - 1 ? mask : 0xffff, c[r] + 16 * v);
     for (int64_t l = 0; l < kk; l++) {
         __m512 x[4];
         for (int v = 0; v < nv; v++)
@@ -42,10 +43,14 @@ TILE_INLINE void tile_row(const int mr, int n, const float *const *a, int64_t ca
     for (; n > 0; n -= 64, b += 64) {
         int rest = n & 15;
         __mmask16 mask = (__mmask16)(rest && n < 64 ? (1u << rest) - 1 : 0xffffu);
-        if (n > 48) tile_body(mr, 4, mask, row, ca, b, ldb, kk, out, accumulate);
-        else if (n > 32) tile_body(mr, 3, mask, row, ca, b, ldb, kk, out, accumulate);
-        else if (n > 16) tile_body(mr, 2, mask, row, ca, b, ldb, kk, out, accumulate);
-        else tile_body(mr, 1, mask, row, ca, b, ldb, kk, out, accumulate);
+        if (n > 48)
+            tile_body(mr, 4, mask, row, ca, b, ldb, kk, out, accumulate);
+        else if (n > 32)
+            tile_body(mr, 3, mask, row, ca, b, ldb, kk, out, accumulate);
+        else if (n > 16)
+            tile_body(mr, 2, mask, row, ca, b, ldb, kk, out, accumulate);
+        else
+            tile_body(mr, 1, mask, row, ca, b, ldb, kk, out, accumulate);
         for (int r = 0; r < mr; r++) out[r] += 64;
     }
 }
@@ -55,13 +60,26 @@ static void tile(int m, int n, const float *const *a, int64_t ca, const float *b
                  int64_t kk, float *const *c, bool accumulate)
 {
     switch (m) {
-    case 6: tile_row(6, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 5: tile_row(5, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 4: tile_row(4, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 3: tile_row(3, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 2: tile_row(2, n, a, ca, b, ldb, kk, c, accumulate); break;
-    case 1: tile_row(1, n, a, ca, b, ldb, kk, c, accumulate); break;
-    default: break;
+    case 6:
+        tile_row(6, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 5:
+        tile_row(5, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 4:
+        tile_row(4, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 3:
+        tile_row(3, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 2:
+        tile_row(2, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    case 1:
+        tile_row(1, n, a, ca, b, ldb, kk, c, accumulate);
+        break;
+    default:
+        break;
     }
 }
 

@@ -1,9 +1,10 @@
 /* walk.c - sessions under random operations and under cancelled calls. Whatever was done before,
  * the logits after a sequence of tokens are, to the bit, those of feeding that sequence once. */
-#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -216,18 +217,31 @@ void check_random_walk(bench *b)
 
 /* ---------------------------------------------------------------- cancelled calls */
 
-typedef struct alarm_clock {
-    apus_engine *engine;
-    long delay_ns;
-} alarm_clock;
+/* The engine that the next alarm cancels. */
+static apus_engine *volatile ringing;
 
-static void *ring(void *ctx)
+static void ring(int signal)
 {
-    const alarm_clock *a = ctx;
-    struct timespec t = {.tv_nsec = a->delay_ns};
-    nanosleep(&t, NULL);
-    apus_cancel(a->engine);
-    return NULL;
+    (void)signal;
+    apus_cancel(ringing);
+}
+
+/* Cancel what runs on e in `us` microseconds, from a signal handler on this thread, so that a busy
+ * machine makes the moment no less random. 0 = no more. */
+static void set_alarm(apus_engine *e, long us)
+{
+    struct sigaction act = {.sa_handler = ring};
+    struct itimerval t = {.it_value.tv_usec = us % 1000000, .it_value.tv_sec = us / 1000000};
+    ringing = e;
+    sigaction(SIGALRM, &act, NULL);
+    setitimer(ITIMER_REAL, &t, NULL);
+}
+
+static long now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (long)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 static bool refuse(void *ctx, const char *stage, uint64_t done, uint64_t total)
@@ -263,6 +277,7 @@ static void cancel_line(bench *b, const line *l, rig *e)
     apus_session *s = open_session(b->r, e);
     apus_diag d = {0};
     int half = l->n / 2 + 3, most = l->n - 6, stopped = 0;
+    long per_token_ns = 20000; /* measured below */
     if (s == NULL) goto done;
     if (apus_session_feed(s, l->tok, half, NULL, &d) != APUS_OK) {
         fail(b->r, "feed: %s", d.text);
@@ -273,23 +288,24 @@ static void cancel_line(bench *b, const line *l, rig *e)
     if (err != APUS_ECANCELLED) fail(b->r, "cancelled feed gave code %d", (int)err);
     go_on(b, l, s, err, half, most, logits, "after a feed cancelled in its first step");
     for (int i = 0; i < 24; i++) {
-        alarm_clock a = {.engine = e->engine, .delay_ns = 20000L + 90000L * i};
-        pthread_t t;
         bool back = i % 3 == 2;
         int before = back ? most : i * 7 % half + 1, after = back ? half - i : most;
-        apus_err prep =
-            apus_session_rewind(s, before < apus_session_pos(s) ? before : apus_session_pos(s), &d);
         int pos = apus_session_pos(s);
+        apus_err prep = apus_session_rewind(s, before < pos ? before : pos, &d);
+        long began = now_us();
+        pos = apus_session_pos(s);
         if (!prep && pos < before)
             prep = apus_session_feed(s, l->tok + pos, before - pos, NULL, &d);
         if (prep != APUS_OK) {
             fail(b->r, "making ready for a cancel: %s", d.text);
             break;
         }
-        if (pthread_create(&t, NULL, ring, &a) != 0) break;
+        if (pos + 40 < before) per_token_ns = (now_us() - began) * 1000 / (before - pos);
+        long whole_us = (back ? after : after - before) * per_token_ns / 1000;
+        set_alarm(e->engine, 1 + whole_us * (i + 1) / 30);
         err = back ? apus_session_rewind(s, after, &d)
                    : apus_session_feed(s, l->tok + before, after - before, logits, &d);
-        pthread_join(t, NULL);
+        set_alarm(e->engine, 0);
         stopped += err == APUS_ECANCELLED;
         go_on(b, l, s, err, before, after, logits,
               back ? "after a rewind cancelled at some moment"
@@ -298,6 +314,41 @@ static void cancel_line(bench *b, const line *l, rig *e)
     if (b->r->verbose)
         printf("  %d of 24 calls cancelled midway, line of %d tokens\n", stopped, l->n);
 done:
+    apus_session_free(s);
+    free(logits);
+}
+
+/* A rewind far back computes pages again that a sliding window has given up. If it is cancelled on
+ * the way, half-written pages must not pass for whole ones when the next rewind ends in them. */
+static void cancel_old_pages(bench *b, const line *l, rig *e)
+{
+    static const int into[] = {60, 120, 185};
+    float *logits = need((size_t)l->vocab * sizeof(float));
+    apus_session *s = open_session(b->r, e);
+    apus_diag d = {0};
+    int stopped = 0;
+    long whole_us = 0;
+    for (int i = 0; i < 48 && s != NULL; i++) {
+        int pos = apus_session_pos(s), to = into[i % 3];
+        if (apus_session_feed(s, l->tok + pos, l->n - 1 - pos, NULL, &d) != APUS_OK) {
+            fail(b->r, "making ready for a cancelled rewind: %s", d.text);
+            break;
+        }
+        long began = now_us();
+        if (i > 0) set_alarm(e->engine, 1 + whole_us * i / 48); /* the first one is measured */
+        apus_err err = apus_session_rewind(s, 190, &d);
+        set_alarm(e->engine, 0);
+        if (i == 0) whole_us = now_us() - began;
+        stopped += err == APUS_ECANCELLED;
+        if (apus_session_rewind(s, to, &d) != APUS_OK ||
+            apus_session_feed(s, l->tok + to, 1, logits, &d) != APUS_OK) {
+            fail(b->r, "going back to %d after a cancelled rewind: %s", to, d.text);
+            break;
+        }
+        check_at(b, l, to + 1, logits, "going back into pages of a cancelled rewind");
+    }
+    if (b->r->verbose)
+        printf("  %d of 48 long rewinds cancelled midway, line of %d tokens\n", stopped, l->n);
     apus_session_free(s);
     free(logits);
 }
@@ -313,6 +364,7 @@ void check_cancel(bench *b)
         if (b->g.prompt[k].n < 70 || !selected(b, k, 1 << 30)) continue;
         if (line_make(b, k, &l) == 0 && rig_open(b->r, b->folder, &b->g, spec, &e) == 0) {
             cancel_line(b, &l, &e);
+            if (l.n > 200) cancel_old_pages(b, &l, &e);
             rig_close(&e);
         }
         line_free(&l);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kcheck.h"
+#include "kern/cpu/micro.h"
 
 static const ap_dtype types[] = {AP_F32, AP_F16, AP_BF16};
 
@@ -124,18 +125,6 @@ static void product64(const float *x, int64_t ldx, const float *w, int T, int N,
         }
 }
 
-/* The Order of kern.h, written out once more. */
-static float dot_by_order(const float *x, const float *w, int K)
-{
-    float total = 0;
-    for (int k0 = 0; k0 < K; k0 += AP_K_BLOCK) {
-        float acc = 0;
-        for (int k = k0; k < K && k < k0 + AP_K_BLOCK; k++) acc = fmaf(x[k], w[k], acc);
-        total = k0 ? total + acc : acc;
-    }
-    return total;
-}
-
 static void start_y(float *y, const float *old, const ap_matmul_args *a, size_t n)
 {
     kc_poison(y, n);
@@ -159,12 +148,13 @@ static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accum
     product64(x, ldx, values, T, N, K, y64, mag);
     for (size_t i = 0; i < dense; i++) {
         int r = (int)(i / (size_t)N), n = (int)(i % (size_t)N);
-        float o = dot_by_order(x + r * ldx, values + (size_t)n * K, K);
+        float o = kc_dot(x + r * ldx, values + (size_t)n * K, K);
         if (accumulate) {
             y64[i] += old[r * ldy + n];
             mag[i] += fabsf(old[r * ldy + n]);
             o = old[r * ldy + n] + o;
         }
+        if (softcap != 0) o = softcap * ap_tanhf(o / softcap);
         if (softcap != 0) y64[i] = (double)softcap * tanh(y64[i] / (double)softcap);
         order[r * ldy + n] = o;
     }
@@ -172,7 +162,7 @@ static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accum
     c->ref->matmul(c->ref, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
-    if (softcap == 0) kc_same(c, "order", "y", want, ldy, order, ldy, T, N);
+    kc_same(c, "order", "y", want, ldy, order, ldy, T, N);
     for (int k = 0; k < c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k];
         a.y = y;
@@ -293,6 +283,7 @@ static void check_glu_case(kc *c, ap_dtype tg, ap_dtype tu, int T, int F, int K,
     int64_t ldx = K + kc_int(c, 0, 3), ldy = F + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * F;
     float *vg, *vu, *x = kc_in(c, (size_t)(T * ldx), 1.0), *want = kc_out(c, ny), *y = kc_out(c, ny);
+    float *order = kc_out(c, ny);
     double *g = kc_f64(c, dense), *gm = kc_f64(c, dense), *u = kc_f64(c, dense), *um = kc_f64(c, dense);
     kc_case(c, "%s/%s T=%d F=%d K=%d act=%d", ap_dtype_name(tg), ap_dtype_name(tu), T, F, K, (int)act);
     ap_tensor sg = kc_tensor(c, tg, F, K, 1.0 / sqrt(K), &vg), su = kc_tensor(c, tu, F, K, 1.0 / sqrt(K), &vu);
@@ -306,9 +297,13 @@ static void check_glu_case(kc *c, ap_dtype tg, ap_dtype tu, int T, int F, int K,
         /* slopes of both functions stay below 1.13 */
         gm[i] = 1.13 * gm[i] * (fabs(u[i]) + 24 * KC_EPS * um[i]) + fabs(v) * um[i];
         g[i] = v * u[i];
+        int64_t r = (int64_t)i / F, f = (int64_t)i % F;
+        float og = kc_dot(x + r * ldx, vg + f * K, K), ou = kc_dot(x + r * ldx, vu + f * K, K);
+        order[r * ldy + f] = (act == AP_ACT_SILU ? ap_siluf(og) : ap_gelu_tanhf(og)) * ou;
     }
     c->ref->glu(c->ref, &a);
     kc_written(c, "y", want, T, F, ldy);
+    kc_same(c, "order", "y", want, ldy, order, ldy, T, F);
     kc_close(c, "y", KC_CHAIN, want, ldy, g, gm, T, F);
     for (int k = 0; k < c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k];

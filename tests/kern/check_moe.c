@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kcheck.h"
+#include "kern/cpu/micro.h"
 
 enum { MAX_EXPERTS = 64 };
 
@@ -114,6 +115,29 @@ static void moe64(kc *c, const model *m, const ap_moe_args *a, const float *old,
     }
 }
 
+static void moe_by_order(kc *c, const model *m, const ap_moe_args *a, const float *old, float *y)
+{
+    float *mid = kc_out(c, (size_t)m->ffn), *acc = kc_out(c, (size_t)m->hidden);
+    for (int t = 0; t < a->n_tok; t++) {
+        const float *x = a->x + t * a->ldx;
+        memset(acc, 0, (size_t)m->hidden * sizeof(float));
+        for (int j = 0; j < a->n_used; j++) {
+            int e = a->ids[t * a->n_used + j];
+            for (int f = 0; f < m->ffn; f++) {
+                float g = kc_dot(x, m->gate[e] + (size_t)f * m->hidden, m->hidden);
+                float u = kc_dot(x, m->up[e] + (size_t)f * m->hidden, m->hidden);
+                mid[f] = (a->act == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u;
+            }
+            for (int h = 0; h < m->hidden; h++) {
+                float d = kc_dot(mid, m->down[e] + (size_t)h * m->ffn, m->ffn);
+                acc[h] = fmaf(a->weights[t * a->n_used + j], d, acc[h]);
+            }
+        }
+        for (int h = 0; h < m->hidden; h++)
+            y[t * a->ldy + h] = a->accumulate ? old[t * a->ldy + h] + acc[h] : acc[h];
+    }
+}
+
 static void run_rows(const ap_kern *k, const ap_moe_args *a, int begin, int n)
 {
     ap_moe_args p = *a;
@@ -143,6 +167,8 @@ static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how
                      .n_tok = T, .n_expert = E, .n_used = K, .accumulate = accumulate,
                      .act = kc_int(c, 0, 1) ? AP_ACT_SILU : AP_ACT_GELU_TANH};
     moe64(c, &m, &a, old, y64, mag);
+    float *order = kc_out(c, ny);
+    moe_by_order(c, &m, &a, old, order);
     for (int k = -1; k < 2 * c->n_kern; k++) {
         const ap_kern *kern = k < 0 ? c->ref : &c->kern[k / 2].k;
         bool alone = k >= 0 && k % 2;
@@ -156,10 +182,12 @@ static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how
         else
             kern->moe(kern, &a);
         kc_written(c, "y", a.y, T, H, ldy);
-        if (k < 0)
+        if (k < 0) {
             kc_close(c, "y", KC_CHAIN, want, ldy, y64, mag, T, H);
-        else
-            kc_same(c, c->kern[k / 2].name, alone ? "rows alone" : "y", y, ldy, want, ldy, T, H);
+            kc_same(c, "order", "y", want, ldy, order, ldy, T, H);
+            continue;
+        }
+        kc_same(c, c->kern[k / 2].name, alone ? "rows alone" : "y", y, ldy, want, ldy, T, H);
     }
 }
 

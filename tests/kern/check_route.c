@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kcheck.h"
+#include "kern/cpu/micro.h"
 
 /* The n_used largest by repeated search: another algorithm than ref's. */
 static void choose64(const float *l, int n_expert, int n_used, int32_t *ids)
@@ -35,6 +36,18 @@ static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w
     }
 }
 
+static void route_by_order(const ap_route_args *a, int t, const int32_t *ids, float *w)
+{
+    const float *l = a->logits + (size_t)t * a->n_expert;
+    float max = l[ids[0]], sum = 0;
+    for (int j = 0; j < a->n_used && a->norm; j++) sum += ap_expf(l[ids[j]] - max);
+    for (int e = 0; e < a->n_expert && !a->norm; e++) sum += ap_expf(l[e] - max);
+    for (int j = 0; j < a->n_used; j++) {
+        w[j] = ap_expf(l[ids[j]] - max) / sum;
+        if (a->per_expert_scale) w[j] *= a->per_expert_scale[ids[j]];
+    }
+}
+
 static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kind, bool norm)
 {
     size_t n = (size_t)n_tok * n_used;
@@ -46,7 +59,7 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
     kc_case(c, "T=%d E=%d K=%d kind=%d%s", n_tok, n_expert, n_used, kind, norm ? " norm" : "");
     int32_t *want_ids = kc_bytes(c, n * sizeof(int32_t)), *ids = kc_bytes(c, n * sizeof(int32_t));
     int32_t *ids64 = kc_bytes(c, n * sizeof(int32_t));
-    float *want = kc_out(c, n), *w = kc_out(c, n);
+    float *want = kc_out(c, n), *w = kc_out(c, n), *order = kc_out(c, n);
     double *w64 = kc_f64(c, n), *mag = kc_f64(c, n);
     ap_route_args a = {.logits = l, .per_expert_scale = kind == 3 ? scale : NULL, .ids = want_ids,
                        .weights = want, .n_tok = n_tok, .n_expert = n_expert, .n_used = n_used,
@@ -55,8 +68,10 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
     for (int t = 0; t < n_tok; t++) {
         choose64(l + (size_t)t * n_expert, n_expert, n_used, ids64 + t * n_used);
         route64(&a, t, ids64 + t * n_used, w64 + t * n_used, mag + t * n_used);
+        route_by_order(&a, t, ids64 + t * n_used, order + t * n_used);
     }
     if (n && memcmp(want_ids, ids64, n * sizeof(int32_t))) kc_fail(c, "ids differ from the oracle's");
+    kc_same(c, "order", "weights", want, n_used, order, n_used, n_tok, n_used);
     kc_close(c, "weights", KC_ROUTE, want, n_used, w64, mag, n_tok, n_used);
     for (int k = 0; k < 2 * c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k / 2];

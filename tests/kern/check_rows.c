@@ -186,6 +186,19 @@ static void elem64(const ap_elem_args *a, const float *y0, double *y, double *ma
             }
 }
 
+/* As kern.h writes it. */
+static float elem_by_order(const ap_elem_args *a, int t, float y, float x)
+{
+    switch (a->op) {
+    case AP_ELEM_ADD: return y + x;
+    case AP_ELEM_MUL_SIGMOID: return y * ap_sigmoidf(x);
+    case AP_ELEM_ADD_GATED: return fmaf(ap_sigmoidf(a->gate[t]), x, y);
+    case AP_ELEM_GELU_MUL: return ap_gelu_tanhf(y) * x;
+    case AP_ELEM_AVERAGE: return (y + x) * a->scale;
+    }
+    return NAN;
+}
+
 static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
 {
     int yb = n + kc_int(c, 0, 2), xb = n + kc_int(c, 0, 2);
@@ -198,6 +211,12 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
                       .n = n, .n_block = n_block, .y_block = yb, .x_block = xb, .scale = 0.3f};
     kc_case(c, "op=%d rows=%d n=%d blocks=%d", (int)op, rows, n, n_block);
     elem64(&a, y0, y64, mag);
+    float *order = kc_out(c, ny);
+    for (int t = 0; t < rows; t++)
+        for (int b = 0; b < n_block; b++)
+            for (int i = 0; i < n; i++)
+                order[t * ldy + b * yb + i] = elem_by_order(&a, t, y0[t * ldy + b * yb + i],
+                                                            x[t * ldx + b * xb + i]);
     for (int k = -1; k < c->n_kern; k++) {
         const ap_kern *kern = k < 0 ? c->ref : &c->kern[k].k;
         a.y = k < 0 ? want : y;
@@ -209,9 +228,8 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
         for (int t = 0; t < rows; t++) {
             float *row = a.y + t * ldy;
             kc_written(c, "y", row, n_block, n, yb);
-            if (k >= 0)
-                kc_same(c, c->kern[k].name, "y", row, yb, want + t * ldy, yb, n_block, n);
-            else
+            kc_same(c, k < 0 ? "order" : c->kern[k].name, "y", row, yb, order + t * ldy, yb, n_block, n);
+            if (k < 0)
                 kc_close(c, "y", KC_MATH, row, yb, y64 + (size_t)t * n_block * n,
                          mag + (size_t)t * n_block * n, n_block, n);
         }

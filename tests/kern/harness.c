@@ -220,3 +220,14 @@ void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld,
             return;
         }
 }
+
+float kc_dot(const float *x, const float *w, int n)
+{
+    float total = 0;
+    for (int k0 = 0; k0 < n; k0 += AP_K_BLOCK) {
+        float acc = 0;
+        for (int k = k0; k < n && k < k0 + AP_K_BLOCK; k++) acc = fmaf(x[k], w[k], acc);
+        total = k0 ? total + acc : acc;
+    }
+    return total;
+}

@@ -8,6 +8,8 @@
  *       for each case {
  *           inputs by kc_in, outputs by kc_out
  *           run c->ref; kc_written(out); kc_close(out, oracle)
+ *           kc_same(out, the Order of kern.h written out once more): levels share the code above the
+ *           micro kernels, so agreement among them does not show that
  *           for every c->kern[i] { kc_poison(out2); run; kc_same(out2, out) }
  *           rows alone: run on one row at a time; kc_same
  *       }
@@ -74,6 +76,9 @@ void kc_same(kc *c, const char *who, const char *what, const float *got, int64_t
 /* Within tol of the oracle; mag may be NULL. want and mag are dense [rows, n]. */
 void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,
               const double *mag, int64_t rows, int64_t n);
+
+/* x . w in the Order of ap_matmul_args, written out once more. */
+float kc_dot(const float *x, const float *w, int n);
 
 /* ------------------------------------------------------------------ timing */
 

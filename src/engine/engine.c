@@ -19,11 +19,12 @@ static apus_err check_memory(const ap_sizes *z, apus_diag *diag)
     uint64_t need = (uint64_t)z->kv_bytes + z->state_bytes + z->scratch_bytes;
     uint64_t have = ap_memory_available();
     if (have == 0 || need <= have) return APUS_OK;
-    return ap_fail(diag, APUS_ENOMEM,
-                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), "
-                   "%.3f GB of memory are available; lower ctx, max_sessions or prefill_chunk",
-                   z->n_session, z->ctx, (double)need / gb, (double)z->kv_bytes / gb,
-                   (double)z->state_bytes / gb, (double)z->scratch_bytes / gb, (double)have / gb);
+    return ap_fail(
+        diag, APUS_ENOMEM,
+        "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), "
+        "%.3f GB of memory are available; lower ctx, max_sessions or prefill_chunk",
+        z->n_session, z->ctx, (double)need / gb, (double)z->kv_bytes / gb,
+        (double)z->state_bytes / gb, (double)z->scratch_bytes / gb, (double)have / gb);
 }
 
 static apus_err take_pages(apus_engine *e, apus_diag *diag)
@@ -55,8 +56,8 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ok = ok && (e->session = ap_calloc(n, sizeof *e->session));
     ok = ok && (e->session_tok = ap_calloc(n * (size_t)z->ctx, sizeof *e->session_tok));
     for (int g = 0; g < AP_KV_GROUPS; g++)
-        ok = ok && (e->session_page[g] = ap_calloc(n * (size_t)ap_kv_entries(z->ctx),
-                                                   sizeof *e->session_page[g]));
+        ok = ok && (e->session_page[g] =
+                        ap_calloc(n * (size_t)ap_kv_entries(z->ctx), sizeof *e->session_page[g]));
     ok = ok && (e->lane = ap_calloc(n, sizeof *e->lane));
     ok = ok && (e->tok = ap_calloc((size_t)z->chunk, sizeof *e->tok));
     ok = ok && (e->pos = ap_calloc((size_t)z->chunk, sizeof *e->pos));
@@ -85,10 +86,12 @@ static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *
 apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *settings,
                             apus_engine **out, apus_diag *diag)
 {
-    if (!m || !out) return ap_fail(diag, APUS_EINVAL, "apus_engine_create: model and out are needed");
+    if (!m || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_engine_create: model and out are needed");
     if (!m->impl)
-        return ap_fail(diag, APUS_EINVAL,
-                       "apus_engine_create: the model was opened without its weights (APUS_LOAD_ALL)");
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "apus_engine_create: the model was opened without its weights (APUS_LOAD_ALL)");
     apus_engine_settings s;
     apus_engine_settings_default(&s);
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_engine_settings", diag);
@@ -133,7 +136,10 @@ void apus_cancel(apus_engine *e)
     if (e) __atomic_store_n(&e->cancel, 1, __ATOMIC_RELAXED);
 }
 
-bool ap_cancelled(const apus_engine *e) { return __atomic_load_n(&e->cancel, __ATOMIC_RELAXED); }
+bool ap_cancelled(const apus_engine *e)
+{
+    return __atomic_load_n(&e->cancel, __ATOMIC_RELAXED);
+}
 
 apus_err ap_call_begin(apus_engine *e, apus_diag *diag)
 {
@@ -144,4 +150,7 @@ apus_err ap_call_begin(apus_engine *e, apus_diag *diag)
     return APUS_OK;
 }
 
-void ap_call_end(apus_engine *e) { e->busy = false; }
+void ap_call_end(apus_engine *e)
+{
+    e->busy = false;
+}

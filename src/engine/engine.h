@@ -22,13 +22,13 @@ struct apus_session {
 /* One session's share of a running call. */
 typedef struct ap_lane {
     apus_session *session;
-    const int32_t *tok;  /* i32 [n] */
-    int n, done;         /* tokens of the call, computed so far */
-    float *logits;       /* f32 [n_row, V] or NULL */
-    const int32_t *row;  /* i32 [n_row] indices into tok; NULL = the last one */
+    const int32_t *tok; /* i32 [n] */
+    int n, done;        /* tokens of the call, computed so far */
+    float *logits;      /* f32 [n_row, V] or NULL */
+    const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
     int n_row, row_done;
-    int start;           /* the session's position before the call */
-    int share, out;      /* tokens and rows in the running step */
+    int start;      /* the session's position before the call */
+    int share, out; /* tokens and rows in the running step */
 } ap_lane;
 
 /* Numbers of an engine, computed before anything is allocated (plan.c). */
@@ -38,7 +38,7 @@ typedef struct ap_sizes {
     int kv_cap[AP_KV_GROUPS]; /* pages of a session at most */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;
-    int logit_rows;           /* rows of the shared logits buffer */
+    int logit_rows; /* rows of the shared logits buffer */
 } ap_sizes;
 
 struct apus_engine {
@@ -52,19 +52,19 @@ struct apus_engine {
 
     ap_slab pages[AP_KV_GROUPS];
     ap_slab states;
-    apus_session *session; /* [n_session] */
-    int32_t *session_tok;  /* i32 [n_session, ctx] */
+    apus_session *session;               /* [n_session] */
+    int32_t *session_tok;                /* i32 [n_session, ctx] */
     int32_t *session_page[AP_KV_GROUPS]; /* i32 [n_session, entries] */
 
     /* one step */
-    ap_lane *lane;      /* [n_session] */
+    ap_lane *lane;                /* [n_session] */
     int32_t *tok, *pos, *out_row; /* i32 [chunk] */
-    ap_step_seq *seq;   /* [n_session] */
+    ap_step_seq *seq;             /* [n_session] */
     uint8_t *scratch;
-    float *logits;      /* f32 [logit_rows, V] */
+    float *logits; /* f32 [logit_rows, V] */
 
     /* generation */
-    float *row;         /* f32 [V] */
+    float *row; /* f32 [V] */
     apus_sampler sampler;
 };
 
@@ -75,8 +75,8 @@ struct apus_engine {
 apus_err ap_settings_take(void *known, size_t known_size, const void *given, const char *what,
                           apus_diag *diag);
 
-/* plan.c: check settings and compute sizes. k: the kernels that will run. EINVAL; ENOMEM when a size
- * exceeds the address space. */
+/* plan.c: check settings and compute sizes. k: the kernels that will run. EINVAL; ENOMEM when a
+ * size exceeds the address space. */
 apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
                        ap_sizes *out, apus_diag *diag);
 /* Pool and kernels of those settings. */
@@ -90,7 +90,7 @@ apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);
 /* Run the session's own tokens [base, pos) again: state and pages are those of base. On error they
- * are as before the call, given that `start`, the old position, was held and the state backed up. */
+ * are as before the call, given that the old position was held and the state backed up. */
 apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag);
 
 /* Begin and end of every call that computes. EINVAL: another one is running (from a callback). */

@@ -3,17 +3,21 @@
  *
  * Undoing: positions and block tables are cut back to where they were. Pages that the old positions
  * need are held during the call (state/kv.h); rows written behind an old position are never read.
- * The recurrent states are copied before the call (ap_recur_backup). That copy has tens of megabytes
- * in large models, so short calls - a few tokens for each session, as in decoding - go without it and
- * cannot be interrupted once their first step has begun. */
+ * The recurrent states are copied before the call (ap_recur_backup). That copy has tens of
+ * megabytes in large models, so short calls - a few tokens for each session, as in decoding - go
+ * without it and cannot be interrupted once their first step has begun.
+ *
+ * Asked of a forward pass that is cancelled: every K and V value in the pages of its step is either
+ * what was there or what the whole pass would have written. A rewind may run old tokens again over
+ * pages in use; the same tokens give the same bits (to rounding with gdn_chunked). */
 #include <string.h>
 
 #include "base/file.h"
 #include "engine/engine.h"
 
-#define SHORT_CALL   8     /* tokens of each session in a call that runs without a backup */
-#define PROMPT_CALL  8     /* more tokens than this at once are a prompt: its end is a turn */
-#define PROGRESS_US  50000
+#define SHORT_CALL  8 /* tokens of each session in a call that runs without a backup */
+#define PROMPT_CALL 8 /* more tokens than this at once are a prompt: its end is a turn */
+#define PROGRESS_US 50000
 
 typedef struct call {
     apus_engine *e;
@@ -35,12 +39,12 @@ static apus_err check_rows(const apus_feed *f, int i, apus_diag *diag)
         int low = j ? f->rows[j - 1] + 1 : 0;
         if (f->rows[j] < low || f->rows[j] >= f->n)
             return ap_fail(diag, APUS_EINVAL,
-                           "feed %d: rows[%d]: expected ascending indices, here %d to %d, found %d", i,
-                           j, low, f->n - 1, (int)f->rows[j]);
+                           "feed %d: rows[%d]: expected ascending indices, here %d to %d, found %d",
+                           i, j, low, f->n - 1, (int)f->rows[j]);
     }
     return f->n_rows >= 1 ? APUS_OK
-                          : ap_fail(diag, APUS_EINVAL, "feed %d: n_rows: expected at least 1, found %d",
-                                    i, f->n_rows);
+                          : ap_fail(diag, APUS_EINVAL,
+                                    "feed %d: n_rows: expected at least 1, found %d", i, f->n_rows);
 }
 
 static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus_diag *diag)
@@ -52,8 +56,9 @@ static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus
                        f->tok ? f->n : 0);
     for (int j = 0; j < f->n; j++)
         if (f->tok[j] < 0 || f->tok[j] >= e->size.vocab)
-            return ap_fail(diag, APUS_EINVAL, "feed %d: tok[%d]: expected an id of 0 to %d, found %d",
-                           i, j, e->size.vocab - 1, (int)f->tok[j]);
+            return ap_fail(diag, APUS_EINVAL,
+                           "feed %d: tok[%d]: expected an id of 0 to %d, found %d", i, j,
+                           e->size.vocab - 1, (int)f->tok[j]);
     int room = apus_session_room(f->session);
     if (f->n > room)
         return ap_fail(diag, APUS_EFULL,
@@ -131,9 +136,9 @@ static void add_tokens(apus_engine *e, ap_step *st, const ap_lane *l)
     st->n_tok += l->share;
 }
 
-/* Fill a step from the lanes in order. The step's logits go straight to the caller if one lane wants
- * any (*direct); rows of several pass through the engine's buffer, and shares are cut to what it
- * holds. */
+/* Fill a step from the lanes in order. The step's logits go straight to the caller if one lane
+ * wants any (*direct); rows of several pass through the engine's buffer, and shares are cut to what
+ * it holds. */
 static void make_step(call *c, ap_step *st, ap_lane **direct)
 {
     apus_engine *e = c->e;
@@ -160,7 +165,8 @@ static void make_step(call *c, ap_step *st, ap_lane **direct)
         add_tokens(e, st, l);
         if (l->out) *direct = first ? l : NULL;
     }
-    if (*direct) st->logits = (*direct)->logits + (size_t)(*direct)->row_done * (size_t)e->size.vocab;
+    if (*direct)
+        st->logits = (*direct)->logits + (size_t)(*direct)->row_done * (size_t)e->size.vocab;
 }
 
 /* Hand out gathered rows, move the sessions on. */

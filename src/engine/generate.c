@@ -24,7 +24,8 @@ static int32_t choose(run *r)
     apus_engine *e = r->s->engine;
     const ap_config *c = &e->model->config;
     for (int i = 0; i < c->n_suppress; i++)
-        if (c->suppress[i] >= 0 && c->suppress[i] < e->size.vocab) e->row[c->suppress[i]] = -INFINITY;
+        if (c->suppress[i] >= 0 && c->suppress[i] < e->size.vocab)
+            e->row[c->suppress[i]] = -INFINITY;
     return apus_sampler_next(&e->sampler, e->row, r->s->tok, r->s->pos);
 }
 
@@ -109,7 +110,8 @@ apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
 {
     if (!s) return ap_fail(diag, APUS_EINVAL, "apus_generate: a session is needed");
     if (res && (res->size < sizeof res->size || res->size > sizeof *res))
-        return ap_fail(diag, APUS_EINVAL, "apus_generate_result.size: expected %zu to %zu, found %zu",
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_generate_result.size: expected %zu to %zu, found %zu",
                        sizeof res->size, sizeof *res, res->size);
     apus_generate_settings set;
     apus_err err = take_settings(s, given, &set, diag);

@@ -9,17 +9,20 @@
 #define MAX_CHUNK     65536
 #define MAX_SESSIONS  4096
 
-static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z, apus_diag *diag)
+static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z,
+                      apus_diag *diag)
 {
     z->vocab = c->vocab;
     z->ctx = s->ctx ? s->ctx : c->context < DEFAULT_CTX ? c->context : DEFAULT_CTX;
     if (z->ctx < 1 || z->ctx > c->context)
-        return ap_fail(diag, APUS_EINVAL,
-                       "apus_engine_settings.ctx: expected 0 to %d, the positions this model was made "
-                       "for, found %d",
-                       c->context, s->ctx);
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "apus_engine_settings.ctx: expected 0 to %d, the positions this model was made "
+            "for, found %d",
+            c->context, s->ctx);
     if (s->max_sessions < 1 || s->max_sessions > MAX_SESSIONS)
-        return ap_fail(diag, APUS_EINVAL, "apus_engine_settings.max_sessions: expected 1 to %d, found %d",
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_settings.max_sessions: expected 1 to %d, found %d",
                        MAX_SESSIONS, s->max_sessions);
     if (s->prefill_chunk < 0 || s->prefill_chunk > MAX_CHUNK)
         return ap_fail(diag, APUS_EINVAL,
@@ -82,8 +85,8 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);
     if (!ok)
         return ap_fail(diag, APUS_ENOMEM,
-                       "%d sessions of %d tokens need more memory than can be addressed", z.n_session,
-                       z.ctx);
+                       "%d sessions of %d tokens need more memory than can be addressed",
+                       z.n_session, z.ctx);
     *out = z;
     return APUS_OK;
 }

@@ -7,8 +7,8 @@
  *
  * The same bits everywhere: only + - * / and comparisons on IEEE numbers in a fixed order, and an
  * exponential of our own (libm's differs between systems and processors). Candidates are ordered by
- * falling logit, then rising id, which is a total order, so the way of selecting does not matter. The
- * draw walks the candidates in that order if top-k or top-p is on, else in the order of ids.
+ * falling logit, then rising id, which is a total order, so the way of selecting does not matter.
+ * The draw walks the candidates in that order if top-k or top-p is on, else in the order of ids.
  *
  * NaN counts as minus infinity, plus infinity as the largest float. */
 #include "engine/engine.h"
@@ -23,10 +23,20 @@
 /* exp(x) for x <= 0: 2^k * e^r, |r| <= ln2/2, Taylor to r^13 (remainder below 1e-17). */
 static double exp_below(double x)
 {
-    static const double c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                               1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
-                               1.0 / 120,        1.0 / 24,        1.0 / 6,        1.0 / 2,
-                               1.0,              1.0};
+    static const double c[] = {1.0 / 6227020800,
+                               1.0 / 479001600,
+                               1.0 / 39916800,
+                               1.0 / 3628800,
+                               1.0 / 362880,
+                               1.0 / 40320,
+                               1.0 / 5040,
+                               1.0 / 720,
+                               1.0 / 120,
+                               1.0 / 24,
+                               1.0 / 6,
+                               1.0 / 2,
+                               1.0,
+                               1.0};
     if (!(x > -700)) return 0; /* also NaN; the result would be near the smallest normal number */
     int k = (int)(x * 1.4426950408889634 - 0.5);
     double r = (x - k * 0x1.62e42fee00000p-1) - k * 0x1.a39ef35793c76p-33, p = c[0];
@@ -60,13 +70,15 @@ apus_err ap_sampling_check(const apus_sampling *s, apus_diag *diag)
     else if (s->penalty_last < 0)
         field = "penalty_last", range = "0 or more", found = s->penalty_last;
     if (!field) return APUS_OK;
-    return ap_fail(diag, APUS_EINVAL, "apus_sampling.%s: expected %s, found %g", field, range, found);
+    return ap_fail(diag, APUS_EINVAL, "apus_sampling.%s: expected %s, found %g", field, range,
+                   found);
 }
 
 bool ap_sampler_bytes(int vocab, size_t *bytes)
 {
     return ap_mul_size((size_t)vocab,
-                       sizeof(double) + sizeof(ap_candidate) + sizeof(float) + sizeof(uint32_t), bytes);
+                       sizeof(double) + sizeof(ap_candidate) + sizeof(float) + sizeof(uint32_t),
+                       bytes);
 }
 
 void ap_sampler_init(apus_sampler *p, int vocab, void *mem, size_t mem_bytes)
@@ -108,7 +120,10 @@ static void penalise(apus_sampler *p, const int32_t *history, int n)
 /* ---------------------------------------------------------------- selection */
 
 /* Does a come before b? */
-static bool before(ap_candidate a, ap_candidate b) { return a.x > b.x || (a.x == b.x && a.id < b.id); }
+static bool before(ap_candidate a, ap_candidate b)
+{
+    return a.x > b.x || (a.x == b.x && a.id < b.id);
+}
 
 /* Heap with the candidate that comes last (worst) or first (best) at the root. */
 static bool above(ap_candidate a, ap_candidate b, bool worst_first)
@@ -168,7 +183,10 @@ typedef struct scale {
     double max, inv_temperature;
 } scale;
 
-static double weight_of(scale s, float x) { return exp_below(((double)x - s.max) * s.inv_temperature); }
+static double weight_of(scale s, float x)
+{
+    return exp_below(((double)x - s.max) * s.inv_temperature);
+}
 
 /* Walk n candidates and their weights until u of the total is reached. */
 static int32_t draw_from(const ap_candidate *c, const double *w, int n, double total, double u)
@@ -196,8 +214,9 @@ static int32_t draw_top_k(apus_sampler *p, scale s, double u)
     return draw_from(p->cand, p->weight, kept, total, u);
 }
 
-/* With top-p alone. An id lighter than its share of what top-p leaves out cannot be in: all such ids
- * together do not reach that rest. So only the others are ordered, and of them only the first ones. */
+/* With top-p alone. An id lighter than its share of what top-p leaves out cannot be in: all such
+ * ids together do not reach that rest. So only the others are ordered, and of them only the first
+ * ones. */
 static int32_t draw_top_p(apus_sampler *p, scale s, double u)
 {
     double all = 0, total = 0;

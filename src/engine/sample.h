@@ -14,11 +14,11 @@ struct apus_sampler {
     apus_sampling set;
     int vocab;
     ap_rng rng;
-    float *x;             /* f32 [V] penalised logits */
-    double *weight;       /* f64 [V] exp((x - max) / temperature) */
-    ap_candidate *cand;   /* [V] */
-    uint32_t *count;      /* u32 [V], zero between calls */
-    void *mem;            /* all of them */
+    float *x;           /* f32 [V] penalised logits */
+    double *weight;     /* f64 [V] exp((x - max) / temperature) */
+    ap_candidate *cand; /* [V] */
+    uint32_t *count;    /* u32 [V], zero between calls */
+    void *mem;          /* all of them */
     size_t mem_bytes;
 };
 

@@ -39,11 +39,20 @@ void apus_session_free(apus_session *s)
     s->used = false;
 }
 
-int apus_session_pos(const apus_session *s) { return s->pos; }
+int apus_session_pos(const apus_session *s)
+{
+    return s->pos;
+}
 
-int apus_session_room(const apus_session *s) { return s->engine->size.ctx - s->pos; }
+int apus_session_room(const apus_session *s)
+{
+    return s->engine->size.ctx - s->pos;
+}
 
-const int32_t *apus_session_tokens(const apus_session *s) { return s->tok; }
+const int32_t *apus_session_tokens(const apus_session *s)
+{
+    return s->tok;
+}
 
 apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag)
 {
@@ -102,15 +111,19 @@ static apus_err rewind_to(apus_session *s, int pos, apus_diag *diag)
     int snap, base = latest_base(s, pos, &snap);
     apus_err err = APUS_OK;
     if (base == pos) {
-        if (snap >= 0) ap_recur_go(&s->recur, snap);
-        else ap_recur_zero(&s->recur);
+        if (snap >= 0)
+            ap_recur_go(&s->recur, snap);
+        else
+            ap_recur_zero(&s->recur);
     } else {
         /* The same tokens give the same bits, so pages in use may be written again. Until this is
          * done what the old position needs is kept, for a cancel. */
         for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_hold(&s->kv[g], s->pos);
         ap_recur_backup(&s->recur);
-        if (snap >= 0) ap_recur_go(&s->recur, snap);
-        else ap_recur_zero(&s->recur);
+        if (snap >= 0)
+            ap_recur_go(&s->recur, snap);
+        else
+            ap_recur_zero(&s->recur);
         err = ap_feed_again(s, base, pos, diag);
         for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_release(&s->kv[g]);
     }
@@ -120,7 +133,8 @@ static apus_err rewind_to(apus_session *s, int pos, apus_diag *diag)
 
 apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
 {
-    if (!s || !s->used) return ap_fail(diag, APUS_EINVAL, "apus_session_rewind: a session is needed");
+    if (!s || !s->used)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_rewind: a session is needed");
     if (pos < 0 || pos > s->pos)
         return ap_fail(diag, APUS_EINVAL, "apus_session_rewind: pos: expected 0 to %d, found %d",
                        s->pos, pos);

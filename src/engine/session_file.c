@@ -18,8 +18,8 @@
  *   f32 live state, f32 states of the snapshots
  *   the pages, full then sliding, as they lie in memory (kern/kern.h)
  *   u64 XXH64 of everything behind the header
- * Every count is bounded by the engine's own sizes and the sum must be the file's size before any of
- * them is used. A change of the layout of pages or states asks for a new version. */
+ * Every count is bounded by the engine's own sizes and the sum must be the file's size before any
+ * of them is used. A change of the layout of pages or states asks for a new version. */
 #include <string.h>
 
 #include "engine/engine.h"
@@ -140,12 +140,14 @@ static void read_header(ap_store *f, header *h)
     char found[sizeof magic];
     ap_store_read(f, found, sizeof found);
     if (!f->err && memcmp(found, magic, sizeof magic) != 0)
-        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: is not a session file: expected it to begin with "
-                         "APUSSESS", f->path);
+        f->err = ap_fail(f->diag, APUS_EFORMAT,
+                         "%s: is not a session file: expected it to begin with "
+                         "APUSSESS",
+                         f->path);
     h->version = ap_store_read_u32(f);
     if (!f->err && h->version != VERSION)
-        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: version: expected %d, found %u", f->path, VERSION,
-                         (unsigned)h->version);
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: version: expected %d, found %u", f->path,
+                         VERSION, (unsigned)h->version);
     h->page_tokens = ap_store_read_u32(f);
     h->fingerprint = ap_store_read_u64(f);
     for (int g = 0; g < AP_KV_GROUPS; g++) h->page_bytes[g] = ap_store_read_u64(f);
@@ -167,8 +169,8 @@ static void expect(ap_store *f, const char *what, int64_t low, int64_t high, int
         f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld, found %lld", f->path, what,
                          (long long)low, (long long)found);
     else
-        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld to %lld, found %lld", f->path,
-                         what, (long long)low, (long long)high, (long long)found);
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld to %lld, found %lld",
+                         f->path, what, (long long)low, (long long)high, (long long)found);
 }
 
 static void check_header(ap_store *f, const apus_engine *e, const header *h)
@@ -180,16 +182,16 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
                 h->recur_floats == shape->recur_floats && h->window == shape->window;
     for (int g = 0; g < AP_KV_GROUPS; g++) same = same && h->page_bytes[g] == shape->page_bytes[g];
     if (!same) {
-        f->err = ap_fail(f->diag, APUS_EFORMAT,
-                         "%s: was saved with another model: expected fingerprint %016llx, found %016llx",
-                         f->path, (unsigned long long)e->model->fingerprint,
-                         (unsigned long long)h->fingerprint);
+        f->err = ap_fail(
+            f->diag, APUS_EFORMAT,
+            "%s: was saved with another model: expected fingerprint %016llx, found %016llx",
+            f->path, (unsigned long long)e->model->fingerprint, (unsigned long long)h->fingerprint);
         return;
     }
     expect(f, "tokens", 0, e->model->config.context, h->n_tok);
     if (!f->err && h->n_tok > e->size.ctx)
-        f->err = ap_fail(f->diag, APUS_EFULL, "%s: holds %d tokens, the engine's context is %d", f->path,
-                         (int)h->n_tok, e->size.ctx);
+        f->err = ap_fail(f->diag, APUS_EFULL, "%s: holds %d tokens, the engine's context is %d",
+                         f->path, (int)h->n_tok, e->size.ctx);
     expect(f, "turn", 0, h->n_tok, h->turn);
     expect(f, "snapshots", 0, shape->recur_floats ? AP_SNAPSHOTS : 0, h->n_snap);
     int all = f->err ? 0 : ap_kv_entries(h->n_tok);
@@ -199,8 +201,8 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
     }
     uint64_t bytes = 0;
     if (!f->err && (!file_bytes(h, &bytes) || bytes != f->size || bytes != h->file_bytes))
-        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: size: expected %llu bytes, found %llu", f->path,
-                         (unsigned long long)bytes, (unsigned long long)f->size);
+        f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: size: expected %llu bytes, found %llu",
+                         f->path, (unsigned long long)bytes, (unsigned long long)f->size);
 }
 
 static void read_tokens(ap_store *f, apus_session *s, const header *h)
@@ -225,8 +227,10 @@ static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const
     ap_store_read(f, ap_recur_live(&s->recur), bytes);
     for (int i = 0; i < h->n_snap && !f->err; i++) {
         float *state = ap_recur_put(&s->recur, snap[i]);
-        if (state) ap_store_read(f, state, bytes);
-        else f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a snapshot", f->path);
+        if (state)
+            ap_store_read(f, state, bytes);
+        else
+            f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a snapshot", f->path);
     }
 }
 
@@ -237,8 +241,10 @@ static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n
     int skip = n > t->cap ? n - t->cap : 0;
     for (int i = 0; i < n && !f->err; i++) {
         uint8_t *page = i < skip ? waste : ap_kv_put(t, number[i]);
-        if (page) ap_store_read(f, page, t->slab->block_bytes);
-        else f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a page", f->path);
+        if (page)
+            ap_store_read(f, page, t->slab->block_bytes);
+        else
+            f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a page", f->path);
     }
 }
 
@@ -260,8 +266,7 @@ static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_di
         expect(f, "a snapshot's place in its page", 0, 0, snap[i] % AP_PAGE);
     }
     read_states(f, s, snap, h);
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        read_pages(f, &s->kv[g], number[g], h->n_page[g], waste);
+    for (int g = 0; g < AP_KV_GROUPS; g++) read_pages(f, &s->kv[g], number[g], h->n_page[g], waste);
     ap_store_check(f);
     s->pos = h->n_tok;
     s->turn = h->turn;
@@ -293,7 +298,9 @@ apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
     if (!f.err) f.err = ap_session_take(e, &s, diag);
     if (!f.err) read_body(&f, s, &h, diag);
     err = ap_store_close(&f, 0);
-    if (err) apus_session_free(s);
-    else *out = s;
+    if (err)
+        apus_session_free(s);
+    else
+        *out = s;
     return err;
 }

@@ -10,9 +10,10 @@ apus_err ap_settings_take(void *known, size_t known_size, const void *given, con
     size_t size;
     memcpy(&size, given, sizeof size);
     if (size < sizeof size || size > known_size)
-        return ap_fail(diag, APUS_EINVAL,
-                       "%s.size: expected %zu to %zu (fill the struct with its _default()), found %zu",
-                       what, sizeof size, known_size, size);
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "%s.size: expected %zu to %zu (fill the struct with its _default()), found %zu", what,
+            sizeof size, known_size, size);
     memcpy(known, given, size);
     memcpy(known, &known_size, sizeof known_size);
     return APUS_OK;
@@ -25,8 +26,7 @@ void apus_engine_settings_default(apus_engine_settings *s)
 
 void apus_sampling_default(apus_sampling *s)
 {
-    *s = (apus_sampling){
-        .size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    *s = (apus_sampling){.size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
 }
 
 void apus_sampling_from_model(const apus_model *m, apus_sampling *s)

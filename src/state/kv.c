@@ -3,13 +3,25 @@
 #include <assert.h>
 #include <string.h>
 
-static int min_int(int a, int b) { return a < b ? a : b; }
-static int max_int(int a, int b) { return a > b ? a : b; }
+static int min_int(int a, int b)
+{
+    return a < b ? a : b;
+}
+static int max_int(int a, int b)
+{
+    return a > b ? a : b;
+}
 
-int ap_kv_entries(int ctx) { return (int)(((int64_t)ctx + AP_PAGE - 1) / AP_PAGE); }
+int ap_kv_entries(int ctx)
+{
+    return (int)(((int64_t)ctx + AP_PAGE - 1) / AP_PAGE);
+}
 
 /* Pages that n consecutive positions can touch. */
-static int64_t span(int64_t n) { return n <= 0 ? 0 : n == 1 ? 1 : (n - 2) / AP_PAGE + 2; }
+static int64_t span(int64_t n)
+{
+    return n <= 0 ? 0 : n == 1 ? 1 : (n - 2) / AP_PAGE + 2;
+}
 
 int ap_kv_cap(int ctx, int window, int chunk)
 {
@@ -71,9 +83,15 @@ bool ap_kv_ready(const ap_kv_table *t, int pos)
     return true;
 }
 
-void ap_kv_hold(ap_kv_table *t, int pos) { t->hold = ap_kv_seen(t, pos); }
+void ap_kv_hold(ap_kv_table *t, int pos)
+{
+    t->hold = ap_kv_seen(t, pos);
+}
 
-void ap_kv_release(ap_kv_table *t) { t->hold = (ap_kv_range){0, 0}; }
+void ap_kv_release(ap_kv_table *t)
+{
+    t->hold = (ap_kv_range){0, 0};
+}
 
 void ap_kv_mark(ap_kv_table *t, int pos)
 {
@@ -81,7 +99,10 @@ void ap_kv_mark(ap_kv_table *t, int pos)
     if (t->mark.begin > 0) t->mark.begin--;
 }
 
-static bool inside(ap_kv_range r, int i) { return i >= r.begin && i < r.end; }
+static bool inside(ap_kv_range r, int i)
+{
+    return i >= r.begin && i < r.end;
+}
 
 void ap_kv_keep_held(ap_kv_table *t)
 {

@@ -2,13 +2,13 @@
  *
  * Logical page i holds positions [i*AP_PAGE, (i+1)*AP_PAGE); entry i of the table is its block, or
  * -1. Without a window every page stays. With a window of W a query at position P sees the keys
- * P-W+1 .. P, so pages that ended before are given up, but only once their room is needed: old pages
- * make rewinding cheap. Never given up are
+ * P-W+1 .. P, so pages that ended before are given up, but only once their room is needed: old
+ * pages make rewinding cheap. Never given up are
  *   need  the pages that the queries of the running step see or write, and
  *   hold  the pages that a query at the position before the call sees, so that a cancelled call can
  *         be undone by cutting the table.
- * Besides, the `mark` (the window before the end of the last prompt, where chats go back to) is given
- * up last.
+ * Besides, the `mark` (the window before the end of the last prompt, where chats go back to) is
+ * given up last.
  *
  * How many pages a session needs at most ("cap"): L consecutive positions touch at most
  * (L-2)/AP_PAGE + 2 pages for L >= 2. A step of at most C tokens sees W-1+C positions, a hold W-1.
@@ -29,12 +29,12 @@ typedef struct ap_kv_range {
 } ap_kv_range;
 
 typedef struct ap_kv_table {
-    ap_slab *slab;  /* NULL: the model has no layer of this group; every call is then a no-op */
-    int32_t *page;  /* i32 [n_entry], owned by the engine */
-    int n_entry;    /* pages of the whole context */
-    int window;     /* 0 = none */
-    int cap, held;  /* pages at most, pages now */
-    int low, high;  /* entries outside [low, high) are -1 */
+    ap_slab *slab; /* NULL: the model has no layer of this group; every call is then a no-op */
+    int32_t *page; /* i32 [n_entry], owned by the engine */
+    int n_entry;   /* pages of the whole context */
+    int window;    /* 0 = none */
+    int cap, held; /* pages at most, pages now */
+    int low, high; /* entries outside [low, high) are -1 */
     ap_kv_range hold, mark;
 } ap_kv_table;
 
@@ -58,8 +58,8 @@ bool ap_kv_ready(const ap_kv_table *t, int pos);
 void ap_kv_hold(ap_kv_table *t, int pos);
 void ap_kv_release(ap_kv_table *t);
 void ap_kv_mark(ap_kv_table *t, int pos);
-/* With a window: give back every page that is not held. For undoing a run over old tokens, which may
- * have left half-written pages anywhere before the old position. */
+/* With a window: give back every page that is not held. For undoing a run over old tokens, which
+ * may have left half-written pages anywhere before the old position. */
 void ap_kv_keep_held(ap_kv_table *t);
 
 /* Make the pages of positions [pos, pos + n) present and ours alone, giving up others for room.

@@ -16,8 +16,10 @@ static void copy_piece(void *arg, int task, int worker)
     (void)worker;
     const copy_job *j = arg;
     size_t begin = (size_t)task * PIECE, n = j->n - begin < PIECE ? j->n - begin : PIECE;
-    if (j->src) memcpy(j->dst + begin, j->src + begin, n * sizeof(float));
-    else memset(j->dst + begin, 0, n * sizeof(float));
+    if (j->src)
+        memcpy(j->dst + begin, j->src + begin, n * sizeof(float));
+    else
+        memset(j->dst + begin, 0, n * sizeof(float));
 }
 
 /* States have tens of megabytes: one core alone would not use the memory's bandwidth. */
@@ -27,7 +29,10 @@ static void copy(const ap_recur *r, float *dst, const float *src)
     ap_pool_run(r->workers, copy_piece, &j, (int)((r->n_float + PIECE - 1) / PIECE));
 }
 
-static float *at(const ap_recur *r, int32_t block) { return (float *)ap_slab_at(r->slab, block); }
+static float *at(const ap_recur *r, int32_t block)
+{
+    return (float *)ap_slab_at(r->slab, block);
+}
 
 void ap_recur_init(ap_recur *r, ap_slab *slab, ap_pool *workers, size_t n_float)
 {
@@ -48,7 +53,10 @@ void ap_recur_clear(ap_recur *r)
     r->live = r->spare = -1;
 }
 
-float *ap_recur_live(const ap_recur *r) { return r->slab ? at(r, r->live) : NULL; }
+float *ap_recur_live(const ap_recur *r)
+{
+    return r->slab ? at(r, r->live) : NULL;
+}
 
 void ap_recur_zero(ap_recur *r)
 {
@@ -130,7 +138,10 @@ void ap_recur_fork(ap_recur *dst, const ap_recur *src)
     for (int i = 0; i < src->n_snap; i++) ap_slab_share(src->slab, src->snap[i].block);
 }
 
-const float *ap_recur_snap(const ap_recur *r, int i) { return at(r, r->snap[i].block); }
+const float *ap_recur_snap(const ap_recur *r, int i)
+{
+    return at(r, r->snap[i].block);
+}
 
 float *ap_recur_put(ap_recur *r, int pos)
 {

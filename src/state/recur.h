@@ -11,7 +11,7 @@
 #include "base/pool.h"
 #include "state/slab.h"
 
-#define AP_SNAPSHOTS 4
+#define AP_SNAPSHOTS    4
 #define AP_RECUR_BLOCKS (2 + AP_SNAPSHOTS)
 
 typedef struct ap_snapshot {
@@ -56,7 +56,7 @@ void ap_recur_truncate(ap_recur *r, int pos);
 /* dst (initialised, no snapshots) gets a copy of the live state and shares the snapshots. */
 void ap_recur_fork(ap_recur *dst, const ap_recur *src);
 
-/* For saving and loading: the floats of snapshot i; a new last snapshot to be filled (NULL: full). */
+/* For saving and loading: the floats of snapshot i; a new last snapshot to fill (NULL: full). */
 const float *ap_recur_snap(const ap_recur *r, int i);
 float *ap_recur_put(ap_recur *r, int pos);
 

@@ -11,8 +11,8 @@ apus_err ap_slab_create(ap_slab *s, int n_block, size_t block_bytes, const char 
     memset(s, 0, sizeof *s);
     size_t bytes;
     if (!ap_mul_size((size_t)n_block, block_bytes, &bytes))
-        return ap_fail(diag, APUS_ENOMEM, "%s: %d blocks of %zu bytes exceed the address space", what,
-                       n_block, block_bytes);
+        return ap_fail(diag, APUS_ENOMEM, "%s: %d blocks of %zu bytes exceed the address space",
+                       what, n_block, block_bytes);
     s->free = ap_calloc((size_t)n_block, sizeof *s->free);
     s->refs = ap_calloc((size_t)n_block, sizeof *s->refs);
     s->base = ap_big_alloc(bytes);

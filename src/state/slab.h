@@ -1,7 +1,7 @@
 /* slab.h - equal blocks of memory with reference counts: KV pages and recurrent states.
  *
- * All memory is taken at creation. Shared blocks are read-only by convention: whoever wants to write
- * takes a block of its own. Not thread-safe: an engine belongs to one caller at a time. */
+ * All memory is taken at creation. Shared blocks are read-only by convention: whoever wants to
+ * write takes a block of its own. Not thread-safe: an engine belongs to one caller at a time. */
 #ifndef AP_STATE_SLAB_H
 #define AP_STATE_SLAB_H
 

@@ -47,12 +47,15 @@ apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag)
     if (!start(s, path, diag)) return ap_store_close(s, 0);
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        s->err = ap_fail(diag, APUS_EFILE, "%s: is not a regular file and cannot be replaced", path);
+        s->err =
+            ap_fail(diag, APUS_EFILE, "%s: is not a regular file and cannot be replaced", path);
         return ap_store_close(s, 0);
     }
     s->fd = mkstemp(s->temp);
-    if (s->fd < 0) fail_errno(s, path, "cannot be created");
-    else fcntl(s->fd, F_SETFD, FD_CLOEXEC);
+    if (s->fd < 0)
+        fail_errno(s, path, "cannot be created");
+    else
+        fcntl(s->fd, F_SETFD, FD_CLOEXEC);
     return s->err ? ap_store_close(s, 0) : APUS_OK;
 }
 
@@ -75,8 +78,14 @@ void ap_store_write(ap_store *s, const void *data, size_t n)
     s->size = s->at;
 }
 
-void ap_store_write_u32(ap_store *s, uint32_t v) { ap_store_write(s, &v, sizeof v); }
-void ap_store_write_u64(ap_store *s, uint64_t v) { ap_store_write(s, &v, sizeof v); }
+void ap_store_write_u32(ap_store *s, uint32_t v)
+{
+    ap_store_write(s, &v, sizeof v);
+}
+void ap_store_write_u64(ap_store *s, uint64_t v)
+{
+    ap_store_write(s, &v, sizeof v);
+}
 
 apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag)
 {
@@ -84,10 +93,12 @@ apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag)
     s->temp[0] = 0;
     struct stat st;
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* never wait for a pipe's other end */
-    if (s->fd < 0 || fstat(s->fd, &st)) fail_errno(s, path, "cannot be opened");
+    if (s->fd < 0 || fstat(s->fd, &st))
+        fail_errno(s, path, "cannot be opened");
     else if (!S_ISREG(st.st_mode))
         s->err = ap_fail(diag, APUS_EFILE, "%s: is not a regular file", path);
-    else s->size = (uint64_t)st.st_size;
+    else
+        s->size = (uint64_t)st.st_size;
     return s->err ? ap_store_close(s, 0) : APUS_OK;
 }
 
@@ -101,16 +112,19 @@ void ap_store_read(ap_store *s, void *data, size_t n)
         if (got < 0) {
             fail_errno(s, s->path, "cannot be read");
         } else if (got == 0) {
-            s->err = ap_fail(s->diag, APUS_EFORMAT, "%s: ends after %llu bytes, %zu more were expected",
-                             s->path, (unsigned long long)s->at, left);
+            s->err =
+                ap_fail(s->diag, APUS_EFORMAT, "%s: ends after %llu bytes, %zu more were expected",
+                        s->path, (unsigned long long)s->at, left);
         } else {
             p += got;
             left -= (size_t)got;
             s->at += (uint64_t)got;
         }
     }
-    if (s->err) memset(data, 0, n);
-    else XXH64_update(s->hash, data, n);
+    if (s->err)
+        memset(data, 0, n);
+    else
+        XXH64_update(s->hash, data, n);
 }
 
 uint32_t ap_store_read_u32(ap_store *s)
@@ -138,10 +152,10 @@ void ap_store_check(ap_store *s)
     uint64_t want = XXH64_digest(s->hash), at = s->at, found = ap_store_read_u64(s);
     XXH64_reset(s->hash, 0);
     if (!s->err && want != found)
-        s->err = ap_fail(s->diag, APUS_EFORMAT,
-                         "%s: checksum at byte %llu: expected %016llx, found %016llx; the file is damaged",
-                         s->path, (unsigned long long)at, (unsigned long long)want,
-                         (unsigned long long)found);
+        s->err = ap_fail(
+            s->diag, APUS_EFORMAT,
+            "%s: checksum at byte %llu: expected %016llx, found %016llx; the file is damaged",
+            s->path, (unsigned long long)at, (unsigned long long)want, (unsigned long long)found);
 }
 
 /* Make the new name last through a power cut. Not every file system can; the data are safe anyway.
@@ -161,16 +175,17 @@ apus_err ap_store_close(ap_store *s, int keep)
     bool writing = s->fd >= 0 && s->temp[0];
     if (writing && keep && !s->err && fsync(s->fd))
         fail_errno(s, s->path, "cannot be flushed to the disk");
-    if (s->fd >= 0 && close(s->fd) && writing && keep)
-        fail_errno(s, s->path, "cannot be closed");
+    if (s->fd >= 0 && close(s->fd) && writing && keep) fail_errno(s, s->path, "cannot be closed");
     if (writing) {
         bool named = keep && !s->err;
         if (named && rename(s->temp, s->path)) {
             fail_errno(s, s->path, "cannot be given its name");
             named = false;
         }
-        if (named) sync_folder(s->path);
-        else unlink(s->temp);
+        if (named)
+            sync_folder(s->path);
+        else
+            unlink(s->temp);
     }
     XXH64_freeState(s->hash);
     ap_free(s->path);

@@ -1,6 +1,6 @@
-/* store.h - the on-disk form of state: checksummed little-endian files, written whole or not at all.
+/* store.h - the on-disk form of state: checksummed little-endian files, written whole or not.
  *
- * Errors are sticky: after the first one every call does nothing, so callers check once at the end. */
+ * Errors are sticky: after the first one every call does nothing, so callers check at the end. */
 #ifndef AP_STATE_STORE_H
 #define AP_STATE_STORE_H
 

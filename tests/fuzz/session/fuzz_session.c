@@ -1,7 +1,7 @@
 /* Loading hostile session files. An input is a patch of a good file, since checksums keep random
  * bytes out: the first byte chooses the file, groups of 7 bytes follow: u16 offset and what to do
  * there: u8 0: write a u32; 1: cut out as many bytes; 2: put in as many zeros; else: write a byte.
- * Size field and checksums are made right afterwards, unless the first byte has its high bit set. */
+ * Size field and checksums are made right afterwards, unless the first byte has its top bit set. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,7 +71,8 @@ static size_t patch(uint8_t *f, size_t n, const uint8_t *d, size_t size)
         size_t at = (size_t)d[0] | (size_t)d[1] << 8, k;
         memcpy(&v, d + 3, 4);
         if (at >= n) continue;
-        if (d[2] == 0 && n - at >= 4) memcpy(f + at, &v, 4);
+        if (d[2] == 0 && n - at >= 4)
+            memcpy(f + at, &v, 4);
         else if (d[2] == 1) {
             k = v < n - at ? v : n - at;
             memmove(f + at, f + at + k, n - at - k);
@@ -81,7 +82,8 @@ static size_t patch(uint8_t *f, size_t n, const uint8_t *d, size_t size)
             memmove(f + at + k, f + at, n - at);
             memset(f + at, 0, k);
             n += k;
-        } else f[at] = d[3];
+        } else
+            f[at] = d[3];
     }
     return n;
 }
@@ -122,7 +124,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(!apus_session_feed(s, tok, 1, NULL, NULL));
         apus_session_free(s);
     }
-    for (int g = 0; g < AP_KV_GROUPS; g++) check(engine->pages[g].n_free == engine->pages[g].n_block);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        check(engine->pages[g].n_free == engine->pages[g].n_block);
     check(engine->states.n_free == engine->states.n_block);
     return 0;
 }

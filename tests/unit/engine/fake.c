@@ -20,8 +20,8 @@ static float logit(uint64_t h, int v)
 
 apus_model *fake_model(bool full, int window, bool recur)
 {
-    fake = (fake_setup){
-        .full = full, .window = window, .recur = recur, .vocab = 97, .context = 1000};
+    fake =
+        (fake_setup){.full = full, .window = window, .recur = recur, .vocab = 97, .context = 1000};
     apus_model *m = ap_calloc(1, sizeof *m);
     m->config.vocab = fake.vocab;
     m->config.context = fake.context;
@@ -35,7 +35,10 @@ apus_model *fake_model(bool full, int window, bool recur)
     return m;
 }
 
-void fake_model_free(apus_model *m) { ap_free(m); }
+void fake_model_free(apus_model *m)
+{
+    ap_free(m);
+}
 
 /* ---------------------------------------------------------------- what the engine calls */
 
@@ -122,15 +125,17 @@ static void swap_odd_rows(const ap_step *s, const ap_step_seq *q, bool remember)
         if (g == AP_KV_FULL ? !fake.full : !fake.window) continue;
         for (int j = 0; j < q->n_tok; j++) {
             if (!((q->pos + j) & 1)) continue;
-            if (remember) memcpy(old[g][j], slot(s, q, g, q->pos + j), bytes);
-            else memcpy(slot(s, q, g, q->pos + j), old[g][j], bytes);
+            if (remember)
+                memcpy(old[g][j], slot(s, q, g, q->pos + j), bytes);
+            else
+                memcpy(slot(s, q, g, q->pos + j), old[g][j], bytes);
         }
     }
 }
 
-/* A pass that is cancelled has written the pages of some layers and not of others: each value is what
- * was there or what belongs there. Here: even rows are written, odd ones are not. The recurrent state
- * and the logits are spoilt. */
+/* A pass that is cancelled has written the pages of some layers and not of others: each value is
+ * what was there or what belongs there. Here: even rows are written, odd ones are not. The
+ * recurrent state and the logits are spoilt. */
 bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
                       const volatile int *cancel)
 {
@@ -166,7 +171,8 @@ bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
             r = fake.recur ? mix(h, 3) : 0;
             if (out < s->n_out && s->out_row[out] == row) {
                 for (int v = 0; v < fake.vocab; v++)
-                    s->logits[(size_t)out * (size_t)fake.vocab + (size_t)v] = stop ? -77 : logit(h, v);
+                    s->logits[(size_t)out * (size_t)fake.vocab + (size_t)v] =
+                        stop ? -77 : logit(h, v);
                 out++;
             }
         }

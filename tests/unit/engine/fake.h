@@ -8,11 +8,11 @@
 
 typedef struct fake_setup {
     bool full, recur;
-    int window;       /* of sliding layers; 0 = none */
+    int window; /* of sliding layers; 0 = none */
     int vocab, context;
     /* what happened */
     int n_forward, max_tok, max_seq;
-    int faults;       /* pages that were missing, rows out of order and the like */
+    int faults; /* pages that were missing, rows out of order and the like */
     /* cancel: in forward number `cancel_at` (counted from 1) apus_cancel is called; if the engine
      * lets the pass be cancelled it scribbles over everything it may write and returns false */
     int cancel_at;

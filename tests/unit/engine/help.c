@@ -69,7 +69,8 @@ void pair_check(pair *p)
 {
     assert_int_equal(apus_session_pos(p->s), p->o.pos);
     if (p->o.pos)
-        assert_memory_equal(apus_session_tokens(p->s), p->o.tok, (size_t)p->o.pos * sizeof(int32_t));
+        assert_memory_equal(apus_session_tokens(p->s), p->o.tok,
+                            (size_t)p->o.pos * sizeof(int32_t));
     if (apus_session_room(p->s) == 0) return;
     /* One token more, and back. */
     int pos = p->o.pos;

@@ -13,10 +13,10 @@
 
 #include "fake.h"
 
-#define assert_ok(call)                                                                              \
-    do {                                                                                             \
-        apus_err e_ = (call);                                                                        \
-        if (e_) fail_msg("%s: %s: %s", #call, apus_err_name(e_), diag.text);                         \
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        apus_err e_ = (call);                                                                      \
+        if (e_) fail_msg("%s: %s: %s", #call, apus_err_name(e_), diag.text);                       \
     } while (0)
 
 extern apus_diag diag;
@@ -35,7 +35,7 @@ void pair_open(pair *p, apus_engine *e);
 void pair_close(pair *p);
 /* Feed n random tokens with logits of the last, and compare. */
 void pair_feed(pair *p, int n, ap_rng *rng);
-/* Position, tokens and, after one more token on a fork or by feeding and going back, logits agree. */
+/* Position, tokens and, after feeding one token more and going back, logits agree. */
 void pair_check(pair *p);
 
 int random_int(ap_rng *rng, int low, int high); /* low .. high */

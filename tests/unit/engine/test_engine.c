@@ -18,9 +18,9 @@ static void settings_are_checked(void **state)
     apus_model *m = fake_model(true, 0, false);
     apus_engine *e = NULL;
     apus_engine_settings s;
-#define REFUSED(change)                                                                              \
-    s = defaults();                                                                                  \
-    change;                                                                                          \
+#define REFUSED(change)                                                                            \
+    s = defaults();                                                                                \
+    change;                                                                                        \
     assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_EINVAL)
     REFUSED(s.size = 0);
     REFUSED(s.size = sizeof s + 1);

@@ -7,7 +7,7 @@ typedef struct kind {
     bool recur;
 } kind;
 
-static const kind kinds[] = {{true, 0, false}, {false, 1, false},  {false, 2, false},
+static const kind kinds[] = {{true, 0, false},   {false, 1, false},  {false, 2, false},
                              {false, 40, false}, {false, 64, false}, {false, 65, false},
                              {true, 130, false}, {true, 0, true},    {false, 0, true},
                              {true, 66, true},   {true, 700, true}};
@@ -52,7 +52,8 @@ static void check_rows(int which, int chunk, int n)
     free(rows);
     free(got);
     pair_close(&p);
-    for (int g = 0; g < AP_KV_GROUPS; g++) assert_int_equal(e->pages[g].n_free, e->pages[g].n_block);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        assert_int_equal(e->pages[g].n_free, e->pages[g].n_block);
     assert_int_equal(e->states.n_free, e->states.n_block);
     apus_engine_free(e);
     fake_model_free(m);
@@ -223,7 +224,8 @@ static void bad_feeds_move_nothing(void **state)
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     f[1] = (apus_feed){.session = b.s, .tok = NULL, .n = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){.session = b.s, .tok = good, .n = 3, .logits = logits, .rows = rows, .n_rows = 2};
+    f[1] = (apus_feed){
+        .session = b.s, .tok = good, .n = 3, .logits = logits, .rows = rows, .n_rows = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     rows[0] = 0, rows[1] = 3;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);

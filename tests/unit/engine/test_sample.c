@@ -47,7 +47,7 @@ static int compare_x(const void *a, const void *b)
 
 static void expected(const float *x, int n, const apus_sampling *s, double *prob)
 {
-    double (*c)[2] = calloc((size_t)n, sizeof *c), sum = 0, before = 0;
+    double(*c)[2] = calloc((size_t)n, sizeof *c), sum = 0, before = 0;
     for (int i = 0; i < n; i++) c[i][0] = (double)x[i], c[i][1] = i;
     qsort(c, (size_t)n, sizeof *c, compare_x);
     int kept = s->top_k && s->top_k < n ? s->top_k : n;
@@ -99,8 +99,8 @@ static void check_frequencies(const float *x, int n, apus_sampling s)
     }
     /* Mean cells-1, deviation sqrt(2 cells): four deviations above is a defect. */
     if (chi > cells - 1 + 4 * sqrt(2.0 * cells) + 4)
-        fail_msg("chi square %g in %d cells (T %g k %d p %g min %g)", chi, cells, (double)s.temperature,
-                 s.top_k, (double)s.top_p, (double)s.min_p);
+        fail_msg("chi square %g in %d cells (T %g k %d p %g min %g)", chi, cells,
+                 (double)s.temperature, s.top_k, (double)s.top_p, (double)s.min_p);
     apus_sampler_free(p);
     free(prob);
     free(count);
@@ -287,9 +287,9 @@ static void settings_are_checked(void **state)
     (void)state;
     apus_sampler *p = NULL;
     apus_sampling s;
-#define REFUSED(change)                                                                              \
-    s = neutral();                                                                                   \
-    change;                                                                                          \
+#define REFUSED(change)                                                                            \
+    s = neutral();                                                                                 \
+    change;                                                                                        \
     assert_int_equal(apus_sampler_create(&s, 10, &p, &diag), APUS_EINVAL)
     REFUSED(s.temperature = -1);
     assert_non_null(strstr(diag.text, "temperature"));

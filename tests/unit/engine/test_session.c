@@ -7,8 +7,8 @@ static const struct {
     bool full;
     int window;
     bool recur;
-} kinds[] = {{true, 0, false},  {false, 3, false}, {true, 50, false}, {false, 129, false},
-             {true, 0, true},   {false, 0, true},  {true, 20, true}};
+} kinds[] = {{true, 0, false}, {false, 3, false}, {true, 50, false}, {false, 129, false},
+             {true, 0, true},  {false, 0, true},  {true, 20, true}};
 #define N_KINDS ((int)(sizeof kinds / sizeof kinds[0]))
 
 static apus_model *model_of(int i)
@@ -56,8 +56,8 @@ static void rewind_to_every_position(void **state)
     }
 }
 
-/* After a long prompt and some decoding, going back to a little before the end of the prompt must not
- * run the whole prompt again. */
+/* After a long prompt and some decoding, going back to a little before the end of the prompt must
+ * not run the whole prompt again. */
 static void rewinding_a_turn_is_cheap(void **state)
 {
     (void)state;
@@ -74,8 +74,10 @@ static void rewinding_a_turn_is_cheap(void **state)
         assert_ok(apus_session_rewind(p.s, 495, &diag));
         oracle_rewind(&p.o, 495);
         int steps = fake.n_forward - before;
-        if (!kinds[i].recur) assert_int_equal(steps, 0);
-        else assert_true(steps <= 2);
+        if (!kinds[i].recur)
+            assert_int_equal(steps, 0);
+        else
+            assert_true(steps <= 2);
         pair_check(&p);
         pair_close(&p);
         apus_engine_free(e);
@@ -130,8 +132,9 @@ static void forks_go_their_own_ways(void **state)
     }
 }
 
-/* Cancel in each step of a call on two sessions. The call is longer than the pages a window keeps, and
- * the last prompt's end lies far back, so that only the hold protects what the old positions need. */
+/* Cancel in each step of a call on two sessions. The call is longer than the pages a window keeps,
+ * and the last prompt's end lies far back, so that only the hold protects what the old positions
+ * need. */
 static void cancelled_feeds_move_nothing(void **state)
 {
     (void)state;
@@ -344,8 +347,10 @@ static void random_operation(apus_engine *e, pair *p, ap_rng *rng, const char *p
         if (!random_int(rng, 0, 2)) fake.cancel_at = fake.n_forward + random_int(rng, 1, 4);
         apus_err err = apus_session_rewind(a->s, pos, &diag);
         fake.cancel_at = 0;
-        if (err) assert_int_equal(err, APUS_ECANCELLED);
-        else oracle_rewind(&a->o, pos);
+        if (err)
+            assert_int_equal(err, APUS_ECANCELLED);
+        else
+            oracle_rewind(&a->o, pos);
     } else if (op == 8 && !b->s) {
         assert_ok(apus_session_fork(a->s, &b->s, &diag));
         oracle_init(&b->o, e->size.ctx);

@@ -61,7 +61,8 @@ static const struct {
     bool full;
     int window;
     bool recur;
-} kinds[] = {{true, 0, false}, {false, 70, false}, {true, 20, false}, {true, 0, true}, {true, 40, true}};
+} kinds[] = {
+    {true, 0, false}, {false, 70, false}, {true, 20, false}, {true, 0, true}, {true, 40, true}};
 
 static void continuation_is_the_same(void **state)
 {
@@ -162,7 +163,8 @@ static void expect_damaged(apus_engine *e)
     if (err != APUS_EFORMAT && err != APUS_EFULL) fail_msg("%d: %s", err, diag.text);
     assert_null(s);
     assert_false(e->session[0].used);
-    for (int g = 0; g < AP_KV_GROUPS; g++) assert_int_equal(e->pages[g].n_free, e->pages[g].n_block);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        assert_int_equal(e->pages[g].n_free, e->pages[g].n_block);
     assert_int_equal(e->states.n_free, e->states.n_block);
 }
 
@@ -204,18 +206,21 @@ static void damaged_files_are_refused(void **state)
     expect_damaged(e);
     /* Hostile: sums are right, numbers are not. */
     for (size_t field = 48; field < 72; field += 4) {
-        static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1000000, 301, 129, 0, 5};
+        static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1000000,
+                                          301,        129,        0,          5};
         for (int v = 0; v < 8; v++) {
             memcpy(copy, file, n);
             if (memcmp(copy + field, &values[v], 4) == 0) continue;
-            if (field == 56 && values[v] <= 130) continue; /* turn: any value up to the tokens is fine */
+            if (field == 56 && values[v] <= 130)
+                continue; /* turn: any value up to the tokens is fine */
             memcpy(copy + field, &values[v], 4);
             sign(copy, n);
             spew(copy, n);
             expect_damaged(e);
         }
     }
-    for (size_t field = 96; field < 96 + 4 * (130 + 3 + 2 + 2); field += 4) { /* ids, pages, snapshots */
+    for (size_t field = 96; field < 96 + 4 * (130 + 3 + 2 + 2);
+         field += 4) { /* ids, pages, snapshots */
         static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 97, 200};
         for (int v = 0; v < 5; v++) {
             memcpy(copy, file, n);

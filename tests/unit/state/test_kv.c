@@ -38,10 +38,9 @@ static void start(fixture *f, int window, int chunk)
     apus_diag diag;
     memset(f, 0, sizeof *f);
     int cap = ap_kv_cap(CTX, window, chunk);
-    assert_int_equal(ap_slab_create(&f->slab, cap * TABLES, AP_PAGE * sizeof(int32_t), "pages", &diag),
-                     APUS_OK);
-    for (int i = 0; i < TABLES; i++)
-        ap_kv_init(&f->t[i], &f->slab, f->page[i], CTX, window, cap);
+    assert_int_equal(
+        ap_slab_create(&f->slab, cap * TABLES, AP_PAGE * sizeof(int32_t), "pages", &diag), APUS_OK);
+    for (int i = 0; i < TABLES; i++) ap_kv_init(&f->t[i], &f->slab, f->page[i], CTX, window, cap);
 }
 
 static void finish(fixture *f)

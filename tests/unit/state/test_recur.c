@@ -18,8 +18,9 @@ static void open_two(ap_recur *a, ap_recur *b, size_t floats)
 {
     apus_diag diag;
     assert_int_equal(ap_pool_create(2, &pool, &diag), APUS_OK);
-    assert_int_equal(ap_slab_create(&slab, 2 * AP_RECUR_BLOCKS, floats * sizeof(float), "states", &diag),
-                     APUS_OK);
+    assert_int_equal(
+        ap_slab_create(&slab, 2 * AP_RECUR_BLOCKS, floats * sizeof(float), "states", &diag),
+        APUS_OK);
     ap_recur_init(a, &slab, pool, floats);
     ap_recur_init(b, &slab, pool, floats);
 }

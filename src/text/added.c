@@ -68,7 +68,8 @@ static ap_added_token *record(ap_added *a, int32_t id)
 {
     if ((size_t)id >= a->by_id_cap) {
         size_t old = a->by_id_cap;
-        if (!ap_vec_reserve(&a->by_id, &a->by_id_cap, (size_t)id + 1, sizeof *a->by_id)) return NULL;
+        if (!ap_vec_reserve(&a->by_id, &a->by_id_cap, (size_t)id + 1, sizeof *a->by_id))
+            return NULL;
         memset(a->by_id + old, 0, (a->by_id_cap - old) * sizeof *a->by_id);
     }
     if (!a->by_id[id]) {
@@ -86,8 +87,8 @@ apus_err ap_added_put(ap_added *a, const ap_added_token *token, int32_t id, apus
     if (known >= 0) id = known;
     if (id < 0) id = a->next_id++;
     if (id > AP_VOCAB_MAX_ID)
-        return ap_fail(diag, APUS_EFORMAT, "an added token would have id %d, above the limit of %d", id,
-                       AP_VOCAB_MAX_ID);
+        return ap_fail(diag, APUS_EFORMAT, "an added token would have id %d, above the limit of %d",
+                       id, AP_VOCAB_MAX_ID);
     if (id > a->top_id) a->top_id = id;
 
     int32_t *at = ap_vocab_put(&a->texts, token->text, token->len);
@@ -107,7 +108,8 @@ apus_err ap_added_put(ap_added *a, const ap_added_token *token, int32_t id, apus
     t->text = ap_arena_strndup(&a->arena, token->text, token->len);
     t->norm = t->text;
     t->norm_len = t->len;
-    if (t->text && (token->norm_len != token->len || memcmp(token->norm, token->text, token->len))) {
+    if (t->text &&
+        (token->norm_len != token->len || memcmp(token->norm, token->text, token->len))) {
         t->norm = ap_arena_strndup(&a->arena, token->norm, token->norm_len);
         t->norm_len = token->norm_len;
     }
@@ -177,8 +179,8 @@ static apus_err trie_add(ap_trie *t, const ap_added_token *tok, int32_t index, c
                          apus_diag *diag)
 {
     if (!tok->norm_len)
-        return ap_fail(diag, APUS_EFORMAT, "%s: the added token with id %d is empty once normalised", name,
-                       tok->id);
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: the added token with id %d is empty once normalised", name, tok->id);
     if (!t->edges && (!edges_grow(t) || !new_node(t))) return no_memory(diag);
     uint32_t node = 0;
     for (size_t i = 0; i < tok->norm_len; i++) {
@@ -186,8 +188,8 @@ static apus_err trie_add(ap_trie *t, const ap_added_token *tok, int32_t index, c
         if (!node) return no_memory(diag);
     }
     if (t->token[node] >= 0)
-        return ap_fail(diag, APUS_EFORMAT, "%s: two added tokens match the same text (id %d is one)", name,
-                       tok->id);
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: two added tokens match the same text (id %d is one)", name, tok->id);
     t->token[node] = index;
     t->first[(uint8_t)tok->norm[0]] = true;
     t->empty = false;
@@ -236,7 +238,10 @@ static size_t char_before(const char *s, size_t at, uint32_t *cp)
     return i;
 }
 
-static bool word(uint32_t cp) { return ap_unicode_in(ap_unicode_word, ap_unicode_n_word, cp); }
+static bool word(uint32_t cp)
+{
+    return ap_unicode_in(ap_unicode_word, ap_unicode_n_word, cp);
+}
 
 static bool stands_alone(const char *s, size_t n, size_t from, size_t to)
 {

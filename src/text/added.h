@@ -24,7 +24,7 @@ typedef struct ap_trie {
     struct ap_trie_edge {
         uint32_t key;   /* node << 8 | byte, + 1; 0 = empty slot */
         uint32_t child; /* node */
-    } *edges;           /* [mask + 1] */
+    } * edges;          /* [mask + 1] */
     size_t mask, n_edges;
     int32_t *token; /* [n_nodes] index of the token that ends here, or -1 */
     size_t n_nodes, cap;
@@ -34,11 +34,11 @@ typedef struct ap_trie {
 
 typedef struct ap_added {
     ap_arena arena;
-    ap_vocab texts;   /* text -> index into facts */
+    ap_vocab texts; /* text -> index into facts */
     struct ap_added_fact {
         int32_t id;
         bool special; /* once special, always special */
-    } *facts;
+    } * facts;
     size_t n_facts, facts_cap;
     ap_added_token *tokens; /* the last one given for each id */
     size_t n_tokens, tokens_cap;

@@ -105,11 +105,13 @@ static uint32_t last_char(const char *s, size_t n)
     return first_char(s + i, n - i);
 }
 
-/* One merge of the file, looked up in two steps so that the cache misses of several overlap. */
+/* One merge of the file on its way into the table. It is taken in three steps, each some merges
+ * behind the one before, so that their cache misses overlap. */
 typedef struct pending {
-    const char *a, *b, *ab; /* ab: both together */
+    const char *a, *b; /* next to each other */
     uint32_t an, bn;
-    uint64_t hash[3];
+    uint64_t hash[3]; /* of a, b and both together */
+    int32_t left, right, made;
 } pending;
 
 static const char *read_merge(const ap_bpe *b, const char *p, pending *m)
@@ -118,46 +120,51 @@ static const char *read_merge(const ap_bpe *b, const char *p, pending *m)
     memcpy(len, p, sizeof len);
     m->an = len[0];
     m->bn = len[1];
-    m->a = m->ab = p + sizeof len;
+    m->a = p + sizeof len;
     m->b = m->a + m->an;
     m->hash[0] = ap_vocab_hash(m->a, m->an);
     m->hash[1] = ap_vocab_hash(m->b, m->bn);
-    m->hash[2] = ap_vocab_hash(m->ab, (size_t)m->an + m->bn);
+    m->hash[2] = ap_vocab_hash(m->a, (size_t)m->an + m->bn);
     for (int i = 0; i < 3; i++) ap_vocab_prefetch(&b->vocab, m->hash[i]);
     return m->b + m->bn;
 }
 
 static apus_err unknown_part(const char *name, size_t at, const char *s, size_t n, apus_diag *diag)
 {
-    return ap_fail(diag, APUS_EFORMAT, "%s: model.merges[%zu] needs the token \"%.*s\", which is not "
-                   "in model.vocab", name, at, n > 200 ? 200 : (int)n, s);
+    return ap_fail(diag, APUS_EFORMAT,
+                   "%s: model.merges[%zu] needs the token \"%.*s\", which is not in model.vocab",
+                   name, at, n > 200 ? 200 : (int)n, s);
 }
 
-static apus_err add_merge(ap_bpe *b, const pending *m, size_t rank, const char *name,
-                          apus_diag *diag)
+static apus_err find_merge(const ap_bpe *b, pending *m, size_t rank, const char *name,
+                           apus_diag *diag)
 {
     const ap_vocab *v = &b->vocab;
-    int32_t left = ap_vocab_find_hashed(v, m->a, m->an, m->hash[0]);
-    if (left < 0) return unknown_part(name, rank, m->a, m->an, diag);
-    int32_t right = ap_vocab_find_hashed(v, m->b, m->bn, m->hash[1]);
-    if (right < 0) return unknown_part(name, rank, m->b, m->bn, diag);
     size_t n = (size_t)m->an + m->bn;
-    int32_t made = ap_vocab_find_hashed(v, m->ab, n, m->hash[2]);
-    if (made < 0) return unknown_part(name, rank, m->ab, n, diag);
-
-    size_t at = merge_slot(b, left, right);
-    while (b->merges[at].left >= 0 &&
-           (b->merges[at].left != left || b->merges[at].right != right))
-        at = (at + 1) & b->merge_mask;
-    b->merges[at] = (struct ap_merge){left, right, (uint32_t)rank}; /* the last of equal ones wins */
-    b->made[rank] = made;
-    uint32_t bit = joint_hash(last_char(m->a, m->an), first_char(m->b, m->bn)) & b->joint_mask;
-    b->joints[bit >> 6] |= (uint64_t)1 << (bit & 63);
+    m->left = ap_vocab_find_hashed(v, m->a, m->an, m->hash[0]);
+    if (m->left < 0) return unknown_part(name, rank, m->a, m->an, diag);
+    m->right = ap_vocab_find_hashed(v, m->b, m->bn, m->hash[1]);
+    if (m->right < 0) return unknown_part(name, rank, m->b, m->bn, diag);
+    m->made = ap_vocab_find_hashed(v, m->a, n, m->hash[2]);
+    if (m->made < 0) return unknown_part(name, rank, m->a, n, diag);
+    __builtin_prefetch(&b->merges[merge_slot(b, m->left, m->right)], 1);
     return APUS_OK;
 }
 
-static apus_err resolve_merges(ap_bpe *b, const ap_merge_list *l, const char *name,
-                               apus_diag *diag)
+static void add_merge(ap_bpe *b, const pending *m, size_t rank)
+{
+    size_t at = merge_slot(b, m->left, m->right);
+    while (b->merges[at].left >= 0 &&
+           (b->merges[at].left != m->left || b->merges[at].right != m->right))
+        at = (at + 1) & b->merge_mask;
+    /* The last of equal ones wins. */
+    b->merges[at] = (struct ap_merge){m->left, m->right, (uint32_t)rank};
+    b->made[rank] = m->made;
+    uint32_t bit = joint_hash(last_char(m->a, m->an), first_char(m->b, m->bn)) & b->joint_mask;
+    b->joints[bit >> 6] |= (uint64_t)1 << (bit & 63);
+}
+
+static apus_err resolve_merges(ap_bpe *b, const ap_merge_list *l, const char *name, apus_diag *diag)
 {
     size_t cap = 16, bits = 64;
     while (cap < l->n * 2) cap *= 2;
@@ -172,15 +179,16 @@ static apus_err resolve_merges(ap_bpe *b, const ap_merge_list *l, const char *na
     b->n_merges = l->n;
     b->joint_mask = (uint32_t)(bits - 1);
 
-    enum { AHEAD = 8 };
-    pending ring[AHEAD];
+    enum { STEP = 8, RING = 2 * STEP };
+    pending ring[RING];
     const char *p = l->data;
-    for (size_t i = 0; i < l->n + AHEAD; i++) {
-        if (i >= AHEAD) {
-            apus_err err = add_merge(b, &ring[i % AHEAD], i - AHEAD, name, diag);
+    for (size_t i = 0; i < l->n + RING; i++) {
+        if (i >= RING) add_merge(b, &ring[i % RING], i - RING);
+        if (i < l->n) p = read_merge(b, p, &ring[i % RING]);
+        if (i >= STEP && i - STEP < l->n) {
+            apus_err err = find_merge(b, &ring[(i - STEP) % RING], i - STEP, name, diag);
             if (err) return err;
         }
-        if (i < l->n) p = read_merge(b, p, &ring[i % AHEAD]);
     }
     return APUS_OK;
 }
@@ -211,12 +219,15 @@ apus_err ap_bpe_finish(ap_bpe *b, const ap_merge_list *merges, const char *name,
 {
     int32_t bad = 0;
     switch (ap_vocab_index(&b->vocab, &bad)) {
-    case 0: break;
+    case 0:
+        break;
     case 1:
         return ap_fail(diag, APUS_EFORMAT, "%s: model.vocab: id %d, expected 0 to %d", name, bad,
                        AP_VOCAB_MAX_ID);
-    case 2: return ap_fail(diag, APUS_EFORMAT, "%s: model.vocab: two tokens have id %d", name, bad);
-    default: return ap_fail_nomem(diag, b->vocab.n * 16, "the vocabulary");
+    case 2:
+        return ap_fail(diag, APUS_EFORMAT, "%s: model.vocab: two tokens have id %d", name, bad);
+    default:
+        return ap_fail_nomem(diag, b->vocab.n * 16, "the vocabulary");
     }
     apus_err err = resolve_merges(b, merges, name, diag);
     if (err) return err;
@@ -387,8 +398,9 @@ static apus_err missing(speller *sp, const char *s, size_t n, apus_diag *diag)
     }
     if (!b->has_unk) return APUS_OK; /* dropped, as in the reference */
     if (b->unk < 0)
-        return ap_fail(diag, APUS_EFORMAT, "the tokenizer's unk_token is needed for a character of "
-                                           "the text but is not in its vocabulary");
+        return ap_fail(diag, APUS_EFORMAT,
+                       "the tokenizer's unk_token is needed for a character of "
+                       "the text but is not in its vocabulary");
     if (!b->fuse_unk && !pending_unk(sp)) return out_of_memory(diag);
     sp->unk = true;
     return APUS_OK;

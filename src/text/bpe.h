@@ -17,14 +17,14 @@ typedef struct ap_bpe {
     struct ap_merge {
         int32_t left, right; /* left -1 = empty slot */
         uint32_t rank;
-    } *merges; /* [merge_mask + 1], open addressing */
+    } * merges; /* [merge_mask + 1], open addressing */
     size_t merge_mask;
     int32_t *made; /* [n_merges] id that a merge makes, by rank */
     size_t n_merges;
     uint64_t *joints; /* bit set over (last character, first character): can a merge join there? */
     uint32_t joint_mask;
-    int32_t *chars;    /* [65536] id of a one-character text, or -1 */
-    int32_t bytes[256]; /* id of <0xNN>, or -1 */
+    int32_t *chars;       /* [65536] id of a one-character text, or -1 */
+    int32_t bytes[256];   /* id of <0xNN>, or -1 */
     int32_t unk_edges[2]; /* first and last character of the unknown token */
 } ap_bpe;
 
@@ -55,7 +55,7 @@ typedef struct ap_bpe_work {
     size_t rank_cap;
     struct ap_bpe_link {
         uint32_t prev, next;
-    } *link;
+    } * link;
     size_t link_cap;
     uint64_t *heap; /* rank << 32 | position */
     size_t heap_cap, heap_n;

@@ -69,8 +69,8 @@ static apus_err read_metaspace(const ap_json *j, stage *st, const char *where, a
     bool add;
     st->kind = AP_DEC_METASPACE;
     apus_err err = ap_component_bool(j, "add_prefix_space", true, where, &add, diag);
-    st->skip_first = add && !(scheme && scheme->type == AP_JSON_STRING &&
-                              strcmp(scheme->str, "never") == 0);
+    st->skip_first =
+        add && !(scheme && scheme->type == AP_JSON_STRING && strcmp(scheme->str, "never") == 0);
     return err ? err : read_char(j, "replacement", st, where, diag);
 }
 
@@ -104,14 +104,22 @@ static apus_err add(ap_decoder *d, const ap_json *j, const char *name, int depth
         st->flows = st[-1].flows || st[-1].kind == AP_DEC_FUSE || st[-1].kind == AP_DEC_BYTES;
     bool whole_only = strcmp(type, "ByteLevel") == 0 || strcmp(type, "ByteFallback") == 0;
     if (st->flows && whole_only)
-        return ap_fail(diag, APUS_EUNSUPPORTED, "%s after Fuse or ByteLevel is not supported", where);
-    if (strcmp(type, "ByteLevel") == 0) st->kind = AP_DEC_BYTES;
-    else if (strcmp(type, "ByteFallback") == 0) st->kind = AP_DEC_BYTE_FALLBACK;
-    else if (strcmp(type, "Fuse") == 0) st->kind = AP_DEC_FUSE;
-    else if (strcmp(type, "Replace") == 0) return read_replace(j, st, where, diag);
-    else if (strcmp(type, "Strip") == 0) return read_strip(j, st, where, diag);
-    else if (strcmp(type, "Metaspace") == 0) return read_metaspace(j, st, where, diag);
-    else return ap_fail(diag, APUS_EUNSUPPORTED, "%s is not supported", where);
+        return ap_fail(diag, APUS_EUNSUPPORTED, "%s after Fuse or ByteLevel is not supported",
+                       where);
+    if (strcmp(type, "ByteLevel") == 0)
+        st->kind = AP_DEC_BYTES;
+    else if (strcmp(type, "ByteFallback") == 0)
+        st->kind = AP_DEC_BYTE_FALLBACK;
+    else if (strcmp(type, "Fuse") == 0)
+        st->kind = AP_DEC_FUSE;
+    else if (strcmp(type, "Replace") == 0)
+        return read_replace(j, st, where, diag);
+    else if (strcmp(type, "Strip") == 0)
+        return read_strip(j, st, where, diag);
+    else if (strcmp(type, "Metaspace") == 0)
+        return read_metaspace(j, st, where, diag);
+    else
+        return ap_fail(diag, APUS_EUNSUPPORTED, "%s is not supported", where);
     return APUS_OK;
 }
 
@@ -184,7 +192,8 @@ static void strip_token(const stage *st, ap_buf *out, const char *s, size_t n)
     size_t from = 0, to = n, m = st->what_len;
     for (size_t i = 0; i < st->start && n - from >= m && memcmp(s + from, st->what, m) == 0; i++)
         from += m;
-    for (size_t i = 0; i < st->stop && to >= m && memcmp(s + to - m, st->what, m) == 0; i++) to -= m;
+    for (size_t i = 0; i < st->stop && to >= m && memcmp(s + to - m, st->what, m) == 0; i++)
+        to -= m;
     if (from < to) ap_buf_add(out, s + from, to - from);
 }
 
@@ -250,8 +259,10 @@ static void spell_out(const ap_decoder *d, ap_decoding *s, int k, bool end)
     for (size_t i = 0; i < whole;) {
         uint32_t cp;
         size_t len = ap_utf8_decode(me->held.data + i, whole - i, &cp);
-        if (cp == 0xFFFD) ap_buf_add(&me->made, REPLACEMENT, 3);
-        else ap_buf_add(&me->made, me->held.data + i, len);
+        if (cp == 0xFFFD)
+            ap_buf_add(&me->made, REPLACEMENT, 3);
+        else
+            ap_buf_add(&me->made, me->held.data + i, len);
         i += len;
     }
     memmove(me->held.data, me->held.data + whole, me->held.len - whole);
@@ -288,7 +299,9 @@ static void push(const ap_decoder *d, ap_decoding *s, int k, const char *token, 
     int byte;
     me->made.len = 0;
     switch (st->kind) {
-    case AP_DEC_FUSE: push(d, s, k + 1, token, n); return;
+    case AP_DEC_FUSE:
+        push(d, s, k + 1, token, n);
+        return;
     case AP_DEC_BYTES:
         gather_bytes(me, token, n);
         spell_out(d, s, k, false);
@@ -308,14 +321,18 @@ static void push(const ap_decoder *d, ap_decoding *s, int k, const char *token, 
         ap_buf_add(&me->made, token, n);
         me->begun = true;
         break;
-    case AP_DEC_REPLACE: replace(st, &me->made, token, n); break;
+    case AP_DEC_REPLACE:
+        replace(st, &me->made, token, n);
+        break;
     case AP_DEC_METASPACE:
         metaspace(st, me, token, n);
         me->begun = true;
         break;
     case AP_DEC_STRIP:
-        if (st->flows) strip_flow(st, me, token, n);
-        else strip_token(st, &me->made, token, n);
+        if (st->flows)
+            strip_flow(st, me, token, n);
+        else
+            strip_token(st, &me->made, token, n);
         break;
     }
     hand_on(d, s, k);

@@ -27,7 +27,7 @@ typedef struct ap_decoder {
         char *with; /* REPLACE: instead */
         size_t with_len;
         size_t start, stop; /* STRIP: at most so many characters from either end */
-        bool skip_first; /* METASPACE: in the first token the character goes away */
+        bool skip_first;    /* METASPACE: in the first token the character goes away */
     } stages[AP_DECODER_MAX];
     int n;
 } ap_decoder;

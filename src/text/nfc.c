@@ -92,8 +92,8 @@ static bool segment(composer *c, const char *s, size_t from, size_t to)
         c->n += decompose(cp, c->cp + c->n);
     }
     if (!order(c)) return false;
-    utf8proc_ssize_t n = utf8proc_normalize_utf32(c->cp, (utf8proc_ssize_t)c->n,
-                                                  UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    utf8proc_ssize_t n =
+        utf8proc_normalize_utf32(c->cp, (utf8proc_ssize_t)c->n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
     if (n < 0) return false;
 
     /* Write it only if it differs. */

@@ -51,8 +51,7 @@ apus_err ap_component_pattern(const ap_json *j, const char *where, char **text, 
     const ap_json *p = ap_json_get(j, "pattern");
     const ap_json *s = ap_json_get(p, "String"), *r = ap_json_get(p, "Regex");
     if (s && s->type == AP_JSON_STRING) {
-        if (!s->len)
-            return ap_fail(diag, APUS_EUNSUPPORTED, "%s: an empty String pattern", where);
+        if (!s->len) return ap_fail(diag, APUS_EUNSUPPORTED, "%s: an empty String pattern", where);
         return ap_component_string(p, "String", where, text, len, diag);
     }
     if (r && r->type == AP_JSON_STRING) return ap_regex_compile(r->str, r->len, where, regex, diag);
@@ -128,7 +127,8 @@ static apus_err add(ap_normalizer *z, const ap_json *j, const char *name, int de
         apus_err err = ap_component_pattern(j, where, &st->what, &st->what_len, &st->regex, diag);
         return err ? err : ap_component_string(j, "content", where, &st->with, &st->with_len, diag);
     }
-    return ap_fail(diag, APUS_EUNSUPPORTED, "%s: normalizer \"%.60s\" is not supported", name, type);
+    return ap_fail(diag, APUS_EUNSUPPORTED, "%s: normalizer \"%.60s\" is not supported", name,
+                   type);
 }
 
 apus_err ap_normalizer_parse(const ap_json *j, const char *name, ap_normalizer *out,
@@ -184,7 +184,9 @@ apus_err ap_normalize(const ap_normalizer *z, ap_norm_work *w, const char *s, si
         bool changed = false;
         apus_err err = APUS_OK;
         switch (st->kind) {
-        case AP_NORM_NFC: err = ap_nfc(s, n, out, &changed, diag); break;
+        case AP_NORM_NFC:
+            err = ap_nfc(s, n, out, &changed, diag);
+            break;
         case AP_NORM_REPLACE:
             err = replace(st, w, s, n, out, diag);
             changed = w->spans.n > 0;

@@ -13,7 +13,7 @@ typedef struct ap_normalizer {
         ap_regex *regex;
         char *with; /* REPLACE: instead of it; PREPEND: before the text */
         size_t with_len;
-    } *steps;
+    } * steps;
     size_t n, cap;
 } ap_normalizer;
 

@@ -68,8 +68,7 @@ static apus_err read_metaspace(const ap_json *j, step *st, const char *where, ap
                                            : AP_PREFIX_ALWAYS;
     apus_err err = ap_component_bool(j, "split", true, where, &st->split, diag);
     if (!err) err = ap_component_bool(j, "add_prefix_space", true, where, &add, diag);
-    if (!err)
-        err = ap_component_string(j, "replacement", where, &st->what, &st->what_len, diag);
+    if (!err) err = ap_component_string(j, "replacement", where, &st->what, &st->what_len, diag);
     if (err) return err;
     if (!add) st->prefix = AP_PREFIX_NEVER;
     if (!st->what_len || ap_utf8_decode(st->what, st->what_len, &cp) != st->what_len)
@@ -220,7 +219,9 @@ static bool emit(const step *st, ap_pretok_work *w, size_t base, ap_spans *out)
     size_t n = w->n_parts, kept = 0;
     bool was = false;
     switch (st->rule) {
-    case AP_SPLIT_ISOLATED: kept = n; break;
+    case AP_SPLIT_ISOLATED:
+        kept = n;
+        break;
     case AP_SPLIT_REMOVED:
         for (size_t i = 0; i < n; i++)
             if (!p[i].match) p[kept++] = p[i];
@@ -230,8 +231,10 @@ static bool emit(const step *st, ap_pretok_work *w, size_t base, ap_spans *out)
         for (size_t i = 0; i < n; i++) {
             bool match = p[i].match;
             bool join = st->rule == AP_SPLIT_CONTIGUOUS ? match == was : match && !was;
-            if (join && kept) p[kept - 1].end = p[i].end;
-            else p[kept++] = p[i];
+            if (join && kept)
+                p[kept - 1].end = p[i].end;
+            else
+                p[kept++] = p[i];
             was = match;
         }
         break;
@@ -239,8 +242,10 @@ static bool emit(const step *st, ap_pretok_work *w, size_t base, ap_spans *out)
         kept = n; /* the fold runs from the end: kept parts lie in p[kept, n) */
         for (size_t i = n; i-- > 0;) {
             bool match = p[i].match;
-            if (match && !was && kept < n) p[kept].off = p[i].off;
-            else p[--kept] = p[i];
+            if (match && !was && kept < n)
+                p[kept].off = p[i].off;
+            else
+                p[--kept] = p[i];
             was = match;
         }
         p += kept;

@@ -29,7 +29,7 @@ typedef struct ap_pretok {
         ap_regex *regex;
         enum { AP_PREFIX_NEVER, AP_PREFIX_ALWAYS, AP_PREFIX_FIRST } prefix;
         bool split; /* METASPACE */
-    } *steps;
+    } * steps;
     size_t n, cap;
     bool bytes; /* words stand for their bytes in the GPT-2 alphabet */
 } ap_pretok;
@@ -47,7 +47,7 @@ typedef struct ap_pretok_work {
     struct ap_pretok_part {
         size_t off, end;
         bool match;
-    } *parts;
+    } * parts;
     size_t parts_cap, n_parts;
     ap_regex_work regex;
 } ap_pretok_work;

@@ -14,10 +14,10 @@ struct ap_regex {
 
 /* Steps allowed for one search: enough for any sane pattern, which is linear, not for one that
  * explodes. */
-#define STEPS_BASE 10000000u
+#define STEPS_BASE     1000000u
 #define STEPS_PER_BYTE 64u
-#define JIT_STACK_MAX ((size_t)64 << 20)
-#define HEAP_KIB_MAX (256u << 10)
+#define JIT_STACK_MAX  ((size_t)64 << 20)
+#define HEAP_KIB_MAX   (256u << 10)
 
 /* ---------------------------------------------------------------- what may stand in a pattern */
 
@@ -33,8 +33,9 @@ typedef struct reader {
 static apus_err refuse(const reader *r, size_t from, size_t len, const char *why)
 {
     if (len > r->n - from) len = r->n - from;
-    return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: %s in a regular expression (\"%.*s\" at byte %zu)",
-                   r->where, why, (int)len, r->s + from, from);
+    return ap_fail(r->diag, APUS_EUNSUPPORTED,
+                   "%s: %s in a regular expression (\"%.*s\" at byte %zu)", r->where, why, (int)len,
+                   r->s + from, from);
 }
 
 static bool at(const reader *r, const char *what)
@@ -123,13 +124,18 @@ static apus_err braces(reader *r)
     size_t from = r->i, i = from + 1, digits = 0;
     bool comma = false;
     for (; i < r->n && r->s[i] != '}'; i++) {
-        if (r->s[i] == ',' && !comma && digits) comma = true;
-        else if (r->s[i] >= '0' && r->s[i] <= '9') digits++;
-        else return refuse(r, from, i - from + 1, "a brace that is not a repeat count");
+        if (r->s[i] == ',' && !comma && digits)
+            comma = true;
+        else if (r->s[i] >= '0' && r->s[i] <= '9')
+            digits++;
+        else
+            return refuse(r, from, i - from + 1, "a brace that is not a repeat count");
     }
-    if (i >= r->n || !digits || digits > 6) return refuse(r, from, 2, "a brace that is not a repeat count");
+    if (i >= r->n || !digits || digits > 6)
+        return refuse(r, from, 2, "a brace that is not a repeat count");
     r->i = i + 1;
-    if (at(r, "+") || (!comma && at(r, "?"))) return refuse(r, from, i - from + 2, "a doubled repeat");
+    if (at(r, "+") || (!comma && at(r, "?")))
+        return refuse(r, from, i - from + 2, "a doubled repeat");
     return APUS_OK;
 }
 
@@ -149,16 +155,26 @@ static apus_err check(reader *r)
     while (!err && r->i < r->n) {
         char c = r->s[r->i];
         switch (c) {
-        case '\\': err = escape(r); break;
-        case '[': err = class(r); break;
-        case '(': err = group(r); break;
+        case '\\':
+            err = escape(r);
+            break;
+        case '[':
+            err = class(r);
+            break;
+        case '(':
+            err = group(r);
+            break;
         case ')':
             if (r->depth > 0) r->depth--;
             r->i++;
             break;
-        case '{': err = braces(r); break;
+        case '{':
+            err = braces(r);
+            break;
         case '^':
-        case '$': err = refuse(r, r->i, 1, "an anchor"); break;
+        case '$':
+            err = refuse(r, r->i, 1, "an anchor");
+            break;
         default:
             if (r->caseless[r->depth] && folds_wide(r))
                 err = refuse(r, r->i, 2, "caseless text that may fold to several characters");
@@ -193,8 +209,8 @@ apus_err ap_regex_compile(const char *pattern, size_t len, const char *where, ap
         char text[160];
         if (pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text) < 0) text[0] = 0;
         ap_free(r);
-        return ap_fail(diag, APUS_EFORMAT, "%s: broken regular expression: %s (at byte %zu)", where, text,
-                       (size_t)offset);
+        return ap_fail(diag, APUS_EFORMAT, "%s: broken regular expression: %s (at byte %zu)", where,
+                       text, (size_t)offset);
     }
     /* Without a compiler for this processor the interpreter does the same, slower. */
     (void)pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE);
@@ -228,8 +244,10 @@ static uint32_t representative(uint32_t cp)
     size_t lo = 0, hi = ap_unicode_n_fixes;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (ap_unicode_fixes[mid].last < cp) lo = mid + 1;
-        else hi = mid;
+        if (ap_unicode_fixes[mid].last < cp)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     bool in = lo < ap_unicode_n_fixes && ap_unicode_fixes[lo].first <= cp;
     return in ? ap_unicode_fixes[lo].as : cp;
@@ -294,7 +312,8 @@ apus_err ap_regex_find_all(const ap_regex *r, ap_regex_work *w, const char *s, s
             if (pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why) < 0) why[0] = 0;
             return ap_fail(diag, rc == PCRE2_ERROR_NOMEMORY ? APUS_ENOMEM : APUS_EFORMAT,
                            "a regular expression of the tokenizer cannot be matched against this "
-                           "text of %zu bytes: %s", n, why);
+                           "text of %zu bytes: %s",
+                           n, why);
         }
         size_t a = ov[0], b = ov[1];
         if (b < a) a = b; /* \K is refused, but a look-ahead may not move the start either way */

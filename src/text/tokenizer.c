@@ -34,7 +34,10 @@ apus_err ap_tokenizer_finish(ap_tokenizer *t, const char *name, apus_diag *diag)
     return ap_added_finish(&t->added, name, diag);
 }
 
-int ap_tokenizer_vocab(const ap_tokenizer *t) { return t->n_ids; }
+int ap_tokenizer_vocab(const ap_tokenizer *t)
+{
+    return t->n_ids;
+}
 
 int32_t ap_tokenizer_id(const ap_tokenizer *t, const char *token, size_t len)
 {
@@ -60,7 +63,7 @@ const char *ap_tokenizer_text(const ap_tokenizer *t, int32_t id, size_t *len)
 typedef struct encoding {
     const ap_tokenizer *t;
     bool special;
-    const char *text; /* the input, valid UTF-8 */
+    const char *text;   /* the input, valid UTF-8 */
     const char *normal; /* the piece at hand, normalised */
     bool at_start;
     ap_norm_work norm;
@@ -113,8 +116,10 @@ static bool repaired(const char *s, size_t n, ap_buf *out)
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t len = ap_utf8_decode(s + i, n - i, &cp);
-        if (cp == 0xFFFD) ap_buf_add(out, "\xEF\xBF\xBD", 3);
-        else ap_buf_add(out, s + i, len);
+        if (cp == 0xFFFD)
+            ap_buf_add(out, "\xEF\xBF\xBD", 3);
+        else
+            ap_buf_add(out, s + i, len);
         i += len;
     }
     return !out->failed;

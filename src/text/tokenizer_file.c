@@ -9,7 +9,7 @@
 
 #define MAX_FILE_BYTES ((size_t)512 << 20)
 #define MAX_TREE_BYTES ((size_t)256 << 20)
-#define MAX_DEPTH 32
+#define MAX_DEPTH      32
 
 typedef struct file {
     const char *name;
@@ -18,11 +18,11 @@ typedef struct file {
     ap_merge_list merges;
     enum { TREE, VOCAB, MERGES, PAIR } section;
     bool in_model, want_vocab, want_merges, has_vocab, has_merges;
-    int32_t *slot;    /* id of the vocabulary's key just read */
-    ap_buf left;      /* first half of a pair */
-    int n_pair;       /* strings of a pair read */
-    int merge_kind;   /* 0 unknown, 1 strings, 2 pairs */
-    ap_arena arena;   /* the tree */
+    int32_t *slot;  /* id of the vocabulary's key just read */
+    ap_buf left;    /* first half of a pair */
+    int n_pair;     /* strings of a pair read */
+    int merge_kind; /* 0 unknown, 1 strings, 2 pairs */
+    ap_arena arena; /* the tree */
     ap_json *root, *open[MAX_DEPTH], *last[MAX_DEPTH];
     int depth;
     const char *key;
@@ -45,13 +45,16 @@ static apus_err vocab_event(file *f, const ap_json_event *e)
         return f->slot ? APUS_OK : no_memory(f);
     case AP_JSON_EV_NUMBER:
         if (!ap_json_int(e->str, e->len, &id) || id < 0 || id > AP_VOCAB_MAX_ID)
-            return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab: id %.*s, expected 0 to %d", f->name,
-                           e->len > 40 ? 40 : (int)e->len, e->str, AP_VOCAB_MAX_ID);
+            return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab: id %.*s, expected 0 to %d",
+                           f->name, e->len > 40 ? 40 : (int)e->len, e->str, AP_VOCAB_MAX_ID);
         *f->slot = (int32_t)id;
         return APUS_OK;
-    case AP_JSON_EV_END_OBJECT: f->section = TREE; return APUS_OK;
+    case AP_JSON_EV_END_OBJECT:
+        f->section = TREE;
+        return APUS_OK;
     default:
-        return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab is not a map of texts to ids", f->name);
+        return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab is not a map of texts to ids",
+                       f->name);
     }
 }
 
@@ -116,9 +119,15 @@ static apus_err node(file *f, const ap_json_event *e)
         if (!j->str) return no_memory(f);
     }
     switch (e->type) {
-    case AP_JSON_EV_BEGIN_OBJECT: j->type = AP_JSON_OBJECT; break;
-    case AP_JSON_EV_BEGIN_ARRAY: j->type = AP_JSON_ARRAY; break;
-    case AP_JSON_EV_STRING: j->type = AP_JSON_STRING; break;
+    case AP_JSON_EV_BEGIN_OBJECT:
+        j->type = AP_JSON_OBJECT;
+        break;
+    case AP_JSON_EV_BEGIN_ARRAY:
+        j->type = AP_JSON_ARRAY;
+        break;
+    case AP_JSON_EV_STRING:
+        j->type = AP_JSON_STRING;
+        break;
     case AP_JSON_EV_BOOL:
         j->type = AP_JSON_BOOL;
         j->boolean = e->boolean;
@@ -126,7 +135,8 @@ static apus_err node(file *f, const ap_json_event *e)
     case AP_JSON_EV_NUMBER:
         j->type = ap_json_int(e->str, e->len, &j->integer) ? AP_JSON_INT : AP_JSON_DOUBLE;
         break;
-    default: j->type = AP_JSON_NULL;
+    default:
+        j->type = AP_JSON_NULL;
     }
     if (f->depth == 0) {
         f->root = j;
@@ -136,14 +146,17 @@ static apus_err node(file *f, const ap_json_event *e)
             j->key = f->key;
             j->key_len = f->key_len;
         }
-        if (f->last[f->depth - 1]) f->last[f->depth - 1]->next = j;
-        else parent->first = j;
+        if (f->last[f->depth - 1])
+            f->last[f->depth - 1]->next = j;
+        else
+            parent->first = j;
         f->last[f->depth - 1] = j;
         parent->len++;
     }
     if (opens) {
         if (f->depth == MAX_DEPTH)
-            return ap_fail(f->diag, APUS_EFORMAT, "%s: nested deeper than %d levels", f->name, MAX_DEPTH);
+            return ap_fail(f->diag, APUS_EFORMAT, "%s: nested deeper than %d levels", f->name,
+                           MAX_DEPTH);
         f->open[f->depth] = j;
         f->last[f->depth++] = NULL;
     }
@@ -164,8 +177,8 @@ static apus_err enter_section(file *f, const ap_json_event *e)
     if (e->type != (vocab ? AP_JSON_EV_BEGIN_OBJECT : AP_JSON_EV_BEGIN_ARRAY)) {
         const char *type = model_type(f);
         if (type[0] && strcmp(type, "BPE") != 0)
-            return ap_fail(f->diag, APUS_EUNSUPPORTED, "%s: model \"%.40s\" is not supported, only BPE",
-                           f->name, type);
+            return ap_fail(f->diag, APUS_EUNSUPPORTED,
+                           "%s: model \"%.40s\" is not supported, only BPE", f->name, type);
         return ap_fail(f->diag, APUS_EFORMAT, "%s: model.%s is not %s", f->name,
                        vocab ? "vocab" : "merges", vocab ? "an object" : "an array");
     }
@@ -206,10 +219,14 @@ static apus_err on_event(void *ctx, const ap_json_event *e)
 {
     file *f = ctx;
     switch (f->section) {
-    case VOCAB: return vocab_event(f, e);
-    case MERGES: return merge_event(f, e);
-    case PAIR: return pair_event(f, e);
-    default: return tree_event(f, e);
+    case VOCAB:
+        return vocab_event(f, e);
+    case MERGES:
+        return merge_event(f, e);
+    case PAIR:
+        return pair_event(f, e);
+    default:
+        return tree_event(f, e);
     }
 }
 
@@ -270,8 +287,7 @@ static apus_err read_token(const ap_json *j, const char *where, ap_added_token *
     if (!err) err = ap_component_bool(j, "single_word", false, where, &t->single_word, diag);
     if (!err) err = ap_component_bool(j, "lstrip", false, where, &t->lstrip, diag);
     if (!err) err = ap_component_bool(j, "rstrip", false, where, &t->rstrip, diag);
-    if (!err)
-        err = ap_component_bool(j, "normalized", !t->special, where, &t->normalized, diag);
+    if (!err) err = ap_component_bool(j, "normalized", !t->special, where, &t->normalized, diag);
     return err;
 }
 
@@ -283,8 +299,8 @@ static apus_err put_token(ap_tokenizer *t, ap_norm_work *w, ap_added_token *tok,
     tok->norm = tok->text;
     tok->norm_len = tok->len;
     if (tok->normalized) {
-        apus_err err = ap_normalize(&t->normalizer, w, tok->text, tok->len, &tok->norm,
-                                    &tok->norm_len, diag);
+        apus_err err =
+            ap_normalize(&t->normalizer, w, tok->text, tok->len, &tok->norm, &tok->norm_len, diag);
         if (err) return err;
     }
     return ap_added_put(&t->added, tok, ap_vocab_find(&t->bpe.vocab, tok->text, tok->len), diag);
@@ -344,7 +360,8 @@ static apus_err read_template(file *f, const ap_json *j, const char *where)
         } else if (id && id->type == AP_JSON_STRING && strcmp(id->str, "A") == 0 && !seen) {
             seen = true;
         } else {
-            err = ap_fail(f->diag, APUS_EUNSUPPORTED, "%s: \"single\" with other than one text A", where);
+            err = ap_fail(f->diag, APUS_EUNSUPPORTED, "%s: \"single\" with other than one text A",
+                          where);
         }
     }
     if (!err && !seen)
@@ -374,7 +391,8 @@ static apus_err read_post(file *f, const ap_json *j, int depth)
         apus_err err = APUS_OK;
         if (!list || list->type != AP_JSON_ARRAY)
             return ap_fail(f->diag, APUS_EFORMAT, "%s without its list", where);
-        for (const ap_json *e = list->first; e && !err; e = e->next) err = read_post(f, e, depth + 1);
+        for (const ap_json *e = list->first; e && !err; e = e->next)
+            err = read_post(f, e, depth + 1);
         return err;
     }
     return ap_fail(f->diag, APUS_EUNSUPPORTED, "%s is not supported", where);
@@ -394,7 +412,8 @@ static apus_err read_sections(file *f)
     err = ap_normalizer_parse(ap_json_get(f->root, "normalizer"), f->name, &t->normalizer, f->diag);
     if (!err)
         err = ap_pretok_parse(ap_json_get(f->root, "pre_tokenizer"), f->name, &t->pretok, f->diag);
-    if (!err) err = ap_decoder_parse(ap_json_get(f->root, "decoder"), f->name, &t->decoder, f->diag);
+    if (!err)
+        err = ap_decoder_parse(ap_json_get(f->root, "decoder"), f->name, &t->decoder, f->diag);
     if (!err) err = read_post(f, ap_json_get(f->root, "post_processor"), 0);
     return err ? err : read_added(f);
 }
@@ -425,8 +444,10 @@ apus_err ap_tokenizer_parse(const char *json, size_t len, const char *name, ap_t
     ap_tokenizer *t = NULL;
     apus_err err = parse(json, len, name, &t, diag);
     if (!err) err = ap_tokenizer_finish(t, name, diag);
-    if (err) ap_tokenizer_free(t);
-    else *out = t;
+    if (err)
+        ap_tokenizer_free(t);
+    else
+        *out = t;
     return err;
 }
 

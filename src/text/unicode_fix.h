@@ -36,8 +36,10 @@ static inline bool ap_unicode_in(const ap_unicode_range *r, size_t n, uint32_t c
     size_t lo = 0, hi = n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (r[mid].last < cp) lo = mid + 1;
-        else hi = mid;
+        if (r[mid].last < cp)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo < n && r[lo].first <= cp;
 }

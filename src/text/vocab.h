@@ -23,9 +23,9 @@ typedef struct ap_vocab {
     size_t pool_len, pool_cap;
     struct ap_vocab_text {
         uint32_t off, len; /* off as in a slot */
-    } *by_id; /* [n_ids] after ap_vocab_index */
-    int32_t n_ids; /* highest id + 1 */
-    size_t longest; /* bytes of the longest text */
+    } * by_id;             /* [n_ids] after ap_vocab_index */
+    int32_t n_ids;         /* highest id + 1 */
+    size_t longest;        /* bytes of the longest text */
 } ap_vocab;
 
 /* All zero is an empty vocabulary. */

@@ -101,8 +101,8 @@ static int bench(const char *path, const char *text_path)
         size_t back_len;
         if (ap_tokenizer_decode(t, ids, count, false, &back, &back_len, &diag)) return 1;
         double t2 = now();
-        printf("encode %.2f MB to %zu ids: %.1f MB/s; decode %.1f MB/s\n", (double)len * 1e-6, count,
-               (double)len * 1e-6 / (t1 - t0), (double)back_len * 1e-6 / (t2 - t1));
+        printf("encode %.2f MB to %zu ids: %.1f MB/s; decode %.1f MB/s\n", (double)len * 1e-6,
+               count, (double)len * 1e-6 / (t1 - t0), (double)back_len * 1e-6 / (t2 - t1));
         apus_free(ids);
         apus_free(back);
     }
@@ -133,8 +133,10 @@ int main(int argc, char **argv)
         size_t bytes = head[0] == 'D' ? (size_t)len * 4 : len;
         body = realloc(body, bytes + 1);
         if (!body || fread(body, 1, bytes, stdin) != bytes) return 1;
-        if (head[0] == 'D') decode(t, body, len, head[1]);
-        else encode(t, body, len, head[1]);
+        if (head[0] == 'D')
+            decode(t, body, len, head[1]);
+        else
+            encode(t, body, len, head[1]);
     }
     free(body);
     ap_tokenizer_free(t);

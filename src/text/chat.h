@@ -9,16 +9,34 @@ typedef struct ap_chat ap_chat;
 typedef enum ap_chat_syntax { AP_CHAT_PLAIN, AP_CHAT_QWEN, AP_CHAT_GEMMA } ap_chat_syntax;
 
 /* Look for dir/chat_template.jinja, else chat_template of dir/tokenizer_config.json (a string, or a
- * list of named ones: "default"); bos_token and eos_token texts come from tokenizer_config.json.
- * No template at all gives OK with *out = NULL. syntax tells the output parser what to expect. */
+ * list of named ones: "default", and "tool_use" for conversations with tools), else
+ * dir/chat_template.json; the texts of bos_token, eos_token and the like come from
+ * tokenizer_config.json. No template at all gives OK with *out = NULL. A template that does not
+ * compile is no error here: ap_chat_render tells it. EFILE, EFORMAT, ENOMEM.
+ * syntax tells the output parser what to expect. */
 apus_err ap_chat_load(const char *dir, ap_chat_syntax syntax, ap_chat **out, apus_diag *diag);
+/* The same from the text of a tokenizer_config.json. name is used in errors. */
+apus_err ap_chat_parse(const char *config, size_t len, const char *name, ap_chat_syntax syntax,
+                       ap_chat **out, apus_diag *diag);
 void ap_chat_free(ap_chat *c);
 
-/* As apus_chat_render. */
+/* As apus_chat_render. The template sees messages, tools (none if NULL), documents (none),
+ * add_generation_prompt, enable_thinking unless DEFAULT, the special token texts, and extra_json,
+ * which overrides all but messages and tools. As transformers 5 does, reasoning given as
+ * "reasoning" or "thinking" is seen as "reasoning_content" too. Unlike it, the arguments of a tool
+ * call that are a string holding a JSON object (or nothing) are seen as that object, because
+ * OpenAI's clients send them so and templates want the object. c NULL: EUNSUPPORTED. */
 apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char *tools_json,
                         const apus_chat_settings *s, char **text, size_t *len, apus_diag *diag);
 
-/* As apus_chat_parser_*. */
+/* As apus_chat_parser_*. What the parser does with the edges:
+ * - Newlines around a thought are dropped, and white space between calls, and newlines between
+ *   content and a call; newlines elsewhere come out, a trailing one as soon as more text follows.
+ * - A call inside a thought ends the thought. Stray closing markers are dropped.
+ * - What looked like a call but is none, or never ended, is CONTENT without the special markers.
+ * - A marker cut off by the end of the output is plain text.
+ * - Gemma: what follows <|tool_response> up to <tool_response|> is dropped.
+ * push after finish: EINVAL. */
 typedef struct ap_chat_parser ap_chat_parser;
 apus_err ap_chat_parser_create(ap_chat_syntax syntax, const char *prompt, size_t prompt_len,
                                const char *tools_json, apus_event_fn fn, void *ctx,

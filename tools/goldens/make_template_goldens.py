@@ -241,8 +241,14 @@ TYPES = ["string", "integer", "number", "boolean", "array", "object", "null", "S
 
 
 class Maker:
+    """Conversations. One seed in four is wild: it may hold what templates refuse."""
+
     def __init__(self, seed):
         self.r = random.Random(seed)
+        self.wild = seed % 4 == 0
+
+    def odd(self, share):
+        return self.wild and self.r.random() < share
 
     def text(self, n=3):
         return " ".join(self.r.choice(WORDS) for _ in range(self.r.randint(0, n)))
@@ -281,7 +287,7 @@ class Maker:
 
     def tool(self):
         f = {"name": self.r.choice(["get_weather", "search-web", "a.b", "f"])}
-        if self.r.random() < .95:
+        if not self.odd(.1):
             f["description"] = self.text(2)
         if self.r.random() < .9:
             p = {"type": "object", "properties": {self.word(): self.schema() for _ in range(self.r.randint(0, 4))}}
@@ -290,7 +296,7 @@ class Maker:
             f["parameters"] = p
         if self.r.random() < .1:
             f["response"] = {"type": self.r.choice(["object", "string"]), "description": self.text(1)}
-        return {"type": "function", "function": f} if self.r.random() < .97 else f
+        return {"type": "function", "function": f} if not self.odd(.1) else f
 
     def content(self):
         k = self.r.random()
@@ -301,26 +307,27 @@ class Maker:
             for _ in range(self.r.randint(0, 3)):
                 parts.append(self.r.choice([{"type": "text", "text": self.text(2)}, {"type": "text", "text": self.text(2)},
                                             {"type": "image", "url": "x"}, {"type": "image_url", "image_url": {"url": "u"}},
-                                            {"type": "video"}, {"type": "audio"}]))
+                                            {"type": "video"}] + [{"type": "audio"}] * self.wild))
             return parts
         return None if k < .95 else ""
 
     def call(self, i):
         args = {self.word(): self.value() for _ in range(self.r.randint(0, 4))}
         f = {"name": self.r.choice(["get_weather", "search-web", "f"]), "arguments": args}
-        if self.r.random() < .1:
+        if self.odd(.2):
             f["arguments"] = json.dumps(args, ensure_ascii=False)
-        if self.r.random() < .05:
+        if self.odd(.1):
             del f["arguments"]
         c = {"type": "function", "id": f"call_{i}", "function": f}
-        return c if self.r.random() < .95 else f
+        return f if self.odd(.1) else c
 
     def variables(self):
         msgs = []
         if self.r.random() < .5:
-            msgs.append({"role": self.r.choice(["system", "system", "system", "developer"]), "content": self.content()})
-        for turn in range(self.r.randint(0 if self.r.random() < .05 else 1, 4)):
-            msgs.append({"role": "user", "content": self.content()})
+            msgs.append({"role": "developer" if self.odd(.4) else "system",
+                         "content": self.content() if self.wild else self.text(4)})
+        for turn in range(self.r.randint(0 if self.odd(.2) else 1, 4)):
+            msgs.append({"role": "user", "content": self.content() if self.wild or turn else "q " + self.text(3)})
             for hop in range(self.r.randint(0, 2)):
                 m = {"role": "assistant", "content": self.content()}
                 if self.r.random() < .4:
@@ -339,7 +346,7 @@ class Maker:
                         msgs.append(t)
                 if self.r.random() < .1:
                     m["tool_responses"] = [{"name": "f", "response": self.value(2)}]
-            if self.r.random() < .03:
+            if self.odd(.1):
                 msgs.append({"role": self.r.choice(["system", "critic", "model"]), "content": self.content()})
         v = {"messages": msgs, "tools": [self.tool() for _ in range(self.r.randint(0, 3))] if self.r.random() < .5 else None,
              "documents": None, "add_generation_prompt": self.r.random() < .7, "bos_token": "<bos>", "eos_token": "<eos>"}
@@ -370,12 +377,11 @@ def main():
             r = render(s, VARS)
             print(dumps({"t": s, "ok": r} if r is not None else {"t": s, "error": True}))
     elif sys.argv[1] == "official":
-        for path in sorted(Path(sys.argv[2]).glob("*.jinja")):
-            text = path.read_text(encoding="utf-8")
-            for seed in range(120):
-                v = Maker(seed).variables()
-                r = render(text, v)
-                print(dumps({"file": path.name, "vars": v, "fnv": fnv(r) if r is not None else None}))
+        texts = {p.name: p.read_text(encoding="utf-8") for p in sorted(Path(sys.argv[2]).glob("*.jinja"))}
+        for seed in range(150):
+            v = Maker(seed).variables()
+            hashes = {n: render(t, v) for n, t in texts.items()}
+            print(dumps({"vars": v, "fnv": {n: None if r is None else fnv(r) for n, r in hashes.items()}}))
 
 
 if __name__ == "__main__":

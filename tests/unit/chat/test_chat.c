@@ -1,0 +1,212 @@
+/* test_chat.c - finding templates in a model's folder and rendering conversations. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "text/chat.h"
+
+static char dir[] = "/tmp/apus_test_chat_XXXXXX";
+
+static void path_of(const char *name, char out[512]) { snprintf(out, 512, "%s/%s", dir, name); }
+
+static void put_file(const char *name, const char *text)
+{
+    char path[512];
+    path_of(name, path);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static int clean(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json", "chat_template.json"};
+    for (int i = 0; i < 3; i++) {
+        char path[512];
+        path_of(names[i], path);
+        remove(path);
+    }
+    return 0;
+}
+
+static ap_chat *load(void)
+{
+    ap_chat *c = NULL;
+    apus_diag diag = {0};
+    if (ap_chat_load(dir, AP_CHAT_QWEN, &c, &diag)) fail_msg("%s", diag.text);
+    return c;
+}
+
+static void renders(const ap_chat *c, const char *messages, const char *tools, const apus_chat_settings *s,
+                    const char *want)
+{
+    char *text = NULL;
+    size_t len = 0;
+    apus_diag diag = {0};
+    if (ap_chat_render(c, messages, tools, s, &text, &len, &diag)) fail_msg("%s", diag.text);
+    assert_string_equal(text, want);
+    assert_int_equal(len, strlen(want));
+    apus_free(text);
+}
+
+static void refuses(const ap_chat *c, const char *messages, const char *tools, const char *extra,
+                    apus_err code, const char *says)
+{
+    char *text = NULL;
+    size_t len = 0;
+    apus_diag diag = {0};
+    apus_chat_settings s = {.size = sizeof s, .extra_json = extra};
+    assert_int_equal(ap_chat_render(c, messages, tools, &s, &text, &len, &diag), code);
+    if (!strstr(diag.text, says)) fail_msg("expected %s in: %s", says, diag.text);
+}
+
+static const char hi[] = "[{\"role\": \"user\", \"content\": \"hi\"}]";
+
+static void test_nothing(void **state)
+{
+    (void)state;
+    assert_null(load());
+    refuses(NULL, hi, NULL, NULL, APUS_EUNSUPPORTED, "no chat template");
+    put_file("tokenizer_config.json", "{\"bos_token\": \"<s>\", \"chat_template\": null}");
+    assert_null(load());
+}
+
+static void test_file_first(void **state)
+{
+    (void)state;
+    put_file("tokenizer_config.json", "{\"bos_token\": {\"content\": \"<s>\", \"special\": true}, \"eos_token\": \"</s>\","
+                                      " \"pad_token\": null, \"add_bos_token\": true, \"chat_template\": \"config\"}");
+    put_file("chat_template.jinja", "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token is defined }}\n");
+    ap_chat *c = load();
+    renders(c, hi, NULL, NULL, "<s>hi</s>False");
+    ap_chat_free(c);
+    clean(NULL);
+    put_file("tokenizer_config.json", "{\"chat_template\": \"config {{ messages|length }}\"}");
+    c = load();
+    renders(c, hi, NULL, NULL, "config 1");
+    ap_chat_free(c);
+    clean(NULL);
+    put_file("chat_template.json", "{\"chat_template\": \"processor\"}");
+    c = load();
+    renders(c, hi, NULL, NULL, "processor");
+    ap_chat_free(c);
+}
+
+static void test_named(void **state)
+{
+    (void)state;
+    put_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\", \"template\": \"D{{ tools is none }}\"},"
+                                      " {\"name\": \"tool_use\", \"template\": \"T{{ tools|length }}\"},"
+                                      " {\"name\": \"rag\", \"template\": \"{{\"}]}");
+    ap_chat *c = load();
+    renders(c, hi, NULL, NULL, "DTrue");
+    renders(c, hi, "[{}]", NULL, "T1");
+    renders(c, hi, "[]", NULL, "T0");
+    ap_chat_free(c);
+    put_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"T\"}]}");
+    c = load();
+    renders(c, hi, "[]", NULL, "T");
+    refuses(c, hi, NULL, NULL, APUS_EUNSUPPORTED, "default");
+    ap_chat_free(c);
+}
+
+static void test_settings(void **state)
+{
+    (void)state;
+    put_file("chat_template.jinja", "{{ add_generation_prompt }} {{ enable_thinking }} {{ documents }} {{ x }} {{ bos_token }}");
+    put_file("tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
+    ap_chat *c = load();
+    apus_chat_settings s = {.size = sizeof s};
+    renders(c, hi, NULL, NULL, "True  None  <s>");
+    renders(c, hi, NULL, &s, "True  None  <s>");
+    s.think = APUS_THINK_OFF;
+    s.no_generation_prompt = true;
+    renders(c, hi, NULL, &s, "False False None  <s>");
+    s.think = APUS_THINK_ON;
+    s.extra_json = "{\"x\": [1.0, \"a\"], \"documents\": [], \"bos_token\": \"B\"}";
+    renders(c, hi, NULL, &s, "False True [] [1.0, 'a'] B");
+    ap_chat_free(c);
+}
+
+static void test_arguments(void **state)
+{
+    (void)state;
+    put_file("chat_template.jinja", "{% for c in messages[0].tool_calls %}{{ (c.function or c).arguments }};{% endfor %}");
+    ap_chat *c = load();
+    renders(c, "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"arguments\": \"{\\\"a\\\": [1.0, true]}\"}},"
+               " {\"function\": {\"arguments\": {\"b\": null}}}, {\"function\": {\"arguments\": \"oops {\"}},"
+               " {\"function\": {\"arguments\": \"[1]\"}}, {\"arguments\": \"{}\"}, {\"function\": {\"arguments\": \" \"}}]}]",
+            NULL, NULL, "{'a': [1.0, True]};{'b': None};oops {;[1];{};{};");
+    ap_chat_free(c);
+}
+
+static void test_reasoning(void **state)
+{
+    (void)state;
+    put_file("chat_template.jinja", "{% for m in messages %}{{ m|tojson }}\n{% endfor %}");
+    ap_chat *c = load();
+    /* What transformers 5 makes of the three names, order included. */
+    renders(c, "[{\"role\": \"a\", \"reasoning\": \"r\"}, {\"role\": \"b\", \"reasoning_content\": \"c\", \"thinking\": \"t\"},"
+               " {\"role\": \"c\", \"thinking\": \"t\"}, {\"role\": \"d\", \"reasoning_content\": null, \"reasoning\": \"\"},"
+               " {\"role\": \"e\", \"reasoning\": null}]",
+            NULL, NULL,
+            "{\"thinking\": \"r\", \"role\": \"a\", \"reasoning\": \"r\", \"reasoning_content\": \"r\"}\n"
+            "{\"thinking\": \"t\", \"role\": \"b\", \"reasoning_content\": \"c\"}\n"
+            "{\"thinking\": \"t\", \"role\": \"c\", \"reasoning_content\": \"t\"}\n"
+            "{\"thinking\": \"\", \"role\": \"d\", \"reasoning_content\": \"\", \"reasoning\": \"\"}\n"
+            "{\"role\": \"e\", \"reasoning\": null}\n");
+    ap_chat_free(c);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    put_file("chat_template.jinja", "{{ messages[0].content.x }}");
+    ap_chat *c = load();
+    refuses(c, NULL, NULL, NULL, APUS_EINVAL, "messages");
+    refuses(c, "[", NULL, NULL, APUS_EINVAL, "messages");
+    refuses(c, "{}", NULL, NULL, APUS_EINVAL, "messages: expected a JSON array");
+    refuses(c, "[{\"role\": \"user\"}, 5]", NULL, NULL, APUS_EINVAL, "messages[1]: expected an object");
+    refuses(c, "[{\"role\": 5}]", NULL, NULL, APUS_EINVAL, "messages[0]: expected a role");
+    refuses(c, hi, "{}", NULL, APUS_EINVAL, "tools: expected a JSON array");
+    refuses(c, hi, "[1]", NULL, APUS_EINVAL, "tools[0]: expected an object");
+    refuses(c, hi, NULL, "[]", APUS_EINVAL, "expected a JSON object");
+    refuses(c, hi, NULL, "{\"messages\": []}", APUS_EINVAL, "given apart");
+    refuses(c, "[{\"role\": \"user\"}]", NULL, NULL, APUS_EFORMAT, "chat_template.jinja: line 1");
+    ap_chat_free(c);
+    put_file("chat_template.jinja", "{% if %}");
+    c = load(); /* a broken template fails where it is used */
+    refuses(c, hi, NULL, NULL, APUS_EFORMAT, "chat_template.jinja: line 1");
+    ap_chat_free(c);
+    clean(NULL);
+    apus_diag diag = {0};
+    put_file("tokenizer_config.json", "{\"chat_template\": 5}");
+    assert_int_equal(ap_chat_load(dir, AP_CHAT_QWEN, &c, &diag), APUS_EFORMAT);
+    put_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"x\"}]}");
+    assert_int_equal(ap_chat_load(dir, AP_CHAT_QWEN, &c, &diag), APUS_EFORMAT);
+    put_file("tokenizer_config.json", "{");
+    assert_int_equal(ap_chat_load(dir, AP_CHAT_QWEN, &c, &diag), APUS_EFORMAT);
+}
+
+int main(void)
+{
+    if (!mkdtemp(dir)) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_nothing, clean),   cmocka_unit_test_teardown(test_file_first, clean),
+        cmocka_unit_test_teardown(test_named, clean),     cmocka_unit_test_teardown(test_settings, clean),
+        cmocka_unit_test_teardown(test_arguments, clean), cmocka_unit_test_teardown(test_reasoning, clean),
+        cmocka_unit_test_teardown(test_refusals, clean),
+    };
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    rmdir(dir);
+    return rc;
+}

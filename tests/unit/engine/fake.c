@@ -48,7 +48,10 @@ void fake_model_free(apus_model *m)
 static uint64_t state_get(const float *f)
 {
     uint64_t v = 0;
-    for (int i = 0; i < 4; i++) v |= (uint64_t)f[i] << (16 * i);
+    for (int i = 0; i < 4; i++) { /* a hostile file may hold anything */
+        bool sane = f[i] >= 0 && f[i] < 65536;
+        v |= (sane ? (uint64_t)f[i] : 0xFFFF) << (16 * i);
+    }
     for (int i = 4; i < RECUR_FLOATS; i++)
         if (f[i] != f[i - 4] * 2) fake.faults += v != 0;
     return v;

@@ -260,6 +260,7 @@ APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settin
  * Returns OK; EINVAL; ENOMEM with the numbers. The model must outlive the engine. */
 APUS_API apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *s,
                                      apus_engine **out, apus_diag *diag);
+/* Ends its sessions too. Not from a callback. */
 APUS_API void apus_engine_free(apus_engine *e);
 
 /* Make the running call on this engine return ECANCELLED soon. Safe in a signal handler. The next
@@ -272,6 +273,7 @@ typedef struct apus_session apus_session;
 
 /* EFULL: max_sessions exist already. */
 APUS_API apus_err apus_session_create(apus_engine *e, apus_session **out, apus_diag *diag);
+/* Not from a callback. */
 APUS_API void apus_session_free(apus_session *s);
 
 /* Tokens held, and tokens that still fit. */

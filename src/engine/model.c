@@ -7,11 +7,18 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "engine/model.h"
+#include "file/gguf_hf.h"
 #include "file/hub.h"
 
 void apus_model_settings_default(apus_model_settings *s)
 {
     *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO};
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), e = strlen(end);
+    return n >= e && memcmp(s + n - e, end, e) == 0;
 }
 
 static ap_chat_syntax syntax_of(ap_arch_id arch)
@@ -20,24 +27,36 @@ static ap_chat_syntax syntax_of(ap_arch_id arch)
 }
 
 /* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
- * types and the first bytes of each. */
+ * types and some bytes of each. */
 static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
 {
     XXH64_hash_t h = XXH64(&c->arch, sizeof c->arch, 0);
     const int numbers[] = {c->n_layer, c->hidden, c->vocab, c->n_head, c->window, c->n_expert,
-                           c->n_expert_used, c->gdn_k_head, c->gdn_v_head};
+                           c->n_expert_used, c->gdn_k_head, c->gdn_v_head, c->ple_dim, c->norm_topk};
+    const float reals[] = {c->norm_eps, c->softcap, c->rope_full.attention_factor};
     h = XXH64(numbers, sizeof numbers, h);
+    h = XXH64(reals, sizeof reals, h);
+    h = XXH64(c->rope_full.inv_freq, (size_t)c->rope_full.n_angle * sizeof(float), h);
+    h = XXH64(c->rope_sliding.inv_freq, (size_t)c->rope_sliding.n_angle * sizeof(float), h);
+    for (int l = 0; l < c->n_layer; l++) {
+        const int kind[] = {(int)c->layer[l].kind, c->layer[l].n_kv_head, c->layer[l].head_dim, c->layer[l].kv_donor};
+        h = XXH64(kind, sizeof kind, h);
+    }
     for (size_t i = 0; i < ap_weights_count(w); i++) {
         const char *name;
         const ap_tensor *t = ap_weights_at(w, i, &name);
         h = XXH64(name, strlen(name), h);
         h = XXH64(t->shape, (size_t)t->rank * sizeof t->shape[0], h);
-        size_t bytes = (size_t)ap_tensor_count(t) * ap_dtype_bytes(t->dtype);
-        if (bytes) h = XXH64(t->data, bytes < 64 ? bytes : 64, h);
+        size_t bytes = ap_tensor_bytes(t);
+        /* The first and middle bytes: fine-tunes differ everywhere, and headers must stay quick. */
+        size_t part = bytes < 64 ? bytes : 64;
+        if (bytes) h = XXH64(t->data, part, h);
+        if (bytes) h = XXH64((const uint8_t *)t->data + (bytes - part) / 2, part, h);
     }
     return h;
 }
 
+/* Tokenizer and template of a folder. */
 static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
 {
     char *path = ap_path_join(m->dir, "tokenizer.json");
@@ -49,6 +68,63 @@ static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
         if (err) return err;
     }
     return ap_chat_load(m->dir, syntax_of(m->config.arch), &m->chat, diag);
+}
+
+/* Tokenizer and template from the metadata of a GGUF file. */
+static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
+{
+    size_t n;
+    ap_buf json = {0}, config = {0};
+    const ap_gguf *g = ap_weights_gguf(m->weights, &n)[0];
+    apus_err err = ap_gguf_tokenizer_json(g, &json, diag);
+    m->info.has_tokenizer = json.len > 0;
+    if (!err && json.len && load != APUS_LOAD_INFO)
+        err = ap_tokenizer_parse(json.data, json.len, m->dir, &m->tokenizer, diag);
+    if (!err) err = ap_gguf_tokenizer_config_json(g, &config, diag);
+    if (!err && config.len)
+        err = ap_chat_parse(config.data, config.len, m->dir, syntax_of(m->config.arch), &m->chat, diag);
+    ap_buf_free(&json);
+    ap_buf_free(&config);
+    return err;
+}
+
+static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
+{
+    size_t n;
+    ap_buf json = {0};
+    apus_err err = ap_weights_open_gguf(m->dir, &m->weights, diag);
+    if (!err) {
+        const ap_gguf *const *parts = ap_weights_gguf(m->weights, &n);
+        err = ap_gguf_config_json(parts, n, &json, diag);
+    }
+    if (!err) err = ap_config_parse(&(ap_config_text){m->dir, json.data, json.len}, NULL, &m->config, diag);
+    ap_buf_free(&json);
+    return err ? err : load_gguf_text(m, load, diag);
+}
+
+/* The weights of a folder, with quantised tensors joined as config.json says. */
+static apus_err open_folder_weights(apus_model *m, apus_diag *diag)
+{
+    enum { MAX_CONFIG_BYTES = 4 << 20 };
+    char *path = ap_path_join(m->dir, "config.json"), *text = NULL;
+    size_t len = 0;
+    ap_quant_config q = {0};
+    apus_err err = path ? ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag)
+                        : ap_fail_nomem(diag, strlen(m->dir), "a path");
+    if (!err) err = ap_quant_config_parse(text, len, path, &q, diag);
+    if (!err) err = ap_weights_open(m->dir, &m->weights, diag);
+    if (!err) err = ap_weights_join_quantised(m->weights, &q, diag);
+    ap_quant_config_free(&q);
+    ap_free(text);
+    ap_free(path);
+    return err;
+}
+
+static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
+{
+    apus_err err = ap_config_read(m->dir, &m->config, diag);
+    if (!err && load != APUS_LOAD_TEXT) err = open_folder_weights(m, diag);
+    return err ? err : load_text(m, load, diag);
 }
 
 static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
@@ -77,17 +153,17 @@ typedef struct census {
     uint64_t bytes_by_type[AP_DTYPE_COUNT];
 } census;
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), e = strlen(end);
-    return n >= e && memcmp(s + n - e, end, e) == 0;
-}
-
 /* Tensors of the text model; towers and drafters stand outside its prefix. */
 static bool is_text_tensor(const apus_model *m, const char *prefix, const char *name)
 {
     if (ends_with(name, "lm_head.weight")) return !m->config.tie_embeddings;
     return strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "mtp.", 4) != 0;
+}
+
+/* Scales of a quantised tensor: bytes, but no parameters. */
+static bool is_scale(const char *name)
+{
+    return ends_with(name, ".scales") || ends_with(name, ".biases") || ends_with(name, ".weight_scale_inv");
 }
 
 static void count_tensors(const apus_model *m, census *out)
@@ -99,13 +175,14 @@ static void count_tensors(const apus_model *m, census *out)
         const char *name;
         const ap_tensor *t = ap_weights_at(m->weights, i, &name);
         if (!is_text_tensor(m, prefix, name)) continue;
-        uint64_t n = (uint64_t)ap_tensor_count(t), bytes = n * ap_dtype_bytes(t->dtype);
-        out->params += n;
+        uint64_t n = (uint64_t)ap_tensor_count(t), bytes = ap_tensor_bytes(t);
         out->bytes += bytes;
-        out->bytes_by_type[t->dtype] += bytes;
+        out->bytes_by_type[is_scale(name) ? AP_MLX_AFFINE : t->dtype] += bytes;
+        if (is_scale(name)) continue;
+        out->params += n;
         if (ends_with(name, "embed_tokens.weight")) out->embed += n;
         if (ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
-        if (strstr(name, ".experts.")) out->experts += n;
+        if (strstr(name, ".experts.") || strstr(name, ".switch_mlp.")) out->experts += n;
     }
 }
 
@@ -175,9 +252,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
-    if (!err) err = ap_config_read(m->dir, &m->config, diag);
-    if (!err && s.load != APUS_LOAD_TEXT) err = ap_weights_open(m->dir, &m->weights, diag);
-    if (!err) err = load_text(m, s.load, diag);
+    if (!err) err = ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {

@@ -23,7 +23,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
-#include "state/store.h"
+#include "base/store.h"
 
 #define VERSION      1
 #define HEADER_BYTES 96

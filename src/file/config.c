@@ -183,15 +183,6 @@ static void check_class(const ap_fields *f)
     }
 }
 
-static void check_unquantised(const ap_fields *f)
-{
-    static const char *const keys[] = {"quantization_config", "quantization", "compression_config"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (ap_field(f, keys[i]))
-            ap_field_fail(f, APUS_EUNSUPPORTED, keys[i], NULL,
-                          "quantised models are not supported yet");
-}
-
 static void read_model(const ap_fields *f, ap_config *c)
 {
     const struct family *fam = find_family(f);
@@ -204,10 +195,10 @@ static void read_model(const ap_fields *f, ap_config *c)
         ap_field_expect(&text, "model_type", fam->text_type);
         c->multimodal = (ap_field(f, "vision_config") || ap_field(f, "audio_config")) &&
                         !ap_field_bool(f, "language_model_only", false);
-        check_unquantised(&text);
     }
     check_class(f);
-    check_unquantised(f);
+    if (ap_field(f, "compression_config"))
+        ap_field_fail(f, APUS_EUNSUPPORTED, "compression_config", NULL, "is not supported");
     if (*f->err) return;
     c->arch = fam->arch;
     if (fam->arch == AP_ARCH_GEMMA4) ap_config_gemma4(&text, fam->unified, c);

@@ -394,7 +394,8 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
     meta m;
     apus_err err = open_meta(g, &m, diag);
     if (err) return err;
-    out->norms_shifted = strcmp(m.family->gguf, "gemma4") && strcmp(m.family->gguf, "qwen3moe");
+    out->gemma = !strcmp(m.family->gguf, "gemma4");
+    out->norms_shifted = !out->gemma && strcmp(m.family->gguf, "qwen3moe");
     out->value_heads_tiled = !strcmp(m.family->gguf, "qwen35") || !strcmp(m.family->gguf, "qwen35moe");
     return APUS_OK;
 }

@@ -12,6 +12,7 @@
 #include "file/gguf.h"
 
 typedef struct ap_gguf_traits {
+    bool gemma;
     bool norms_shifted;     /* zero-centred norms are stored as 1 + w */
     bool value_heads_tiled; /* value head h pairs with key head h % Hk */
 } ap_gguf_traits;

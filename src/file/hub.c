@@ -73,7 +73,7 @@ static bool ends_with(const char *s, const char *end)
 /* A path that exists: the folder itself, or the folder of a model's file. */
 static apus_err resolve_path(const char *name, char **dir, apus_diag *diag)
 {
-    if (ap_path_is_dir(name)) {
+    if (ap_path_is_dir(name) || ends_with(name, ".gguf")) {
         *dir = ap_strdup(name);
     } else if (ends_with(name, ".safetensors") || ends_with(name, "config.json") ||
                ends_with(name, ".safetensors.index.json")) {
@@ -82,7 +82,7 @@ static apus_err resolve_path(const char *name, char **dir, apus_diag *diag)
                : ap_strndup(name, (size_t)(slash - name));
     } else {
         return ap_fail(diag, APUS_EFILE,
-                       "%s: expected a model folder, or a config.json or *.safetensors file in it",
+                       "%s: expected a model folder, a config.json or *.safetensors file in it, or a *.gguf file",
                        name);
     }
     return *dir ? APUS_OK : ap_fail_nomem(diag, strlen(name), "the model's path");

@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 
-/* Resolve name to a model folder.
+/* Resolve name to a model folder, or to a *.gguf file.
  *   name   a folder; a config.json, *.safetensors or *.safetensors.index.json in it; or
  *          org/repo[@rev], rev a branch, a tag or a full commit, "main" if not given
  *   cache  the hub cache folder (holding models--org--repo), or NULL

@@ -7,8 +7,10 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "file/gguf_hf.h"
 #include "file/names.h"
 #include "file/safetensors.h"
+#include "tensor/quant.h"
 
 #define MAX_INDEX_BYTES ((size_t)100 << 20)
 
@@ -18,6 +20,7 @@ typedef struct shard {
     char *path;
     const char *name; /* tail of path */
     ap_safetensors st;
+    ap_gguf gguf;
 } shard;
 
 struct ap_weights {
@@ -25,10 +28,15 @@ struct ap_weights {
     shard *shard;
     size_t n_shards, cap_shards;
     struct item {
-        const ap_st_entry *entry;
+        const char *name;
+        size_t name_len;
+        ap_tensor tensor;
         size_t shard;
     } *item; /* all tensors, shard by shard in the order of their bytes */
     size_t n;
+    const ap_gguf **gguf; /* of the shards; NULL for safetensors */
+    ap_arena arena;       /* Hugging Face names of GGUF tensors */
+    ap_weights_traits traits;
     ap_names names;  /* tensor name -> item */
     char *prefix;    /* of the text model, or NULL */
 };
@@ -199,6 +207,24 @@ static apus_err add_only_file(ap_weights *w, apus_diag *diag)
     return err;
 }
 
+/* Room in w->item was made for it. */
+static apus_err add_item(ap_weights *w, const char *name, size_t len, const ap_tensor *t, size_t in,
+                         apus_diag *diag)
+{
+    w->item[w->n] = (struct item){name, len, *t, in};
+    if (ap_names_add(&w->names, name, len, w->n++)) return APUS_OK;
+    return ap_fail_nomem(diag, sizeof(ap_name), "the tensor names");
+}
+
+static apus_err index_items(ap_weights *w, apus_diag *diag)
+{
+    const char *twice = ap_names_sort(&w->names);
+    if (twice)
+        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%.200s\" is in two files", w->dir, twice);
+    if (!ap_names_index(&w->names)) return ap_fail_nomem(diag, w->n * 4, "the tensor names");
+    return APUS_OK;
+}
+
 static apus_err open_shards(ap_weights *w, apus_diag *diag)
 {
     qsort(w->shard, w->n_shards, sizeof *w->shard, by_name);
@@ -213,25 +239,20 @@ static apus_err open_shards(ap_weights *w, apus_diag *diag)
     for (size_t i = 0; i < w->n_shards; i++) {
         for (size_t k = 0; k < w->shard[i].st.n; k++) {
             const ap_st_entry *e = &w->shard[i].st.entry[k];
-            w->item[w->n] = (struct item){e, i};
-            if (!ap_names_add(&w->names, e->name, e->name_len, w->n++))
-                return ap_fail_nomem(diag, n * sizeof(ap_name), "the tensor names");
+            apus_err err = add_item(w, e->name, e->name_len, &e->tensor, i, diag);
+            if (err) return err;
         }
     }
-    const char *twice = ap_names_sort(&w->names);
-    if (twice)
-        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%.200s\" is in two files", w->dir, twice);
-    if (!ap_names_index(&w->names)) return ap_fail_nomem(diag, n * 4, "the tensor names");
-    return APUS_OK;
+    return index_items(w, diag);
 }
 
 /* The shortest name that ends in embed_tokens.weight and belongs to no tower or draft head. */
 static apus_err find_prefix(ap_weights *w, apus_diag *diag)
 {
     static const char tail[] = "embed_tokens.weight";
-    const ap_st_entry *best = NULL;
+    const struct item *best = NULL;
     for (size_t i = 0; i < w->n; i++) {
-        const ap_st_entry *e = w->item[i].entry;
+        const struct item *e = &w->item[i];
         size_t p = e->name_len - (sizeof tail - 1);
         if (e->name_len < sizeof tail - 1 || strcmp(e->name + p, tail)) continue;
         if (p && e->name[p - 1] != '.') continue;
@@ -251,6 +272,7 @@ apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag)
     char *index = ap_path_join(dir, "model.safetensors.index.json");
     ap_weights *w = x.w = ap_calloc(1, sizeof *w);
     ap_arena_init(&x.arena, 0);
+    if (w) ap_arena_init(&w->arena, 0);
     if (w) w->dir = ap_strdup(dir);
     if (!w || !w->dir || !single || !index) {
         err = ap_fail_nomem(diag, sizeof *w, "the weights");
@@ -277,11 +299,209 @@ done:
     return err;
 }
 
+/* ---------------------------------------------------------------- GGUF */
+
+#define PART_TAIL "-00001-of-00001.gguf"
+
+/* Number of parts by the name's tail -00001-of-000NN.gguf; 1 for any other name. */
+static int parts_by_name(const char *path)
+{
+    size_t n = strlen(path), tail = sizeof PART_TAIL - 1;
+    int first, count, used = 0;
+    if (n <= tail || sscanf(path + n - tail, "-%5d-of-%5d.gguf%n", &first, &count, &used) != 2 ||
+        used != (int)tail)
+        return 1;
+    return first == 1 && count > 1 ? count : 1;
+}
+
+static apus_err open_part(ap_weights *w, const char *name, int i, int count, apus_diag *diag)
+{
+    int64_t no = -1, of = -1;
+    apus_err err = add_shard(w, name, diag);
+    if (err) return err;
+    shard *s = &w->shard[i];
+    if ((err = ap_gguf_open(s->path, &s->gguf, diag))) return err;
+    const ap_gguf_value *v_no = ap_gguf_find(&s->gguf, "split.no"), *v_of = ap_gguf_find(&s->gguf, "split.count");
+    if (v_no) ap_gguf_int(v_no, 0, &no);
+    if (v_of) ap_gguf_int(v_of, 0, &of);
+    if (count > 1 ? no == i && of == count : of <= 1) return APUS_OK;
+    return ap_fail(diag, APUS_EFORMAT,
+                   "%s: its metadata says part %lld of %lld, expected part %d of %d; open the first part, with all "
+                   "parts beside it under their own names",
+                   s->path, (long long)no + 1, (long long)of, i + 1, count);
+}
+
+static apus_err open_parts(ap_weights *w, const char *path, int count, apus_diag *diag)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    size_t stem = strlen(base) - (count > 1 ? sizeof PART_TAIL - 1 : 0);
+    if (stem > 400) return ap_fail(diag, APUS_EFILE, "%s: the file name is too long", path);
+    w->dir = slash ? ap_strndup(path, (size_t)(slash - path)) : ap_strdup(".");
+    if (!w->dir) return ap_fail_nomem(diag, strlen(path), "a path");
+    apus_err err = APUS_OK;
+    for (int i = 0; i < count && !err; i++) {
+        char name[512];
+        if (count > 1) snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)stem, base, i + 1, count);
+        else snprintf(name, sizeof name, "%s", base);
+        err = open_part(w, name, i, count, diag);
+    }
+    return err;
+}
+
+/* The shared expert's gate is one row; converters squeeze it to a vector. */
+static ap_tensor as_matrix(ap_tensor t, const char *name)
+{
+    if (t.rank == 1 && ends_with(name, "shared_expert_gate.weight")) {
+        t.rank = 2;
+        t.shape[1] = t.shape[0];
+        t.shape[0] = 1;
+    }
+    return t;
+}
+
+static apus_err name_tensors(ap_weights *w, bool gemma, apus_diag *diag)
+{
+    size_t n = 0;
+    for (size_t p = 0; p < w->n_shards; p++) n += w->shard[p].gguf.n_tensors;
+    w->item = ap_malloc(n, sizeof *w->item);
+    w->gguf = ap_malloc(w->n_shards, sizeof *w->gguf);
+    if (!w->item || !w->gguf) return ap_fail_nomem(diag, n * sizeof *w->item, "the tensor list");
+    for (size_t p = 0; p < w->n_shards; p++) {
+        const ap_gguf *g = w->gguf[p] = &w->shard[p].gguf;
+        for (size_t i = 0; i < g->n_tensors; i++) {
+            char name[512];
+            if (!ap_gguf_tensor_name(g->tensor[i].name, gemma, name, sizeof name)) continue;
+            size_t len = strlen(name);
+            char *kept = ap_arena_strndup(&w->arena, name, len);
+            if (!kept) return ap_fail_nomem(diag, len, "a tensor's name");
+            ap_tensor t = as_matrix(g->tensor[i].tensor, name);
+            apus_err err = add_item(w, kept, len, &t, p, diag);
+            if (err) return err;
+        }
+    }
+    return index_items(w, diag);
+}
+
+apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *diag)
+{
+    ap_weights *w = ap_calloc(1, sizeof *w);
+    if (!w) return ap_fail_nomem(diag, sizeof *w, "the weights");
+    ap_arena_init(&w->arena, 0);
+    ap_gguf_traits t = {0};
+    apus_err err = open_parts(w, path, parts_by_name(path), diag);
+    if (!err) err = ap_gguf_traits_of(&w->shard[0].gguf, &t, diag);
+    if (!err) err = name_tensors(w, t.gemma, diag);
+    if (!err) err = find_prefix(w, diag);
+    if (err) {
+        ap_weights_close(w);
+        return err;
+    }
+    w->traits = (ap_weights_traits){t.norms_shifted, t.value_heads_tiled};
+    *out = w;
+    return APUS_OK;
+}
+
+const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n)
+{
+    *n = w->gguf ? w->n_shards : 0;
+    return w->gguf;
+}
+
+ap_weights_traits ap_weights_traits_of(const ap_weights *w) { return w->traits; }
+
+/* ---------------------------------------------------------------- quantised safetensors */
+
+static const struct item *sibling(const ap_weights *w, const char *module, size_t len, const char *suffix)
+{
+    char name[1024];
+    if (len > 900) return NULL;
+    int n = snprintf(name, sizeof name, "%.*s%s", (int)len, module, suffix);
+    const ap_name *f = ap_names_find(&w->names, name, (size_t)n);
+    return f ? &w->item[f->value] : NULL;
+}
+
+/* Axes before the last one are equal, the last one of b is `last`. */
+static bool fits(const ap_tensor *a, const ap_tensor *b, int64_t last)
+{
+    if (a->rank != b->rank || b->shape[b->rank - 1] != last) return false;
+    for (int i = 0; i + 1 < a->rank; i++)
+        if (a->shape[i] != b->shape[i]) return false;
+    return true;
+}
+
+static bool is_float(ap_dtype t) { return t == AP_F32 || t == AP_F16 || t == AP_BF16; }
+
+/* weight u32 [.., K*bits/32], scales (and biases) [.., K/group] */
+static apus_err join_mlx(const ap_weights *w, struct item *it, const ap_tensor *scales, const ap_tensor *biases,
+                         ap_quant_mode m, apus_diag *diag)
+{
+    ap_tensor *t = &it->tensor;
+    bool affine = m.dtype == AP_MLX_AFFINE, ok = m.bits && t->dtype == AP_U32 && t->rank >= 2;
+    int64_t bits = ok ? t->shape[t->rank - 1] * 32 : 0, cols = ok ? bits / m.bits : 0;
+    ok = ok && cols * m.bits == bits && cols % m.group == 0 && fits(t, scales, cols / m.group) && affine == (biases != NULL);
+    if (ok && affine) ok = fits(t, biases, cols / m.group) && is_float(scales->dtype) && biases->dtype == scales->dtype;
+    else if (ok) ok = scales->dtype == AP_U8;
+    if (!ok)
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\": packed integers, scales and biases do not agree with %d bits in groups of %d",
+                       w->shard[it->shard].path, it->name, m.bits, m.group);
+    t->dtype = m.dtype;
+    t->bits = m.bits;
+    t->group = m.group;
+    t->group_rows = 1;
+    t->scales = scales->data;
+    t->scale_dtype = m.dtype == AP_MLX_NVFP4 ? AP_F8_E4M3 : scales->dtype;
+    t->biases = biases ? biases->data : NULL;
+    t->shape[t->rank - 1] = cols;
+    return APUS_OK;
+}
+
+/* weight e4m3 [R, K], weight_scale_inv [ceil(R/128), ceil(K/128)] */
+static apus_err join_fp8(const ap_weights *w, struct item *it, const ap_tensor *s, apus_diag *diag)
+{
+    ap_tensor *t = &it->tensor;
+    if (t->dtype != AP_F8_E4M3 || t->rank != 2 || s->rank != 2 || s->shape[0] != (t->shape[0] + 127) / 128 ||
+        s->shape[1] != (t->shape[1] + 127) / 128 || !is_float(s->dtype))
+        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\": its weight_scale_inv does not fit blocks of 128 x 128",
+                       w->shard[it->shard].path, it->name);
+    t->dtype = AP_FP8_BLOCK;
+    t->bits = 8;
+    t->group = t->group_rows = 128;
+    t->scales = s->data;
+    t->scale_dtype = s->dtype;
+    return APUS_OK;
+}
+
+apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q, apus_diag *diag)
+{
+    static const char tail[] = ".weight";
+    for (size_t i = 0; i < w->n; i++) {
+        struct item *it = &w->item[i];
+        /* MLX writes convolutions with the channel last, and shifts the norms in the same pass. */
+        if (ends_with(it->name, "linear_attn.conv1d.weight") && it->tensor.rank == 3 && it->tensor.shape[2] == 1 &&
+            it->tensor.shape[1] > 1)
+            w->traits.norms_shifted = true;
+        if (!q->present || !ends_with(it->name, tail)) continue;
+        size_t len = it->name_len - (sizeof tail - 1);
+        const struct item *scales = sibling(w, it->name, len, ".scales"), *biases = sibling(w, it->name, len, ".biases");
+        const struct item *inv = sibling(w, it->name, len, ".weight_scale_inv");
+        apus_err err = APUS_OK;
+        if (scales)
+            err = join_mlx(w, it, &scales->tensor, biases ? &biases->tensor : NULL,
+                           ap_quant_config_of(q, it->name, len), diag);
+        else if (inv)
+            err = join_fp8(w, it, &inv->tensor, diag);
+        if (err) return err;
+    }
+    return APUS_OK;
+}
+
 void ap_weights_close(ap_weights *w)
 {
     if (!w) return;
     for (size_t i = 0; i < w->n_shards; i++) {
         ap_safetensors_close(&w->shard[i].st);
+        ap_gguf_close(&w->shard[i].gguf);
         ap_free(w->shard[i].path);
     }
     ap_free(w->shard);
@@ -289,6 +509,8 @@ void ap_weights_close(ap_weights *w)
     ap_names_free(&w->names);
     ap_free(w->prefix);
     ap_free(w->dir);
+    ap_free(w->gguf);
+    ap_arena_free(&w->arena);
     ap_free(w);
 }
 
@@ -303,7 +525,7 @@ static const struct item *find(const ap_weights *w, const char *name)
 const ap_tensor *ap_weights_find(const ap_weights *w, const char *name)
 {
     const struct item *i = find(w, name);
-    return i ? &i->entry->tensor : NULL;
+    return i ? &i->tensor : NULL;
 }
 
 size_t ap_weights_count(const ap_weights *w) { return w->n; }
@@ -311,8 +533,8 @@ size_t ap_weights_count(const ap_weights *w) { return w->n; }
 const ap_tensor *ap_weights_at(const ap_weights *w, size_t i, const char **name)
 {
     if (i >= w->n) return NULL;
-    if (name) *name = w->item[i].entry->name;
-    return &w->item[i].entry->tensor;
+    if (name) *name = w->item[i].name;
+    return &w->item[i].tensor;
 }
 
 const char *ap_weights_file(const ap_weights *w, const char *name)
@@ -335,8 +557,6 @@ static void shape_text(char *out, size_t size, int rank, const int64_t *shape)
     if (n < size) snprintf(out + n, size - n, "]");
 }
 
-static bool is_float(ap_dtype t) { return t == AP_F32 || t == AP_F16 || t == AP_BF16; }
-
 apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, int rank,
                          const int64_t *shape, ap_tensor *out, apus_diag *diag)
 {
@@ -347,12 +567,11 @@ apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, i
     }
     if (!t) return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", w->dir, name);
     const char *file = ap_weights_file(w, name);
-    if (!is_float(t->dtype))
-        return ap_fail(
-            diag, APUS_EUNSUPPORTED,
-            "%s: tensor \"%s\" has type %s, expected f32, f16 or bf16: quantised weights "
-            "are not supported yet",
-            file, name, ap_dtype_name(t->dtype));
+    if (!ap_dtype_is_weight(t->dtype))
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "%s: tensor \"%s\" has type %s, expected f32, f16, bf16 or a quantised type whose "
+                       "scales are there",
+                       file, name, ap_dtype_name(t->dtype));
     bool same = t->rank == rank;
     for (int i = 0; same && i < rank; i++) same = shape[i] < 0 || shape[i] == t->shape[i];
     if (!same) {

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "file/gguf.h"
+#include "file/quant_config.h"
 #include "tensor/tensor.h"
 
 typedef struct ap_weights ap_weights;
@@ -17,6 +19,24 @@ typedef struct ap_weights ap_weights;
  * one that only the shard knows is kept, as transformers keeps it.
  * EFILE, EFORMAT, EUNSUPPORTED (element type), ENOMEM. */
 apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag);
+
+/* Open a GGUF file, and the other parts if it is the first of a split model
+ * (NAME-00001-of-000NN.gguf). Tensors appear under their Hugging Face names (gguf_hf.h). */
+apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *diag);
+
+/* The files of a GGUF model, [0] with the metadata; NULL for safetensors. */
+const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n);
+
+/* Join packed integers with their scales and biases (NAME.weight, NAME.scales, NAME.biases of MLX;
+ * NAME.weight_scale_inv of FP8) into tensors of split types. EFORMAT: shapes that disagree. */
+apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q, apus_diag *diag);
+
+/* How this checkpoint stores what converters disagree on. */
+typedef struct ap_weights_traits {
+    bool norms_shifted;     /* zero-centred norms are stored as 1 + w (GGUF, MLX) */
+    bool value_heads_tiled; /* value head h pairs with key head h % Hk (GGUF) */
+} ap_weights_traits;
+ap_weights_traits ap_weights_traits_of(const ap_weights *w);
 void ap_weights_close(ap_weights *w);
 
 /* The tensor of that full name, or NULL. Constant time. */
@@ -36,7 +56,8 @@ const char *ap_weights_text_prefix(const ap_weights *w);
 /* Find prefix + formatted suffix and check dtype (F32, F16, BF16) and shape.
  *   rank, shape   expected; a negative size is not checked
  *   optional      absent gives OK with out->data NULL
- * Returns OK; EFORMAT naming file, tensor, expected and found; EUNSUPPORTED: quantised type. */
+ * Returns OK; EFORMAT naming file, tensor, expected and found; EUNSUPPORTED: a type that cannot
+ * hold weights. */
 apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, int rank,
                          const int64_t *shape, ap_tensor *out, apus_diag *diag);
 

@@ -29,15 +29,17 @@ typedef struct ap_kern ap_kern;
 
 /* ------------------------------------------------------------------ weights */
 
-/* A packed matrix W [rows, cols] (y = W x). Panels of AP_PANEL rows, the last one zero-padded:
+/* A matrix W [rows, cols] (y = W x), packed in panels of AP_PANEL rows, the last one zero-padded:
  *   BF16: [panel][cols/2 rounded up][AP_PANEL][2]  u16, an odd last column is padded with zero
  *   F16:  [panel][cols][AP_PANEL]                  u16
  *   F32:  [panel][cols][AP_PANEL]                  f32
- * data is 64-byte aligned. Memory belongs to whoever called pack. */
+ * data is 64-byte aligned. Memory belongs to whoever called pack. Quantised types are used where the
+ * file has them: data is NULL, raw borrows the file's bytes. */
 typedef struct ap_mat {
     const void *data;
     ap_dtype dtype;
     int rows, cols;
+    ap_tensor raw;
 } ap_mat;
 
 /* One expert: gate and up [F, H], down [H, F]. */
@@ -240,6 +242,7 @@ typedef struct ap_delta_args {
     float *out;             /* f32 [T, Hv*Dv]; none of the inputs */
     const ap_recur_seq *seq; /* [S]; delta_state is used */
     int n_seq, n_tok, n_k_head, n_v_head, k_dim, v_dim;
+    bool tiled;             /* v head h reads key head h % Hk instead */
     ap_delta_form form;
     void *scratch;          /* delta_scratch_bytes(...) */
 } ap_delta_args;
@@ -273,9 +276,11 @@ struct ap_kern {
     ap_pool *pool;
     const void *impl; /* the backend's own (cpu: ap_micro) */
 
-    /* Bytes of a packed [rows, cols] of that type; 0 = type not run by this backend. */
+    /* Bytes of a packed [rows, cols] of that type; 0 = not copied: quantised types are used in place
+     * (others, which ap_dtype_is_weight refuses, cannot be packed). */
     size_t (*pack_bytes)(const ap_kern *k, ap_dtype t, int rows, int cols);
-    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned), in parallel. */
+    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned; unused for quantised types, whose
+     * src->data must stay), in parallel. */
     void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
 
     void (*embed)(const ap_kern *k, const ap_embed_args *a);

@@ -33,7 +33,7 @@ typedef struct ap_step {
     const int32_t *out_row;  /* i32 [n_out] ascending rows whose logits are wanted */
     int n_out;
     float *logits;           /* f32 [n_out, V] */
-    void *scratch;           /* ap_model_scratch_bytes(m, k, T, n_out) */
+    void *scratch;           /* ap_model_scratch_bytes(c, k, T, S) */
     ap_delta_form delta_form;
 } ap_step;
 
@@ -60,8 +60,9 @@ void ap_state_shape_of(const ap_config *c, ap_state_shape *out);
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq);
 
 /* Run a step. Cannot fail: everything was checked and allocated before.
- *   cancel  polled between layers; when set the pass stops early and returns false (state is then
- *           undefined and must be restored by the caller); may be NULL */
+ *   cancel  polled between layers; when set the pass stops early and returns false. Recurrent states
+ *           are then undefined and must be restored; K/V of the step's rows are old or right, never
+ *           mixed up. May be NULL */
 bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
                       const volatile int *cancel);
 

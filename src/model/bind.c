@@ -1,4 +1,4 @@
-#include "model/model.h"
+#include "model/model_impl.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -74,7 +74,18 @@ void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
     void *dst = take(b, bytes);
     if (!dst || b->err) return;
     b->k->pack(b->k, view, dst, out);
-    report(b, (uint64_t)ap_tensor_count(view) * ap_dtype_bytes(view->dtype));
+    report(b, ap_tensor_bytes(view));
+}
+
+/* Scales of the picked rows, one row each, into the model's memory. */
+static const void *pick_scales(ap_bind *b, const ap_tensor *view, const void *from, const int *row, int n)
+{
+    size_t per_row = ((size_t)view->shape[1] + (size_t)view->group - 1) / (size_t)view->group;
+    size_t bytes = per_row * ap_dtype_bytes(view->scale_dtype);
+    uint8_t *to = take(b, (size_t)n * bytes);
+    for (int i = 0; to && i < n; i++)
+        memcpy(to + (size_t)i * bytes, (const uint8_t *)from + (size_t)(row[i] / view->group_rows) * bytes, bytes);
+    return to;
 }
 
 void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *row, int n)
@@ -82,22 +93,17 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
     if (b->err) return;
     ap_tensor picked = *view;
     picked.shape[0] = n;
-    if (!b->mem) {
-        ap_bind_mat_view(b, out, &picked);
-        return;
+    size_t bytes = ap_tensor_row_bytes(view);
+    uint8_t *rows = take(b, (size_t)n * bytes); /* quantised rows are used where they are, so they stay */
+    for (int i = 0; rows && i < n; i++)
+        memcpy(rows + (size_t)i * bytes, (const uint8_t *)view->data + (size_t)row[i] * bytes, bytes);
+    picked.data = rows;
+    if (view->scales) {
+        picked.scales = pick_scales(b, view, view->scales, row, n);
+        if (view->biases) picked.biases = pick_scales(b, view, view->biases, row, n);
+        picked.group_rows = 1;
     }
-    size_t row_bytes = (size_t)view->shape[1] * ap_dtype_bytes(view->dtype);
-    uint8_t *copy = ap_malloc((size_t)n, row_bytes);
-    if (!copy) {
-        b->err = ap_fail_nomem(b->diag, (size_t)n * row_bytes, "reordering a weight");
-        return;
-    }
-    for (int i = 0; i < n; i++)
-        memcpy(copy + (size_t)i * row_bytes, (const uint8_t *)view->data + (size_t)row[i] * row_bytes,
-               row_bytes);
-    picked.data = copy;
     ap_bind_mat_view(b, out, &picked);
-    ap_free(copy);
 }
 
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
@@ -128,6 +134,11 @@ void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fm
     const ap_tensor *found = ap_weights_find(b->w, name);
     ap_tensor t = need(b, name, found ? found->rank : 1, found ? found->shape : (int64_t[]){n});
     if (b->err) return;
+    if (ap_dtype_block(t.dtype) != 1) {
+        b->err = ap_fail(b->diag, APUS_EUNSUPPORTED, "%s: tensor %s: expected f32, f16 or bf16, found %s",
+                         ap_weights_file(b->w, name), name, ap_dtype_name(t.dtype));
+        return;
+    }
     if (ap_tensor_count(&t) != n) {
         b->err = ap_fail(b->diag, APUS_EFORMAT, "%s: tensor %s: expected %d values, found %lld",
                          ap_weights_file(b->w, name), name, n, (long long)ap_tensor_count(&t));
@@ -139,7 +150,7 @@ void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fm
     if (add != 0)
         for (int i = 0; i < n; i++) dst[i] = add + dst[i];
     *out = dst;
-    report(b, (uint64_t)n * ap_dtype_bytes(t.dtype));
+    report(b, ap_tensor_bytes(&t));
 }
 
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
@@ -154,25 +165,56 @@ void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, 
     ap_bind_mat(b, &out->down, hidden, ffn, "%s.down_proj.weight", module);
 }
 
-void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module)
+/* Where a family's writers put the experts of a layer, all in one tensor. */
+typedef struct stacked {
+    ap_tensor gate, up, down; /* [E, F, H], [E, F, H], [E, H, F] */
+} stacked;
+
+/* One tensor per projection: "<module>.gate_proj" and so on. */
+static bool bind_stacked(ap_bind *b, int l, const char *module, const char *tail, stacked *s)
+{
+    const ap_config *c = b->c;
+    int64_t E = c->n_expert, F = c->expert_ffn, H = c->hidden;
+    if (!ap_bind_has(b, "layers.%d.%s.gate_proj%s", l, module, tail)) return false;
+    s->gate = ap_bind_view(b, 3, (int64_t[]){E, F, H}, "layers.%d.%s.gate_proj%s", l, module, tail);
+    s->up = ap_bind_view(b, 3, (int64_t[]){E, F, H}, "layers.%d.%s.up_proj%s", l, module, tail);
+    s->down = ap_bind_view(b, 3, (int64_t[]){E, H, F}, "layers.%d.%s.down_proj%s", l, module, tail);
+    return true;
+}
+
+/* gate_up_proj holds gate rows, then up rows, of each expert. */
+static bool bind_fused(ap_bind *b, int l, const char *module, stacked *s)
+{
+    const ap_config *c = b->c;
+    int64_t E = c->n_expert, F = c->expert_ffn, H = c->hidden;
+    if (!ap_bind_has(b, "layers.%d.%s.gate_up_proj", l, module)) return false;
+    s->gate = s->up = ap_bind_view(b, 3, (int64_t[]){E, 2 * F, H}, "layers.%d.%s.gate_up_proj", l, module);
+    s->down = ap_bind_view(b, 3, (int64_t[]){E, H, F}, "layers.%d.%s.down_proj", l, module);
+    return true;
+}
+
+/* Rows [begin, end) of expert e. */
+static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, int e, int64_t begin, int64_t end)
+{
+    if (b->err) return;
+    ap_tensor one = ap_tensor_index(all, e);
+    ap_tensor rows = ap_tensor_rows(&one, begin, end);
+    ap_bind_mat_view(b, out, &rows);
+}
+
+void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module, const char *mlx_module)
 {
     const ap_config *c = b->c;
     int E = c->n_expert, F = c->expert_ffn, H = c->hidden;
-    ap_tensor gate_up = {0}, down = {0};
-    bool fused = ap_bind_has(b, "layers.%d.%s.gate_up_proj", l, module);
-    if (fused) {
-        gate_up = ap_bind_view(b, 3, (int64_t[]){E, 2 * (int64_t)F, H}, "layers.%d.%s.gate_up_proj",
-                               l, module);
-        down = ap_bind_view(b, 3, (int64_t[]){E, H, F}, "layers.%d.%s.down_proj", l, module);
-    }
+    stacked s = {0};
+    bool fused = bind_fused(b, l, module, &s);
+    bool split = fused || bind_stacked(b, l, module, "", &s) || bind_stacked(b, l, mlx_module, ".weight", &s);
     for (int e = 0; e < E && !b->err; e++) {
         ap_expert *x = ap_experts_slot(m->experts, l, e);
-        if (fused) {
-            ap_tensor gu = ap_tensor_index(&gate_up, e), d = ap_tensor_index(&down, e);
-            ap_tensor g = ap_tensor_rows(&gu, 0, F), u = ap_tensor_rows(&gu, F, 2 * (int64_t)F);
-            ap_bind_mat_view(b, &x->gate, &g);
-            ap_bind_mat_view(b, &x->up, &u);
-            ap_bind_mat_view(b, &x->down, &d);
+        if (split) {
+            bind_expert_mat(b, &x->gate, &s.gate, e, 0, F);
+            bind_expert_mat(b, &x->up, &s.up, e, fused ? F : 0, fused ? 2 * (int64_t)F : F);
+            bind_expert_mat(b, &x->down, &s.down, e, 0, H);
         } else {
             ap_ffn f = {{0}, {0}, {0}};
             ap_bind_ffn(b, &f, H, F, "layers.%d.%s.%d", l, module, e);

@@ -1,7 +1,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/model_impl.h"
 
 /* Bump allocation that also works without memory, to add up sizes. */
 static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)

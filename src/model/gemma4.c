@@ -3,7 +3,7 @@
  * against the goldens in tests/golden. */
 #include <math.h>
 
-#include "model/model.h"
+#include "model/model_impl.h"
 
 static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
 {
@@ -42,7 +42,7 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
         ap_bind_vec(b, &y->norm_post_dense, H, 0, "layers.%d.post_feedforward_layernorm_1.weight", l);
         ap_bind_vec(b, &y->norm_pre_moe, H, 0, "layers.%d.pre_feedforward_layernorm_2.weight", l);
         ap_bind_vec(b, &y->norm_post_moe, H, 0, "layers.%d.post_feedforward_layernorm_2.weight", l);
-        ap_bind_experts(b, m, l, "experts");
+        ap_bind_experts(b, m, l, "experts", "experts.switch_glu");
     }
     if (c->ple_dim) {
         int P = c->ple_dim;
@@ -194,7 +194,7 @@ bool ap_gemma4_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *
                                  .width = H});
     if (P) per_layer_inputs(m, k, s, w);
     for (int l = 0; l < c->n_layer; l++) {
-        if (cancel && *cancel) return false;
+        if (ap_step_cancelled(cancel)) return false;
         const ap_layer *y = &m->layer[l];
         ap_norm(k, w->x, y->norm_in, w->h, T, H, c->norm_eps);
         attention(m, k, s, w, l);

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/model_impl.h"
 
 static size_t kv_layer_bytes(const ap_layer_config *l)
 {

@@ -5,17 +5,23 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "model/model.h"
+#include "model/model_impl.h"
 
 /* qwen3_moe has plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
 static bool is_plain(const ap_config *c) { return c->arch == AP_ARCH_QWEN3_MOE; }
+
+/* What to add to stored norm weights, all but the gated norm's. */
+static float norm_add(const ap_bind *b)
+{
+    return is_plain(b->c) || ap_weights_traits_of(b->w).norms_shifted ? 0 : 1;
+}
 
 static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
 {
     const ap_config *c = b->c;
     const ap_layer_config *lc = &c->layer[l];
     int H = c->hidden, D = lc->head_dim, G = lc->n_kv_head;
-    float add = is_plain(c) ? 0 : 1;
+    float add = norm_add(b);
     int q_rows = c->n_head * D * (is_plain(c) ? 1 : 2);
     ap_bind_mat(b, &a->q, q_rows, H, "layers.%d.self_attn.q_proj.weight", l);
     ap_bind_mat(b, &a->k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
@@ -25,81 +31,106 @@ static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
     ap_bind_vec(b, &a->k_norm, D, add, "layers.%d.self_attn.k_norm.weight", l);
 }
 
-/* Qwen3-Next keeps two fused projections, grouped by key head: [q | k | v r heads | z r heads] and
- * [b r | a r]. Rows are picked into the split form of Qwen 3.5. */
-static void bind_grouped_projections(ap_bind *b, ap_gdn_weights *g, int l)
+/* Qwen3-Next keeps fused projections, grouped by key head: [q | k | v r heads | z r heads] and
+ * [b r | a r]. Rows are picked into the split form of Qwen 3.5. Group h of `group` rows, `n` of them
+ * from `at` on. */
+static void pick(int *row, int heads, int group, int at, int n)
+{
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < n; i++) row[h * n + i] = h * group + at + i;
+}
+
+static void bind_qkvz(ap_bind *b, ap_gdn_weights *g, int l)
 {
     const ap_config *c = b->c;
-    int H = c->hidden, Hk = c->gdn_k_head, Hv = c->gdn_v_head, r = Hv / Hk;
-    int Dk = c->gdn_k_dim, Dv = c->gdn_v_dim, kd = Hk * Dk, vd = Hv * Dv;
-    int group = 2 * Dk + 2 * r * Dv;
-    ap_tensor qkvz = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)kd + 2 * (int64_t)vd, H},
+    int Hk = c->gdn_k_head, Dk = c->gdn_k_dim, v = c->gdn_v_head / Hk * c->gdn_v_dim; /* v rows of a group */
+    int kd = Hk * Dk, vd = Hk * v, group = 2 * Dk + 2 * v;
+    ap_tensor qkvz = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)kd + 2 * (int64_t)vd, c->hidden},
                                   "layers.%d.linear_attn.in_proj_qkvz.weight", l);
-    ap_tensor ba = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)Hv, H},
-                                "layers.%d.linear_attn.in_proj_ba.weight", l);
-    int *row = ap_malloc((size_t)(2 * kd + 2 * vd) + 2 * (size_t)Hv, sizeof *row);
+    int *row = ap_malloc((size_t)(2 * kd + 2 * vd), sizeof *row);
     if (!row) {
         if (!b->err) b->err = ap_fail_nomem(b->diag, sizeof *row, "reordering a weight");
         return;
     }
-    int *z = row + 2 * kd + vd, *rb = z + vd, *ra = rb + Hv;
-    for (int h = 0; h < Hk; h++) {
-        for (int i = 0; i < Dk; i++) {
-            row[h * Dk + i] = h * group + i;
-            row[kd + h * Dk + i] = h * group + Dk + i;
-        }
-        for (int i = 0; i < r * Dv; i++) {
-            row[2 * kd + h * r * Dv + i] = h * group + 2 * Dk + i;
-            z[h * r * Dv + i] = h * group + 2 * Dk + r * Dv + i;
-        }
-        for (int i = 0; i < r; i++) {
-            rb[h * r + i] = h * 2 * r + i;
-            ra[h * r + i] = h * 2 * r + r + i;
-        }
-    }
+    pick(row, Hk, group, 0, Dk);
+    pick(row + kd, Hk, group, Dk, Dk);
+    pick(row + 2 * kd, Hk, group, 2 * Dk, v);
+    pick(row + 2 * kd + vd, Hk, group, 2 * Dk + v, v);
     ap_bind_mat_rows(b, &g->qkv, &qkvz, row, 2 * kd + vd);
-    ap_bind_mat_rows(b, &g->z, &qkvz, z, vd);
-    ap_bind_mat_rows(b, &g->b, &ba, rb, Hv);
-    ap_bind_mat_rows(b, &g->a, &ba, ra, Hv);
+    ap_bind_mat_rows(b, &g->z, &qkvz, row + 2 * kd + vd, vd);
     ap_free(row);
+}
+
+static void bind_ba(ap_bind *b, ap_gdn_weights *g, int l)
+{
+    const ap_config *c = b->c;
+    int Hk = c->gdn_k_head, Hv = c->gdn_v_head, r = Hv / Hk;
+    ap_tensor ba = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)Hv, c->hidden},
+                                "layers.%d.linear_attn.in_proj_ba.weight", l);
+    int *row = ap_malloc((size_t)(2 * Hv), sizeof *row);
+    if (!row) {
+        if (!b->err) b->err = ap_fail_nomem(b->diag, sizeof *row, "reordering a weight");
+        return;
+    }
+    pick(row, Hk, 2 * r, 0, r);
+    pick(row + Hv, Hk, 2 * r, r, r);
+    ap_bind_mat_rows(b, &g->b, &ba, row, Hv);
+    ap_bind_mat_rows(b, &g->a, &ba, row + Hv, Hv);
+    ap_free(row);
+}
+
+/* -exp(A_log), as it is or as GGUF stores it. */
+static void bind_decay(ap_bind *b, ap_gdn_weights *g, int l)
+{
+    int Hv = b->c->gdn_v_head;
+    if (ap_bind_has(b, "layers.%d.linear_attn.neg_exp_A", l)) {
+        ap_bind_vec(b, &g->neg_exp_a, Hv, 0, "layers.%d.linear_attn.neg_exp_A", l);
+        return;
+    }
+    ap_tensor a_log = ap_bind_view(b, 1, (int64_t[]){Hv}, "layers.%d.linear_attn.A_log", l);
+    float *neg_exp_a = ap_bind_floats(b, (size_t)Hv);
+    if (!neg_exp_a) return;
+    ap_to_f32(a_log.dtype, a_log.data, neg_exp_a, (size_t)Hv);
+    for (int i = 0; i < Hv; i++) neg_exp_a[i] = -(float)exp((double)neg_exp_a[i]);
+    g->neg_exp_a = neg_exp_a;
+}
+
+/* [C, 1, taps], [C, taps, 1] or [C, taps] in the file: all the same bytes. Tap-major here, so that
+ * channels lie side by side. */
+static void bind_conv(ap_bind *b, ap_gdn_weights *g, int l, int channels)
+{
+    int taps = b->c->gdn_conv;
+    const float *by_channel = NULL;
+    ap_bind_vec(b, &by_channel, channels * taps, 0, "layers.%d.linear_attn.conv1d.weight", l);
+    float *by_tap = ap_bind_floats(b, (size_t)channels * (size_t)taps);
+    if (!by_tap || !by_channel) return;
+    for (int ch = 0; ch < channels; ch++)
+        for (int j = 0; j < taps; j++) by_tap[j * channels + ch] = by_channel[ch * taps + j];
+    g->conv = by_tap;
 }
 
 static void bind_gdn(ap_bind *b, ap_gdn_weights *g, int l)
 {
     const ap_config *c = b->c;
     int H = c->hidden, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
-    int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd, taps = c->gdn_conv;
+    int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd;
     if (ap_bind_has(b, "layers.%d.linear_attn.in_proj_qkvz.weight", l)) {
-        bind_grouped_projections(b, g, l);
+        bind_qkvz(b, g, l);
     } else {
         ap_bind_mat(b, &g->qkv, channels, H, "layers.%d.linear_attn.in_proj_qkv.weight", l);
         ap_bind_mat(b, &g->z, vd, H, "layers.%d.linear_attn.in_proj_z.weight", l);
+    }
+    if (ap_bind_has(b, "layers.%d.linear_attn.in_proj_ba.weight", l)) {
+        bind_ba(b, g, l);
+    } else {
         ap_bind_mat(b, &g->b, Hv, H, "layers.%d.linear_attn.in_proj_b.weight", l);
         ap_bind_mat(b, &g->a, Hv, H, "layers.%d.linear_attn.in_proj_a.weight", l);
     }
     ap_bind_mat(b, &g->out, H, vd, "layers.%d.linear_attn.out_proj.weight", l);
     ap_bind_vec(b, &g->dt_bias, Hv, 0, "layers.%d.linear_attn.dt_bias", l);
     ap_bind_vec(b, &g->norm, c->gdn_v_dim, 0, "layers.%d.linear_attn.norm.weight", l);
-
-    ap_tensor a_log = ap_bind_view(b, 1, (int64_t[]){Hv}, "layers.%d.linear_attn.A_log", l);
-    float *neg_exp_a = ap_bind_floats(b, (size_t)Hv);
-    if (neg_exp_a) {
-        ap_to_f32(a_log.dtype, a_log.data, neg_exp_a, (size_t)Hv);
-        for (int i = 0; i < Hv; i++) neg_exp_a[i] = -(float)exp((double)neg_exp_a[i]);
-        g->neg_exp_a = neg_exp_a;
-    }
-    /* [C, 1, taps] in the file, tap-major here, so that channels lie side by side. */
-    ap_tensor conv = ap_bind_view(b, 3, (int64_t[]){channels, 1, taps},
-                                  "layers.%d.linear_attn.conv1d.weight", l);
-    float *by_tap = ap_bind_floats(b, (size_t)channels * (size_t)taps);
-    if (by_tap) {
-        size_t bytes = ap_dtype_bytes(conv.dtype);
-        for (int ch = 0; ch < channels; ch++)
-            for (int j = 0; j < taps; j++)
-                ap_to_f32(conv.dtype, (const uint8_t *)conv.data + (size_t)(ch * taps + j) * bytes,
-                          &by_tap[(size_t)j * (size_t)channels + (size_t)ch], 1);
-        g->conv = by_tap;
-    }
+    bind_decay(b, g, l);
+    bind_conv(b, g, l, channels);
 }
 
 static void bind_feed_forward(ap_bind *b, ap_model_impl *m, int l)
@@ -112,7 +143,7 @@ static void bind_feed_forward(ap_bind *b, ap_model_impl *m, int l)
         return;
     }
     ap_bind_mat(b, &y->moe.router, c->n_expert, H, "layers.%d.mlp.gate.weight", l);
-    ap_bind_experts(b, m, l, "mlp.experts");
+    ap_bind_experts(b, m, l, "mlp.experts", "mlp.switch_mlp");
     if (c->shared_ffn) {
         ap_bind_ffn(b, &y->moe.shared, H, c->shared_ffn, "layers.%d.mlp.shared_expert", l);
         ap_bind_mat(b, &y->moe.shared_gate, 1, H, "layers.%d.mlp.shared_expert_gate.weight", l);
@@ -122,7 +153,8 @@ static void bind_feed_forward(ap_bind *b, ap_model_impl *m, int l)
 void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
 {
     const ap_config *c = b->c;
-    float add = is_plain(c) ? 0 : 1;
+    float add = norm_add(b);
+    m->value_heads_tiled = ap_weights_traits_of(b->w).value_heads_tiled;
     ap_bind_ends(b, m, add);
     for (int l = 0; l < c->n_layer && !b->err; l++) {
         ap_layer *y = &m->layer[l];
@@ -236,6 +268,7 @@ static void delta_net(const ap_model_impl *m, const ap_kern *k, const ap_step *s
                                  .n_v_head = Hv,
                                  .k_dim = c->gdn_k_dim,
                                  .v_dim = c->gdn_v_dim,
+                                 .tiled = m->value_heads_tiled,
                                  .form = s->delta_form,
                                  .scratch = w->op});
     ap_matmul_add(k, w->gdn_out, &g->out, w->x, T);
@@ -295,7 +328,7 @@ bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
     k->embed(k, &(ap_embed_args){
                     .table = &m->embed, .tok = s->tok, .scale = 1.0f, .out = w->x, .n_tok = T, .width = H});
     for (int l = 0; l < c->n_layer; l++) {
-        if (cancel && *cancel) return false;
+        if (ap_step_cancelled(cancel)) return false;
         ap_norm(k, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
         if (c->layer[l].kind == AP_LAYER_LINEAR) delta_net(m, k, s, w, l);
         else attention(m, k, s, w, l);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kern/cpu/ops.h"
+#include "tensor/quant.h"
 
 #define STEPS_PER_TASK 4096 /* of 16 multiply-adds: a microsecond or less */
 #define TASKS_PER_THREAD 6
@@ -55,33 +56,84 @@ static block block_at(const ap_mat *w, int p0, int k0)
     return b;
 }
 
+/* Rows of one K block, copied where tiles want them close together. */
+typedef struct block_rows {
+    const float *few[AP_FEW_ROWS];
+    int r0, n; /* of the task's rows */
+    bool is_few;
+} block_rows;
+
+static block_rows gather(const float *const *x, int rows, int tile, int n_tiles, int k0, int n, float *xpack)
+{
+    /* tiles of nearly equal height */
+    block_rows b = {.r0 = ap_op_first(rows, tile, n_tiles), .is_few = rows <= AP_FEW_ROWS};
+    b.n = ap_op_first(rows, tile + 1, n_tiles) - b.r0;
+    for (int r = 0; r < b.n; r++) {
+        if (b.is_few) b.few[r] = x[b.r0 + r] + k0;
+        else memcpy(xpack + r * AP_XPACK_LD, x[b.r0 + r] + k0, (size_t)n * sizeof(float));
+    }
+    return b;
+}
+
+static void multiply(const ap_micro_matmul *mm, const block_rows *b, const float *xpack, const block *w, int n_panel,
+                     int n, float *out, int ld, bool add)
+{
+    if (b->is_few) mm->few[w->type](b->few, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
+    else mm->tile[w->type](xpack, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
+}
+
+/* A K block of a panel of quantised rows as an F32 panel [n][AP_PANEL]. */
+static void widen_panel(const ap_mat *w, int p, int k0, int n, float *row, float *panel)
+{
+    for (int r = 0; r < AP_PANEL; r++) {
+        int64_t i = (int64_t)p * AP_PANEL + r;
+        if (i < w->rows) ap_tensor_row_f32(&w->raw, i, k0, n, row);
+        for (int c = 0; c < n; c++) panel[c * AP_PANEL + r] = i < w->rows ? row[c] : 0;
+    }
+}
+
+/* Quantised weights: each K block of each panel is widened once and meets all rows. The sums are those
+ * of the same matrix in f32. */
+static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_panel, const float *const *x,
+                              int rows, float *tile, int ld)
+{
+    const ap_micro_matmul *mm = m->matmul;
+    alignas(64) float panel[AP_K_BLOCK * AP_PANEL];
+    alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
+    float row[AP_K_BLOCK];
+    int n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
+    for (int k0 = 0; k0 < w->cols; k0 += AP_K_BLOCK) {
+        int n = w->cols - k0 < AP_K_BLOCK ? w->cols - k0 : AP_K_BLOCK;
+        for (int p = 0; p < n_panel; p++) {
+            widen_panel(w, p0 + p, k0, n, row, panel);
+            block b = {(const uint8_t *)panel, sizeof panel, AP_F32};
+            for (int i = 0; i < n_tiles; i++) {
+                block_rows br = gather(x, rows, i, n_tiles, k0, n, xpack);
+                multiply(mm, &br, xpack, &b, 1, n, tile + (size_t)br.r0 * ld + p * AP_PANEL, ld, k0 > 0);
+            }
+        }
+    }
+}
+
 void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, int n_panel,
                 const float *const *x, int rows, float *tile, int ld)
 {
     const ap_micro_matmul *mm = m->matmul;
     alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
-    int cols = w[0]->cols;
-    for (int k0 = 0; k0 < cols; k0 += AP_K_BLOCK) {
+    int cols = w[0]->cols, n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
+    bool packed = false;
+    for (int j = 0; j < n_mat; j++) {
+        if (w[j]->data) packed = true;
+        else product_quantised(m, w[j], p0, n_panel, x, rows, tile + j * n_panel * AP_PANEL, ld);
+    }
+    for (int k0 = 0; k0 < cols && packed; k0 += AP_K_BLOCK) {
         int n = cols - k0 < AP_K_BLOCK ? cols - k0 : AP_K_BLOCK;
-        int most = rows <= AP_FEW_ROWS ? rows : mm->tile_rows;
-        int n_tiles = ceil_div(rows, most);
         for (int i = 0; i < n_tiles; i++) {
-            /* tiles of nearly equal height */
-            int r0 = ap_op_first(rows, i, n_tiles), nr = ap_op_first(rows, i + 1, n_tiles) - r0;
-            const float *few[AP_FEW_ROWS];
-            for (int r = 0; r < nr; r++) {
-                if (rows <= AP_FEW_ROWS)
-                    few[r] = x[r0 + r] + k0;
-                else
-                    memcpy(xpack + r * AP_XPACK_LD, x[r0 + r] + k0, (size_t)n * sizeof(float));
-            }
+            block_rows br = gather(x, rows, i, n_tiles, k0, n, xpack);
             for (int j = 0; j < n_mat; j++) {
+                if (!w[j]->data) continue;
                 block b = block_at(w[j], p0, k0);
-                float *out = tile + (size_t)r0 * ld + j * n_panel * AP_PANEL;
-                if (rows <= AP_FEW_ROWS)
-                    mm->few[b.type](few, nr, b.w, b.panel_bytes, n_panel, n, out, ld, k0 > 0);
-                else
-                    mm->tile[b.type](xpack, nr, b.w, b.panel_bytes, n_panel, n, out, ld, k0 > 0);
+                multiply(mm, &br, xpack, &b, n_panel, n, tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
             }
         }
     }

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "state/store.h"
+#include "base/store.h"
 
 static char dir[] = "/tmp/apus-store-XXXXXX";
 static char path[64];

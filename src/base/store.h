@@ -1,8 +1,8 @@
 /* store.h - the on-disk form of state: checksummed little-endian files, written whole or not.
  *
  * Errors are sticky: after the first one every call does nothing, so callers check at the end. */
-#ifndef AP_STATE_STORE_H
-#define AP_STATE_STORE_H
+#ifndef AP_BASE_STORE_H
+#define AP_BASE_STORE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
-/* model.h - a loaded model inside src/model: packed weights by layer, and the families' entries. */
-#ifndef AP_MODEL_MODEL_H
-#define AP_MODEL_MODEL_H
+/* model_impl.h - a loaded model inside src/model: packed weights by layer, and the families' entries. */
+#ifndef AP_MODEL_MODEL_IMPL_H
+#define AP_MODEL_MODEL_IMPL_H
 
 #include "model/arch.h"
 #include "model/experts.h"
@@ -60,6 +60,7 @@ struct ap_model_impl {
     ap_layer *layer;     /* [L] */
     ap_experts *experts;
     ap_state_shape shape;
+    bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
     uint8_t *mem;        /* every packed matrix and vector */
     size_t mem_bytes;
 };
@@ -103,8 +104,9 @@ float *ap_bind_floats(ap_bind *b, size_t n);
 /* gate_proj, up_proj, down_proj under the formatted module name. */
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
-/* Experts of layer l under "layers.L.<module>": fused (gate_up_proj, down_proj) or one by one. */
-void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module);
+/* Experts of layer l: "layers.L.<module>" with gate_up_proj and down_proj, with gate_proj, up_proj and
+ * down_proj, or one by one; or "layers.L.<mlx_module>" with gate_proj.weight and so on. */
+void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module, const char *mlx_module);
 /* embed_tokens, norm and lm_head. norm_add as in ap_bind_vec. */
 void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add);
 
@@ -167,6 +169,12 @@ void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, i
 /* y (+)= Down(act(Gate x) * Up x) */
 void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, float *y,
                 bool accumulate, int n_tok, float *tmp);
+
+/* The flag is set by other threads and signal handlers. */
+static inline bool ap_step_cancelled(const volatile int *cancel)
+{
+    return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
+}
 
 /* Final norm and head for the wanted rows. */
 void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);

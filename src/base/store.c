@@ -1,4 +1,4 @@
-#include "state/store.h"
+#include "base/store.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -24,15 +24,22 @@ void strbuf_add(strbuf *t, const char *s, size_t n)
     t->data[t->len] = 0;
 }
 
-void strbuf_free(strbuf *t) { free(t->data); }
+void strbuf_free(strbuf *t)
+{
+    free(t->data);
+}
 
 const char *stop_name(apus_stop s)
 {
     switch (s) {
-    case APUS_STOP_TOKEN: return "stop";
-    case APUS_STOP_LENGTH: return "length";
-    case APUS_STOP_CONTEXT: return "context";
-    case APUS_STOP_CALLER: return "cancelled";
+    case APUS_STOP_TOKEN:
+        return "stop";
+    case APUS_STOP_LENGTH:
+        return "length";
+    case APUS_STOP_CONTEXT:
+        return "context";
+    case APUS_STOP_CALLER:
+        return "cancelled";
     }
     return "unknown";
 }
@@ -53,8 +60,10 @@ static void show(stream *s, apus_part part, const char *t, size_t n)
     if (part == APUS_PART_THINK && !s->stdout_tty) return;
     if ((part == APUS_PART_THINK) != s->in_thought) {
         s->in_thought = part == APUS_PART_THINK;
-        if (s->in_thought) fputs(dim(stdout), stdout);
-        else printf("%s\n\n", plain(stdout));
+        if (s->in_thought)
+            fputs(dim(stdout), stdout);
+        else
+            printf("%s\n\n", plain(stdout));
     }
     fwrite(t, 1, n, stdout);
     fflush(stdout);
@@ -65,8 +74,12 @@ static void on_event(void *ctx, const apus_event *ev)
     stream *s = ctx;
     answer *a = s->out;
     switch (ev->part) {
-    case APUS_PART_CONTENT: strbuf_add(&a->content, ev->text, ev->len); break;
-    case APUS_PART_THINK: strbuf_add(&a->thinking, ev->text, ev->len); break;
+    case APUS_PART_CONTENT:
+        strbuf_add(&a->content, ev->text, ev->len);
+        break;
+    case APUS_PART_THINK:
+        strbuf_add(&a->thinking, ev->text, ev->len);
+        break;
     case APUS_PART_CALL:
         a->calls = must(realloc(a->calls, (a->n_calls + 1) * sizeof *a->calls));
         a->calls[a->n_calls] = (call){0};

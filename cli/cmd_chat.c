@@ -21,9 +21,11 @@ static const opt chat_table[] = {
     {0}};
 
 static int run(int argc, char **argv);
-const command cmd_chat = {"chat", "[MODEL] [options]", "talk with a model",
-                          "Lines are edited as in a shell and kept in a history. End a line with \\ to go on in\n"
-                          "the next one. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.", run};
+const command cmd_chat = {
+    "chat", "[MODEL] [options]", "talk with a model",
+    "Lines are edited as in a shell and kept in a history. End a line with \\ to go on in\n"
+    "the next one. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.",
+    run};
 
 typedef struct turn {
     char *role, *content, *thinking;
@@ -55,7 +57,8 @@ static char *copy(const char *s, size_t n)
     return r;
 }
 
-static void add_turn(chat *c, const char *role, const char *content, size_t len, const char *thinking)
+static void add_turn(chat *c, const char *role, const char *content, size_t len,
+                     const char *thinking)
 {
     turn *t = realloc(c->turns, (c->n_turns + 1) * sizeof *t);
     if (!t) {
@@ -131,8 +134,8 @@ static void answer_turn(chat *c)
             sampling_settings(c->model, &g.sampling);
             g.sampling.seed += c->answers++;
             g.max_tokens = o.max_tokens;
-            err = answer_generate(c->model, c->engine, c->session, ids + same, (int)n - same, ANSWER_CHAT, text, len,
-                                  false, &g, &a, &d);
+            err = answer_generate(c->model, c->engine, c->session, ids + same, (int)n - same,
+                                  ANSWER_CHAT, text, len, false, &g, &a, &d);
         }
     }
     if (err) {
@@ -140,11 +143,13 @@ static void answer_turn(chat *c)
         drop_turns(c, c->n_turns - 1);
     } else {
         if (a.result.stop == APUS_STOP_CALLER) fputs(" [stopped]", stdout);
-        if (a.result.stop == APUS_STOP_CONTEXT) fputs(" [the context is full: /new starts afresh]", stdout);
+        if (a.result.stop == APUS_STOP_CONTEXT)
+            fputs(" [the context is full: /new starts afresh]", stdout);
         putchar('\n');
         fflush(stdout);
         print_speed(stderr, &a.result);
-        add_turn(c, "assistant", a.content.data, a.content.len, a.thinking.len ? a.thinking.data : NULL);
+        add_turn(c, "assistant", a.content.data, a.content.len,
+                 a.thinking.len ? a.thinking.data : NULL);
         answer_free(&a);
     }
     free(messages);
@@ -179,7 +184,8 @@ static bool run_command(chat *c, const char *line)
         free(c->system);
         c->system = *rest ? copy(rest, strlen(rest)) : NULL;
         drop_turns(c, 0);
-    } else if (word == 6 && !strncmp(line, "/think", word) && (!strcmp(rest, "on") || !strcmp(rest, "off"))) {
+    } else if (word == 6 && !strncmp(line, "/think", word) &&
+               (!strcmp(rest, "on") || !strcmp(rest, "off"))) {
         c->think = !strcmp(rest, "on") ? APUS_THINK_ON : APUS_THINK_OFF;
     } else if (word == 6 && !strncmp(line, "/again", word)) {
         if (c->n_turns < 2) {
@@ -218,8 +224,10 @@ static void open_editor(chat *c)
     el_set(c->el, EL_HIST, history, c->history);
     el_source(c->el, NULL);
     int n = 0;
-    if (state && *state) n = snprintf(c->history_path, sizeof c->history_path, "%s/apus", state);
-    else if (home && *home) n = snprintf(c->history_path, sizeof c->history_path, "%s/.local/state/apus", home);
+    if (state && *state)
+        n = snprintf(c->history_path, sizeof c->history_path, "%s/apus", state);
+    else if (home && *home)
+        n = snprintf(c->history_path, sizeof c->history_path, "%s/.local/state/apus", home);
     if (n <= 0 || (size_t)n + 16 > sizeof c->history_path) {
         c->history_path[0] = 0;
         return;
@@ -296,7 +304,8 @@ static void converse(chat *c)
         char *line = read_message(c);
         if (!line) break;
         bool go_on = true;
-        if (line[0] == '/') go_on = run_command(c, line);
+        if (line[0] == '/')
+            go_on = run_command(c, line);
         else if (line[strspn(line, " \t")]) {
             add_turn(c, "user", line, strlen(line), NULL);
             answer_turn(c);
@@ -314,7 +323,8 @@ static int run(int argc, char **argv)
     o.max_tokens = -1;
     int rc = options_parse(&cmd_chat, tables, argc, argv, 1, &n);
     if (rc >= 0) return rc;
-    if (think.on && think.off) return usage_error(&cmd_chat, "choose one of --think and --no-think");
+    if (think.on && think.off)
+        return usage_error(&cmd_chat, "choose one of --think and --no-think");
     chat c = {.think = think_setting()};
     rc = open_model(&cmd_chat, n ? argv[1] : NULL, APUS_LOAD_ALL, &c.model);
     if (rc >= 0) return rc;
@@ -324,7 +334,8 @@ static int run(int argc, char **argv)
     if (rc < 0) {
         rc = 0;
         if (o.system) c.system = copy(o.system, strlen(o.system));
-        if (apus_engine_create(c.model, &es, &c.engine, &d) || apus_session_create(c.engine, &c.session, &d))
+        if (apus_engine_create(c.model, &es, &c.engine, &d) ||
+            apus_session_create(c.engine, &c.session, &d))
             rc = report(&cmd_chat, &d);
         else
             converse(&c);

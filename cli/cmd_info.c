@@ -10,8 +10,9 @@ static const opt info_table[] = {
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"}, {0}};
 
 static int run(int argc, char **argv);
-const command cmd_info = {"info", "[MODEL] [--json] [options]", "what a model is and what memory it needs",
-                          "Reads headers only. Memory is what one session of --ctx tokens needs.", run};
+const command cmd_info = {
+    "info", "[MODEL] [--json] [options]", "what a model is and what memory it needs",
+    "Reads headers only. Memory is what one session of --ctx tokens needs.", run};
 
 static const char *human(uint64_t bytes, char out[32])
 {
@@ -25,8 +26,10 @@ static const char *human(uint64_t bytes, char out[32])
 
 static const char *count(uint64_t n, char out[32])
 {
-    if (n >= 1000000000) snprintf(out, 32, "%.3f B", (double)n / 1e9);
-    else snprintf(out, 32, "%.3f M", (double)n / 1e6);
+    if (n >= 1000000000)
+        snprintf(out, 32, "%.3f B", (double)n / 1e9);
+    else
+        snprintf(out, 32, "%.3f M", (double)n / 1e6);
     return out;
 }
 
@@ -34,21 +37,27 @@ static void print_text(const apus_info *i, const apus_plan *p)
 {
     char a[32], b[32];
     printf("%s%s%s\n", bold(stdout), i->path, plain(stdout));
-    printf("  architecture   %s%s\n", i->architecture, i->is_multimodal ? " (text part of a multimodal checkpoint)" : "");
-    printf("  parameters     %s, %s active per token\n", count(i->params_total, a), count(i->params_active, b));
+    printf("  architecture   %s%s\n", i->architecture,
+           i->is_multimodal ? " (text part of a multimodal checkpoint)" : "");
+    printf("  parameters     %s, %s active per token\n", count(i->params_total, a),
+           count(i->params_active, b));
     printf("  weights        %s (%s)\n", human(i->weight_bytes, a), i->weight_types);
     printf("  layers         %d:", i->n_layers);
     if (i->n_attn_full) printf(" %d full attention", i->n_attn_full);
     if (i->n_attn_sliding) printf(" %d sliding (window %d)", i->n_attn_sliding, i->sliding_window);
     if (i->n_recurrent) printf(" %d recurrent", i->n_recurrent);
     putchar('\n');
-    if (i->n_moe) printf("  experts        %d of %d per token in %d layers\n", i->experts_used, i->experts, i->n_moe);
+    if (i->n_moe)
+        printf("  experts        %d of %d per token in %d layers\n", i->experts_used, i->experts,
+               i->n_moe);
     printf("  width          %d, vocabulary %d\n", i->hidden, i->vocab);
     printf("  context        %d tokens\n", i->context);
-    printf("  tokenizer      %s, chat template %s\n", i->has_tokenizer ? "yes" : "no", i->has_chat_template ? "yes" : "no");
+    printf("  tokenizer      %s, chat template %s\n", i->has_tokenizer ? "yes" : "no",
+           i->has_chat_template ? "yes" : "no");
     printf("memory for %d tokens of context\n", p->ctx);
     printf("  weights        %s\n", human(p->weight_bytes, a));
-    printf("  KV pages       %s (%s per token)\n", human(p->kv_bytes, a), human(p->kv_bytes_per_token, b));
+    printf("  KV pages       %s (%s per token)\n", human(p->kv_bytes, a),
+           human(p->kv_bytes_per_token, b));
     printf("  state          %s\n", human(p->state_bytes, a));
     printf("  scratch        %s\n", human(p->scratch_bytes, a));
     printf("  total          %s\n", human(p->total_bytes, a));
@@ -111,8 +120,10 @@ static int run(int argc, char **argv)
             rc = report(&cmd_info, &d);
         } else {
             rc = 0;
-            if (o.json) print_json(&info, &plan);
-            else print_text(&info, &plan);
+            if (o.json)
+                print_json(&info, &plan);
+            else
+                print_text(&info, &plan);
         }
     }
     apus_model_close(m);

@@ -12,17 +12,20 @@ static struct {
 } o;
 
 static const opt logits_table[] = {
-    {"ids", 0, OPT_STRING, &o.ids, NULL, 0, 0, "FILE", "token ids, whitespace-separated; '-' = standard input"},
+    {"ids", 0, OPT_STRING, &o.ids, NULL, 0, 0, "FILE",
+     "token ids, whitespace-separated; '-' = standard input"},
     {"positions", 0, OPT_STRING, &o.positions, NULL, 0, 0, "FILE",
      "positions whose logits are wanted, from 0\n(default: all)"},
     {"output", 'o', OPT_STRING, &o.out, NULL, 0, 0, "FILE", "the safetensors file to write"},
     {0}};
 
 static int run(int argc, char **argv);
-const command cmd_logits = {
-    "logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors", "write the logits of given tokens",
-    "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row i of\n"
-    "all positions belongs to the token after ids[0..i].", run};
+const command cmd_logits = {"logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors",
+                            "write the logits of given tokens",
+                            "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in "
+                            "the order asked for. Row i of\n"
+                            "all positions belongs to the token after ids[0..i].",
+                            run};
 
 /* One wanted row: which position, and where it stands in the file. */
 typedef struct want {
@@ -46,7 +49,8 @@ static want *wanted_rows(size_t n_ids, size_t *n)
     for (size_t i = 0; w && i < *n; i++) {
         w[i] = (want){pos ? pos[i] : (int)i, i};
         if (w[i].pos >= 0 && (size_t)w[i].pos < n_ids) continue;
-        fprintf(stderr, "apus logits: %s: position %d is outside 0 .. %zu\n", o.positions, w[i].pos, n_ids - 1);
+        fprintf(stderr, "apus logits: %s: position %d is outside 0 .. %zu\n", o.positions, w[i].pos,
+                n_ids - 1);
         free(w);
         w = NULL;
     }
@@ -65,9 +69,10 @@ static int write_failed(const char *path)
 static size_t write_header(FILE *f, size_t rows, size_t vocab)
 {
     char text[256];
-    int n = snprintf(text, sizeof text,
-                     "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}}", rows, vocab,
-                     rows * vocab * sizeof(float));
+    int n =
+        snprintf(text, sizeof text,
+                 "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}}",
+                 rows, vocab, rows * vocab * sizeof(float));
     while (n % 8) text[n++] = ' ';
     uint8_t len[8] = {0};
     for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)n >> (8 * i));
@@ -78,8 +83,9 @@ static size_t write_header(FILE *f, size_t rows, size_t vocab)
 enum { PIECE = 256 }; /* tokens fed, and rows held, at a time */
 
 /* Feed the ids piece by piece and write the wanted rows of each. */
-static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t n_ids, const want *w,
-                    size_t n_rows, size_t vocab, FILE *f, size_t data_at, const char *path)
+static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t n_ids,
+                    const want *w, size_t n_rows, size_t vocab, FILE *f, size_t data_at,
+                    const char *path)
 {
     apus_diag d;
     int32_t rows[PIECE];
@@ -96,8 +102,12 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
         size_t end = next;
         for (; end < n_rows && (size_t)w[end].pos < at + (size_t)n; end++)
             if (end == next || w[end].pos != w[end - 1].pos) rows[n_want++] = w[end].pos - (int)at;
-        apus_feed feed = {.session = s, .tok = ids + at, .n = n, .logits = n_want ? logits : NULL,
-                          .rows = rows, .n_rows = n_want};
+        apus_feed feed = {.session = s,
+                          .tok = ids + at,
+                          .n = n,
+                          .logits = n_want ? logits : NULL,
+                          .rows = rows,
+                          .n_rows = n_want};
         if (apus_feed_batch(e, &feed, 1, NULL, NULL, &d)) {
             rc = report(&cmd_logits, &d);
             break;
@@ -118,7 +128,8 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
 }
 
 /* Everything after the inputs were read; the file appears only when it is complete. */
-static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, const want *w, size_t n_rows)
+static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, const want *w,
+                        size_t n_rows)
 {
     apus_diag d;
     apus_info info = {.size = sizeof info};
@@ -135,13 +146,16 @@ static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, c
     if (apus_engine_create(m, &es, &e, &d) || apus_session_create(e, &s, &d)) {
         rc = report(&cmd_logits, &d);
     } else if (n_ids > (size_t)apus_session_room(s)) {
-        fprintf(stderr, "apus logits: %s: %zu tokens do not fit the context of %d; the model allows --ctx up to %d\n",
+        fprintf(stderr,
+                "apus logits: %s: %zu tokens do not fit the context of %d; the model allows --ctx "
+                "up to %d\n",
                 o.ids, n_ids, apus_session_room(s), info.context);
         rc = EXIT_FAILED;
     } else {
         FILE *f = fopen(tmp, "wb");
         size_t at = f ? write_header(f, n_rows, (size_t)info.vocab) : 0;
-        rc = at ? feed_all(e, s, ids, n_ids, w, n_rows, (size_t)info.vocab, f, at, o.out) : write_failed(o.out);
+        rc = at ? feed_all(e, s, ids, n_ids, w, n_rows, (size_t)info.vocab, f, at, o.out)
+                : write_failed(o.out);
         if (f && fclose(f) && rc == 0) rc = write_failed(o.out);
         if (rc == 0 && rename(tmp, o.out)) rc = write_failed(o.out);
         if (rc && f) unlink(tmp);

@@ -18,9 +18,10 @@ static const opt render_table[] = {
     {0}};
 
 static int run(int argc, char **argv);
-const command cmd_render = {"render", "MODEL --messages FILE.json [--tools FILE.json] [options]",
-                            "show the prompt a conversation becomes",
-                            "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -", run};
+const command cmd_render = {
+    "render", "MODEL --messages FILE.json [--tools FILE.json] [options]",
+    "show the prompt a conversation becomes",
+    "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -", run};
 
 static int render(const apus_model *m, const char *messages, const char *tools)
 {
@@ -58,7 +59,8 @@ static int run(int argc, char **argv)
     if (rc >= 0) return rc;
     if (n < 1) return usage_error(&cmd_render, "MODEL is missing");
     if (!o.messages) return usage_error(&cmd_render, "--messages is missing");
-    if (think.on && think.off) return usage_error(&cmd_render, "choose one of --think and --no-think");
+    if (think.on && think.off)
+        return usage_error(&cmd_render, "choose one of --think and --no-think");
 
     size_t len;
     char *messages = read_input(&cmd_render, o.messages, &len), *tools = NULL;

@@ -15,23 +15,28 @@ static struct {
 static const opt run_table[] = {
     {"prompt", 'p', OPT_STRING, &o.prompt, NULL, 0, 0, "TEXT", "what to say to the model"},
     {"file", 'f', OPT_STRING, &o.file, NULL, 0, 0, "FILE",
-     "read it from FILE ('-' = standard input, which is\nalso read when neither -p nor -f is given)"},
+     "read it from FILE ('-' = standard input, which is\nalso read when neither -p nor -f is "
+     "given)"},
     {"system", 0, OPT_STRING, &o.system, NULL, 0, 0, "TEXT", "system message"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
      "stop after N tokens (default -1: when the model\nends its turn)"},
-    {"raw", 0, OPT_FLAG, &o.raw, NULL, 0, 0, NULL, "continue the text as it is, without the chat template"},
+    {"raw", 0, OPT_FLAG, &o.raw, NULL, 0, 0, NULL,
+     "continue the text as it is, without the chat template"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "print one JSON object at the end"},
     {"ids", 0, OPT_STRING, &o.ids, NULL, 0, 0, "FILE",
      "the prompt is token ids, whitespace-separated;\n'-' = standard input"},
-    {"print-ids", 0, OPT_FLAG, &o.print_ids, NULL, 0, 0, NULL, "print the new token ids instead of text"},
-    {"ignore-eos", 0, OPT_FLAG, &o.ignore_eos, NULL, 0, 0, NULL, "go on when the model ends its turn"},
+    {"print-ids", 0, OPT_FLAG, &o.print_ids, NULL, 0, 0, NULL,
+     "print the new token ids instead of text"},
+    {"ignore-eos", 0, OPT_FLAG, &o.ignore_eos, NULL, 0, 0, NULL,
+     "go on when the model ends its turn"},
     {0}};
 
 static int run(int argc, char **argv);
 const command cmd_run = {
     "run", "[MODEL] [-p TEXT | -f FILE] [options]", "answer one prompt",
     "Sampling defaults come from the model's generation_config.json. The answer goes to standard\n"
-    "output, everything else to standard error. Thinking is shown dimmed on a terminal and left out\n"
+    "output, everything else to standard error. Thinking is shown dimmed on a terminal and left "
+    "out\n"
     "of pipes; --json has it as reasoning_content.\n\n"
     "  apus run MODEL -p \"Why is the sky blue?\" --temp 0\n"
     "  git diff | apus run MODEL --system \"Review this change.\"\n"
@@ -106,7 +111,8 @@ static void print_json(const apus_model *m, const answer *a)
     json_map(j, "message");
     answer_message(a, j);
     json_end_map(j);
-    json_text(j, "finish_reason", a->n_calls && r->stop == APUS_STOP_TOKEN ? "tool_calls" : stop_name(r->stop));
+    json_text(j, "finish_reason",
+              a->n_calls && r->stop == APUS_STOP_TOKEN ? "tool_calls" : stop_name(r->stop));
     if (o.print_ids) {
         json_array(j, "ids");
         for (size_t i = 0; i < a->n_ids; i++) json_int(j, NULL, a->ids[i]);
@@ -127,7 +133,8 @@ static void print_json(const apus_model *m, const answer *a)
 
 static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
 {
-    if (o.json) print_json(m, a);
+    if (o.json)
+        print_json(m, a);
     else if (o.print_ids) {
         for (size_t i = 0; i < a->n_ids; i++) printf("%s%d", i ? " " : "", a->ids[i]);
         putchar('\n');
@@ -167,7 +174,8 @@ static int generate(const apus_model *m)
         sampling_settings(m, &g.sampling);
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
-        if (answer_generate(m, e, s, ids, (int)n, mode, text, text_len, o.json || o.print_ids, &g, &a, &d)) {
+        if (answer_generate(m, e, s, ids, (int)n, mode, text, text_len, o.json || o.print_ids, &g,
+                            &a, &d)) {
             report(&cmd_run, &d);
         } else {
             print_answer(m, &a, mode);

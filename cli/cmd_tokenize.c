@@ -10,7 +10,8 @@ static struct {
 } o;
 
 static const opt tokenize_table[] = {
-    {"decode", 'd', OPT_FLAG, &o.decode, NULL, 0, 0, NULL, "TEXT is token ids; print the text they stand for"},
+    {"decode", 'd', OPT_FLAG, &o.decode, NULL, 0, 0, NULL,
+     "TEXT is token ids; print the text they stand for"},
     {"no-special", 0, OPT_FLAG, &o.plain_text, NULL, 0, 0, NULL,
      "treat markers such as <|im_end|> as ordinary text;\nwith --decode: leave special tokens out"},
     {"no-bos", 0, OPT_FLAG, &o.no_bos, NULL, 0, 0, NULL,

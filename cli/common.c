@@ -63,9 +63,18 @@ static bool colour(FILE *f)
     return isatty(fileno(f)) && !getenv("NO_COLOR") && term && strcmp(term, "dumb") != 0;
 }
 
-const char *dim(FILE *f) { return colour(f) ? "\033[2m" : ""; }
-const char *bold(FILE *f) { return colour(f) ? "\033[1m" : ""; }
-const char *plain(FILE *f) { return colour(f) ? "\033[0m" : ""; }
+const char *dim(FILE *f)
+{
+    return colour(f) ? "\033[2m" : "";
+}
+const char *bold(FILE *f)
+{
+    return colour(f) ? "\033[1m" : "";
+}
+const char *plain(FILE *f)
+{
+    return colour(f) ? "\033[0m" : "";
+}
 
 static bool bar_shown;
 
@@ -102,9 +111,8 @@ void print_speed(FILE *f, const apus_generate_result *r)
 {
     /* The first new token comes with the prompt's last step, so decoding made one less. */
     double prefill = r->prefill_us > 0 ? r->n_prompt / (r->prefill_us * 1e-6) : 0;
-    double decode = r->decode_us > 0 && r->n_generated > 1
-                        ? (r->n_generated - 1) / (r->decode_us * 1e-6)
-                        : 0;
+    double decode =
+        r->decode_us > 0 && r->n_generated > 1 ? (r->n_generated - 1) / (r->decode_us * 1e-6) : 0;
     fprintf(f, "%sprompt %d tokens at %.1f tok/s, answer %d tokens at %.1f tok/s%s\n", dim(f),
             r->n_prompt, prefill, r->n_generated, decode, plain(f));
 }
@@ -125,8 +133,10 @@ bool interrupt_target(apus_engine *e)
     interrupted = 0;
     interrupt_engine = e;
     struct sigaction sa = {0};
-    if (e) sa.sa_handler = on_interrupt;
-    else sa.sa_handler = SIG_DFL;
+    if (e)
+        sa.sa_handler = on_interrupt;
+    else
+        sa.sa_handler = SIG_DFL;
     sigemptyset(&sa.sa_mask);
     sigaction(SIGINT, &sa, NULL);
     return was;
@@ -166,7 +176,8 @@ static const char *default_model(void)
         if (i == 0 && env) len = snprintf(dir, sizeof dir, "%s/%s", env, APUS_DEFAULT_MODEL);
         if (i == 1 && slash)
             len = snprintf(dir, sizeof dir, "%s/../share/apus/models/%s", exe, APUS_DEFAULT_MODEL);
-        if (i == 2) len = snprintf(dir, sizeof dir, "%s/%s", APUS_SOURCE_MODELS, APUS_DEFAULT_MODEL);
+        if (i == 2)
+            len = snprintf(dir, sizeof dir, "%s/%s", APUS_SOURCE_MODELS, APUS_DEFAULT_MODEL);
         if (len > 0 && (size_t)len < sizeof dir && is_file(dir, "config.json", probe, sizeof probe))
             return dir;
     }
@@ -180,9 +191,12 @@ static const char *hub_cache(void)
     const char *v = getenv("HF_HUB_CACHE"), *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");
     if (v && *v) return v;
     int n = 0;
-    if ((v = getenv("HF_HOME")) && *v) n = snprintf(dir, sizeof dir, "%s/hub", v);
-    else if (xdg && *xdg) n = snprintf(dir, sizeof dir, "%s/huggingface/hub", xdg);
-    else if (home && *home) n = snprintf(dir, sizeof dir, "%s/.cache/huggingface/hub", home);
+    if ((v = getenv("HF_HOME")) && *v)
+        n = snprintf(dir, sizeof dir, "%s/hub", v);
+    else if (xdg && *xdg)
+        n = snprintf(dir, sizeof dir, "%s/huggingface/hub", xdg);
+    else if (home && *home)
+        n = snprintf(dir, sizeof dir, "%s/.cache/huggingface/hub", home);
     return n > 0 && (size_t)n < sizeof dir ? dir : NULL;
 }
 
@@ -190,7 +204,8 @@ static int cpu_level(const command *c, apus_cpu *out)
 {
     apus_diag d;
     *out = APUS_CPU_AUTO;
-    if (common.cpumask && apus_cpu_parse(common.cpumask, out, &d)) return usage_error(c, "--cpumask: %s", d.text);
+    if (common.cpumask && apus_cpu_parse(common.cpumask, out, &d))
+        return usage_error(c, "--cpumask: %s", d.text);
     return -1;
 }
 
@@ -208,8 +223,10 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
     if (!name) {
         name = default_model();
         if (!name) {
-            fprintf(stderr, "apus %s: no MODEL given and the built-in %s is not installed; name a "
-                            "model folder or set APUS_MODELS\n", c->name, APUS_DEFAULT_MODEL);
+            fprintf(stderr,
+                    "apus %s: no MODEL given and the built-in %s is not installed; name a "
+                    "model folder or set APUS_MODELS\n",
+                    c->name, APUS_DEFAULT_MODEL);
             return EXIT_FAILED;
         }
         fprintf(stderr, "%sno MODEL given: using the built-in %s%s\n", dim(stderr),
@@ -286,7 +303,10 @@ char *read_input(const command *c, const char *path, size_t *len)
     return data;
 }
 
-static bool is_space(char c) { return c && strchr(" \t\r\n\f\v", c); }
+static bool is_space(char c)
+{
+    return c && strchr(" \t\r\n\f\v", c);
+}
 
 int32_t *parse_ints(const command *c, const char *name, const char *text, size_t len, size_t *n)
 {
@@ -299,8 +319,10 @@ int32_t *parse_ints(const command *c, const char *name, const char *text, size_t
         errno = 0;
         long v = strtol(p, &end, 10);
         if (end == p || errno || v < INT32_MIN || v > INT32_MAX || (*end && !is_space(*end))) {
-            fprintf(stderr, "apus %s: %s: expected whitespace-separated integers, found '%.20s' after "
-                            "%zu of them\n", c->name, name, p, count);
+            fprintf(stderr,
+                    "apus %s: %s: expected whitespace-separated integers, found '%.20s' after "
+                    "%zu of them\n",
+                    c->name, name, p, count);
             free(ids);
             return NULL;
         }
@@ -318,7 +340,8 @@ int32_t *parse_ints(const command *c, const char *name, const char *text, size_t
         p = end;
     }
     if (count == 0)
-        fprintf(stderr, "apus %s: %s: expected whitespace-separated integers, found none\n", c->name, name);
+        fprintf(stderr, "apus %s: %s: expected whitespace-separated integers, found none\n",
+                c->name, name);
     *n = count;
     return ids;
 }

@@ -53,9 +53,15 @@ void json_array(json_out *j, const char *key)
     check(yajl_gen_array_open(j->gen));
 }
 
-void json_end_map(json_out *j) { check(yajl_gen_map_close(j->gen)); }
+void json_end_map(json_out *j)
+{
+    check(yajl_gen_map_close(j->gen));
+}
 
-void json_end_array(json_out *j) { check(yajl_gen_array_close(j->gen)); }
+void json_end_array(json_out *j)
+{
+    check(yajl_gen_array_close(j->gen));
+}
 
 void json_string(json_out *j, const char *key, const char *s, size_t n)
 {

@@ -9,15 +9,19 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *f)
 {
-    fprintf(f, "apus %s - run Gemma 4 and Qwen 3.5 models on this machine\n\nusage: apus COMMAND ...\n\n",
-            apus_version());
-    for (int i = 0; i < N_COMMANDS; i++) fprintf(f, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(
+        f,
+        "apus %s - run Gemma 4 and Qwen 3.5 models on this machine\n\nusage: apus COMMAND ...\n\n",
+        apus_version());
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(f, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
     fputs("\nMODEL is a folder with config.json and *.safetensors, or org/repo[@rev] in the local\n"
           "Hugging Face cache. 'apus COMMAND --help' explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"
           "  apus info MODEL                    what it is and what memory it needs\n\n"
-          "exit status: 0 done, 1 failed, 2 wrong usage\n", f);
+          "exit status: 0 done, 1 failed, 2 wrong usage\n",
+          f);
 }
 
 int main(int argc, char **argv)

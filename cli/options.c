@@ -22,8 +22,9 @@ int usage_error(const command *c, const char *fmt, ...)
 static void print_option(const opt *o)
 {
     char left[64];
-    snprintf(left, sizeof left, "  %s%c%s--%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ',
-             o->letter ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+    snprintf(left, sizeof left, "  %s%c%s--%s%s%s", o->letter ? "-" : " ",
+             o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name, o->arg ? " " : "",
+             o->arg ? o->arg : "");
     printf("%-32s", left);
     /* Continuation lines are aligned with the first. */
     for (const char *p = o->help; *p; p++) {
@@ -46,7 +47,8 @@ static const opt *find(const opt *const *tables, const char *name, size_t len, c
 {
     for (; *tables; tables++)
         for (const opt *o = *tables; o->name; o++)
-            if (letter ? o->letter == letter : strlen(o->name) == len && !memcmp(o->name, name, len))
+            if (letter ? o->letter == letter
+                       : strlen(o->name) == len && !memcmp(o->name, name, len))
                 return o;
     return NULL;
 }
@@ -57,9 +59,15 @@ static bool store(const opt *o, const char *value)
     char *end = NULL;
     errno = 0;
     switch (o->type) {
-    case OPT_FLAG: *(bool *)o->dst = true; break;
-    case OPT_UNFLAG: *(bool *)o->dst = false; break;
-    case OPT_STRING: *(const char **)o->dst = value; break;
+    case OPT_FLAG:
+        *(bool *)o->dst = true;
+        break;
+    case OPT_UNFLAG:
+        *(bool *)o->dst = false;
+        break;
+    case OPT_STRING:
+        *(const char **)o->dst = value;
+        break;
     case OPT_INT: {
         long v = strtol(value, &end, 10);
         if (end == value || *end || errno || (double)v < o->min || (double)v > o->max) return false;
@@ -83,13 +91,16 @@ static bool store(const opt *o, const char *value)
     return true;
 }
 
-static bool takes_value(const opt *o) { return o->type != OPT_FLAG && o->type != OPT_UNFLAG; }
+static bool takes_value(const opt *o)
+{
+    return o->type != OPT_FLAG && o->type != OPT_UNFLAG;
+}
 
 static int bad_value(const command *c, const opt *o, const char *value)
 {
     if (o->type == OPT_INT)
-        return usage_error(c, "--%s: expected a whole number from %.0f to %.0f, found '%s'", o->name,
-                           o->min, o->max, value);
+        return usage_error(c, "--%s: expected a whole number from %.0f to %.0f, found '%s'",
+                           o->name, o->min, o->max, value);
     if (o->type == OPT_REAL)
         return usage_error(c, "--%s: expected a number from %g to %g, found '%s'", o->name, o->min,
                            o->max, value);
@@ -130,7 +141,8 @@ int options_parse(const command *c, const opt *const *tables, int argc, char **a
         if (!takes_value(o)) {
             if (value) return usage_error(c, "--%s takes no value", o->name);
         } else if (!value) {
-            if (i + 1 == argc) return usage_error(c, "--%s needs a value: --%s %s", o->name, o->name, o->arg);
+            if (i + 1 == argc)
+                return usage_error(c, "--%s needs a value: --%s %s", o->name, o->name, o->arg);
             value = argv[++i];
         }
         if (!store(o, value)) return bad_value(c, o, value);

@@ -22,9 +22,9 @@ typedef struct opt {
     char letter;      /* 0 = none */
     opt_type type;
     void *dst;
-    bool *given;      /* set true when met; may be NULL */
+    bool *given; /* set true when met; may be NULL */
     double min, max;
-    const char *arg;  /* what help calls the value */
+    const char *arg; /* what help calls the value */
     const char *help;
 } opt;
 

@@ -95,11 +95,11 @@ typedef enum apus_load {
 typedef bool (*apus_progress_fn)(void *ctx, const char *stage, uint64_t done, uint64_t total);
 
 typedef struct apus_model_settings {
-    size_t size;          /* sizeof(apus_model_settings) */
-    apus_load load;       /* default APUS_LOAD_ALL */
-    apus_cpu cpu;         /* level that the weights are packed for; default AUTO */
-    int threads;          /* workers for packing; 0 = one per physical core allowed to us */
-    const char *hub_cache; /* Hugging Face cache folder for org/repo names; NULL = none */
+    size_t size;               /* sizeof(apus_model_settings) */
+    apus_load load;            /* default APUS_LOAD_ALL */
+    apus_cpu cpu;              /* level that the weights are packed for; default AUTO */
+    int threads;               /* workers for packing; 0 = one per physical core allowed to us */
+    const char *hub_cache;     /* Hugging Face cache folder for org/repo names; NULL = none */
     apus_progress_fn progress; /* may be NULL */
     void *progress_ctx;
 } apus_model_settings;
@@ -117,16 +117,16 @@ APUS_API apus_err apus_model_open(const char *name, const apus_model_settings *s
 APUS_API void apus_model_close(apus_model *m);
 
 typedef struct apus_info {
-    size_t size;               /* sizeof(apus_info), set by the caller */
-    const char *path;          /* folder; owned by the model, as every string here */
-    const char *architecture;  /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe" */
-    const char *weight_types;  /* such as "bf16 97.9 %, f32 2.1 %" by bytes */
-    uint64_t params_total;     /* text model, embeddings included */
-    uint64_t params_active;    /* touched by one decode step; input embedding row not counted */
-    uint64_t weight_bytes;     /* text tensors in the files */
+    size_t size;              /* sizeof(apus_info), set by the caller */
+    const char *path;         /* folder; owned by the model, as every string here */
+    const char *architecture; /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe" */
+    const char *weight_types; /* such as "bf16 97.9 %, f32 2.1 %" by bytes */
+    uint64_t params_total;    /* text model, embeddings included */
+    uint64_t params_active;   /* touched by one decode step; input embedding row not counted */
+    uint64_t weight_bytes;    /* text tensors in the files */
     int n_layers, n_attn_full, n_attn_sliding, n_recurrent, n_moe;
     int hidden, vocab, experts, experts_used, sliding_window;
-    int context;               /* positions the model was made for */
+    int context; /* positions the model was made for */
     bool has_tokenizer, has_chat_template, is_multimodal;
 } apus_info;
 
@@ -174,9 +174,9 @@ typedef enum apus_think { APUS_THINK_DEFAULT = 0, APUS_THINK_ON, APUS_THINK_OFF 
 
 typedef struct apus_chat_settings {
     size_t size;
-    apus_think think;           /* enable_thinking of the template; DEFAULT = not passed */
-    bool no_generation_prompt;  /* default false: the prompt ends where the answer begins */
-    const char *extra_json;     /* JSON object with more template variables; NULL = none */
+    apus_think think;          /* enable_thinking of the template; DEFAULT = not passed */
+    bool no_generation_prompt; /* default false: the prompt ends where the answer begins */
+    const char *extra_json;    /* JSON object with more template variables; NULL = none */
 } apus_chat_settings;
 
 APUS_API void apus_chat_settings_default(apus_chat_settings *s);
@@ -188,8 +188,8 @@ APUS_API void apus_chat_settings_default(apus_chat_settings *s);
  * Returns OK; EINVAL: messages are not JSON of that shape; EFORMAT: the template is broken, raised
  * an exception or ran over its bounds (the sentence names the line); EUNSUPPORTED: no template. */
 APUS_API apus_err apus_chat_render(const apus_model *m, const char *messages_json,
-                                   const char *tools_json, const apus_chat_settings *s,
-                                   char **text, size_t *len, apus_diag *diag);
+                                   const char *tools_json, const apus_chat_settings *s, char **text,
+                                   size_t *len, apus_diag *diag);
 
 typedef enum apus_part {
     APUS_PART_CONTENT = 0, /* text for the user */
@@ -230,12 +230,12 @@ typedef struct apus_engine apus_engine;
 
 typedef struct apus_engine_settings {
     size_t size;
-    apus_cpu cpu;      /* default AUTO; not above the level of the processor */
-    int threads;       /* 0 = one per physical core allowed to us */
-    int ctx;           /* tokens a session can hold; 0 = the model's context, at most 8192 */
+    apus_cpu cpu; /* default AUTO; not above the level of the processor */
+    int threads;  /* 0 = one per physical core allowed to us */
+    int ctx;      /* tokens a session can hold; 0 = the model's context, at most 8192 */
     int prefill_chunk; /* tokens of all sequences computed at once, 0 = 512; results do not depend on it */
-    int max_sessions;  /* default 1; memory for all of them is taken at creation */
-    bool gdn_chunked;  /* delta rule in the 64-token chunk form instead of the recurrence: equal to
+    int max_sessions; /* default 1; memory for all of them is taken at creation */
+    bool gdn_chunked; /* delta rule in the 64-token chunk form instead of the recurrence: equal to
                         * rounding, not to the bit; default false */
 } apus_engine_settings;
 
@@ -244,13 +244,13 @@ APUS_API void apus_engine_settings_default(apus_engine_settings *s);
 /* What an engine would need, in bytes. */
 typedef struct apus_plan {
     size_t size;
-    uint64_t weight_bytes;    /* packed weights in memory */
-    uint64_t kv_bytes;        /* all pages for max_sessions x ctx */
-    uint64_t kv_bytes_per_token;  /* growth of one session by one token before windows fill up */
-    uint64_t state_bytes;     /* recurrent and conv states with snapshots */
-    uint64_t scratch_bytes;   /* one step */
+    uint64_t weight_bytes;       /* packed weights in memory */
+    uint64_t kv_bytes;           /* all pages for max_sessions x ctx */
+    uint64_t kv_bytes_per_token; /* growth of one session by one token before windows fill up */
+    uint64_t state_bytes;        /* recurrent and conv states with snapshots */
+    uint64_t scratch_bytes;      /* one step */
     uint64_t total_bytes;
-    int ctx;                  /* as it would be */
+    int ctx; /* as it would be */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,
@@ -362,8 +362,8 @@ typedef enum apus_stop {
 typedef struct apus_generate_settings {
     size_t size;
     apus_sampling sampling;
-    int max_tokens;   /* -1 = until the model stops or the context is full */
-    bool ignore_eos;  /* go on past stop tokens */
+    int max_tokens;  /* -1 = until the model stops or the context is full */
+    bool ignore_eos; /* go on past stop tokens */
     /* Called with each new token before the next is computed; return false to stop. The stop token
      * is not reported. May be NULL. */
     bool (*on_token)(void *ctx, int32_t id);
@@ -376,7 +376,7 @@ APUS_API void apus_generate_settings_default(const apus_model *m, apus_generate_
 typedef struct apus_generate_result {
     size_t size;
     apus_stop stop;
-    int32_t stop_id;     /* the token that ended it, or -1 */
+    int32_t stop_id; /* the token that ended it, or -1 */
     int n_prompt, n_generated;
     int64_t prefill_us, decode_us;
 } apus_generate_result;

@@ -7,9 +7,9 @@
 
 typedef struct ap_arena {
     struct ap_arena_block *head;
-    size_t used, cap;  /* of the head block */
-    size_t total;      /* bytes handed out */
-    size_t limit;      /* refuse beyond this total; 0 = none */
+    size_t used, cap; /* of the head block */
+    size_t total;     /* bytes handed out */
+    size_t limit;     /* refuse beyond this total; 0 = none */
 } ap_arena;
 
 void ap_arena_init(ap_arena *a, size_t limit_bytes);

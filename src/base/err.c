@@ -16,7 +16,8 @@ static void sanitize(char *text)
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t len = ap_utf8_decode(text + i, n - i, &cp);
-        bool bad = cp < 0x20 || cp == 0x7F || (cp >= 0x80 && cp < 0xA0) || (cp == 0xFFFD && len < 3);
+        bool bad =
+            cp < 0x20 || cp == 0x7F || (cp >= 0x80 && cp < 0xA0) || (cp == 0xFFFD && len < 3);
         if (bad) memset(text + i, '?', len);
         i += len;
     }
@@ -37,21 +38,31 @@ apus_err ap_fail(apus_diag *diag, apus_err code, const char *fmt, ...)
 
 apus_err ap_fail_nomem(apus_diag *diag, size_t bytes, const char *what)
 {
-    return ap_fail(diag, APUS_ENOMEM, "out of memory: %zu bytes for %s could not be had", bytes, what);
+    return ap_fail(diag, APUS_ENOMEM, "out of memory: %zu bytes for %s could not be had", bytes,
+                   what);
 }
 
 const char *apus_err_name(apus_err code)
 {
     switch (code) {
-    case APUS_OK: return "ok";
-    case APUS_EINVAL: return "invalid argument";
-    case APUS_EFILE: return "file error";
-    case APUS_EFORMAT: return "format error";
-    case APUS_EUNSUPPORTED: return "unsupported";
-    case APUS_ENOMEM: return "out of memory";
-    case APUS_EFULL: return "no room";
-    case APUS_ECANCELLED: return "cancelled";
-    case APUS_EINTERNAL: return "internal error";
+    case APUS_OK:
+        return "ok";
+    case APUS_EINVAL:
+        return "invalid argument";
+    case APUS_EFILE:
+        return "file error";
+    case APUS_EFORMAT:
+        return "format error";
+    case APUS_EUNSUPPORTED:
+        return "unsupported";
+    case APUS_ENOMEM:
+        return "out of memory";
+    case APUS_EFULL:
+        return "no room";
+    case APUS_ECANCELLED:
+        return "cancelled";
+    case APUS_EINTERNAL:
+        return "internal error";
     }
     return "unknown error";
 }

@@ -9,8 +9,14 @@
 
 #ifdef AP_ALLOC_GUARD
 static _Thread_local int guard_depth;
-void ap_guard_enter(void) { guard_depth++; }
-void ap_guard_leave(void) { guard_depth--; }
+void ap_guard_enter(void)
+{
+    guard_depth++;
+}
+void ap_guard_leave(void)
+{
+    guard_depth--;
+}
 #define GUARD() assert(guard_depth == 0 && "allocation inside a step")
 #else
 void ap_guard_enter(void) {}
@@ -42,9 +48,15 @@ void *ap_realloc(void *p, size_t n, size_t size)
     return realloc(p, bytes ? bytes : 1);
 }
 
-void ap_free(void *p) { free(p); }
+void ap_free(void *p)
+{
+    free(p);
+}
 
-void apus_free(void *p) { free(p); }
+void apus_free(void *p)
+{
+    free(p);
+}
 
 char *ap_strndup(const char *s, size_t n)
 {
@@ -55,7 +67,10 @@ char *ap_strndup(const char *s, size_t n)
     return r;
 }
 
-char *ap_strdup(const char *s) { return ap_strndup(s, strlen(s)); }
+char *ap_strdup(const char *s)
+{
+    return ap_strndup(s, strlen(s));
+}
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -84,6 +99,8 @@ void *ap_big_alloc(size_t bytes)
 void ap_big_free(void *p, size_t bytes)
 {
     if (!p) return;
-    if (bytes < HUGE_PAGE) free(p);
-    else munmap(p, ap_round_up(bytes, HUGE_PAGE));
+    if (bytes < HUGE_PAGE)
+        free(p);
+    else
+        munmap(p, ap_round_up(bytes, HUGE_PAGE));
 }

@@ -24,7 +24,10 @@ static inline bool ap_add_size(size_t a, size_t b, size_t *out)
     return true;
 }
 
-static inline size_t ap_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+static inline size_t ap_round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
 
 /* n * size bytes, zeroed / not zeroed; NULL on overflow or when memory is out. n * size = 0 gives a
  * valid pointer. ap_free frees. */

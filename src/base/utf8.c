@@ -59,7 +59,8 @@ size_t ap_utf8_encode(uint32_t cp, char out[4])
 bool ap_utf8_valid(const char *s, size_t n)
 {
     for (size_t i = 0; i < n;) {
-        uint64_t word; /* eight ASCII characters at once: files of tens of megabytes come this way */
+        uint64_t
+            word; /* eight ASCII characters at once: files of tens of megabytes come this way */
         if (n - i >= 8 && (memcpy(&word, s + i, 8), !(word & 0x8080808080808080u))) {
             i += 8;
             continue;
@@ -80,8 +81,10 @@ size_t ap_utf8_incomplete_tail(const char *s, size_t n)
     for (size_t back = 1; back <= 3 && back <= n; back++) {
         uint8_t b = (uint8_t)s[n - back];
         if ((b & 0xC0) == 0x80) continue;
-        size_t need = b >= 0xF0 && b <= 0xF4 ? 4 : (b & 0xF0) == 0xE0 ? 3
-                      : b >= 0xC2 && b <= 0xDF ? 2 : 1;
+        size_t need = b >= 0xF0 && b <= 0xF4   ? 4
+                      : (b & 0xF0) == 0xE0     ? 3
+                      : b >= 0xC2 && b <= 0xDF ? 2
+                                               : 1;
         if (need <= back) return 0;
         uint32_t cp;
         return ap_utf8_decode(s + n - back, back, &cp) == back ? back : 0;

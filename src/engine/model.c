@@ -31,15 +31,17 @@ static ap_chat_syntax syntax_of(ap_arch_id arch)
 static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
 {
     XXH64_hash_t h = XXH64(&c->arch, sizeof c->arch, 0);
-    const int numbers[] = {c->n_layer, c->hidden, c->vocab, c->n_head, c->window, c->n_expert,
-                           c->n_expert_used, c->gdn_k_head, c->gdn_v_head, c->ple_dim, c->norm_topk};
+    const int numbers[] = {c->n_layer,    c->hidden,   c->vocab,         c->n_head,
+                           c->window,     c->n_expert, c->n_expert_used, c->gdn_k_head,
+                           c->gdn_v_head, c->ple_dim,  c->norm_topk};
     const float reals[] = {c->norm_eps, c->softcap, c->rope_full.attention_factor};
     h = XXH64(numbers, sizeof numbers, h);
     h = XXH64(reals, sizeof reals, h);
     h = XXH64(c->rope_full.inv_freq, (size_t)c->rope_full.n_angle * sizeof(float), h);
     h = XXH64(c->rope_sliding.inv_freq, (size_t)c->rope_sliding.n_angle * sizeof(float), h);
     for (int l = 0; l < c->n_layer; l++) {
-        const int kind[] = {(int)c->layer[l].kind, c->layer[l].n_kv_head, c->layer[l].head_dim, c->layer[l].kv_donor};
+        const int kind[] = {(int)c->layer[l].kind, c->layer[l].n_kv_head, c->layer[l].head_dim,
+                            c->layer[l].kv_donor};
         h = XXH64(kind, sizeof kind, h);
     }
     for (size_t i = 0; i < ap_weights_count(w); i++) {
@@ -82,7 +84,8 @@ static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
         err = ap_tokenizer_parse(json.data, json.len, m->dir, &m->tokenizer, diag);
     if (!err) err = ap_gguf_tokenizer_config_json(g, &config, diag);
     if (!err && config.len)
-        err = ap_chat_parse(config.data, config.len, m->dir, syntax_of(m->config.arch), &m->chat, diag);
+        err = ap_chat_parse(config.data, config.len, m->dir, syntax_of(m->config.arch), &m->chat,
+                            diag);
     ap_buf_free(&json);
     ap_buf_free(&config);
     return err;
@@ -97,7 +100,9 @@ static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
         const ap_gguf *const *parts = ap_weights_gguf(m->weights, &n);
         err = ap_gguf_config_json(parts, n, &json, diag);
     }
-    if (!err) err = ap_config_parse(&(ap_config_text){m->dir, json.data, json.len}, NULL, &m->config, diag);
+    if (!err)
+        err =
+            ap_config_parse(&(ap_config_text){m->dir, json.data, json.len}, NULL, &m->config, diag);
     ap_buf_free(&json);
     return err ? err : load_gguf_text(m, load, diag);
 }
@@ -132,8 +137,8 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
     if (!err)
-        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx, &m->impl,
-                            diag);
+        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
+                            &m->impl, diag);
     if (err) return err;
     m->packed_bytes = ap_model_packed_bytes(m->impl);
     m->fingerprint = fingerprint_of(&m->config, m->weights);
@@ -163,7 +168,8 @@ static bool is_text_tensor(const apus_model *m, const char *prefix, const char *
 /* Scales of a quantised tensor: bytes, but no parameters. */
 static bool is_scale(const char *name)
 {
-    return ends_with(name, ".scales") || ends_with(name, ".biases") || ends_with(name, ".weight_scale_inv");
+    return ends_with(name, ".scales") || ends_with(name, ".biases") ||
+           ends_with(name, ".weight_scale_inv");
 }
 
 static void count_tensors(const apus_model *m, census *out)
@@ -242,7 +248,8 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
 {
     apus_model_settings s;
     apus_model_settings_default(&s);
-    if (!name || !out) return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
+    if (!name || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
     if (settings) {
         if (settings->size == 0 || settings->size > sizeof s)
             return ap_fail(diag, APUS_EINVAL, "apus_model_settings.size is %zu, expected 1 .. %zu",
@@ -252,7 +259,9 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
-    if (!err) err = ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
+    if (!err)
+        err =
+            ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {

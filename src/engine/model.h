@@ -18,8 +18,8 @@ struct apus_model {
     ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
     ap_pool *pool;           /* packs weights; engines have their own */
     ap_kern kern;
-    size_t packed_bytes;     /* of the weights, also when they are not loaded */
-    uint64_t fingerprint;    /* APUS_LOAD_ALL: ties saved sessions to these weights */
+    size_t packed_bytes;  /* of the weights, also when they are not loaded */
+    uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
     apus_info info;
     char weight_types[256];
 };

@@ -33,19 +33,23 @@ apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n, bool
     return err ? err : ap_tokenizer_decode(m->tokenizer, ids, n, skip_special, text, len, diag);
 }
 
-apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out, apus_diag *diag)
+apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out,
+                           apus_diag *diag)
 {
     apus_err err = need_tokenizer(m, diag);
     if (err) return err;
     apus_detok *t = ap_calloc(1, sizeof *t);
     if (!t) return ap_fail_nomem(diag, sizeof *t, "a detokenizer");
     err = ap_detok_create(m->tokenizer, skip_special, &t->impl, diag);
-    if (err) apus_detok_free(t);
-    else *out = t;
+    if (err)
+        apus_detok_free(t);
+    else
+        *out = t;
     return err;
 }
 
-apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len, apus_diag *diag)
+apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len,
+                         apus_diag *diag)
 {
     return ap_detok_push(t->impl, id, piece, len, diag);
 }
@@ -88,7 +92,8 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
     }
     if (!m->chat)
         return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: no chat template here; add chat_template.jinja, or use raw text", m->dir);
+                       "%s: no chat template here; add chat_template.jinja, or use raw text",
+                       m->dir);
     return ap_chat_render(m->chat, messages_json, tools_json, &s, text, len, diag);
 }
 
@@ -98,12 +103,15 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
 {
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
-    ap_chat_syntax syntax = !m->chat                            ? AP_CHAT_PLAIN
+    ap_chat_syntax syntax = !m->chat                           ? AP_CHAT_PLAIN
                             : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
                                                                : AP_CHAT_QWEN;
-    apus_err err = ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
-    if (err) apus_chat_parser_free(p);
-    else *out = p;
+    apus_err err =
+        ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
+    if (err)
+        apus_chat_parser_free(p);
+    else
+        *out = p;
     return err;
 }
 
@@ -112,7 +120,10 @@ apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, size_t len
     return ap_chat_parser_push(p->impl, text, len);
 }
 
-apus_err apus_chat_parser_finish(apus_chat_parser *p) { return ap_chat_parser_finish(p->impl); }
+apus_err apus_chat_parser_finish(apus_chat_parser *p)
+{
+    return ap_chat_parser_finish(p->impl);
+}
 
 void apus_chat_parser_free(apus_chat_parser *p)
 {

@@ -11,29 +11,30 @@
 typedef enum ap_kv_group { AP_KV_FULL = 0, AP_KV_SLIDING = 1, AP_KV_GROUPS = 2 } ap_kv_group;
 
 typedef struct ap_state_shape {
-    size_t page_bytes[AP_KV_GROUPS]; /* all layers of the group, AP_PAGE tokens; 0 = no such layer */
-    int window;                      /* of the sliding group */
-    size_t recur_floats;             /* conv + delta states of all layers, per sequence */
+    size_t
+        page_bytes[AP_KV_GROUPS]; /* all layers of the group, AP_PAGE tokens; 0 = no such layer */
+    int window;                   /* of the sliding group */
+    size_t recur_floats;          /* conv + delta states of all layers, per sequence */
 } ap_state_shape;
 
 /* One sequence's share of a step, made by the engine from its session. */
 typedef struct ap_step_seq {
-    int begin, n_tok, pos;                /* rows [begin, begin+n_tok), position of the first */
-    const int32_t *page[AP_KV_GROUPS];    /* block tables; every page written in this step is there */
-    float *recur;                         /* f32 [recur_floats], read and replaced */
+    int begin, n_tok, pos;             /* rows [begin, begin+n_tok), position of the first */
+    const int32_t *page[AP_KV_GROUPS]; /* block tables; every page written in this step is there */
+    float *recur;                      /* f32 [recur_floats], read and replaced */
 } ap_step_seq;
 
 /* One forward pass of T tokens of S sequences. */
 typedef struct ap_step {
     int n_tok, n_seq;
-    const int32_t *tok;      /* i32 [T], in [0, V) */
-    const int32_t *pos;      /* i32 [T] */
-    const ap_step_seq *seq;  /* [S], rows contiguous and ascending */
+    const int32_t *tok;             /* i32 [T], in [0, V) */
+    const int32_t *pos;             /* i32 [T] */
+    const ap_step_seq *seq;         /* [S], rows contiguous and ascending */
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
-    const int32_t *out_row;  /* i32 [n_out] ascending rows whose logits are wanted */
+    const int32_t *out_row;         /* i32 [n_out] ascending rows whose logits are wanted */
     int n_out;
-    float *logits;           /* f32 [n_out, V] */
-    void *scratch;           /* ap_model_scratch_bytes(c, k, T, S) */
+    float *logits; /* f32 [n_out, V] */
+    void *scratch; /* ap_model_scratch_bytes(c, k, T, S) */
     ap_delta_form delta_form;
 } ap_step;
 

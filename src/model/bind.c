@@ -78,13 +78,15 @@ void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
 }
 
 /* Scales of the picked rows, one row each, into the model's memory. */
-static const void *pick_scales(ap_bind *b, const ap_tensor *view, const void *from, const int *row, int n)
+static const void *pick_scales(ap_bind *b, const ap_tensor *view, const void *from, const int *row,
+                               int n)
 {
     size_t per_row = ((size_t)view->shape[1] + (size_t)view->group - 1) / (size_t)view->group;
     size_t bytes = per_row * ap_dtype_bytes(view->scale_dtype);
     uint8_t *to = take(b, (size_t)n * bytes);
     for (int i = 0; to && i < n; i++)
-        memcpy(to + (size_t)i * bytes, (const uint8_t *)from + (size_t)(row[i] / view->group_rows) * bytes, bytes);
+        memcpy(to + (size_t)i * bytes,
+               (const uint8_t *)from + (size_t)(row[i] / view->group_rows) * bytes, bytes);
     return to;
 }
 
@@ -94,9 +96,11 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
     ap_tensor picked = *view;
     picked.shape[0] = n;
     size_t bytes = ap_tensor_row_bytes(view);
-    uint8_t *rows = take(b, (size_t)n * bytes); /* quantised rows are used where they are, so they stay */
+    uint8_t *rows =
+        take(b, (size_t)n * bytes); /* quantised rows are used where they are, so they stay */
     for (int i = 0; rows && i < n; i++)
-        memcpy(rows + (size_t)i * bytes, (const uint8_t *)view->data + (size_t)row[i] * bytes, bytes);
+        memcpy(rows + (size_t)i * bytes, (const uint8_t *)view->data + (size_t)row[i] * bytes,
+               bytes);
     picked.data = rows;
     if (view->scales) {
         picked.scales = pick_scales(b, view, view->scales, row, n);
@@ -135,7 +139,8 @@ void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fm
     ap_tensor t = need(b, name, found ? found->rank : 1, found ? found->shape : (int64_t[]){n});
     if (b->err) return;
     if (ap_dtype_block(t.dtype) != 1) {
-        b->err = ap_fail(b->diag, APUS_EUNSUPPORTED, "%s: tensor %s: expected f32, f16 or bf16, found %s",
+        b->err = ap_fail(b->diag, APUS_EUNSUPPORTED,
+                         "%s: tensor %s: expected f32, f16 or bf16, found %s",
                          ap_weights_file(b->w, name), name, ap_dtype_name(t.dtype));
         return;
     }
@@ -188,13 +193,15 @@ static bool bind_fused(ap_bind *b, int l, const char *module, stacked *s)
     const ap_config *c = b->c;
     int64_t E = c->n_expert, F = c->expert_ffn, H = c->hidden;
     if (!ap_bind_has(b, "layers.%d.%s.gate_up_proj", l, module)) return false;
-    s->gate = s->up = ap_bind_view(b, 3, (int64_t[]){E, 2 * F, H}, "layers.%d.%s.gate_up_proj", l, module);
+    s->gate = s->up =
+        ap_bind_view(b, 3, (int64_t[]){E, 2 * F, H}, "layers.%d.%s.gate_up_proj", l, module);
     s->down = ap_bind_view(b, 3, (int64_t[]){E, H, F}, "layers.%d.%s.down_proj", l, module);
     return true;
 }
 
 /* Rows [begin, end) of expert e. */
-static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, int e, int64_t begin, int64_t end)
+static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, int e, int64_t begin,
+                            int64_t end)
 {
     if (b->err) return;
     ap_tensor one = ap_tensor_index(all, e);
@@ -202,13 +209,15 @@ static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, int e
     ap_bind_mat_view(b, out, &rows);
 }
 
-void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module, const char *mlx_module)
+void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
+                     const char *mlx_module)
 {
     const ap_config *c = b->c;
     int E = c->n_expert, F = c->expert_ffn, H = c->hidden;
     stacked s = {0};
     bool fused = bind_fused(b, l, module, &s);
-    bool split = fused || bind_stacked(b, l, module, "", &s) || bind_stacked(b, l, mlx_module, ".weight", &s);
+    bool split = fused || bind_stacked(b, l, module, "", &s) ||
+                 bind_stacked(b, l, mlx_module, ".weight", &s);
     for (int e = 0; e < E && !b->err; e++) {
         ap_expert *x = ap_experts_slot(m->experts, l, e);
         if (split) {

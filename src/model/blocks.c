@@ -11,9 +11,15 @@ static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)
     return p;
 }
 
-static int max_int(int a, int b) { return a > b ? a : b; }
+static int max_int(int a, int b)
+{
+    return a > b ? a : b;
+}
 
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
 void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq, void *mem)
 {
@@ -140,10 +146,17 @@ void ap_matmul_add(const ap_kern *k, const float *x, const ap_mat *m, float *y, 
     matmul(k, x, m, y, n_tok, true, 0);
 }
 
-void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n, float eps)
+void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+             float eps)
 {
-    k->norm(k, &(ap_norm_args){
-                   .x = x, .weight = w, .out = out, .ldx = n, .ldout = n, .rows = rows, .n = n, .eps = eps});
+    k->norm(k, &(ap_norm_args){.x = x,
+                               .weight = w,
+                               .out = out,
+                               .ldx = n,
+                               .ldout = n,
+                               .rows = rows,
+                               .n = n,
+                               .eps = eps});
 }
 
 void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
@@ -178,7 +191,8 @@ void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, f
 void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
 {
     size_t H = (size_t)m->c->hidden;
-    for (int i = 0; i < s->n_out; i++) /* rows ascend, so a row is never overwritten before its turn */
+    for (int i = 0; i < s->n_out;
+         i++) /* rows ascend, so a row is never overwritten before its turn */
         memmove(w->x + (size_t)i * H, w->x + (size_t)s->out_row[i] * H, H * sizeof(float));
     ap_norm(k, w->x, m->norm_out, w->h, s->n_out, m->c->hidden, m->c->norm_eps);
     matmul(k, w->h, &m->head, s->logits, s->n_out, false, m->c->softcap);

@@ -21,7 +21,10 @@ ap_experts *ap_experts_create(int n_layer, int n_expert)
     return e;
 }
 
-void ap_experts_free(ap_experts *e) { ap_free(e); }
+void ap_experts_free(ap_experts *e)
+{
+    ap_free(e);
+}
 
 ap_expert *ap_experts_slot(ap_experts *e, int layer, int expert)
 {

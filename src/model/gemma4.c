@@ -25,7 +25,8 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
     if (lc->kv_donor == l) {
         ap_bind_mat(b, &y->attn.k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
         ap_bind_vec(b, &y->attn.k_norm, D, 0, "layers.%d.self_attn.k_norm.weight", l);
-        if (!lc->k_eq_v) ap_bind_mat(b, &y->attn.v, G * D, H, "layers.%d.self_attn.v_proj.weight", l);
+        if (!lc->k_eq_v)
+            ap_bind_mat(b, &y->attn.v, G * D, H, "layers.%d.self_attn.v_proj.weight", l);
     }
 
     ap_bind_ffn(b, &y->ffn, H, lc->ffn, "layers.%d.mlp", l);
@@ -39,7 +40,8 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
             float *scale = (float *)y->router_scale;
             for (int i = 0; i < H; i++) scale[i] *= root;
         }
-        ap_bind_vec(b, &y->norm_post_dense, H, 0, "layers.%d.post_feedforward_layernorm_1.weight", l);
+        ap_bind_vec(b, &y->norm_post_dense, H, 0, "layers.%d.post_feedforward_layernorm_1.weight",
+                    l);
         ap_bind_vec(b, &y->norm_pre_moe, H, 0, "layers.%d.pre_feedforward_layernorm_2.weight", l);
         ap_bind_vec(b, &y->norm_post_moe, H, 0, "layers.%d.post_feedforward_layernorm_2.weight", l);
         ap_bind_experts(b, m, l, "experts", "experts.switch_glu");
@@ -58,8 +60,8 @@ void ap_gemma4_bind(ap_bind *b, ap_model_impl *m)
     ap_bind_ends(b, m, 0);
     if (c->ple_dim) {
         int width = c->n_layer * c->ple_dim;
-        m->ple_embed = ap_bind_view(b, 2, (int64_t[]){c->ple_vocab, width},
-                                    "embed_tokens_per_layer.weight");
+        m->ple_embed =
+            ap_bind_view(b, 2, (int64_t[]){c->ple_vocab, width}, "embed_tokens_per_layer.weight");
         ap_bind_mat(b, &m->ple_project, width, c->hidden, "per_layer_model_projection.weight");
         ap_bind_vec(b, &m->norm_ple, c->ple_dim, 0, "per_layer_projection_norm.weight");
     }
@@ -73,7 +75,8 @@ static void per_layer_inputs(const ap_model_impl *m, const ap_kern *k, const ap_
     int P = c->ple_dim, width = c->n_layer * P;
     ap_matmul(k, w->x, &m->ple_project, w->ple, s->n_tok);
     /* norm(a x, eps) = norm(x, eps / a^2), so the factor h^-1/2 goes into eps. */
-    ap_norm(k, w->ple, m->norm_ple, w->ple, s->n_tok * c->n_layer, P, c->norm_eps * (float)c->hidden);
+    ap_norm(k, w->ple, m->norm_ple, w->ple, s->n_tok * c->n_layer, P,
+            c->norm_eps * (float)c->hidden);
     k->embed(k, &(ap_embed_args){.table = &m->ple_embed,
                                  .tok = s->tok,
                                  .scale = sqrtf((float)P),
@@ -143,7 +146,8 @@ static void attention(const ap_model_impl *m, const ap_kern *k, const ap_step *s
 }
 
 /* w->t = FFN(w->x), with its own norms before and between */
-static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+                         int l)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
@@ -165,19 +169,19 @@ static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step
                                  .n_used = c->n_expert_used,
                                  .norm = true});
     ap_norm(k, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
-    k->moe(k, &(ap_moe_args){
-                  .x = w->h,
-                  .ids = w->ids,
-                  .weights = w->wts,
-                  .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                  .y = w->moe,
-                  .ldx = H,
-                  .ldy = H,
-                  .n_tok = T,
-                  .n_expert = c->n_expert,
-                  .n_used = c->n_expert_used,
-                  .act = AP_ACT_GELU_TANH,
-                  .scratch = w->op});
+    k->moe(k, &(ap_moe_args){.x = w->h,
+                             .ids = w->ids,
+                             .weights = w->wts,
+                             .experts =
+                                 ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                             .y = w->moe,
+                             .ldx = H,
+                             .ldy = H,
+                             .n_tok = T,
+                             .n_expert = c->n_expert,
+                             .n_used = c->n_expert_used,
+                             .act = AP_ACT_GELU_TANH,
+                             .scratch = w->op});
     ap_norm_add(k, w->moe, y->norm_post_moe, w->t, T, H, c->norm_eps, 1.0f);
 }
 

@@ -47,12 +47,17 @@ static void lay_out_state(const ap_config *c, ap_layer *layer, ap_state_shape *o
     }
 }
 
-void ap_state_shape_of(const ap_config *c, ap_state_shape *out) { lay_out_state(c, NULL, out); }
+void ap_state_shape_of(const ap_config *c, ap_state_shape *out)
+{
+    lay_out_state(c, NULL, out);
+}
 
 static void bind_all(ap_bind *b, ap_model_impl *m)
 {
-    if (b->c->arch == AP_ARCH_GEMMA4) ap_gemma4_bind(b, m);
-    else ap_qwen3_bind(b, m);
+    if (b->c->arch == AP_ARCH_GEMMA4)
+        ap_gemma4_bind(b, m);
+    else
+        ap_qwen3_bind(b, m);
 }
 
 /* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
@@ -61,7 +66,8 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
 {
     const char *prefix = ap_weights_text_prefix(w);
     if (!prefix)
-        return ap_fail(diag, APUS_EFORMAT, "the weights hold no embed_tokens.weight: no text model found");
+        return ap_fail(diag, APUS_EFORMAT,
+                       "the weights hold no embed_tokens.weight: no text model found");
     ap_model_impl *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     m->c = c;
@@ -75,8 +81,10 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
     bind_all(b, m);
     m->mem_bytes = b->used;
-    if (b->err) ap_model_free(m);
-    else *out = m;
+    if (b->err)
+        ap_model_free(m);
+    else
+        *out = m;
     return b->err;
 }
 
@@ -114,8 +122,10 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
         err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");
 done:
-    if (err) ap_model_free(m);
-    else *out = m;
+    if (err)
+        ap_model_free(m);
+    else
+        *out = m;
     return err;
 }
 
@@ -128,9 +138,15 @@ void ap_model_free(ap_model_impl *m)
     ap_free(m);
 }
 
-const ap_config *ap_model_config(const ap_model_impl *m) { return m->c; }
+const ap_config *ap_model_config(const ap_model_impl *m)
+{
+    return m->c;
+}
 
-size_t ap_model_packed_bytes(const ap_model_impl *m) { return m->mem_bytes; }
+size_t ap_model_packed_bytes(const ap_model_impl *m)
+{
+    return m->mem_bytes;
+}
 
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)
 {

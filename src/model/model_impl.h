@@ -17,10 +17,10 @@ typedef struct ap_attn_weights {
 } ap_attn_weights;
 
 typedef struct ap_gdn_weights {
-    ap_mat qkv, z, b, a, out;   /* [2kd+vd, H], [vd, H], [Hv, H], [Hv, H], [H, vd] */
-    const float *conv;          /* f32 [Kc, 2kd+vd], tap-major */
+    ap_mat qkv, z, b, a, out;         /* [2kd+vd, H], [vd, H], [Hv, H], [Hv, H], [H, vd] */
+    const float *conv;                /* f32 [Kc, 2kd+vd], tap-major */
     const float *neg_exp_a, *dt_bias; /* f32 [Hv] */
-    const float *norm;          /* f32 [Dv] */
+    const float *norm;                /* f32 [Dv] */
 } ap_gdn_weights;
 
 typedef struct ap_moe_weights {
@@ -38,30 +38,30 @@ typedef struct ap_layer {
     ap_moe_weights moe;
 
     /* gemma4 */
-    const float *norm_pre_ffn, *norm_post_ffn;      /* f32 [H] */
+    const float *norm_pre_ffn, *norm_post_ffn;                   /* f32 [H] */
     const float *norm_pre_moe, *norm_post_dense, *norm_post_moe; /* with MoE, f32 [H] */
-    const float *router_scale;                      /* f32 [H], with h^-1/2 folded in */
-    ap_mat ple_gate, ple_proj;                      /* [P, H], [H, P] */
-    const float *norm_post_ple;                     /* f32 [H] */
+    const float *router_scale;  /* f32 [H], with h^-1/2 folded in */
+    ap_mat ple_gate, ple_proj;  /* [P, H], [H, P] */
+    const float *norm_post_ple; /* f32 [H] */
     float layer_scalar;
 
-    size_t kv_offset;    /* of the K/V this layer reads, in a page of its group */
+    size_t kv_offset;                 /* of the K/V this layer reads, in a page of its group */
     size_t conv_offset, delta_offset; /* floats into a sequence's recurrent state, linear layers */
 } ap_layer;
 
 struct ap_model_impl {
     const ap_config *c;
-    ap_tensor embed;     /* [V, H] in the file */
-    ap_tensor ple_embed; /* [V, L*P] in the file */
-    ap_mat ple_project;  /* [L*P, H] */
+    ap_tensor embed;       /* [V, H] in the file */
+    ap_tensor ple_embed;   /* [V, L*P] in the file */
+    ap_mat ple_project;    /* [L*P, H] */
     const float *norm_ple; /* f32 [P] */
-    ap_mat head;         /* [V, H] */
+    ap_mat head;           /* [V, H] */
     const float *norm_out; /* f32 [H] */
-    ap_layer *layer;     /* [L] */
+    ap_layer *layer;       /* [L] */
     ap_experts *experts;
     ap_state_shape shape;
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
-    uint8_t *mem;        /* every packed matrix and vector */
+    uint8_t *mem;           /* every packed matrix and vector */
     size_t mem_bytes;
 };
 
@@ -106,7 +106,8 @@ void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, 
     __attribute__((format(printf, 5, 6)));
 /* Experts of layer l: "layers.L.<module>" with gate_up_proj and down_proj, with gate_proj, up_proj and
  * down_proj, or one by one; or "layers.L.<mlx_module>" with gate_proj.weight and so on. */
-void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module, const char *mlx_module);
+void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
+                     const char *mlx_module);
 /* embed_tokens, norm and lm_head. norm_add as in ap_bind_vec. */
 void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add);
 
@@ -126,23 +127,23 @@ bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
 /* ---------------------------------------------------------------- blocks shared by families (blocks.c) */
 
 struct ap_work {
-    float *x;      /* f32 [T, H] residual stream */
-    float *h;      /* f32 [T, H] normed input of a block */
-    float *t;      /* f32 [T, H] output of a block before its norm */
-    float *q;      /* f32 [T, q width] raw projection, gates included */
-    float *k, *v;  /* f32 [T, G*D] raw projections */
-    float *qr;     /* f32 [T, n_head*D] normed, rotated */
-    float *att;    /* f32 [T, n_head*D] */
-    float *act;    /* f32 [T, F] activations of a dense FFN */
+    float *x;               /* f32 [T, H] residual stream */
+    float *h;               /* f32 [T, H] normed input of a block */
+    float *t;               /* f32 [T, H] output of a block before its norm */
+    float *q;               /* f32 [T, q width] raw projection, gates included */
+    float *k, *v;           /* f32 [T, G*D] raw projections */
+    float *qr;              /* f32 [T, n_head*D] normed, rotated */
+    float *att;             /* f32 [T, n_head*D] */
+    float *act;             /* f32 [T, F] activations of a dense FFN */
     float *cos[2], *sin[2]; /* f32 [T, n_angle] full, sliding */
-    float *router; /* f32 [T, E] */
-    int32_t *ids;  /* i32 [T, K] */
-    float *wts;    /* f32 [T, K] */
-    float *moe;    /* f32 [T, H] output of the experts */
-    float *gate1;  /* f32 [T] shared expert's gate */
+    float *router;          /* f32 [T, E] */
+    int32_t *ids;           /* i32 [T, K] */
+    float *wts;             /* f32 [T, K] */
+    float *moe;             /* f32 [T, H] output of the experts */
+    float *gate1;           /* f32 [T] shared expert's gate */
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
-    float *ple, *ple_g; /* f32 [T, L*P], [T, P] */
-    void *op;      /* scratch of attn, moe and delta, one at a time */
+    float *ple, *ple_g;              /* f32 [T, L*P], [T, P] */
+    void *op;                        /* scratch of attn, moe and delta, one at a time */
     ap_kv_seq *kv_seq[AP_KV_GROUPS]; /* [S] */
     ap_recur_seq *recur_seq;         /* [S] */
     size_t bytes;

@@ -8,7 +8,10 @@
 #include "model/model_impl.h"
 
 /* qwen3_moe has plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
-static bool is_plain(const ap_config *c) { return c->arch == AP_ARCH_QWEN3_MOE; }
+static bool is_plain(const ap_config *c)
+{
+    return c->arch == AP_ARCH_QWEN3_MOE;
+}
 
 /* What to add to stored norm weights, all but the gated norm's. */
 static float norm_add(const ap_bind *b)
@@ -43,7 +46,8 @@ static void pick(int *row, int heads, int group, int at, int n)
 static void bind_qkvz(ap_bind *b, ap_gdn_weights *g, int l)
 {
     const ap_config *c = b->c;
-    int Hk = c->gdn_k_head, Dk = c->gdn_k_dim, v = c->gdn_v_head / Hk * c->gdn_v_dim; /* v rows of a group */
+    int Hk = c->gdn_k_head, Dk = c->gdn_k_dim,
+        v = c->gdn_v_head / Hk * c->gdn_v_dim; /* v rows of a group */
     int kd = Hk * Dk, vd = Hk * v, group = 2 * Dk + 2 * v;
     ap_tensor qkvz = ap_bind_view(b, 2, (int64_t[]){2 * (int64_t)kd + 2 * (int64_t)vd, c->hidden},
                                   "layers.%d.linear_attn.in_proj_qkvz.weight", l);
@@ -159,9 +163,12 @@ void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
     for (int l = 0; l < c->n_layer && !b->err; l++) {
         ap_layer *y = &m->layer[l];
         ap_bind_vec(b, &y->norm_in, c->hidden, add, "layers.%d.input_layernorm.weight", l);
-        ap_bind_vec(b, &y->norm_post, c->hidden, add, "layers.%d.post_attention_layernorm.weight", l);
-        if (c->layer[l].kind == AP_LAYER_LINEAR) bind_gdn(b, &y->gdn, l);
-        else bind_attention(b, &y->attn, l);
+        ap_bind_vec(b, &y->norm_post, c->hidden, add, "layers.%d.post_attention_layernorm.weight",
+                    l);
+        if (c->layer[l].kind == AP_LAYER_LINEAR)
+            bind_gdn(b, &y->gdn, l);
+        else
+            bind_attention(b, &y->attn, l);
         bind_feed_forward(b, m, l);
     }
 }
@@ -275,7 +282,8 @@ static void delta_net(const ap_model_impl *m, const ap_kern *k, const ap_step *s
 }
 
 /* w->x += FFN(w->h) */
-static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+                         int l)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
@@ -292,20 +300,20 @@ static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step
                                  .n_expert = c->n_expert,
                                  .n_used = c->n_expert_used,
                                  .norm = c->norm_topk});
-    k->moe(k, &(ap_moe_args){
-                  .x = w->h,
-                  .ids = w->ids,
-                  .weights = w->wts,
-                  .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                  .y = w->x,
-                  .ldx = H,
-                  .ldy = H,
-                  .n_tok = T,
-                  .n_expert = c->n_expert,
-                  .n_used = c->n_expert_used,
-                  .act = AP_ACT_SILU,
-                  .accumulate = true,
-                  .scratch = w->op});
+    k->moe(k, &(ap_moe_args){.x = w->h,
+                             .ids = w->ids,
+                             .weights = w->wts,
+                             .experts =
+                                 ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                             .y = w->x,
+                             .ldx = H,
+                             .ldy = H,
+                             .n_tok = T,
+                             .n_expert = c->n_expert,
+                             .n_used = c->n_expert_used,
+                             .act = AP_ACT_SILU,
+                             .accumulate = true,
+                             .scratch = w->op});
     if (!c->shared_ffn) return;
     ap_ffn_run(k, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
     ap_matmul(k, w->h, &y->moe.shared_gate, w->gate1, T);
@@ -325,13 +333,17 @@ bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
 {
     const ap_config *c = m->c;
     int T = s->n_tok, H = c->hidden;
-    k->embed(k, &(ap_embed_args){
-                    .table = &m->embed, .tok = s->tok, .scale = 1.0f, .out = w->x, .n_tok = T, .width = H});
+    k->embed(
+        k,
+        &(ap_embed_args){
+            .table = &m->embed, .tok = s->tok, .scale = 1.0f, .out = w->x, .n_tok = T, .width = H});
     for (int l = 0; l < c->n_layer; l++) {
         if (ap_step_cancelled(cancel)) return false;
         ap_norm(k, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
-        if (c->layer[l].kind == AP_LAYER_LINEAR) delta_net(m, k, s, w, l);
-        else attention(m, k, s, w, l);
+        if (c->layer[l].kind == AP_LAYER_LINEAR)
+            delta_net(m, k, s, w, l);
+        else
+            attention(m, k, s, w, l);
         ap_norm(k, w->x, m->layer[l].norm_post, w->h, T, H, c->norm_eps);
         feed_forward(m, k, s, w, l);
     }

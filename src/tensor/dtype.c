@@ -50,9 +50,15 @@ const char *ap_dtype_name(ap_dtype t)
     return (unsigned)t < AP_DTYPE_COUNT ? types[t].name : "unknown";
 }
 
-size_t ap_dtype_bytes(ap_dtype t) { return ap_dtype_block(t) == 1 ? types[t].block_bytes : 0; }
+size_t ap_dtype_bytes(ap_dtype t)
+{
+    return ap_dtype_block(t) == 1 ? types[t].block_bytes : 0;
+}
 
-int ap_dtype_block(ap_dtype t) { return (unsigned)t < AP_DTYPE_COUNT ? types[t].block : 0; }
+int ap_dtype_block(ap_dtype t)
+{
+    return (unsigned)t < AP_DTYPE_COUNT ? types[t].block : 0;
+}
 
 size_t ap_dtype_block_bytes(ap_dtype t)
 {

@@ -6,15 +6,18 @@
 #include "tensor/quant_blocks.h"
 
 static const ap_block_fn block_fn[AP_DTYPE_COUNT] = {
-    [AP_Q4_0] = ap_block_q4_0,       [AP_Q4_1] = ap_block_q4_1,     [AP_Q5_0] = ap_block_q5_0,
-    [AP_Q5_1] = ap_block_q5_1,       [AP_Q8_0] = ap_block_q8_0,     [AP_Q2_K] = ap_block_q2_k,
-    [AP_Q3_K] = ap_block_q3_k,       [AP_Q4_K] = ap_block_q4_k,     [AP_Q5_K] = ap_block_q5_k,
-    [AP_Q6_K] = ap_block_q6_k,       [AP_IQ2_XXS] = ap_block_iq2_xxs, [AP_IQ2_XS] = ap_block_iq2_xs,
-    [AP_IQ2_S] = ap_block_iq2_s,     [AP_IQ3_XXS] = ap_block_iq3_xxs, [AP_IQ3_S] = ap_block_iq3_s,
-    [AP_IQ4_NL] = ap_block_iq4_nl,   [AP_IQ4_XS] = ap_block_iq4_xs, [AP_MXFP4] = ap_block_mxfp4,
+    [AP_Q4_0] = ap_block_q4_0,     [AP_Q4_1] = ap_block_q4_1,       [AP_Q5_0] = ap_block_q5_0,
+    [AP_Q5_1] = ap_block_q5_1,     [AP_Q8_0] = ap_block_q8_0,       [AP_Q2_K] = ap_block_q2_k,
+    [AP_Q3_K] = ap_block_q3_k,     [AP_Q4_K] = ap_block_q4_k,       [AP_Q5_K] = ap_block_q5_k,
+    [AP_Q6_K] = ap_block_q6_k,     [AP_IQ2_XXS] = ap_block_iq2_xxs, [AP_IQ2_XS] = ap_block_iq2_xs,
+    [AP_IQ2_S] = ap_block_iq2_s,   [AP_IQ3_XXS] = ap_block_iq3_xxs, [AP_IQ3_S] = ap_block_iq3_s,
+    [AP_IQ4_NL] = ap_block_iq4_nl, [AP_IQ4_XS] = ap_block_iq4_xs,   [AP_MXFP4] = ap_block_mxfp4,
 };
 
-static bool is_split(ap_dtype t) { return t >= AP_MLX_AFFINE && t <= AP_FP8_BLOCK; }
+static bool is_split(ap_dtype t)
+{
+    return t >= AP_MLX_AFFINE && t <= AP_FP8_BLOCK;
+}
 
 bool ap_dtype_is_weight(ap_dtype t)
 {
@@ -69,9 +72,12 @@ static void split_row(const ap_tensor *t, size_t row, size_t col, size_t n, floa
         float bias = t->biases ? scale_at(t, t->biases, scale_row + g) : 0;
         for (; i < end; i++) {
             unsigned q = packed_at(data, t->bits, col + i);
-            if (t->dtype == AP_MLX_AFFINE) dst[i] = scale * (float)q + bias;
-            else if (t->bits == 4) dst[i] = scale * e2m1(q);
-            else dst[i] = e4m3((uint8_t)q) * scale;
+            if (t->dtype == AP_MLX_AFFINE)
+                dst[i] = scale * (float)q + bias;
+            else if (t->bits == 4)
+                dst[i] = scale * e2m1(q);
+            else
+                dst[i] = e4m3((uint8_t)q) * scale;
         }
     }
 }

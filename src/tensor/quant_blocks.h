@@ -27,7 +27,10 @@ void ap_block_iq4_xs(const uint8_t *src, float *dst);
 void ap_block_mxfp4(const uint8_t *src, float *dst);
 
 /* Little-endian reads of any alignment. */
-static inline uint16_t ap_load16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline uint16_t ap_load16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 static inline uint32_t ap_load32(const uint8_t *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;

@@ -3,10 +3,16 @@
 #include "tensor/quant_blocks.h"
 #include "tensor/quant_grids.h"
 
-static float half_at(const uint8_t *p) { return ap_f16_to_f32(ap_load16(p)); }
+static float half_at(const uint8_t *p)
+{
+    return ap_f16_to_f32(ap_load16(p));
+}
 
 /* Seven stored signs; the eighth makes their number even. */
-static unsigned even_signs(unsigned s) { return s | (unsigned)(__builtin_popcount(s) & 1) << 7; }
+static unsigned even_signs(unsigned s)
+{
+    return s | (unsigned)(__builtin_popcount(s) & 1) << 7;
+}
 
 /* Eight values of an IQ2 entry. */
 static void put_iq2(uint16_t code, unsigned signs, float scale, float *dst)

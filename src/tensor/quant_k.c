@@ -2,7 +2,10 @@
 #include "tensor/dtype.h"
 #include "tensor/quant_blocks.h"
 
-static float half_at(const uint8_t *p) { return ap_f16_to_f32(ap_load16(p)); }
+static float half_at(const uint8_t *p)
+{
+    return ap_f16_to_f32(ap_load16(p));
+}
 
 /* scales and minima [16] nibbles, quants [64], d, dmin */
 void ap_block_q2_k(const uint8_t *src, float *dst)

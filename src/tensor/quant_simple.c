@@ -4,7 +4,10 @@
 #include "tensor/dtype.h"
 #include "tensor/quant_blocks.h"
 
-static float half_at(const uint8_t *p) { return ap_f16_to_f32(ap_load16(p)); }
+static float half_at(const uint8_t *p)
+{
+    return ap_f16_to_f32(ap_load16(p));
+}
 
 void ap_block_q4_0(const uint8_t *src, float *dst)
 {
@@ -25,7 +28,10 @@ void ap_block_q4_1(const uint8_t *src, float *dst)
 }
 
 /* The fifth bits of value j stand in bit j of a 32-bit word. */
-static int five(uint8_t nibble, uint32_t high, int j) { return nibble | (int)(high >> j & 1) << 4; }
+static int five(uint8_t nibble, uint32_t high, int j)
+{
+    return nibble | (int)(high >> j & 1) << 4;
+}
 
 void ap_block_q5_0(const uint8_t *src, float *dst)
 {

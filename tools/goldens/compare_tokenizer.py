@@ -93,7 +93,7 @@ def main():
     p.add_argument("-v", type=int, default=3000)
     p.add_argument("-s", type=int, default=11)
     p.add_argument("--scan", action="store_true")
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     if a.scan:
         v = gold.variants()
         docs = [("qwen 3.5 pattern", gold.pairs(gold.QWEN35)), ("qwen 2 pattern", gold.pairs(gold.QWEN2)),

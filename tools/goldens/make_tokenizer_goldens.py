@@ -400,7 +400,7 @@ def cases(ref, rng, n):
 
 FIXED = ["", " ", "  ", "\n", "hello world", " hello", "hello  world", "Hello, World!", "a" * 300, " " * 300 + "x", "\n" * 200, "1" * 100,
          "\u0301" * 50, "e\u0316\u0301\u0316\u0301", "<|im_start|>user\nhi<|im_end|>\n<think>\n", "<bos><|turn>user\nhi<turn|>",
-         "e\u0301\u0323", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u0344", "\u2126\u212b", "\ufb2c", "\ud55c\uad6d"] + SENTENCES
+         "e\u0301\u0323", "\u1100\u1161\u11a8", "\uac00\u11a8", "\uac00\u11a7", "\u0344", "\u2126\u212b", "\ufb2c", "\ud55c\uad6d"] + SENTENCES
 
 
 def write(name, doc, n, rng):

@@ -81,6 +81,9 @@ def inert_for_nfc():
         if regex.match(r"\p{dt=can}", ch) and not unicodedata.decomposition(ch) \
                 and not 0xAC00 <= c < 0xD7A4:
             inert.add(c)
+    # Not a final consonant, though some versions of utf8proc compose it with a syllable.
+    assert NFC().normalize_str("\uac00\u11a7") == "\uac00\u11a7"
+    inert.add(0x11A7)
     # Parts of compositions made after the library's table: whole new blocks.
     for lo, hi in ((0x105C0, 0x105FF), (0x11380, 0x113FF), (0x11930, 0x11938), (0x16100, 0x1613F),
                    (0x16D40, 0x16D7F)):

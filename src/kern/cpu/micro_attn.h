@@ -1,7 +1,7 @@
 /* micro_attn.h - inner kernels of attention and of what prepares it (head norm, rotation).
  *
  * Every level computes the same bits as the functions of ref/attn_ref.c. No pointer needs any
- * alignment. */
+ * alignment. `ahead`: bytes from this page to the one that comes next, 0 = none; only a hint. */
 #ifndef AP_KERN_CPU_MICRO_ATTN_H
 #define AP_KERN_CPU_MICRO_ATTN_H
 
@@ -22,7 +22,8 @@ typedef struct ap_micro_attn {
     /* s[r*AP_PAGE + j] = q[r] . K[.][j] for all AP_PAGE keys: fma, d ascending from 0.
      *   q   n_row pointers to D values, 1 <= n_row <= AP_TILE_ROWS
      *   kt  f32 [D][AP_PAGE]; columns of keys not written yet give values that nobody reads */
-    void (*scores)(const float *const *q, int n_row, const float *kt, int head_dim, float *s);
+    void (*scores)(const float *const *q, int n_row, const float *kt, int head_dim, float *s,
+                   int64_t ahead);
 
     /* One row of AP_PAGE scores to weights, keys [lo, hi) visible, 0 <= lo < hi <= AP_PAGE:
      * m' = max(*m, max of s_j*scale); s_j = ap_expf(s_j*scale - m'), 0 for the invisible;
@@ -33,11 +34,8 @@ typedef struct ap_micro_attn {
     /* o[r][d] = fma(p[r*AP_PAGE + j], v[j*D + d], o[r][d]), j ascending over [lo[r], hi[r]).
      *   n_row  1 .. AP_TILE_ROWS;  v  f32 [AP_PAGE][D] */
     void (*values)(const float *p, int n_row, const int *lo, const int *hi, const float *v,
-                   int head_dim, float *const *o);
+                   int head_dim, float *const *o, int64_t ahead);
 } ap_micro_attn;
-
-/* The kernels of a level (REF, AVX2, AVX512; others as the best of these below them). */
-const ap_micro_attn *ap_micro_attn_for(apus_cpu level);
 
 extern const ap_micro_attn ap_attn_ref, ap_attn_avx2, ap_attn_avx512;
 

@@ -57,9 +57,6 @@ typedef struct ap_micro_recur {
     void (*decays)(double top, const double *g, int n, float *out);
 } ap_micro_recur;
 
-/* The kernels of a level (REF, AVX2, AVX512; others as the best of these below them). */
-const ap_micro_recur *ap_micro_recur_for(apus_cpu level);
-
 extern const ap_micro_recur ap_recur_ref, ap_recur_avx2, ap_recur_avx512;
 
 #endif

@@ -68,12 +68,12 @@ static int first_key(const ap_attn_args *a, int pos)
 
 /* Rows [r, r + n), n <= AP_TILE_ROWS, against the page whose first key is at position `start`. */
 static void rows_page(tile *t, const job *j, int r, int n, int start, const float *kt,
-                      const float *v)
+                      const float *v, int64_t ahead)
 {
     const ap_attn_args *a = j->a;
     int lo[AP_TILE_ROWS], hi[AP_TILE_ROWS], D = a->head_dim;
     float *s = t->s + r * AP_PAGE;
-    j->m->scores(t->q + r, n, kt, D, s);
+    j->m->scores(t->q + r, n, kt, D, s, ahead);
     for (int i = 0; i < n; i++) {
         int pos = t->pos[r + i];
         lo[i] = max_int(first_key(a, pos) - start, 0);
@@ -82,7 +82,7 @@ static void rows_page(tile *t, const job *j, int r, int n, int start, const floa
             j->m->softmax(s + i * AP_PAGE, lo[i], hi[i], a->scale, &t->m[r + i], &t->l[r + i]);
         if (c != 1) j->m->scale(t->o[r + i], NULL, c, D, t->o[r + i]);
     }
-    j->m->values(s, n, lo, hi, v, D, t->o + r);
+    j->m->values(s, n, lo, hi, v, D, t->o + r, ahead);
 }
 
 static void tile_page(tile *t, const job *j, const ap_kv_seq *s, int page, int g)
@@ -93,6 +93,9 @@ static void tile_page(tile *t, const job *j, const ap_kv_seq *s, int page, int g
         (const float *)(const void *)(a->kv.base + (size_t)s->page[page] * a->kv.page_bytes +
                                       a->kv.layer_offset);
     const float *kt = k + (size_t)g * D * AP_PAGE, *v = k + (G + (size_t)g) * D * AP_PAGE;
+    int64_t ahead = page < t->pos[t->n - 1] / AP_PAGE
+                        ? ((int64_t)s->page[page + 1] - s->page[page]) * (int64_t)a->kv.page_bytes
+                        : 0;
     int start = page * AP_PAGE, r = 0, end = t->n;
     /* Positions ascend with the rows, so the rows that see anything here are neighbours. */
     while (r < end && t->pos[r] < start) r++;
@@ -100,7 +103,8 @@ static void tile_page(tile *t, const job *j, const ap_kv_seq *s, int page, int g
     while (r < end) { /* 8 rows as 4 + 4 rather than 6 + 2 */
         int blocks = (end - r + AP_TILE_ROWS - 1) / AP_TILE_ROWS;
         int n = (end - r + blocks - 1) / blocks;
-        rows_page(t, j, r, n, start, kt, v);
+        rows_page(t, j, r, n, start, kt, v, ahead);
+        ahead = 0; /* the first rows have asked for it */
         r += n;
     }
 }

@@ -28,8 +28,10 @@ static void rotate_ref(float *a, float *b, const float *cos, const float *sin, i
     }
 }
 
-static void scores_ref(const float *const *q, int n_row, const float *kt, int head_dim, float *s)
+static void scores_ref(const float *const *q, int n_row, const float *kt, int head_dim, float *s,
+                       int64_t ahead)
 {
+    (void)ahead;
     for (int r = 0; r < n_row; r++) {
         float *row = s + r * AP_PAGE;
         for (int j = 0; j < AP_PAGE; j++) row[j] = 0;
@@ -54,8 +56,9 @@ static float softmax_ref(float *s, int lo, int hi, float scale, float *m, float 
 }
 
 static void values_ref(const float *p, int n_row, const int *lo, const int *hi, const float *v,
-                       int head_dim, float *const *o)
+                       int head_dim, float *const *o, int64_t ahead)
 {
+    (void)ahead;
     for (int r = 0; r < n_row; r++)
         for (int j = lo[r]; j < hi[r]; j++)
             for (int d = 0; d < head_dim; d++)

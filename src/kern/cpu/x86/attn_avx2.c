@@ -45,11 +45,12 @@ static void rotate_avx2(float *a, float *b, const float *cos, const float *sin, 
     }
 }
 
-static void scores_avx2(const float *const *q, int n_row, const float *kt, int head_dim, float *s)
+static void scores_avx2(const float *const *q, int n_row, const float *kt, int head_dim, float *s,
+                        int64_t ahead)
 {
     float *row[AP_TILE_ROWS];
     for (int r = 0; r < n_row; r++) row[r] = s + r * AP_PAGE;
-    tile(n_row, AP_PAGE, q, 1, kt, AP_PAGE, head_dim, row, false);
+    tile(n_row, AP_PAGE, q, 1, kt, AP_PAGE, head_dim, row, false, ahead);
 }
 
 /* Lanes of keys [j, j + 8) inside [lo, hi). */
@@ -93,7 +94,7 @@ static float softmax_avx2(float *s, int lo, int hi, float scale, float *m, float
 }
 
 static void values_avx2(const float *p, int n_row, const int *lo, const int *hi, const float *v,
-                        int head_dim, float *const *o)
+                        int head_dim, float *const *o, int64_t ahead)
 {
     const float *row[AP_TILE_ROWS];
     int from = lo[0], to = hi[0];
@@ -106,16 +107,18 @@ static void values_avx2(const float *p, int n_row, const int *lo, const int *hi,
         int end = hi[r] < from ? hi[r] : from;
         row[r] = p + r * AP_PAGE + lo[r];
         if (lo[r] < end)
-            tile(1, head_dim, row + r, 1, v + lo[r] * head_dim, head_dim, end - lo[r], o + r, true);
+            tile(1, head_dim, row + r, 1, v + lo[r] * head_dim, head_dim, end - lo[r], o + r, true,
+                 0);
         row[r] = p + r * AP_PAGE + from;
     }
-    if (from < to) tile(n_row, head_dim, row, 1, v + from * head_dim, head_dim, to - from, o, true);
+    if (from < to)
+        tile(n_row, head_dim, row, 1, v + from * head_dim, head_dim, to - from, o, true, ahead);
     for (int r = 0; r < n_row; r++) {
         int begin = lo[r] > to ? lo[r] : to;
         row[r] = p + r * AP_PAGE + begin;
         if (begin < hi[r])
             tile(1, head_dim, row + r, 1, v + begin * head_dim, head_dim, hi[r] - begin, o + r,
-                 true);
+                 true, 0);
     }
 }
 

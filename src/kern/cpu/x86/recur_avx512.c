@@ -173,7 +173,7 @@ static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_
                 ar[r] = a + (i + r) * ra;
                 cr[r] = c + (i + r) * ldc + j;
             }
-            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate);
+            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
             i += rows;
         }
     }

@@ -18,17 +18,19 @@ typedef struct shape {
     double alike; /* 0 .. 1: how much of one direction all keys share */
     double neg_a; /* > 0: -neg_exp_a of every head; 0 = drawn */
     int n_seq, n_tok[MAX_SEQ];
+    bool tiled;
 } shape;
 
 static const shape shapes[] = {
-    {1, 1, 16, 16, 0, 0, 1, {1}},
-    {2, 4, 20, 36, 0, 0, 2, {5, 70}},
-    {1, 3, 128, 128, 0.5, 0, 3, {1, 64, 65}},
-    {2, 16, 32, 8, 0.9, 0, 1, {129}},
-    {2, 2, 64, 100, 0, 1e-4, 2, {200, 3}},
-    {1, 2, 130, 17, 0.99, 1e-4, 1, {63}},
-    {1, 1, 7, 5, 0.5, 1e-3, 1, {300}},
-    {1, 4, 64, 16, 0, 2000, 1, {70}}, /* g far below -88: everything is forgotten */
+    {1, 1, 16, 16, 0, 0, 1, {1}, false},
+    {2, 4, 20, 36, 0, 0, 2, {5, 70}, false},
+    {1, 3, 128, 128, 0.5, 0, 3, {1, 64, 65}, false},
+    {2, 16, 32, 8, 0.9, 0, 1, {129}, false},
+    {2, 2, 64, 100, 0, 1e-4, 2, {200, 3}, false},
+    {2, 6, 32, 24, 0, 0, 1, {70}, true},
+    {1, 2, 130, 17, 0.99, 1e-4, 1, {63}, false},
+    {1, 1, 7, 5, 0.5, 1e-3, 1, {300}, false},
+    {1, 4, 64, 16, 0, 2000, 1, {70}, false}, /* g far below -88: everything is forgotten */
 };
 
 typedef struct setup {
@@ -83,7 +85,8 @@ static void make(kc *c, const shape *s, setup *u)
                            .n_k_head = s->Hk,
                            .n_v_head = s->Hv,
                            .k_dim = s->Dk,
-                           .v_dim = s->Dv};
+                           .v_dim = s->Dv,
+                           .tiled = s->tiled};
 }
 
 /* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
@@ -124,7 +127,8 @@ typedef struct gates {
 static void gates_of(const setup *u, int t, int h, gates *g)
 {
     const shape *s = u->s;
-    const float *q = u->a.qkv + (size_t)t * row_floats(s) + h / (s->Hv / s->Hk) * s->Dk;
+    int key_head = s->tiled ? h % s->Hk : h / (s->Hv / s->Hk);
+    const float *q = u->a.qkv + (size_t)t * row_floats(s) + key_head * s->Dk;
     const float *k = q + s->Hk * s->Dk;
     double x = (double)u->a.a[t * u->a.lda + h] + (double)u->a.dt_bias[h], qq = 1e-6, kk = 1e-6;
     g->decay = exp((double)u->a.neg_exp_a[h] * (x > 20 ? x : log1p(exp(x))));
@@ -292,7 +296,8 @@ static void check_long(kc *c, const shape *s)
 
 void check_delta(kc *c)
 {
-    shape apart = {1, 4, 128, 8, 0, 0, 1, {32768}}, alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}};
+    shape apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
+          alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
         apart.n_tok[0] = alike.n_tok[0] = 4096;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -323,8 +328,8 @@ static void run(const ap_kern *k, void *arg)
 
 void bench_delta(kc_bench *b)
 {
-    static const shape shape_of[] = {{8, 16, 128, 128, 0, 0, 1, {1}},
-                                     {8, 16, 128, 128, 0, 0, 1, {256}}};
+    static const shape shape_of[] = {{8, 16, 128, 128, 0, 0, 1, {1}, false},
+                                     {8, 16, 128, 128, 0, 0, 1, {256}, false}};
     for (int i = 0; i < 3; i++) {
         const shape *s = &shape_of[i > 0];
         const char *form = i == 2 ? "chunked" : "recurrent";

@@ -31,7 +31,7 @@ ap_delta_gate ap_delta_gate_of(const ap_delta_args *a, int64_t t, int h, double 
 void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h, float *q,
                    float *k)
 {
-    int Dk = a->k_dim, key_head = h / (a->n_v_head / a->n_k_head);
+    int Dk = a->k_dim, key_head = a->tiled ? h % a->n_k_head : h / (a->n_v_head / a->n_k_head);
     const float *x = ap_delta_row(a, t) + (size_t)key_head * (size_t)Dk;
     const float *y = x + (size_t)a->n_k_head * (size_t)Dk;
     m->scale(x, 1.0f / sqrtf(m->dot(x, x, Dk) + 1e-6f), (float)(1.0 / sqrt((double)Dk)), Dk, q);

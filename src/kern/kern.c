@@ -7,7 +7,8 @@ apus_err ap_kern_cpu(apus_cpu level, ap_pool *pool, ap_kern *out, apus_diag *dia
 {
     if (level == APUS_CPU_AUTO) level = ap_cpu_best();
     if (!ap_cpu_has(level))
-        return ap_fail(diag, APUS_EINVAL, "this processor does not have the level \"%s\"; its best is \"%s\"",
+        return ap_fail(diag, APUS_EINVAL,
+                       "this processor does not have the level \"%s\"; its best is \"%s\"",
                        apus_cpu_name(level), apus_cpu_name(ap_cpu_best()));
     ap_cpu_table(level, pool, out);
     return APUS_OK;

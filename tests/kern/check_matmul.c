@@ -13,7 +13,9 @@ static const ap_dtype types[] = {AP_F32, AP_F16, AP_BF16};
 static size_t packed_bytes(ap_dtype t, int rows, int cols)
 {
     size_t panels = ((size_t)rows + 15) / 16, c = (size_t)cols;
-    return t == AP_F32 ? panels * c * 64 : t == AP_F16 ? panels * c * 32 : panels * ((c + 1) / 2) * 64;
+    return t == AP_F32   ? panels * c * 64
+           : t == AP_F16 ? panels * c * 32
+                         : panels * ((c + 1) / 2) * 64;
 }
 
 void check_pack_bytes(kc *c)
@@ -54,8 +56,8 @@ static size_t place(ap_dtype t, int cols, int r, int i)
 
 void check_pack(kc *c)
 {
-    static const int sizes[][2] = {{1, 1}, {1, 2}, {3, 5}, {15, 7}, {16, 16}, {17, 3}, {40, 33},
-                                   {64, 128}, {130, 515}, {1000, 301}};
+    static const int sizes[][2] = {{1, 1},  {1, 2},   {3, 5},    {15, 7},    {16, 16},
+                                   {17, 3}, {40, 33}, {64, 128}, {130, 515}, {1000, 301}};
     for (int i = 0; i < 30; i++) {
         ap_dtype t = types[i % 3];
         int rows = sizes[i / 3][0], cols = sizes[i / 3][1];
@@ -132,7 +134,8 @@ static void start_y(float *y, const float *old, const ap_matmul_args *a, size_t 
         memcpy(y + t * a->ldy, old + t * a->ldy, (size_t)a->w->rows * sizeof(float));
 }
 
-static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accumulate, float softcap)
+static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accumulate,
+                              float softcap)
 {
     int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
@@ -143,8 +146,14 @@ static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accum
             softcap != 0 ? " softcap" : "");
     ap_tensor src = kc_tensor(c, t, N, K, 1.0 / sqrt(K), &values);
     ap_mat w = kc_mat(c, c->ref, &src);
-    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T,
-                        .accumulate = accumulate, .softcap = softcap};
+    ap_matmul_args a = {.x = x,
+                        .w = &w,
+                        .y = want,
+                        .ldx = ldx,
+                        .ldy = ldy,
+                        .n_tok = T,
+                        .accumulate = accumulate,
+                        .softcap = softcap};
     product64(x, ldx, values, T, N, K, y64, mag);
     for (size_t i = 0; i < dense; i++) {
         int r = (int)(i / (size_t)N), n = (int)(i % (size_t)N);
@@ -189,7 +198,8 @@ static void check_special_rows(kc *c, ap_dtype t)
 {
     enum { T = 14, N = 50, K = 70 };
     kc_case(c, "%s with infinities", ap_dtype_name(t));
-    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N), *y = kc_out(c, (size_t)T * N);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N),
+          *y = kc_out(c, (size_t)T * N);
     x[3 * K + 5] = INFINITY;
     x[7 * K + K - 1] = NAN;
     ap_tensor src = kc_tensor(c, t, N, K, 1.0, NULL);
@@ -198,7 +208,8 @@ static void check_special_rows(kc *c, ap_dtype t)
     c->ref->matmul(c->ref, &a);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
-            if (!isfinite(want[r * N + n]) != (r == 3 || r == 7)) kc_fail(c, "row %d is touched", r);
+            if (!isfinite(want[r * N + n]) != (r == 3 || r == 7))
+                kc_fail(c, "row %d is touched", r);
     for (int k = 0; k < c->n_kern; k++) {
         a.y = y;
         kc_poison(y, (size_t)T * N);
@@ -210,7 +221,8 @@ static void check_special_rows(kc *c, ap_dtype t)
 void check_matmul(kc *c)
 {
     static const int toks[] = {0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 61, 121, 250};
-    static const int rows[] = {1, 15, 16, 17, 40, 64, 129}, cols[] = {1, 2, 3, 31, 64, 511, 512, 513, 1101};
+    static const int rows[] = {1, 15, 16, 17, 40, 64, 129},
+                     cols[] = {1, 2, 3, 31, 64, 511, 512, 513, 1101};
     for (int i = 0; i < 15 * 6; i++) {
         int T = toks[i % 15], N = rows[kc_int(c, 0, 6)], K = cols[kc_int(c, 0, 8)];
         while ((int64_t)T * N * K > 3000000) K /= 2;
@@ -252,8 +264,11 @@ static void bench_matmul_case(kc_bench *b, ap_dtype t, int T, int N, int K)
     r.n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS;
     ap_tensor src = kc_tensor(b->c, t, N, K, 0.02, NULL);
     for (int i = 0; i < r.n_mats; i++) w[i] = kc_mat(b->c, b->k, &src);
-    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
-                           .ldx = K, .ldy = N, .n_tok = T};
+    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0),
+                           .y = kc_out(b->c, (size_t)T * N),
+                           .ldx = K,
+                           .ldy = N,
+                           .n_tok = T};
     snprintf(shape, sizeof shape, "T=%d %dx%d %s", T, N, K, ap_dtype_name(t));
     kc_time(b, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_matmul, &r);
 }
@@ -282,13 +297,23 @@ static void check_glu_case(kc *c, ap_dtype tg, ap_dtype tu, int T, int F, int K,
 {
     int64_t ldx = K + kc_int(c, 0, 3), ldy = F + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * F;
-    float *vg, *vu, *x = kc_in(c, (size_t)(T * ldx), 1.0), *want = kc_out(c, ny), *y = kc_out(c, ny);
+    float *vg, *vu, *x = kc_in(c, (size_t)(T * ldx), 1.0), *want = kc_out(c, ny),
+                    *y = kc_out(c, ny);
     float *order = kc_out(c, ny);
-    double *g = kc_f64(c, dense), *gm = kc_f64(c, dense), *u = kc_f64(c, dense), *um = kc_f64(c, dense);
-    kc_case(c, "%s/%s T=%d F=%d K=%d act=%d", ap_dtype_name(tg), ap_dtype_name(tu), T, F, K, (int)act);
-    ap_tensor sg = kc_tensor(c, tg, F, K, 1.0 / sqrt(K), &vg), su = kc_tensor(c, tu, F, K, 1.0 / sqrt(K), &vu);
+    double *g = kc_f64(c, dense), *gm = kc_f64(c, dense), *u = kc_f64(c, dense),
+           *um = kc_f64(c, dense);
+    kc_case(c, "%s/%s T=%d F=%d K=%d act=%d", ap_dtype_name(tg), ap_dtype_name(tu), T, F, K,
+            (int)act);
+    ap_tensor sg = kc_tensor(c, tg, F, K, 1.0 / sqrt(K), &vg),
+              su = kc_tensor(c, tu, F, K, 1.0 / sqrt(K), &vu);
     ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
-    ap_glu_args a = {.x = x, .gate = &gate, .up = &up, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T,
+    ap_glu_args a = {.x = x,
+                     .gate = &gate,
+                     .up = &up,
+                     .y = want,
+                     .ldx = ldx,
+                     .ldy = ldy,
+                     .n_tok = T,
                      .act = act};
     product64(x, ldx, vg, T, F, K, g, gm);
     product64(x, ldx, vu, T, F, K, u, um);
@@ -336,7 +361,10 @@ void check_glu(kc *c)
     check_glu_case(c, AP_BF16, AP_BF16, 9, 200, 1030, AP_ACT_GELU_TANH);
 }
 
-static void run_glu(const ap_kern *k, void *arg) { k->glu(k, arg); }
+static void run_glu(const ap_kern *k, void *arg)
+{
+    k->glu(k, arg);
+}
 
 void bench_glu(kc_bench *b)
 {
@@ -344,8 +372,13 @@ void bench_glu(kc_bench *b)
     if (b->k->level == APUS_CPU_REF) return;
     ap_tensor src = kc_tensor(b->c, AP_BF16, F, K, 0.02, NULL);
     ap_mat gate = kc_mat(b->c, b->k, &src), up = kc_mat(b->c, b->k, &src);
-    ap_glu_args a = {.x = kc_in(b->c, (size_t)T * K, 1.0), .gate = &gate, .up = &up,
-                     .y = kc_out(b->c, (size_t)T * F), .ldx = K, .ldy = F, .act = AP_ACT_SILU};
+    ap_glu_args a = {.x = kc_in(b->c, (size_t)T * K, 1.0),
+                     .gate = &gate,
+                     .up = &up,
+                     .y = kc_out(b->c, (size_t)T * F),
+                     .ldx = K,
+                     .ldy = F,
+                     .act = AP_ACT_SILU};
     double bytes = 4.0 * F * K;
     a.n_tok = 1;
     kc_time(b, "T=1 2x8192x2048 bf16", 4.0 * F * K, bytes, run_glu, &a);

@@ -21,8 +21,8 @@ void check_moe_scratch_bytes(kc *c)
     /* That the bytes are enough is seen by check_moe, which gives no more. Here: they grow with
      * each size, and nothing wraps around. */
     for (int i = 0; i < 100; i++) {
-        int T = kc_int(c, 1, 600), E = kc_int(c, 1, 256), K = kc_int(c, 1, 16), H = kc_int(c, 1, 4096),
-            F = kc_int(c, 1, 4096);
+        int T = kc_int(c, 1, 600), E = kc_int(c, 1, 256), K = kc_int(c, 1, 16),
+            H = kc_int(c, 1, 4096), F = kc_int(c, 1, 4096);
         kc_case(c, "T=%d E=%d K=%d H=%d F=%d", T, E, K, H, F);
         for (int k = 0; k < c->n_kern; k++) {
             const ap_kern *n = &c->kern[k].k;
@@ -48,7 +48,8 @@ static void make_model(kc *c, model *m, int n_expert, int hidden, int ffn, const
         ap_tensor g = kc_tensor(c, t, ffn, hidden, 1.0 / sqrt(hidden), &m->gate[e]);
         ap_tensor u = kc_tensor(c, t, ffn, hidden, 1.0 / sqrt(hidden), &m->up[e]);
         ap_tensor d = kc_tensor(c, t, hidden, ffn, 1.0 / sqrt(ffn), &m->down[e]);
-        m->expert[e] = (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
+        m->expert[e] =
+            (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
     }
 }
 
@@ -59,7 +60,9 @@ static void make_routing(kc *c, routing how, int T, int E, int K, int32_t *ids, 
             int e;
             bool taken;
             do {
-                e = how == ALL_TO_ONE && j == 0 ? 0 : how == EVEN ? (t * K + j) % E : kc_int(c, 0, E - 1);
+                e = how == ALL_TO_ONE && j == 0 ? 0
+                    : how == EVEN               ? (t * K + j) % E
+                                                : kc_int(c, 0, E - 1);
                 taken = false;
                 for (int i = 0; i < j; i++) taken |= ids[t * K + i] == e;
             } while (taken && how != EVEN);
@@ -85,7 +88,8 @@ static double act64(ap_act act, double x)
     return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
 }
 
-static void moe64(kc *c, const model *m, const ap_moe_args *a, const float *old, double *y, double *mag)
+static void moe64(kc *c, const model *m, const ap_moe_args *a, const float *old, double *y,
+                  double *mag)
 {
     double *mid = kc_f64(c, (size_t)m->ffn), *midm = kc_f64(c, (size_t)m->ffn);
     double *x = kc_f64(c, (size_t)m->hidden), *xm = kc_f64(c, (size_t)m->hidden);
@@ -163,8 +167,16 @@ static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how
             accumulate ? " accumulate" : "");
     make_routing(c, how, T, E, K, ids, used);
     make_model(c, &m, E, H, F, used);
-    ap_moe_args a = {.x = x, .ids = ids, .weights = weights, .experts = m.expert, .ldx = ldx, .ldy = ldy,
-                     .n_tok = T, .n_expert = E, .n_used = K, .accumulate = accumulate,
+    ap_moe_args a = {.x = x,
+                     .ids = ids,
+                     .weights = weights,
+                     .experts = m.expert,
+                     .ldx = ldx,
+                     .ldy = ldy,
+                     .n_tok = T,
+                     .n_expert = E,
+                     .n_used = K,
+                     .accumulate = accumulate,
                      .act = kc_int(c, 0, 1) ? AP_ACT_SILU : AP_ACT_GELU_TANH};
     moe64(c, &m, &a, old, y64, mag);
     float *order = kc_out(c, ny);
@@ -193,8 +205,8 @@ static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how
 
 void check_moe(kc *c)
 {
-    static const int shapes[][5] = {{0, 4, 2, 16, 16}, {1, 1, 1, 1, 1},    {1, 8, 2, 33, 20},
-                                    {2, 8, 8, 40, 17}, {5, 16, 4, 64, 32}, {7, 3, 2, 100, 50},
+    static const int shapes[][5] = {{0, 4, 2, 16, 16},  {1, 1, 1, 1, 1},     {1, 8, 2, 33, 20},
+                                    {2, 8, 8, 40, 17},  {5, 16, 4, 64, 32},  {7, 3, 2, 100, 50},
                                     {33, 8, 2, 48, 70}, {130, 6, 2, 30, 20}, {300, 64, 8, 16, 16}};
     for (int i = 0; i < 9 * 3; i++) {
         const int *s = shapes[i / 3];
@@ -204,7 +216,10 @@ void check_moe(kc *c)
     check_moe_case(c, 260, 4, 1, 24, 40, ALL_TO_ONE, false);
 }
 
-static void run_moe(const ap_kern *k, void *arg) { k->moe(k, arg); }
+static void run_moe(const ap_kern *k, void *arg)
+{
+    k->moe(k, arg);
+}
 
 void bench_moe(kc_bench *b)
 {
@@ -212,15 +227,24 @@ void bench_moe(kc_bench *b)
     static ap_expert expert[E];
     if (b->k->level == APUS_CPU_REF) return;
     kc *c = b->c;
-    ap_tensor in = kc_tensor(c, AP_BF16, F, H, 0.02, NULL), out = kc_tensor(c, AP_BF16, H, F, 0.02, NULL);
+    ap_tensor in = kc_tensor(c, AP_BF16, F, H, 0.02, NULL),
+              out = kc_tensor(c, AP_BF16, H, F, 0.02, NULL);
     for (int e = 0; e < E; e++)
         expert[e] = (ap_expert){kc_mat(c, b->k, &in), kc_mat(c, b->k, &in), kc_mat(c, b->k, &out)};
     int32_t *ids = kc_bytes(c, (size_t)T * K * sizeof *ids);
     bool used[E];
     make_routing(c, ANY, T, E, K, ids, used);
-    ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1), .ids = ids, .weights = kc_in(c, (size_t)T * K, 0.1),
-                     .experts = expert, .y = kc_out(c, (size_t)T * H), .ldx = H, .ldy = H, .n_tok = 1,
-                     .n_expert = E, .n_used = K, .act = AP_ACT_SILU,
+    ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1),
+                     .ids = ids,
+                     .weights = kc_in(c, (size_t)T * K, 0.1),
+                     .experts = expert,
+                     .y = kc_out(c, (size_t)T * H),
+                     .ldx = H,
+                     .ldy = H,
+                     .n_tok = 1,
+                     .n_expert = E,
+                     .n_used = K,
+                     .act = AP_ACT_SILU,
                      .scratch = kc_bytes(c, b->k->moe_scratch_bytes(b->k, T, E, K, H, F))};
     double macs = 3.0 * K * H * F;
     kc_time(b, "T=1 E=64 K=8 H=2048 F=512 bf16", 2 * macs, 2 * macs, run_moe, &a);

@@ -21,8 +21,9 @@ static void choose64(const float *l, int n_expert, int n_used, int32_t *ids)
     }
 }
 
-/* mag: the rounding of l - max is relative to that difference, and exp makes it relative to p; a plain
- * sum of n positive terms may be off by n roundings, small terms behind a large one being lost. */
+/* mag: the rounding of l - max is relative to that difference, and exp makes it relative to p; a
+ * plain sum of n positive terms may be off by n roundings, small terms behind a large one being
+ * lost. */
 static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w, double *mag)
 {
     const float *l = a->logits + (size_t)t * a->n_expert;
@@ -30,7 +31,8 @@ static void route64(const ap_route_args *a, int t, const int32_t *ids, double *w
     for (int j = 0; j < a->n_used && a->norm; j++) sum += exp(l[ids[j]] - max);
     for (int e = 0; e < a->n_expert && !a->norm; e++) sum += exp(l[e] - max);
     for (int j = 0; j < a->n_used; j++) {
-        w[j] = exp(l[ids[j]] - max) / sum * (a->per_expert_scale ? a->per_expert_scale[ids[j]] : 1.0);
+        w[j] =
+            exp(l[ids[j]] - max) / sum * (a->per_expert_scale ? a->per_expert_scale[ids[j]] : 1.0);
         double terms = (a->norm ? a->n_used : a->n_expert) / 24.0; /* KC_SUM allows 24 of mag */
         mag[j] = isfinite(l[ids[j]]) ? fabs(w[j]) * (max - l[ids[j]] + terms) : 0.0;
     }
@@ -61,8 +63,13 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
     int32_t *ids64 = kc_bytes(c, n * sizeof(int32_t));
     float *want = kc_out(c, n), *w = kc_out(c, n), *order = kc_out(c, n);
     double *w64 = kc_f64(c, n), *mag = kc_f64(c, n);
-    ap_route_args a = {.logits = l, .per_expert_scale = kind == 3 ? scale : NULL, .ids = want_ids,
-                       .weights = want, .n_tok = n_tok, .n_expert = n_expert, .n_used = n_used,
+    ap_route_args a = {.logits = l,
+                       .per_expert_scale = kind == 3 ? scale : NULL,
+                       .ids = want_ids,
+                       .weights = want,
+                       .n_tok = n_tok,
+                       .n_expert = n_expert,
+                       .n_used = n_used,
                        .norm = norm};
     c->ref->route(c->ref, &a);
     for (int t = 0; t < n_tok; t++) {
@@ -70,7 +77,8 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
         route64(&a, t, ids64 + t * n_used, w64 + t * n_used, mag + t * n_used);
         route_by_order(&a, t, ids64 + t * n_used, order + t * n_used);
     }
-    if (n && memcmp(want_ids, ids64, n * sizeof(int32_t))) kc_fail(c, "ids differ from the oracle's");
+    if (n && memcmp(want_ids, ids64, n * sizeof(int32_t)))
+        kc_fail(c, "ids differ from the oracle's");
     kc_same(c, "order", "weights", want, n_used, order, n_used, n_tok, n_used);
     kc_close(c, "weights", KC_ROUTE, want, n_used, w64, mag, n_tok, n_used);
     for (int k = 0; k < 2 * c->n_kern; k++) {
@@ -86,7 +94,8 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
             b.n_tok = step;
             kern->k.route(&kern->k, &b);
         }
-        if (n && memcmp(want_ids, ids, n * sizeof(int32_t))) kc_fail(c, "%s: ids differ", kern->name);
+        if (n && memcmp(want_ids, ids, n * sizeof(int32_t)))
+            kc_fail(c, "%s: ids differ", kern->name);
         kc_same(c, kern->name, "weights", w, n_used, want, n_used, n_tok, n_used);
     }
 }
@@ -98,7 +107,12 @@ static void check_nan(kc *c)
     int32_t ids[4], want[4] = {4, 1, 0, 2};
     kc_case(c, "NaN logits");
     for (int k = 0; k < c->n_kern; k++) {
-        ap_route_args a = {.logits = l, .ids = ids, .weights = w, .n_tok = 1, .n_expert = 8, .n_used = 4,
+        ap_route_args a = {.logits = l,
+                           .ids = ids,
+                           .weights = w,
+                           .n_tok = 1,
+                           .n_expert = 8,
+                           .n_used = 4,
                            .norm = true};
         c->kern[k].k.route(&c->kern[k].k, &a);
         if (memcmp(ids, want, sizeof want))
@@ -108,21 +122,30 @@ static void check_nan(kc *c)
 
 void check_route(kc *c)
 {
-    static const int experts[][2] = {{1, 1}, {2, 1}, {8, 2}, {16, 16}, {17, 3}, {128, 8}, {512, 10}, {600, 4}};
+    static const int experts[][2] = {{1, 1},  {2, 1},   {8, 2},    {16, 16},
+                                     {17, 3}, {128, 8}, {512, 10}, {600, 4}};
     for (int i = 0; i < 8 * 4 * 2; i++)
-        check_route_case(c, i % 5 == 0 ? 70 : i % 7, experts[i / 8][0], experts[i / 8][1], i / 2 % 4,
-                         i % 2);
+        check_route_case(c, i % 5 == 0 ? 70 : i % 7, experts[i / 8][0], experts[i / 8][1],
+                         i / 2 % 4, i % 2);
     check_nan(c);
 }
 
-static void run_route(const ap_kern *k, void *arg) { k->route(k, arg); }
+static void run_route(const ap_kern *k, void *arg)
+{
+    k->route(k, arg);
+}
 
 void bench_route(kc_bench *b)
 {
     enum { T = 512, E = 512, K = 10 };
     float *l = kc_in(b->c, (size_t)T * E, 1.0), *w = kc_out(b->c, (size_t)T * K);
-    ap_route_args a = {.logits = l, .ids = kc_bytes(b->c, (size_t)T * K * 4), .weights = w, .n_tok = T,
-                       .n_expert = E, .n_used = K, .norm = true};
+    ap_route_args a = {.logits = l,
+                       .ids = kc_bytes(b->c, (size_t)T * K * 4),
+                       .weights = w,
+                       .n_tok = T,
+                       .n_expert = E,
+                       .n_used = K,
+                       .norm = true};
     kc_time(b, "T=512 E=512 K=10", 0, 4.0 * T * E, run_route, &a);
     a.n_tok = 1;
     kc_time(b, "T=1 E=512 K=10 (cached)", 0, 4.0 * E, run_route, &a);

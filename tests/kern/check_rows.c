@@ -7,13 +7,24 @@
 #include "kern/cpu/micro.h"
 #include "kern/cpu/micro_elem.h"
 
-static double sigmoid64(double x) { return 1.0 / (1.0 + exp(-x)); }
-static double silu64(double x) { return x == -INFINITY ? 0.0 : x / (1.0 + exp(-x)); }
+static double sigmoid64(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+static double silu64(double x)
+{
+    return x == -INFINITY ? 0.0 : x / (1.0 + exp(-x));
+}
 static double gelu64(double x)
 {
-    return x == -INFINITY ? 0.0 : 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    return x == -INFINITY
+               ? 0.0
+               : 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
 }
-static double softplus64(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
+static double softplus64(double x)
+{
+    return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
+}
 
 /* ------------------------------------------------------------------ embed */
 
@@ -33,7 +44,11 @@ void check_embed(kc *c)
         float *want = kc_out(c, n), *out = kc_out(c, n);
         for (int j = 0; j < n_tok; j++)
             for (int h = 0; h < width; h++) want[j * width + h] = v[tok[j] * width + h] * scale;
-        ap_embed_args a = {.table = &table, .tok = tok, .scale = scale, .out = out, .n_tok = n_tok,
+        ap_embed_args a = {.table = &table,
+                           .tok = tok,
+                           .scale = scale,
+                           .out = out,
+                           .n_tok = n_tok,
                            .width = width};
         c->ref->embed(c->ref, &a);
         kc_same(c, "ref", "out", out, width, want, width, n_tok, width);
@@ -49,7 +64,10 @@ typedef struct embed_run {
     ap_embed_args a;
 } embed_run;
 
-static void run_embed(const ap_kern *k, void *arg) { k->embed(k, &((embed_run *)arg)->a); }
+static void run_embed(const ap_kern *k, void *arg)
+{
+    k->embed(k, &((embed_run *)arg)->a);
+}
 
 void bench_embed(kc_bench *b)
 {
@@ -57,8 +75,12 @@ void bench_embed(kc_bench *b)
     ap_tensor table = kc_tensor(b->c, AP_BF16, V, H, 0.1, NULL);
     int32_t *tok = kc_bytes(b->c, T * sizeof *tok);
     for (int i = 0; i < T; i++) tok[i] = kc_int(b->c, 0, V - 1);
-    embed_run r = {{.table = &table, .tok = tok, .scale = 2.0f, .out = kc_out(b->c, (size_t)T * H),
-                    .n_tok = T, .width = H}};
+    embed_run r = {{.table = &table,
+                    .tok = tok,
+                    .scale = 2.0f,
+                    .out = kc_out(b->c, (size_t)T * H),
+                    .n_tok = T,
+                    .width = H}};
     kc_time(b, "T=512 H=2048 bf16", 0, 6.0 * T * H, run_embed, &r);
 }
 
@@ -105,8 +127,15 @@ static void check_norm_case(kc *c, int rows, int n, int flags)
     float *x = kc_in(c, nx, 2.0), *w = kc_in(c, (size_t)n, 1.0), *out = kc_out(c, nout);
     float *old = kc_in(c, nout, 1.0), *want = kc_out(c, nout), *order = kc_out(c, nout);
     bool accumulate = flags & 2, in_place = flags & 4;
-    ap_norm_args a = {.x = x, .weight = flags & 1 ? w : NULL, .out = want, .ldx = ldx,
-                      .ldout = ldout, .rows = rows, .n = n, .eps = 1e-6f, .accumulate = accumulate,
+    ap_norm_args a = {.x = x,
+                      .weight = flags & 1 ? w : NULL,
+                      .out = want,
+                      .ldx = ldx,
+                      .ldout = ldout,
+                      .rows = rows,
+                      .n = n,
+                      .eps = 1e-6f,
+                      .accumulate = accumulate,
                       .post_scale = accumulate ? 0.75f : 1.0f};
     kc_case(c, "rows=%d n=%d%s%s%s", rows, n, flags & 1 ? " weight" : "",
             accumulate ? " accumulate" : "", in_place ? " in place" : "");
@@ -150,14 +179,18 @@ void check_norm(kc *c)
     check_norm_case(c, 300, 515, 3);
 }
 
-static void run_norm(const ap_kern *k, void *arg) { k->norm(k, arg); }
+static void run_norm(const ap_kern *k, void *arg)
+{
+    k->norm(k, arg);
+}
 
 void bench_norm(kc_bench *b)
 {
     enum { T = 512, H = 2048 };
-    float *x = kc_in(b->c, (size_t)T * H, 1), *w = kc_in(b->c, H, 1), *y = kc_out(b->c, (size_t)T * H);
-    ap_norm_args a = {.x = x, .weight = w, .out = y, .ldx = H, .ldout = H, .rows = T, .n = H,
-                      .eps = 1e-6f};
+    float *x = kc_in(b->c, (size_t)T * H, 1), *w = kc_in(b->c, H, 1),
+          *y = kc_out(b->c, (size_t)T * H);
+    ap_norm_args a = {
+        .x = x, .weight = w, .out = y, .ldx = H, .ldout = H, .rows = T, .n = H, .eps = 1e-6f};
     kc_time(b, "T=512 H=2048", 0, 8.0 * T * H, run_norm, &a);
     a.rows = 1;
     kc_time(b, "T=1 H=2048 (cached)", 0, 8.0 * H, run_norm, &a);
@@ -173,12 +206,25 @@ static void elem64(const ap_elem_args *a, const float *y0, double *y, double *ma
                 double u = y0[t * a->ldy + b * a->y_block + i];
                 double x = a->x[t * a->ldx + b * a->x_block + i], v = 0, m = fabs(u) + fabs(x);
                 switch (a->op) {
-                case AP_ELEM_ADD: v = u + x; break;
-                case AP_ELEM_MUL_SIGMOID: v = u * sigmoid64(x); m = fabs(u); break;
-                case AP_ELEM_ADD_GATED: v = u + sigmoid64(a->gate[t]) * x; break;
+                case AP_ELEM_ADD:
+                    v = u + x;
+                    break;
+                case AP_ELEM_MUL_SIGMOID:
+                    v = u * sigmoid64(x);
+                    m = fabs(u);
+                    break;
+                case AP_ELEM_ADD_GATED:
+                    v = u + sigmoid64(a->gate[t]) * x;
+                    break;
                 /* relative error of gelu grows with |x| left of zero, where it is small */
-                case AP_ELEM_GELU_MUL: v = gelu64(u) * x; m = fabs(u * x); break;
-                case AP_ELEM_AVERAGE: v = (u + x) * a->scale; m *= fabs(a->scale); break;
+                case AP_ELEM_GELU_MUL:
+                    v = gelu64(u) * x;
+                    m = fabs(u * x);
+                    break;
+                case AP_ELEM_AVERAGE:
+                    v = (u + x) * a->scale;
+                    m *= fabs(a->scale);
+                    break;
                 }
                 size_t at = ((size_t)t * a->n_block + b) * a->n + i;
                 y[at] = v;
@@ -190,11 +236,16 @@ static void elem64(const ap_elem_args *a, const float *y0, double *y, double *ma
 static float elem_by_order(const ap_elem_args *a, int t, float y, float x)
 {
     switch (a->op) {
-    case AP_ELEM_ADD: return y + x;
-    case AP_ELEM_MUL_SIGMOID: return y * ap_sigmoidf(x);
-    case AP_ELEM_ADD_GATED: return fmaf(ap_sigmoidf(a->gate[t]), x, y);
-    case AP_ELEM_GELU_MUL: return ap_gelu_tanhf(y) * x;
-    case AP_ELEM_AVERAGE: return (y + x) * a->scale;
+    case AP_ELEM_ADD:
+        return y + x;
+    case AP_ELEM_MUL_SIGMOID:
+        return y * ap_sigmoidf(x);
+    case AP_ELEM_ADD_GATED:
+        return fmaf(ap_sigmoidf(a->gate[t]), x, y);
+    case AP_ELEM_GELU_MUL:
+        return ap_gelu_tanhf(y) * x;
+    case AP_ELEM_AVERAGE:
+        return (y + x) * a->scale;
     }
     return NAN;
 }
@@ -206,17 +257,28 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
     size_t ny = (size_t)rows * ldy, nx = (size_t)rows * ldx;
     float *y0 = kc_in(c, ny, 1.5), *x = kc_in(c, nx, 1.5), *gate = kc_in(c, (size_t)rows, 2.0);
     float *want = kc_out(c, ny), *y = kc_out(c, ny);
-    double *y64 = kc_f64(c, (size_t)rows * n_block * n), *mag = kc_f64(c, (size_t)rows * n_block * n);
-    ap_elem_args a = {.op = op, .y = want, .x = x, .gate = gate, .ldy = ldy, .ldx = ldx, .rows = rows,
-                      .n = n, .n_block = n_block, .y_block = yb, .x_block = xb, .scale = 0.3f};
+    double *y64 = kc_f64(c, (size_t)rows * n_block * n),
+           *mag = kc_f64(c, (size_t)rows * n_block * n);
+    ap_elem_args a = {.op = op,
+                      .y = want,
+                      .x = x,
+                      .gate = gate,
+                      .ldy = ldy,
+                      .ldx = ldx,
+                      .rows = rows,
+                      .n = n,
+                      .n_block = n_block,
+                      .y_block = yb,
+                      .x_block = xb,
+                      .scale = 0.3f};
     kc_case(c, "op=%d rows=%d n=%d blocks=%d", (int)op, rows, n, n_block);
     elem64(&a, y0, y64, mag);
     float *order = kc_out(c, ny);
     for (int t = 0; t < rows; t++)
         for (int b = 0; b < n_block; b++)
             for (int i = 0; i < n; i++)
-                order[t * ldy + b * yb + i] = elem_by_order(&a, t, y0[t * ldy + b * yb + i],
-                                                            x[t * ldx + b * xb + i]);
+                order[t * ldy + b * yb + i] =
+                    elem_by_order(&a, t, y0[t * ldy + b * yb + i], x[t * ldx + b * xb + i]);
     for (int k = -1; k < c->n_kern; k++) {
         const ap_kern *kern = k < 0 ? c->ref : &c->kern[k].k;
         a.y = k < 0 ? want : y;
@@ -228,7 +290,8 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
         for (int t = 0; t < rows; t++) {
             float *row = a.y + t * ldy;
             kc_written(c, "y", row, n_block, n, yb);
-            kc_same(c, k < 0 ? "order" : c->kern[k].name, "y", row, yb, order + t * ldy, yb, n_block, n);
+            kc_same(c, k < 0 ? "order" : c->kern[k].name, "y", row, yb, order + t * ldy, yb,
+                    n_block, n);
             if (k < 0)
                 kc_close(c, "y", KC_MATH, row, yb, y64 + (size_t)t * n_block * n,
                          mag + (size_t)t * n_block * n, n_block, n);
@@ -242,7 +305,7 @@ typedef struct function {
     const char *name;
     float (*f)(float);
     double (*f64)(double);
-    double ulps; /* relative error allowed for normal results, in units of 2^-24 */
+    double ulps;  /* relative error allowed for normal results, in units of 2^-24 */
     float lo, hi; /* where that holds */
 } function;
 
@@ -262,7 +325,8 @@ static void check_functions(kc *c, const float *x, int n)
         const function *fn = &functions[f];
         kc_case(c, "ap_%sf", fn->name);
         for (int i = 0; i < n; i++) {
-            if (!(x[i] >= fn->lo && x[i] <= fn->hi) || (x[i] != 0 && fabsf(x[i]) < 1.2e-38f)) continue;
+            if (!(x[i] >= fn->lo && x[i] <= fn->hi) || (x[i] != 0 && fabsf(x[i]) < 1.2e-38f))
+                continue;
             double want = fn->f64(x[i]), got = fn->f(x[i]);
             c->values++;
             if (fabs(got - want) > fn->ulps * KC_EPS * fabs(want) + 1.2e-38) {
@@ -277,17 +341,28 @@ static void vector_functions(const ap_micro_elem *m, int which, const float *x, 
 {
     for (int i = 0; i < n; i++) y[i] = which == 4 ? x[i] : 1.0f;
     switch (which) {
-    case 0: m->exp_less(x, 0.0f, y, n); break;
-    case 1: m->mul_sigmoid(y, x, n); break;
-    case 2: m->act_mul(AP_ACT_SILU, x, y, y, n); break;
-    case 3: m->act_mul(AP_ACT_GELU_TANH, x, y, y, n); break;
-    default: m->softcap(y, 1.0f, n); break;
+    case 0:
+        m->exp_less(x, 0.0f, y, n);
+        break;
+    case 1:
+        m->mul_sigmoid(y, x, n);
+        break;
+    case 2:
+        m->act_mul(AP_ACT_SILU, x, y, y, n);
+        break;
+    case 3:
+        m->act_mul(AP_ACT_GELU_TANH, x, y, y, n);
+        break;
+    default:
+        m->softcap(y, 1.0f, n);
+        break;
     }
 }
 
 static void check_vectors(kc *c, const float *x, float *y, float *want, int n)
 {
-    static float (*const scalar[])(float) = {ap_expf, ap_sigmoidf, ap_siluf, ap_gelu_tanhf, ap_tanhf};
+    static float (*const scalar[])(float) = {ap_expf, ap_sigmoidf, ap_siluf, ap_gelu_tanhf,
+                                             ap_tanhf};
     for (int f = 0; f < 5; f++) {
         for (int i = 0; i < n; i++) want[i] = scalar[f](x[i]);
         for (int k = 0; k < c->n_kern; k++) {
@@ -303,10 +378,12 @@ static void check_vectors(kc *c, const float *x, float *y, float *want, int n)
 /* Values of every kind: all exponents, both signs, and the edges of the pieces. */
 static void any_floats(kc *c, float *x, int n)
 {
-    static const float edges[] = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-45f, -1e-45f, 1.17549435e-38f,
-                                  -87.33654f, -87.33655f, -87.3365f, 88.72283f, 88.72284f, 88.7228f,
-                                  0.625f, 0.62499994f, 20.0f, 20.000002f, 3.4028235e38f, -3.4028235e38f,
-                                  0.70710677f, 0.70710683f, 1.4142135f, 1.0f, -1.0f, 0.34657359f};
+    static const float edges[] = {
+        0.0f,          -0.0f,           INFINITY,    -INFINITY,   NAN,        1e-45f,
+        -1e-45f,       1.17549435e-38f, -87.33654f,  -87.33655f,  -87.3365f,  88.72283f,
+        88.72284f,     88.7228f,        0.625f,      0.62499994f, 20.0f,      20.000002f,
+        3.4028235e38f, -3.4028235e38f,  0.70710677f, 0.70710683f, 1.4142135f, 1.0f,
+        -1.0f,         0.34657359f};
     int n_edges = sizeof edges / sizeof edges[0];
     for (int i = 0; i < n; i++) {
         if (i < n_edges) {
@@ -337,7 +414,10 @@ void check_elem(kc *c)
     }
 }
 
-static void run_elem(const ap_kern *k, void *arg) { k->elem(k, arg); }
+static void run_elem(const ap_kern *k, void *arg)
+{
+    k->elem(k, arg);
+}
 
 void bench_elem(kc_bench *b)
 {
@@ -347,8 +427,8 @@ void bench_elem(kc_bench *b)
     float *y = kc_in(b->c, (size_t)T * H, 1), *x = kc_in(b->c, (size_t)T * H, 0.01);
     for (int op = AP_ELEM_ADD; op <= AP_ELEM_AVERAGE; op++) {
         if (!names[op]) continue;
-        ap_elem_args a = {.op = (ap_elem)op, .y = y, .x = x, .ldy = H, .ldx = H, .rows = T, .n = H,
-                          .n_block = 1};
+        ap_elem_args a = {
+            .op = (ap_elem)op, .y = y, .x = x, .ldy = H, .ldx = H, .rows = T, .n = H, .n_block = 1};
         kc_time(b, names[op], 0, 12.0 * T * H, run_elem, &a);
         /* repeated products run into denormals and infinities, which would be timed instead */
         kc_fill(b->c, y, (size_t)T * H, 1);

@@ -8,11 +8,11 @@
 #include "base/mem.h"
 #include "harness.h"
 
-#define GUARD 256                  /* bytes of canary on either side */
-#define BIG ((size_t)2 << 20)
-#define CANARY 0xA7
-#define POISON 0x7fc5a5a5u         /* a quiet NaN that no kernel makes */
-#define MAX_SHOWN 8                /* failures printed per slot */
+#define GUARD     256 /* bytes of canary on either side */
+#define BIG       ((size_t)2 << 20)
+#define CANARY    0xA7
+#define POISON    0x7fc5a5a5u /* a quiet NaN that no kernel makes */
+#define MAX_SHOWN 8           /* failures printed per slot */
 
 struct kc_block {
     struct kc_block *next;
@@ -45,7 +45,8 @@ void *kc_bytes(kc *c, size_t n)
 {
     struct kc_block *b = malloc(sizeof *b);
     size_t total = ap_round_up(n + 2 * GUARD, 64);
-    /* large ones as the engine has its weights, with large pages; small ones where a sanitizer sees */
+    /* large ones with large pages, as the engine has its weights; small ones where a sanitizer
+     * sees them */
     if (!b || !(b->base = total >= BIG ? ap_big_alloc(total) : aligned_alloc(64, total))) {
         fprintf(stderr, "kcheck: out of memory\n");
         exit(2);
@@ -214,7 +215,8 @@ void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld,
             double g = (double)got[r * ld + i], w = want[r * n + i];
             double room = tol.rel * fabs(w) + tol.abs + (mag ? tol.sum * mag[r * n + i] : 0.0);
             c->values++;
-            if (fabs(g - w) <= room || (isnan(g) && isnan(w)) || (float)w == got[r * ld + i]) continue;
+            if (fabs(g - w) <= room || (isnan(g) && isnan(w)) || (float)w == got[r * ld + i])
+                continue;
             kc_fail(c, "%s[%lld, %lld] = %.9g, oracle %.9g, off by %.3g, allowed %.3g", what,
                     (long long)r, (long long)i, g, w, fabs(g - w), room);
             return;

@@ -7,6 +7,10 @@
 /* Look at all canaries of this check and free its memory. */
 void kc_release(kc *c);
 
+/* A clock: processor time of this thread for one thread, so that what else runs on the machine
+ * disturbs less; for several, wall time. */
+double kc_seconds(int n_threads);
+
 /* The most multiply-adds (two operations each) and bytes read per second that this machine gives at
  * a level to the threads of a pool: plain loops over registers, and over memory far beyond the
  * caches. */

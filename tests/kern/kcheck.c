@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cpu.h"
 #include "base/file.h"
@@ -21,26 +22,18 @@ typedef struct slot {
     void (*bench)(kc_bench *b);
 } slot;
 
-#define SLOT(name, bench) {#name, offsetof(ap_kern, name), check_##name, bench}
+#define SLOT(name, bench)                                                                          \
+    {                                                                                              \
+#name, offsetof(ap_kern, name), check_##name, bench                                        \
+    }
 
 static const slot slots[] = {
-    SLOT(pack_bytes, NULL),
-    SLOT(pack, bench_pack),
-    SLOT(embed, bench_embed),
-    SLOT(norm, bench_norm),
-    SLOT(matmul, bench_matmul),
-    SLOT(glu, bench_glu),
-    SLOT(route, bench_route),
-    SLOT(moe_scratch_bytes, NULL),
-    SLOT(moe, bench_moe),
-    SLOT(rope, bench_rope),
-    SLOT(qkv, bench_qkv),
-    SLOT(attn_scratch_bytes, NULL),
-    SLOT(attn, bench_attn),
-    SLOT(conv, bench_conv),
-    SLOT(delta_scratch_bytes, NULL),
-    SLOT(delta, bench_delta),
-    SLOT(elem, bench_elem),
+    SLOT(pack_bytes, NULL),   SLOT(pack, bench_pack),        SLOT(embed, bench_embed),
+    SLOT(norm, bench_norm),   SLOT(matmul, bench_matmul),    SLOT(glu, bench_glu),
+    SLOT(route, bench_route), SLOT(moe_scratch_bytes, NULL), SLOT(moe, bench_moe),
+    SLOT(rope, bench_rope),   SLOT(qkv, bench_qkv),          SLOT(attn_scratch_bytes, NULL),
+    SLOT(attn, bench_attn),   SLOT(conv, bench_conv),        SLOT(delta_scratch_bytes, NULL),
+    SLOT(delta, bench_delta), SLOT(elem, bench_elem),
 };
 enum { N_SLOTS = sizeof slots / sizeof slots[0] };
 _Static_assert(sizeof(ap_kern) - offsetof(ap_kern, pack_bytes) == N_SLOTS * sizeof(void (*)(void)),
@@ -54,13 +47,14 @@ typedef struct options {
     apus_cpu level; /* AUTO = all that this processor has */
     const char *op; /* NULL = all */
     uint64_t seed;
-    int threads;    /* 0 = 1, 2 and 3 */
+    int threads; /* 0 = 1, 2 and 3 */
     bool bench;
 } options;
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--bench]\n");
+    fprintf(stderr,
+            "usage: kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--bench]\n");
     return 2;
 }
 
@@ -128,21 +122,28 @@ static int run_checks(const options *o, kc *c)
     return red != 0;
 }
 
+double kc_seconds(int n_threads)
+{
+    struct timespec t;
+    clock_gettime(n_threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn fn, void *arg)
 {
     enum { ROUNDS = 50, ROUND_US = 4000 }; /* short: the best one was not disturbed */
+    int threads = ap_pool_threads(b->k->pool);
     double best = INFINITY;
     fn(b->k, arg);
     for (int r = 0; r < ROUNDS; r++) {
-        int64_t begin = ap_time_us(), now = begin;
+        double begin = kc_seconds(threads), t;
         int n = 0;
         do {
             fn(b->k, arg);
             n++;
-            now = ap_time_us();
-        } while (now - begin < ROUND_US);
-        double t = (double)(now - begin) * 1e-6 / n;
-        if (t < best) best = t;
+            t = kc_seconds(threads) - begin;
+        } while (t < ROUND_US * 1e-6);
+        best = fmin(best, t / n);
     }
     double need = fmax(flops / b->peak_flops, bytes / b->peak_bytes);
     printf("%-10s %-8s %-34s %11.2f us", b->slot, b->name, shape, best * 1e6);

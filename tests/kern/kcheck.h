@@ -1,5 +1,5 @@
-/* kcheck.h - the harness: every slot of struct ap_kern, at every level, against an f64 oracle, against
- * ref to the bit, and against itself in another batch.
+/* kcheck.h - the harness: every slot of struct ap_kern, at every level, against an f64 oracle,
+ * against ref to the bit, and against itself in another batch.
  *
  * A check of a slot is one function in a check_*.c, listed in kcheck.c:
  *
@@ -8,8 +8,8 @@
  *       for each case {
  *           inputs by kc_in, outputs by kc_out
  *           run c->ref; kc_written(out); kc_close(out, oracle)
- *           kc_same(out, the Order of kern.h written out once more): levels share the code above the
- *           micro kernels, so agreement among them does not show that
+ *           kc_same(out, the Order of kern.h written out once more): levels share the code above
+ *           the micro kernels, so agreement among them does not show that
  *           for every c->kern[i] { kc_poison(out2); run; kc_same(out2, out) }
  *           rows alone: run on one row at a time; kc_same
  *       }
@@ -37,10 +37,10 @@ typedef struct kc {
     const kc_kern *kern; /* [n_kern] every level and thread count to compare with it */
     int n_kern;
     ap_rng rng;
-    const char *slot;    /* the slot under test */
-    char where[128];     /* the case under test, for messages: kc_case */
-    int fails;           /* of this slot */
-    int64_t values;      /* compared so far */
+    const char *slot; /* the slot under test */
+    char where[128];  /* the case under test, for messages: kc_case */
+    int fails;        /* of this slot */
+    int64_t values;   /* compared so far */
     struct kc_block *blocks;
 } kc;
 
@@ -50,11 +50,11 @@ void kc_fail(kc *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ------------------------------------------------------------------ memory between canaries */
 
-void *kc_bytes(kc *c, size_t n);   /* 64-byte aligned */
-float *kc_out(kc *c, size_t n);    /* f32 [n], poisoned: a NaN with a pattern of its own */
+void *kc_bytes(kc *c, size_t n); /* 64-byte aligned */
+float *kc_out(kc *c, size_t n);  /* f32 [n], poisoned: a NaN with a pattern of its own */
 void kc_poison(float *p, size_t n);
-/* f32 [n] at an address that is 4 mod 64: normal values times scale, among them zeros, denormals and
- * outliers of 100 times the size */
+/* f32 [n] at an address that is 4 mod 64: normal values times scale, among them zeros, denormals
+ * and outliers of 100 times the size */
 float *kc_in(kc *c, size_t n, double scale);
 void kc_fill(kc *c, float *p, size_t n, double scale);
 float *kc_copy(kc *c, const float *p, size_t n);
@@ -84,10 +84,10 @@ float kc_dot(const float *x, const float *w, int n);
 
 typedef struct kc_bench {
     const ap_kern *k;
-    const char *name;       /* of the table */
+    const char *name; /* of the table */
     const char *slot;
     double peak_flops, peak_bytes; /* per second, at this level and thread count */
-    kc *c;                  /* memory and random numbers */
+    kc *c;                         /* memory and random numbers */
 } kc_bench;
 
 typedef void (*kc_fn)(const ap_kern *k, void *arg);

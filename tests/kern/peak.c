@@ -3,12 +3,11 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 #include "harness.h"
 
-#define ROUNDS 40
-#define FMA_LOOPS 400000
+#define ROUNDS     40
+#define FMA_LOOPS  400000
 #define READ_BYTES ((size_t)160 << 20)
 #define READ_TASKS 64
 
@@ -21,29 +20,40 @@ typedef struct peak_job {
 #if defined(__x86_64__)
 #define FMA(v, n) "vfmadd231ps %%" v "15, %%" v "14, %%" v n "\n\t"
 #define FMA12(v)                                                                                   \
-    FMA(v, "0") FMA(v, "1") FMA(v, "2") FMA(v, "3") FMA(v, "4") FMA(v, "5")                        \
-    FMA(v, "6") FMA(v, "7") FMA(v, "8") FMA(v, "9") FMA(v, "10") FMA(v, "11")
+    FMA(v, "0")                                                                                    \
+    FMA(v, "1") FMA(v, "2") FMA(v, "3") FMA(v, "4") FMA(v, "5") FMA(v, "6") FMA(v, "7")            \
+        FMA(v, "8") FMA(v, "9") FMA(v, "10") FMA(v, "11")
 #define CLEAR(n) "vxorps %%xmm" n ", %%xmm" n ", %%xmm" n "\n\t"
 #define CLEAR_ALL                                                                                  \
-    CLEAR("0") CLEAR("1") CLEAR("2") CLEAR("3") CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7")        \
-    CLEAR("8") CLEAR("9") CLEAR("10") CLEAR("11") CLEAR("14") CLEAR("15")
+    CLEAR("0")                                                                                     \
+    CLEAR("1") CLEAR("2") CLEAR("3") CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7") CLEAR("8")        \
+        CLEAR("9") CLEAR("10") CLEAR("11") CLEAR("14") CLEAR("15")
 #define CLOBBERS                                                                                   \
     "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",       \
         "xmm11", "xmm14", "xmm15", "cc"
 
-static bool wide(apus_cpu level) { return level == APUS_CPU_AVX512 || level == APUS_CPU_AMX; }
+static bool wide(apus_cpu level)
+{
+    return level == APUS_CPU_AVX512 || level == APUS_CPU_AMX;
+}
 
 /* Multiply-adds per loop. */
 static double fma_loops(apus_cpu level, long n)
 {
     if (wide(level)) {
-        __asm__ volatile(CLEAR_ALL "1:\n\t" FMA12("zmm") FMA12("zmm") "dec %0\n\tjnz 1b\n\tvzeroupper"
-                         : "+r"(n) : : CLOBBERS);
+        __asm__ volatile(CLEAR_ALL "1:\n\t" FMA12("zmm")
+                             FMA12("zmm") "dec %0\n\tjnz 1b\n\tvzeroupper"
+                         : "+r"(n)
+                         :
+                         : CLOBBERS);
         return 24 * 16;
     }
     if (level == APUS_CPU_AVX2) {
-        __asm__ volatile(CLEAR_ALL "1:\n\t" FMA12("ymm") FMA12("ymm") "dec %0\n\tjnz 1b\n\tvzeroupper"
-                         : "+r"(n) : : CLOBBERS);
+        __asm__ volatile(CLEAR_ALL "1:\n\t" FMA12("ymm")
+                             FMA12("ymm") "dec %0\n\tjnz 1b\n\tvzeroupper"
+                         : "+r"(n)
+                         :
+                         : CLOBBERS);
         return 24 * 8;
     }
     return 0;
@@ -57,7 +67,9 @@ static bool read_wide(apus_cpu level, const uint8_t *p, const uint8_t *end)
                          "prefetcht0 2048(%0)\n\tprefetcht0 2112(%0)\n\t"
                          "prefetcht0 2176(%0)\n\tprefetcht0 2240(%0)\n\t"
                          "add $256, %0\n\tcmp %1, %0\n\tjb 1b\n\tvzeroupper"
-                         : "+r"(p) : "r"(end) : "xmm0", "cc", "memory");
+                         : "+r"(p)
+                         : "r"(end)
+                         : "xmm0", "cc", "memory");
     else if (level == APUS_CPU_AVX2)
         __asm__ volatile("1:\n\tvmovaps (%0), %%ymm0\n\tvmovaps 32(%0), %%ymm0\n\t"
                          "vmovaps 64(%0), %%ymm0\n\tvmovaps 96(%0), %%ymm0\n\t"
@@ -66,7 +78,9 @@ static bool read_wide(apus_cpu level, const uint8_t *p, const uint8_t *end)
                          "prefetcht0 2048(%0)\n\tprefetcht0 2112(%0)\n\t"
                          "prefetcht0 2176(%0)\n\tprefetcht0 2240(%0)\n\t"
                          "add $256, %0\n\tcmp %1, %0\n\tjb 1b\n\tvzeroupper"
-                         : "+r"(p) : "r"(end) : "xmm0", "cc", "memory");
+                         : "+r"(p)
+                         : "r"(end)
+                         : "xmm0", "cc", "memory");
     else
         return false;
     return true;
@@ -124,9 +138,9 @@ double kc_peak_flops(apus_cpu level, ap_pool *pool)
     double fmas = per_loop > 0 ? per_loop * FMA_LOOPS : 8.0 * (FMA_LOOPS / 8);
     int n = ap_pool_threads(pool);
     for (int r = 0; r < ROUNDS; r++) {
-        int64_t begin = ap_time_us();
+        double begin = kc_seconds(n);
         ap_pool_run(pool, fma_task, &j, n);
-        best = fmin(best, (double)(ap_time_us() - begin) * 1e-6);
+        best = fmin(best, kc_seconds(n) - begin);
     }
     return 2.0 * fmas * n / best;
 }
@@ -139,9 +153,9 @@ double kc_peak_bytes(apus_cpu level, ap_pool *pool)
     peak_job j = {.level = level, .data = data, .bytes = READ_BYTES / READ_TASKS};
     double best = INFINITY;
     for (int r = 0; r < ROUNDS; r++) {
-        int64_t begin = ap_time_us();
+        double begin = kc_seconds(ap_pool_threads(pool));
         ap_pool_run(pool, read_task, &j, READ_TASKS);
-        best = fmin(best, (double)(ap_time_us() - begin) * 1e-6);
+        best = fmin(best, kc_seconds(ap_pool_threads(pool)) - begin);
     }
     ap_big_free(data, READ_BYTES);
     return (double)READ_BYTES / best;

@@ -1,8 +1,9 @@
 /* tolerance.h - how far ref may be from the f64 oracle, in one place.
  *
- * |got - want| <= rel * |want| + sum * mag + abs, where mag is the sum of the magnitudes of what was
- * added up for that element (0 where nothing is): cancellation makes a small result of large terms,
- * and rounding follows the terms. The levels among themselves have no tolerance: they are bit-equal. */
+ * |got - want| <= rel * |want| + sum * mag + abs, where mag is the sum of the magnitudes of what
+ * was added up for that element (0 where nothing is): cancellation makes a small result of large
+ * terms, and rounding follows the terms. The levels among themselves have no tolerance: they are
+ * bit-equal. */
 #ifndef KCHECK_TOLERANCE_H
 #define KCHECK_TOLERANCE_H
 

@@ -4,11 +4,12 @@
 
 #include "kern/cpu/micro.h"
 
-#define AP_FEW_ROWS 4                 /* tokens up to which weights are streamed once past all rows */
-#define AP_TASK_ROWS 120              /* rows of a task; every tile_rows divides it */
-#define AP_TASK_FLOATS (AP_TASK_ROWS * 8 * AP_PANEL) /* sums of a task */
+#define AP_FEW_ROWS      4   /* tokens up to which weights are streamed once past all rows */
+#define AP_TASK_ROWS     120 /* rows of a task; every tile_rows divides it */
+#define AP_TASK_FLOATS   (AP_TASK_ROWS * 8 * AP_PANEL) /* sums of a task */
 #define AP_MAX_TILE_ROWS 12
-#define AP_XPACK_LD (AP_K_BLOCK + 16) /* floats from row to row of a copied block: no power of two */
+#define AP_XPACK_LD                                                                                \
+    (AP_K_BLOCK + 16) /* floats from row to row of a copied block: no power of two */
 
 /* Sums of one K block: for r < rows, c < n_panel * AP_PANEL
  *   s = fma(x[r][i], w[c][i], s), i = 0 .. k-1 ascending from s = 0
@@ -25,9 +26,9 @@ typedef void (*ap_tile_fn)(const float *x, int rows, const uint8_t *w, size_t pa
                            int n_panel, int k, float *out, int ld, bool add);
 
 typedef struct ap_micro_matmul {
-    int tile_rows;     /* at most AP_MAX_TILE_ROWS */
-    int few_panels;    /* panels that `few` likes to get together */
-    ap_few_fn few[3];  /* by ap_dtype: F32, F16, BF16 */
+    int tile_rows;    /* at most AP_MAX_TILE_ROWS */
+    int few_panels;   /* panels that `few` likes to get together */
+    ap_few_fn few[3]; /* by ap_dtype: F32, F16, BF16 */
     ap_tile_fn tile[3];
 } ap_micro_matmul;
 

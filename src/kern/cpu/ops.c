@@ -1,6 +1,6 @@
 #include "kern/cpu/ops.h"
 
-#define STEPS_PER_TASK 2048 /* around a microsecond, what waking a worker costs */
+#define STEPS_PER_TASK   2048 /* around a microsecond, what waking a worker costs */
 #define TASKS_PER_THREAD 4
 
 int ap_op_tasks(const ap_kern *k, int64_t rows, int64_t cost)

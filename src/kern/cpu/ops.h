@@ -13,7 +13,7 @@ void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a);
 void ap_cpu_glu(const ap_kern *k, const ap_glu_args *a);
 void ap_cpu_route(const ap_kern *k, const ap_route_args *a);
 size_t ap_cpu_moe_scratch_bytes(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
-                               int ffn);
+                                int ffn);
 void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a);
 void ap_cpu_elem(const ap_kern *k, const ap_elem_args *a);
 

@@ -14,11 +14,21 @@ static void elem_row(const ap_micro_elem *m, const ap_elem_args *a, int t)
         float *y = a->y + t * a->ldy + b * a->y_block;
         const float *x = a->x + t * a->ldx + b * a->x_block;
         switch (a->op) {
-        case AP_ELEM_ADD: m->add(y, x, a->n); break;
-        case AP_ELEM_MUL_SIGMOID: m->mul_sigmoid(y, x, a->n); break;
-        case AP_ELEM_ADD_GATED: m->add_scaled(y, gate, x, a->n); break;
-        case AP_ELEM_GELU_MUL: m->act_mul(AP_ACT_GELU_TANH, y, x, y, a->n); break;
-        case AP_ELEM_AVERAGE: m->average(y, x, a->scale, a->n); break;
+        case AP_ELEM_ADD:
+            m->add(y, x, a->n);
+            break;
+        case AP_ELEM_MUL_SIGMOID:
+            m->mul_sigmoid(y, x, a->n);
+            break;
+        case AP_ELEM_ADD_GATED:
+            m->add_scaled(y, gate, x, a->n);
+            break;
+        case AP_ELEM_GELU_MUL:
+            m->act_mul(AP_ACT_GELU_TANH, y, x, y, a->n);
+            break;
+        case AP_ELEM_AVERAGE:
+            m->average(y, x, a->scale, a->n);
+            break;
         }
     }
 }

@@ -11,7 +11,8 @@ typedef struct matmul_job {
     ap_split split;
 } matmul_job;
 
-static void finish(const ap_micro_elem *m, const ap_matmul_args *a, const float *sum, float *y, int n)
+static void finish(const ap_micro_elem *m, const ap_matmul_args *a, const float *sum, float *y,
+                   int n)
 {
     if (a->accumulate)
         m->add(y, sum, n);

@@ -1,8 +1,8 @@
 /* ops_moe.c - routed experts: sort, gate and up, down, combine.
  *
- * The T*K (token, rank) pairs are sorted by expert; a pair's place in that order is its slot. Slots of
- * one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a small
- * matrix product, and all tasks of all units form one flat list, so that the workers finish
+ * The T*K (token, rank) pairs are sorted by expert; a pair's place in that order is its slot. Slots
+ * of one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a
+ * small matrix product, and all tasks of all units form one flat list, so that the workers finish
  * together whatever the routing is. */
 #include <stdalign.h>
 #include <string.h>
@@ -31,10 +31,10 @@ typedef struct moe_job {
     int32_t *tok_of;  /* [T*K] token of a slot */
     int32_t *start;   /* [E+1] first slot of an expert */
     unit *units;
-    float *mid;       /* [T*K, F] act(gate) * up */
-    float *out;       /* [T*K, H] */
+    float *mid; /* [T*K, F] act(gate) * up */
+    float *out; /* [T*K, H] */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
-    ap_split split;   /* of one unit */
+    ap_split split; /* of one unit */
 } moe_job;
 
 /* Places `n` items of `size` bytes at *at; saturates instead of wrapping around. */

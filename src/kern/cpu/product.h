@@ -2,8 +2,8 @@
  *
  * A task owns a block of rows and a group of panels of one or two matrices and computes their sums
  * over all inputs into a tile on its stack, K block by K block, so that a K block of the group's
- * weights (at most 256 KB) stays in L2 while the rows sweep over it. What then happens to the tile is
- * the caller's. */
+ * weights (at most 256 KB) stays in L2 while the rows sweep over it. What then happens to the tile
+ * is the caller's. */
 #ifndef AP_KERN_CPU_PRODUCT_H
 #define AP_KERN_CPU_PRODUCT_H
 
@@ -29,8 +29,8 @@ typedef struct ap_split {
  *            to be cut for every thread */
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units);
 
-/* tile[r * ld + i * n_panel * 16 + c] = x[r] . row (p0 * 16 + c) of w[i], in the Order of matmul, for
- * n_mat matrices with equal cols.
+/* tile[r * ld + i * n_panel * 16 + c] = x[r] . row (p0 * 16 + c) of w[i], in the Order of matmul,
+ * for n_mat matrices with equal cols.
  *   x     rows pointers, 1 .. AP_TASK_ROWS
  *   tile  64-byte aligned; ld >= n_mat * n_panel * 16, a multiple of 16 */
 void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, int n_panel,

@@ -3,22 +3,40 @@
 #include <stdint.h>
 
 typedef __m256 vec;
-#define HALVES 2
-#define FULL_ROWS 6
-#define FULL_PANELS 1
+#define HALVES               2
+#define FULL_ROWS            6
+#define FULL_PANELS          1
 #define FOR_TILE_ROWS(F, NP) F(1, NP) F(2, NP) F(3, NP) F(4, NP) F(5, NP) F(6, NP)
-#define FEW_PANELS_1 4
-#define FEW_PANELS_2 2
-#define FEW_PANELS_3 2
-#define FEW_PANELS_4 1
-#define AHEAD 2048
+#define FEW_PANELS_1         4
+#define FEW_PANELS_2         2
+#define FEW_PANELS_3         2
+#define FEW_PANELS_4         1
+#define AHEAD                2048
 
-static inline vec vec_zero(void) { return _mm256_setzero_ps(); }
-static inline vec vec_load(const float *p) { return _mm256_loadu_ps(p); }
-static inline void vec_store(float *p, vec v) { _mm256_storeu_ps(p, v); }
-static inline vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vec vec_all(const float *p) { return _mm256_broadcast_ss(p); }
+static inline vec vec_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+static inline vec vec_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+static inline void vec_store(float *p, vec v)
+{
+    _mm256_storeu_ps(p, v);
+}
+static inline vec vec_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vec vec_all(const float *p)
+{
+    return _mm256_broadcast_ss(p);
+}
 
 static inline vec w_f32(const uint8_t *w, int half)
 {

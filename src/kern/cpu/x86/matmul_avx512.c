@@ -3,25 +3,44 @@
 #include <stdint.h>
 
 typedef __m512 vec;
-#define HALVES 1
-#define FULL_ROWS 12
+#define HALVES      1
+#define FULL_ROWS   12
 #define FULL_PANELS 2
 #define FOR_TILE_ROWS(F, NP)                                                                       \
-    F(1, NP) F(2, NP) F(3, NP) F(4, NP) F(5, NP) F(6, NP) F(7, NP) F(8, NP) F(9, NP) F(10, NP)      \
-    F(11, NP) F(12, NP)
+    F(1, NP)                                                                                       \
+    F(2, NP) F(3, NP) F(4, NP) F(5, NP) F(6, NP) F(7, NP) F(8, NP) F(9, NP) F(10, NP) F(11, NP)    \
+        F(12, NP)
 /* four sums hide the latency of fma and outrun the memory of one core */
 #define FEW_PANELS_1 4
 #define FEW_PANELS_2 4
 #define FEW_PANELS_3 4
 #define FEW_PANELS_4 4
-#define AHEAD 2048
+#define AHEAD        2048
 
-static inline vec vec_zero(void) { return _mm512_setzero_ps(); }
-static inline vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline void vec_store(float *p, vec v) { _mm512_storeu_ps(p, v); }
-static inline vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
-static inline vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vec vec_all(const float *p) { return _mm512_set1_ps(*p); }
+static inline vec vec_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+static inline vec vec_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline void vec_store(float *p, vec v)
+{
+    _mm512_storeu_ps(p, v);
+}
+static inline vec vec_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline vec vec_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec vec_all(const float *p)
+{
+    return _mm512_set1_ps(*p);
+}
 
 static inline vec w_f32(const uint8_t *w, int half)
 {

@@ -8,7 +8,7 @@
 #include "apus/apus.h"
 #include "options.h"
 
-extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits;
+extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_bench;
 
 /* Options of every command. */
 typedef struct common_opts {

@@ -4,7 +4,8 @@
 #include "common.h"
 
 static const command *const commands[] = {&cmd_run,      &cmd_chat,   &cmd_info,
-                                          &cmd_tokenize, &cmd_render, &cmd_logits};
+                                          &cmd_tokenize, &cmd_render, &cmd_logits,
+                                          &cmd_bench};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *f)

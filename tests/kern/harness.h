@@ -11,10 +11,4 @@ void kc_release(kc *c);
  * disturbs less; for several, wall time. */
 double kc_seconds(int n_threads);
 
-/* The most multiply-adds (two operations each) and bytes read per second that this machine gives at
- * a level to the threads of a pool: plain loops over registers, and over memory far beyond the
- * caches. */
-double kc_peak_flops(apus_cpu level, ap_pool *pool);
-double kc_peak_bytes(apus_cpu level, ap_pool *pool);
-
 #endif

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "harness.h"
+#include "kern/peak.h"
 
 typedef struct slot {
     const char *name;
@@ -161,8 +162,8 @@ static void run_bench(const options *o, kc *c)
     for (int v = 0; v < c->n_kern; v++) {
         const kc_kern *kern = &c->kern[v];
         kc_bench b = {.k = &kern->k, .name = kern->name, .c = c};
-        b.peak_flops = kc_peak_flops(kern->k.level, kern->k.pool);
-        b.peak_bytes = kc_peak_bytes(kern->k.level, kern->k.pool);
+        b.peak_flops = ap_peak_flops(kern->k.level, kern->k.pool);
+        b.peak_bytes = ap_peak_bytes(kern->k.level, kern->k.pool);
         printf("\n%s: peak %.1f GFLOP/s (f32 fma), %.1f GB/s (read)\n", kern->name,
                b.peak_flops * 1e-9, b.peak_bytes * 1e-9);
         for (int i = 0; i < N_SLOTS; i++) {

@@ -3,8 +3,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
-#include "harness.h"
+#include "kern/peak.h"
 
 #define ROUNDS     40
 #define FMA_LOOPS  400000
@@ -131,21 +132,21 @@ static void read_task(void *arg, int task, int worker)
     __asm__ volatile("" : : "r"(s));
 }
 
-double kc_peak_flops(apus_cpu level, ap_pool *pool)
+double ap_peak_flops(apus_cpu level, ap_pool *pool)
 {
     peak_job j = {.level = level};
     double best = INFINITY, per_loop = fma_loops(level, 1);
     double fmas = per_loop > 0 ? per_loop * FMA_LOOPS : 8.0 * (FMA_LOOPS / 8);
     int n = ap_pool_threads(pool);
     for (int r = 0; r < ROUNDS; r++) {
-        double begin = kc_seconds(n);
+        int64_t begin = ap_time_us();
         ap_pool_run(pool, fma_task, &j, n);
-        best = fmin(best, kc_seconds(n) - begin);
+        best = fmin(best, (double)(ap_time_us() - begin) * 1e-6);
     }
     return 2.0 * fmas * n / best;
 }
 
-double kc_peak_bytes(apus_cpu level, ap_pool *pool)
+double ap_peak_bytes(apus_cpu level, ap_pool *pool)
 {
     uint8_t *data = ap_big_alloc(READ_BYTES);
     if (!data) return INFINITY;
@@ -153,9 +154,9 @@ double kc_peak_bytes(apus_cpu level, ap_pool *pool)
     peak_job j = {.level = level, .data = data, .bytes = READ_BYTES / READ_TASKS};
     double best = INFINITY;
     for (int r = 0; r < ROUNDS; r++) {
-        double begin = kc_seconds(ap_pool_threads(pool));
+        int64_t begin = ap_time_us();
         ap_pool_run(pool, read_task, &j, READ_TASKS);
-        best = fmin(best, kc_seconds(ap_pool_threads(pool)) - begin);
+        best = fmin(best, (double)(ap_time_us() - begin) * 1e-6);
     }
     ap_big_free(data, READ_BYTES);
     return (double)READ_BYTES / best;

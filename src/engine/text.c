@@ -5,6 +5,7 @@
 #include "engine/model.h"
 
 struct apus_detok {
+    const apus_model *model;
     ap_detok *impl;
 };
 
@@ -26,11 +27,25 @@ apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsign
     return err ? err : ap_tokenizer_encode(m->tokenizer, text, len, flags, ids, n, diag);
 }
 
+/* Heads are padded: ids between the tokenizer's vocabulary and the model's stand for nothing. */
+static bool is_padding(const apus_model *m, int32_t id)
+{
+    return id >= ap_tokenizer_vocab(m->tokenizer) && id < m->config.vocab;
+}
+
 apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n, bool skip_special,
                          char **text, size_t *len, apus_diag *diag)
 {
     apus_err err = need_tokenizer(m, diag);
-    return err ? err : ap_tokenizer_decode(m->tokenizer, ids, n, skip_special, text, len, diag);
+    if (err) return err;
+    int32_t *kept = ap_malloc(n, sizeof *kept);
+    size_t n_kept = 0;
+    if (!kept) return ap_fail_nomem(diag, n * sizeof *kept, "token ids");
+    for (size_t i = 0; i < n; i++)
+        if (!is_padding(m, ids[i])) kept[n_kept++] = ids[i];
+    err = ap_tokenizer_decode(m->tokenizer, kept, n_kept, skip_special, text, len, diag);
+    ap_free(kept);
+    return err;
 }
 
 apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out,
@@ -40,6 +55,7 @@ apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **
     if (err) return err;
     apus_detok *t = ap_calloc(1, sizeof *t);
     if (!t) return ap_fail_nomem(diag, sizeof *t, "a detokenizer");
+    t->model = m;
     err = ap_detok_create(m->tokenizer, skip_special, &t->impl, diag);
     if (err)
         apus_detok_free(t);
@@ -51,7 +67,10 @@ apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **
 apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len,
                          apus_diag *diag)
 {
-    return ap_detok_push(t->impl, id, piece, len, diag);
+    if (!is_padding(t->model, id)) return ap_detok_push(t->impl, id, piece, len, diag);
+    *piece = "";
+    *len = 0;
+    return APUS_OK;
 }
 
 apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len)

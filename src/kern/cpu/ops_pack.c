@@ -81,7 +81,10 @@ static void pack_task(void *arg, int task, int worker)
 void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
 {
     if (ap_dtype_block(src->dtype) != 1) {
-        *out = (ap_mat){.dtype = src->dtype, .rows = (int)src->shape[0], .cols = (int)src->shape[1], .raw = *src};
+        *out = (ap_mat){.dtype = src->dtype,
+                        .rows = (int)src->shape[0],
+                        .cols = (int)src->shape[1],
+                        .raw = *src};
         return;
     }
     pack_job j = {

@@ -6,11 +6,14 @@
 #include "kern/cpu/ops.h"
 #include "tensor/quant.h"
 
-#define STEPS_PER_TASK 4096 /* of 16 multiply-adds: a microsecond or less */
+#define STEPS_PER_TASK   4096 /* of 16 multiply-adds: a microsecond or less */
 #define TASKS_PER_THREAD 6
-#define L2_PANELS 16 /* 256 KB of bf16 in a K block */
+#define L2_PANELS        16 /* 256 KB of bf16 in a K block */
 
-static int ceil_div(int a, int b) { return a / b + (a % b != 0); }
+static int ceil_div(int a, int b)
+{
+    return a / b + (a % b != 0);
+}
 
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units)
 {
@@ -63,23 +66,28 @@ typedef struct block_rows {
     bool is_few;
 } block_rows;
 
-static block_rows gather(const float *const *x, int rows, int tile, int n_tiles, int k0, int n, float *xpack)
+static block_rows gather(const float *const *x, int rows, int tile, int n_tiles, int k0, int n,
+                         float *xpack)
 {
     /* tiles of nearly equal height */
     block_rows b = {.r0 = ap_op_first(rows, tile, n_tiles), .is_few = rows <= AP_FEW_ROWS};
     b.n = ap_op_first(rows, tile + 1, n_tiles) - b.r0;
     for (int r = 0; r < b.n; r++) {
-        if (b.is_few) b.few[r] = x[b.r0 + r] + k0;
-        else memcpy(xpack + r * AP_XPACK_LD, x[b.r0 + r] + k0, (size_t)n * sizeof(float));
+        if (b.is_few)
+            b.few[r] = x[b.r0 + r] + k0;
+        else
+            memcpy(xpack + r * AP_XPACK_LD, x[b.r0 + r] + k0, (size_t)n * sizeof(float));
     }
     return b;
 }
 
-static void multiply(const ap_micro_matmul *mm, const block_rows *b, const float *xpack, const block *w, int n_panel,
-                     int n, float *out, int ld, bool add)
+static void multiply(const ap_micro_matmul *mm, const block_rows *b, const float *xpack,
+                     const block *w, int n_panel, int n, float *out, int ld, bool add)
 {
-    if (b->is_few) mm->few[w->type](b->few, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
-    else mm->tile[w->type](xpack, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
+    if (b->is_few)
+        mm->few[w->type](b->few, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
+    else
+        mm->tile[w->type](xpack, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
 }
 
 /* A K block of a panel of quantised rows as an F32 panel [n][AP_PANEL]. */
@@ -92,10 +100,10 @@ static void widen_panel(const ap_mat *w, int p, int k0, int n, float *row, float
     }
 }
 
-/* Quantised weights: each K block of each panel is widened once and meets all rows. The sums are those
- * of the same matrix in f32. */
-static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_panel, const float *const *x,
-                              int rows, float *tile, int ld)
+/* Quantised weights: each K block of each panel is widened once and meets all rows. The sums are
+ * those of the same matrix in f32. */
+static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_panel,
+                              const float *const *x, int rows, float *tile, int ld)
 {
     const ap_micro_matmul *mm = m->matmul;
     alignas(64) float panel[AP_K_BLOCK * AP_PANEL];
@@ -109,7 +117,8 @@ static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_
             block b = {(const uint8_t *)panel, sizeof panel, AP_F32};
             for (int i = 0; i < n_tiles; i++) {
                 block_rows br = gather(x, rows, i, n_tiles, k0, n, xpack);
-                multiply(mm, &br, xpack, &b, 1, n, tile + (size_t)br.r0 * ld + p * AP_PANEL, ld, k0 > 0);
+                multiply(mm, &br, xpack, &b, 1, n, tile + (size_t)br.r0 * ld + p * AP_PANEL, ld,
+                         k0 > 0);
             }
         }
     }
@@ -123,8 +132,10 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     int cols = w[0]->cols, n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
     bool packed = false;
     for (int j = 0; j < n_mat; j++) {
-        if (w[j]->data) packed = true;
-        else product_quantised(m, w[j], p0, n_panel, x, rows, tile + j * n_panel * AP_PANEL, ld);
+        if (w[j]->data)
+            packed = true;
+        else
+            product_quantised(m, w[j], p0, n_panel, x, rows, tile + j * n_panel * AP_PANEL, ld);
     }
     for (int k0 = 0; k0 < cols && packed; k0 += AP_K_BLOCK) {
         int n = cols - k0 < AP_K_BLOCK ? cols - k0 : AP_K_BLOCK;
@@ -133,7 +144,8 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
             for (int j = 0; j < n_mat; j++) {
                 if (!w[j]->data) continue;
                 block b = block_at(w[j], p0, k0);
-                multiply(mm, &br, xpack, &b, n_panel, n, tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
+                multiply(mm, &br, xpack, &b, n_panel, n,
+                         tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
             }
         }
     }

@@ -57,20 +57,28 @@ static apus_err load_file(const char *dir, const char *file, named_template *n, 
     return err;
 }
 
-static bool is_text(const ap_json *j) { return j && j->type == AP_JSON_STRING; }
+static bool is_text(const ap_json *j)
+{
+    return j && j->type == AP_JSON_STRING;
+}
 
 /* Every NAME_token of the configuration whose text is given, as transformers hands them over. */
 static apus_err keep_tokens(ap_chat *c, const ap_json *config, apus_diag *diag)
 {
     for (const ap_json *m = config->first; m; m = m->next) {
         const ap_json *text = m->type == AP_JSON_OBJECT ? ap_json_get(m, "content") : m;
-        if (!is_text(text) || m->key_len < 7 || memcmp(m->key + m->key_len - 6, "_token", 6)) continue;
+        if (!is_text(text) || m->key_len < 7 || memcmp(m->key + m->key_len - 6, "_token", 6))
+            continue;
         ap_json *t = ap_arena_alloc(&c->mem, sizeof *t);
         char *key = ap_arena_strndup(&c->mem, m->key, m->key_len);
         char *str = ap_arena_strndup(&c->mem, text->str, text->len);
         if (!t || !key || !str) return ap_fail_nomem(diag, text->len, "a special token");
-        *t = (ap_json){.type = AP_JSON_STRING, .str = str, .len = text->len, .key = key,
-                       .key_len = m->key_len, .next = c->tokens};
+        *t = (ap_json){.type = AP_JSON_STRING,
+                       .str = str,
+                       .len = text->len,
+                       .key = key,
+                       .key_len = m->key_len,
+                       .next = c->tokens};
         c->tokens = t;
     }
     return APUS_OK;
@@ -88,7 +96,8 @@ static apus_err config_templates(ap_chat *c, const ap_json *config, const char *
         return APUS_OK;
     }
     if (t->type != AP_JSON_ARRAY)
-        return ap_fail(diag, APUS_EFORMAT, "%s: chat_template is neither a string nor a list", file);
+        return ap_fail(diag, APUS_EFORMAT, "%s: chat_template is neither a string nor a list",
+                       file);
     for (const ap_json *i = t->first; i; i = i->next) {
         const ap_json *name = ap_json_get(i, "name"), *text = ap_json_get(i, "template");
         if (!is_text(name) || !is_text(text))
@@ -154,8 +163,10 @@ apus_err ap_chat_load(const char *dir, ap_chat_syntax syntax, ap_chat **out, apu
     /* Where processors used to keep it. */
     if (!err && !found) err = load_config(c, dir, "chat_template.json", false, &found, diag);
     if (!err) *out = NULL;
-    if (!err && (found || c->has_tool_use)) *out = c;
-    else ap_chat_free(c);
+    if (!err && (found || c->has_tool_use))
+        *out = c;
+    else
+        ap_chat_free(c);
     return err;
 }
 
@@ -169,8 +180,10 @@ apus_err ap_chat_parse(const char *config, size_t len, const char *name, ap_chat
     ap_arena_init(&c->mem, 0);
     apus_err err = read_config(c, config, len, name, true, &found, diag);
     if (!err) *out = NULL;
-    if (!err && (found || c->has_tool_use)) *out = c;
-    else ap_chat_free(c);
+    if (!err && (found || c->has_tool_use))
+        *out = c;
+    else
+        ap_chat_free(c);
     return err;
 }
 

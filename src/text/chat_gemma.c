@@ -8,12 +8,23 @@
 
 enum { CONTENT = 0, THINK, CALL, RESPONSE };
 
-static const char *const content_set[] = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>",
-                                          "<|tool_response>", "<tool_response|>", "<turn|>",
-                                          "<|turn>",    "<eos>",      "<|\"|>",       "<|think|>",
-                                          NULL};
-enum { M_CHANNEL, M_END_CHANNEL, M_CALL, M_END_CALL, M_RESPONSE, M_END_RESPONSE, M_END, M_TURN, M_EOS,
-       M_QUOTE, M_THINK };
+static const char *const content_set[] = {"<|channel>",   "<channel|>",       "<|tool_call>",
+                                          "<tool_call|>", "<|tool_response>", "<tool_response|>",
+                                          "<turn|>",      "<|turn>",          "<eos>",
+                                          "<|\"|>",       "<|think|>",        NULL};
+enum {
+    M_CHANNEL,
+    M_END_CHANNEL,
+    M_CALL,
+    M_END_CALL,
+    M_RESPONSE,
+    M_END_RESPONSE,
+    M_END,
+    M_TURN,
+    M_EOS,
+    M_QUOTE,
+    M_THINK
+};
 #define LABEL "thought\n"
 
 void ap_chat_gemma_start(ap_stream *p, const char *prompt, size_t len)
@@ -22,9 +33,12 @@ void ap_chat_gemma_start(ap_stream *p, const char *prompt, size_t len)
     size_t inside = 0; /* behind the channel that is open */
     for (size_t i = 0; i < len; i++) {
         if (prompt[i] != '<') continue;
-        if (len - i >= 10 && !memcmp(prompt + i, open, 10)) inside = i + 10;
-        else if (len - i >= 10 && !memcmp(prompt + i, close, 10)) inside = 0;
-        else if (len - i >= 7 && !memcmp(prompt + i, turn, 7)) inside = 0;
+        if (len - i >= 10 && !memcmp(prompt + i, open, 10))
+            inside = i + 10;
+        else if (len - i >= 10 && !memcmp(prompt + i, close, 10))
+            inside = 0;
+        else if (len - i >= 7 && !memcmp(prompt + i, turn, 7))
+            inside = 0;
     }
     if (!inside) return;
     p->state = THINK;
@@ -74,25 +88,31 @@ static bool content_step(ap_stream *p)
         p->at = p->pos;
         p->in_string = false;
         break;
-    case M_RESPONSE: p->state = RESPONSE; break;
+    case M_RESPONSE:
+        p->state = RESPONSE;
+        break;
     case M_END_CHANNEL:
         if (!p->has_content) ap_stream_end_think(p);
         break;
-    default: break;
+    default:
+        break;
     }
     return true;
 }
 
 static bool think_step(ap_stream *p)
 {
-    static const char *const set[] = {"<channel|>", "<|tool_call>", "<|channel>", "<|tool_response>",
-                                      "<turn|>",    "<|turn>",      "<eos>",      "<|think|>", NULL};
+    static const char *const set[] = {
+        "<channel|>", "<|tool_call>", "<|channel>", "<|tool_response>", "<turn|>", "<|turn>",
+        "<eos>",      "<|think|>",    NULL};
     int which = 0;
     if (p->label) {
-        int r = ap_stream_next_is(p, p->pos, LABEL), bare = ap_stream_next_is(p, p->pos, "thought<channel|>");
+        int r = ap_stream_next_is(p, p->pos, LABEL),
+            bare = ap_stream_next_is(p, p->pos, "thought<channel|>");
         if (r < 0 || (!r && bare < 0)) return false;
         /* An answer may end inside the label. */
-        if (r == 1) p->pos += strlen(LABEL);
+        if (r == 1)
+            p->pos += strlen(LABEL);
         else if (bare == 1 || (p->final && p->in.len - p->pos <= 7 && p->in.len > p->pos &&
                                !memcmp(p->in.data + p->pos, LABEL, p->in.len - p->pos)))
             p->pos += bare == 1 ? 7 : p->in.len - p->pos;
@@ -147,20 +167,23 @@ static bool deliver(ap_stream *p, size_t end)
 /* The end of a call is the first closer outside of its strings. */
 static bool call_step(ap_stream *p)
 {
-    static const char *const set[] = {"<|\"|>", "<tool_call|>", "<|tool_call>", "<|tool_response>",
-                                      "<turn|>", "<eos>", NULL};
+    static const char *const set[] = {
+        "<|\"|>", "<tool_call|>", "<|tool_call>", "<|tool_response>", "<turn|>", "<eos>", NULL};
     static const char *const quote[] = {"<|\"|>", NULL};
     int which = 0;
     size_t safe, hit;
-    while ((hit = ap_stream_find(p, p->at, p->in_string ? quote : set, &which, &safe)) != SIZE_MAX) {
+    while ((hit = ap_stream_find(p, p->at, p->in_string ? quote : set, &which, &safe)) !=
+           SIZE_MAX) {
         if (which == 0) {
             p->in_string = !p->in_string;
             p->at = hit + strlen(quote[0]);
             continue;
         }
         bool ok = deliver(p, hit);
-        if (ok) p->pos = hit;
-        else broken(p, hit);
+        if (ok)
+            p->pos = hit;
+        else
+            broken(p, hit);
         p->state = CONTENT;
         if (which == 1) p->pos = hit + strlen(set[1]); /* the others are read as content is */
         return true;
@@ -192,9 +215,13 @@ static bool response_step(ap_stream *p)
 bool ap_chat_gemma_step(ap_stream *p)
 {
     switch (p->state) {
-    case THINK: return think_step(p);
-    case CALL: return call_step(p);
-    case RESPONSE: return response_step(p);
-    default: return content_step(p);
+    case THINK:
+        return think_step(p);
+    case CALL:
+        return call_step(p);
+    case RESPONSE:
+        return response_step(p);
+    default:
+        return content_step(p);
     }
 }

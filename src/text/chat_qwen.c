@@ -10,10 +10,10 @@
 enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, AFTER };
 enum { MAX_NAME = 256 };
 
-static const char *const hidden[] = {"<tool_call>", "</tool_call>",  "<think>", "</think>",
+static const char *const hidden[] = {"<tool_call>", "</tool_call>",  "<think>",      "</think>",
                                      "<|im_end|>",  "<|endoftext|>", "<|im_start|>", NULL};
-static const char *const content_set[] = {"<tool_call>", "</tool_call>",  "<think>",
-                                          "</think>",    "<|im_end|>",    "<|endoftext|>",
+static const char *const content_set[] = {"<tool_call>",  "</tool_call>", "<think>",
+                                          "</think>",     "<|im_end|>",   "<|endoftext|>",
                                           "<|im_start|>", "<function=",   NULL};
 enum { M_CALL, M_END_CALL, M_THINK, M_END_THINK, M_END, M_END2, M_START, M_FUNCTION };
 
@@ -25,11 +25,14 @@ void ap_chat_qwen_start(ap_stream *p, const char *prompt, size_t len)
     bool inside = false;
     for (size_t i = 0; i + sizeof header - 1 <= len; i++)
         if (!memcmp(prompt + i, header, sizeof header - 1)) from = i + sizeof header - 1;
-    if (from && (len - from < sizeof role - 1 || memcmp(prompt + from, role, sizeof role - 1))) return;
+    if (from && (len - from < sizeof role - 1 || memcmp(prompt + from, role, sizeof role - 1)))
+        return;
     for (size_t i = from; i < len; i++) {
         if (prompt[i] != '<') continue;
-        if (len - i >= 7 && !memcmp(prompt + i, "<think>", 7)) inside = true;
-        else if (len - i >= 8 && !memcmp(prompt + i, "</think>", 8)) inside = false;
+        if (len - i >= 7 && !memcmp(prompt + i, "<think>", 7))
+            inside = true;
+        else if (len - i >= 8 && !memcmp(prompt + i, "</think>", 8))
+            inside = false;
     }
     p->state = inside ? THINK : CONTENT;
     p->skip_nl = inside;
@@ -69,7 +72,9 @@ static bool content_step(ap_stream *p)
     ap_stream_text(p, APUS_PART_CONTENT, hit);
     size_t n = strlen(content_set[which]);
     switch (which) {
-    case M_CALL: open_call(p, TOOL, n); return true;
+    case M_CALL:
+        open_call(p, TOOL, n);
+        return true;
     case M_FUNCTION:
         p->at = p->pos;
         p->state = TOOL;
@@ -85,14 +90,17 @@ static bool content_step(ap_stream *p)
         if (!p->has_content) ap_stream_end_think(p);
         p->pos += n;
         return true;
-    case M_START: return skip_header(p);
-    default: p->pos += n; return true;
+    case M_START:
+        return skip_header(p);
+    default:
+        p->pos += n;
+        return true;
     }
 }
 
 static bool think_step(ap_stream *p)
 {
-    static const char *const set[] = {"</think>", "<tool_call>", "<think>", "<|im_end|>",
+    static const char *const set[] = {"</think>",      "<tool_call>",  "<think>", "<|im_end|>",
                                       "<|endoftext|>", "<|im_start|>", NULL};
     int which = 0;
     size_t safe, hit = ap_stream_find(p, p->pos, set, &which, &safe);
@@ -115,7 +123,10 @@ static bool think_step(ap_stream *p)
     return true;
 }
 
-static bool is_ws(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+static bool is_ws(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
 
 /* Pass white space; false: the text ends there. */
 static bool pass_space(ap_stream *p)
@@ -137,7 +148,8 @@ static bool tool_step(ap_stream *p)
         p->state = JSON;
         return true;
     }
-    int f = ap_stream_next_is(p, p->at, "<function="), end = ap_stream_next_is(p, p->at, "</tool_call>");
+    int f = ap_stream_next_is(p, p->at, "<function="),
+        end = ap_stream_next_is(p, p->at, "</tool_call>");
     if (f == 1) {
         p->at += strlen("<function=");
         p->mark = p->at;
@@ -160,7 +172,8 @@ static int tag_end(ap_stream *p)
     for (; p->at < p->in.len; p->at++) {
         char c = p->in.data[p->at];
         if (c == '>') return p->at > p->mark;
-        if (c == '\n' || c == '<' || p->at - p->mark > MAX_NAME) return 0;
+        bool starts = ((uint8_t)c & 0xC0) != 0x80; /* text is cut between characters only */
+        if (c == '\n' || c == '<' || (starts && p->at - p->mark > MAX_NAME)) return 0;
     }
     return p->final ? 0 : -1;
 }
@@ -194,7 +207,8 @@ static void finish_call(ap_stream *p, size_t used)
 
 static bool between_step(ap_stream *p)
 {
-    static const char *const set[] = {"<parameter=", "</function>", "</tool_call>", "<|im_end|>", NULL};
+    static const char *const set[] = {"<parameter=", "</function>", "</tool_call>", "<|im_end|>",
+                                      NULL};
     int which = 0;
     size_t safe, hit = ap_stream_find(p, p->at, set, &which, &safe);
     if (hit == SIZE_MAX) {
@@ -248,9 +262,9 @@ static bool value_step(ap_stream *p)
     if (!p->key.failed) {
         ap_json_quote(&p->args, p->key.data, p->key.len, false);
         ap_buf_adds(&p->args, ": ");
-        ap_toolcall_put_typed(&p->args, s, n,
-                              ap_toolcall_schema(p->tools, p->name.data, p->name.len, p->key.data,
-                                                 p->key.len));
+        ap_toolcall_put_typed(
+            &p->args, s, n,
+            ap_toolcall_schema(p->tools, p->name.data, p->name.len, p->key.data, p->key.len));
     }
     p->at = hit + (which == 0 ? strlen(set[0]) : 0);
     p->state = BETWEEN;
@@ -274,8 +288,10 @@ static bool json_call(ap_stream *p)
     if (args && args->type != AP_JSON_OBJECT && args->type != AP_JSON_NULL) goto done;
     p->name.len = p->args.len = 0;
     ap_buf_add(&p->name, name->str, name->len);
-    if (args && args->type == AP_JSON_OBJECT) ap_toolcall_put_json(&p->args, args);
-    else ap_buf_adds(&p->args, "{}");
+    if (args && args->type == AP_JSON_OBJECT)
+        ap_toolcall_put_json(&p->args, args);
+    else
+        ap_buf_adds(&p->args, "{}");
     ok = !p->args.failed && !p->name.failed;
     if (ok) ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
 done:
@@ -288,9 +304,12 @@ static bool json_step(ap_stream *p)
     for (; p->at < p->in.len; p->at++) {
         char c = p->in.data[p->at];
         if (p->in_string) {
-            if (p->escaped) p->escaped = false;
-            else if (c == '\\') p->escaped = true;
-            else if (c == '"') p->in_string = false;
+            if (p->escaped)
+                p->escaped = false;
+            else if (c == '\\')
+                p->escaped = true;
+            else if (c == '"')
+                p->in_string = false;
             continue;
         }
         if (c == '"') p->in_string = true;
@@ -327,14 +346,23 @@ static bool after_step(ap_stream *p)
 bool ap_chat_qwen_step(ap_stream *p)
 {
     switch (p->state) {
-    case THINK: return think_step(p);
-    case TOOL: return tool_step(p);
-    case NAME: return name_step(p);
-    case BETWEEN: return between_step(p);
-    case KEY: return key_step(p);
-    case VALUE: return value_step(p);
-    case JSON: return json_step(p);
-    case AFTER: return after_step(p);
-    default: return content_step(p);
+    case THINK:
+        return think_step(p);
+    case TOOL:
+        return tool_step(p);
+    case NAME:
+        return name_step(p);
+    case BETWEEN:
+        return between_step(p);
+    case KEY:
+        return key_step(p);
+    case VALUE:
+        return value_step(p);
+    case JSON:
+        return json_step(p);
+    case AFTER:
+        return after_step(p);
+    default:
+        return content_step(p);
     }
 }

@@ -50,7 +50,10 @@ static void emit(ap_stream *p, apus_part part, const char *s, size_t n)
     p->fn(p->ctx, &(apus_event){.part = part, .text = s, .len = n});
 }
 
-static bool is_ws(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+static bool is_ws(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
 
 void ap_stream_text(ap_stream *p, apus_part part, size_t to)
 {
@@ -86,8 +89,10 @@ void ap_stream_end_think(ap_stream *p)
 
 void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args, size_t args_len)
 {
-    p->fn(p->ctx, &(apus_event){.part = APUS_PART_CALL, .text = name, .len = len, .args = args,
-                                .args_len = args_len});
+    p->fn(
+        p->ctx,
+        &(apus_event){
+            .part = APUS_PART_CALL, .text = name, .len = len, .args = args, .args_len = args_len});
     p->after_call = true;
     p->skip_nl = false;
 }
@@ -108,8 +113,10 @@ void ap_stream_broken(ap_stream *p, size_t to, const char *const *hidden)
         size_t safe, hit = ap_stream_find(p, p->pos, hidden, &which, &safe);
         ap_stream_text(p, APUS_PART_CONTENT, hit != SIZE_MAX ? hit : to);
         if (hit == SIZE_MAX) break;
-        if (!strcmp(hidden[which], AP_STREAM_QUOTE)) ap_stream_quote(p);
-        else p->pos += strlen(hidden[which]);
+        if (!strcmp(hidden[which], AP_STREAM_QUOTE))
+            ap_stream_quote(p);
+        else
+            p->pos += strlen(hidden[which]);
     }
     p->in.len = len;
 }
@@ -137,7 +144,7 @@ static size_t take_valid(ap_stream *p, const char *s, size_t n)
     return i;
 }
 
-/* Append bytes as whole characters; what is not UTF-8 becomes U+FFFD, as when decoding the whole. */
+/* Append bytes as whole characters; what is not UTF-8 becomes U+FFFD, as in decoding the whole. */
 static void take_in(ap_stream *p, const char *s, size_t n)
 {
     size_t i = 0;
@@ -235,7 +242,7 @@ apus_err ap_chat_parser_finish(ap_chat_parser *p)
     p->final = true;
     take_in(p, "", 0);
     run(p);
-    /* Newlines at the very end of an answer are part of it; behind a call or thought they are not. */
+    /* Newlines at the end of an answer are part of it; behind a call or thought they are not. */
     if (p->ws.len && !p->after_call && p->state == 0 && p->syntax != AP_CHAT_PLAIN)
         emit(p, APUS_PART_CONTENT, p->ws.data, p->ws.len);
     p->ws.len = 0;

@@ -28,8 +28,8 @@ struct ap_chat_parser {
     bool has_content; /* some CONTENT went out */
 
     /* A call that is being read; it begins at pos. */
-    size_t at;              /* how far it is read */
-    size_t mark, mark_len;  /* its name, or the parameter's value begins here */
+    size_t at;             /* how far it is read */
+    size_t mark, mark_len; /* its name, or the parameter's value begins here */
     ap_buf name, args, key;
     size_t n_args;
     int braces;

@@ -31,10 +31,10 @@ typedef enum ap_jtype {
     AP_J_LIST,
     AP_J_TUPLE, /* l */
     AP_J_DICT,
-    AP_J_VIEW,  /* d, sub: AP_J_KEYS.. of dict.keys(), values(), items() */
-    AP_J_ITER,  /* what generators and reversed() give: read once, no length */
+    AP_J_VIEW, /* d, sub: AP_J_KEYS.. of dict.keys(), values(), items() */
+    AP_J_ITER, /* what generators and reversed() give: read once, no length */
     AP_J_RANGE,
-    AP_J_NS,    /* d: namespace() */
+    AP_J_NS, /* d: namespace() */
     AP_J_MACRO,
     AP_J_LOOP,
     AP_J_METHOD, /* a method with its object */
@@ -43,15 +43,14 @@ typedef enum ap_jtype {
 
 enum { AP_J_KEYS, AP_J_VALUES, AP_J_ITEMS };
 /* Why a value is undefined. */
-enum { AP_J_NO_NAME, AP_J_NO_ATTR, AP_J_NO_VALUE, AP_J_UNSAFE, AP_J_ABSENT /* argument not given */ };
 enum {
-    AP_J_G_RANGE,
-    AP_J_G_DICT,
-    AP_J_G_NAMESPACE,
-    AP_J_G_RAISE,
-    AP_J_G_STRFTIME,
-    AP_J_G_COUNT
+    AP_J_NO_NAME,
+    AP_J_NO_ATTR,
+    AP_J_NO_VALUE,
+    AP_J_UNSAFE,
+    AP_J_ABSENT /* argument not given */
 };
+enum { AP_J_G_RANGE, AP_J_G_DICT, AP_J_G_NAMESPACE, AP_J_G_RAISE, AP_J_G_STRFTIME, AP_J_G_COUNT };
 
 typedef struct ap_jstr {
     const char *s; /* UTF-8, not zero-terminated; may point into the template or the variables */
@@ -145,17 +144,17 @@ typedef enum ap_jkind {
     AP_JN_AND,
     AP_JN_OR,
     AP_JN_NOT,
-    AP_JN_COND,  /* b if a else c (c may be NULL) */
-    AP_JN_ARG,   /* an argument: a; op AP_JA_*; name of a keyword */
+    AP_JN_COND, /* b if a else c (c may be NULL) */
+    AP_JN_ARG,  /* an argument: a; op AP_JA_*; name of a keyword */
     /* statements */
-    AP_JN_TEXT,  /* value */
-    AP_JN_PRINT, /* a */
-    AP_JN_IF,    /* a: test, b: body, c: else (an IF for elif) */
-    AP_JN_FOR,   /* a: target, b: iterable, c: test, d: body, e: else */
-    AP_JN_SET,   /* a: target, b: value */
-    AP_JN_SETBLOCK, /* a: target, b: filter or NULL, d: body */
-    AP_JN_MACRO,    /* sym, a..: parameters (NAME, .b default or NULL), d: body */
-    AP_JN_CALLBLOCK, /* as MACRO, c: the call */
+    AP_JN_TEXT,        /* value */
+    AP_JN_PRINT,       /* a */
+    AP_JN_IF,          /* a: test, b: body, c: else (an IF for elif) */
+    AP_JN_FOR,         /* a: target, b: iterable, c: test, d: body, e: else */
+    AP_JN_SET,         /* a: target, b: value */
+    AP_JN_SETBLOCK,    /* a: target, b: filter or NULL, d: body */
+    AP_JN_MACRO,       /* sym, a..: parameters (NAME, .b default or NULL), d: body */
+    AP_JN_CALLBLOCK,   /* as MACRO, c: the call */
     AP_JN_FILTERBLOCK, /* b: filter, d: body */
     AP_JN_WITH,        /* a..: targets (NAME), b..: values, d: body */
     AP_JN_SCOPE,       /* d: body of a generation block */
@@ -167,8 +166,8 @@ enum { AP_JA_POS, AP_JA_KW, AP_JA_STAR, AP_JA_STARSTAR };
 
 typedef struct ap_jnode ap_jnode;
 struct ap_jnode {
-    uint8_t kind, op;  /* op: ap_jtok of an operator, or AP_JA_* */
-    bool recursive;    /* FOR */
+    uint8_t kind, op;                         /* op: ap_jtok of an operator, or AP_JA_* */
+    bool recursive;                           /* FOR */
     bool has_caller, has_kwargs, has_varargs; /* MACRO: names its body mentions */
     int line;
     int sym;
@@ -221,7 +220,7 @@ typedef enum ap_jtok {
     AP_JT_PIPE,
     AP_JT_COMMA,
     AP_JT_SEMICOLON,
-    AP_JT_IN,   /* never lexed: operators of COMPARE */
+    AP_JT_IN, /* never lexed: operators of COMPARE */
     AP_JT_NOTIN
 } ap_jtok;
 
@@ -238,8 +237,8 @@ enum { AP_JS_CALLER, AP_JS_KWARGS, AP_JS_VARARGS, AP_JS_LOOP };
 struct ap_template {
     ap_arena mem;
     char *name;
-    ap_jnode *body; /* statements */
-    ap_jnode root;  /* its hidden names */
+    ap_jnode *body;       /* statements */
+    ap_jnode root;        /* its hidden names */
     const ap_jstr **syms; /* [n_syms] */
     int n_syms;
     int special[4]; /* symbols of AP_JS_*; -1: the template does not mention it */
@@ -261,6 +260,8 @@ typedef struct ap_jscope ap_jscope;
 struct ap_jscope {
     ap_jscope *parent; /* NULL: the root, whose names are in run->globals */
     ap_jbind *first;
+    ap_jbind *spare; /* of earlier rounds of a loop */
+    bool kept;       /* a macro refers to it: a loop's next round needs another one */
 };
 
 /* The state of one parse (t->mem, no scopes) or one render. */
@@ -288,12 +289,12 @@ struct ap_jmacro {
     int n_params;
 };
 struct ap_jloop {
-    ap_jval source;    /* iterable */
+    ap_jval source; /* iterable */
     struct ap_jcursor *cursor;
     const ap_jnode *node; /* FOR, for its filter */
     ap_jscope *scope;     /* of the FOR statement */
-    ap_jlist *seen;       /* items accepted so far, some of them ahead */
-    size_t index0;
+    ap_jlist *seen;       /* items accepted, [base, base + seen->n): the last ones and some ahead */
+    size_t base, index0;
     bool ended, busy;
     int depth0;
     ap_jval last_changed;
@@ -308,15 +309,36 @@ ap_jval ap_j_fail_nomem(ap_jrun *run);
 /* Spend n steps; false when the budget is out (then failed). */
 bool ap_j_spend(ap_jrun *run, uint64_t n);
 bool ap_j_enter(ap_jrun *run); /* one level deeper; false at the limit */
-static inline void ap_j_leave(ap_jrun *run) { run->depth--; }
+static inline void ap_j_leave(ap_jrun *run)
+{
+    run->depth--;
+}
 void *ap_j_alloc(ap_jrun *run, size_t n, size_t size); /* zeroed; NULL: failed */
 
-static inline ap_jval ap_j_none(void) { return (ap_jval){.type = AP_J_NONE}; }
-static inline ap_jval ap_j_bool(bool b) { return (ap_jval){.type = AP_J_BOOL, .b = b}; }
-static inline ap_jval ap_j_int(int64_t i) { return (ap_jval){.type = AP_J_INT, .i = i}; }
-static inline ap_jval ap_j_float(double f) { return (ap_jval){.type = AP_J_FLOAT, .f = f}; }
-static inline ap_jval ap_j_strval(const ap_jstr *s) { return (ap_jval){.type = AP_J_STR, .s = s}; }
-static inline bool ap_j_absent(ap_jval v) { return v.type == AP_J_UNDEF && v.sub == AP_J_ABSENT; }
+static inline ap_jval ap_j_none(void)
+{
+    return (ap_jval){.type = AP_J_NONE};
+}
+static inline ap_jval ap_j_bool(bool b)
+{
+    return (ap_jval){.type = AP_J_BOOL, .b = b};
+}
+static inline ap_jval ap_j_int(int64_t i)
+{
+    return (ap_jval){.type = AP_J_INT, .i = i};
+}
+static inline ap_jval ap_j_float(double f)
+{
+    return (ap_jval){.type = AP_J_FLOAT, .f = f};
+}
+static inline ap_jval ap_j_strval(const ap_jstr *s)
+{
+    return (ap_jval){.type = AP_J_STR, .s = s};
+}
+static inline bool ap_j_absent(ap_jval v)
+{
+    return v.type == AP_J_UNDEF && v.sub == AP_J_ABSENT;
+}
 ap_jval ap_j_undef(uint8_t sub, const ap_jstr *name);
 
 /* A string over bytes that outlive the run (borrow) or a copy of them. */
@@ -362,9 +384,12 @@ static inline bool ap_j_is_num(ap_jval v)
 /* The value of a bool or int. */
 static inline bool ap_j_as_int(ap_jval v, int64_t *i)
 {
-    if (v.type == AP_J_BOOL) *i = v.b;
-    else if (v.type == AP_J_INT) *i = v.i;
-    else return false;
+    if (v.type == AP_J_BOOL)
+        *i = v.b;
+    else if (v.type == AP_J_INT)
+        *i = v.i;
+    else
+        return false;
     return true;
 }
 double ap_j_as_double(ap_jval v); /* of a number */
@@ -374,9 +399,9 @@ double ap_j_as_double(ap_jval v); /* of a number */
 void ap_j_put(ap_jrun *run, ap_jout *o, const char *s, size_t n);
 void ap_j_puts(ap_jrun *run, ap_jout *o, const char *s);
 void ap_j_put_cp(ap_jrun *run, ap_jout *o, uint32_t cp);
-void ap_j_put_str(ap_jrun *run, ap_jout *o, ap_jval v);  /* str(v) */
-void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v); /* repr(v) */
-void ap_j_put_float(ap_jrun *run, ap_jout *o, double f); /* repr of a float */
+void ap_j_put_str(ap_jrun *run, ap_jout *o, ap_jval v);                   /* str(v) */
+void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v);                  /* repr(v) */
+void ap_j_put_float(ap_jrun *run, ap_jout *o, double f);                  /* repr of a float */
 void ap_j_put_escaped(ap_jrun *run, ap_jout *o, const char *s, size_t n); /* HTML */
 /* json.dumps. indent < 0: none. item, key: separators or NULL = Python's default. */
 typedef struct ap_jdump {
@@ -420,8 +445,8 @@ bool ap_j_is_word(uint32_t cp); /* \w */
 
 /* ---------------------------------------------------------------- jinja_format.c */
 
-ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *fmt, ap_jval args);          /* fmt % args */
-ap_jval ap_j_format(ap_jrun *run, const ap_jstr *fmt, const ap_jargs *args);   /* fmt.format() */
+ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *fmt, ap_jval args);        /* fmt % args */
+ap_jval ap_j_format(ap_jrun *run, const ap_jstr *fmt, const ap_jargs *args); /* fmt.format() */
 
 /* ---------------------------------------------------------------- parsing */
 
@@ -434,13 +459,13 @@ void ap_j_scopes(ap_jrun *run); /* fills `hidden` everywhere */
 
 void ap_j_exec(ap_jrun *run, ap_jscope *s, const ap_jnode *body);
 ap_jval ap_j_eval(ap_jrun *run, ap_jscope *s, const ap_jnode *n);
-ap_jval ap_j_attr(ap_jrun *run, ap_jval of, const ap_jstr *name);  /* of.name */
-ap_jval ap_j_item(ap_jrun *run, ap_jval of, ap_jval key);          /* of[key] */
+ap_jval ap_j_attr(ap_jrun *run, ap_jval of, const ap_jstr *name); /* of.name */
+ap_jval ap_j_item(ap_jrun *run, ap_jval of, ap_jval key);         /* of[key] */
 ap_jval ap_j_call(ap_jrun *run, ap_jval f, const ap_jargs *args);
 ap_jval ap_j_call_macro(ap_jrun *run, const ap_jmacro *m, const ap_jargs *args);
 ap_jval ap_j_call_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args);
 ap_jval ap_j_call_loop(ap_jrun *run, ap_jloop *loop, ap_jval iterable);
-bool ap_j_loop_fill(ap_jrun *run, ap_jloop *loop, size_t n); /* accept n items if there are */
+bool ap_j_loop_fill(ap_jrun *run, ap_jloop *loop, size_t n); /* have n items; false: fewer */
 ap_jval ap_j_loop_attr(ap_jrun *run, ap_jloop *loop, const ap_jstr *name);
 ap_jval ap_j_binary(ap_jrun *run, uint8_t op, ap_jval a, ap_jval b);
 /* The name of a method of v that templates may call; *unsafe: there is one, but it changes v. */

@@ -32,14 +32,20 @@ ap_jval ap_j_loop_attr(ap_jrun *run, ap_jloop *loop, const ap_jstr *name)
     if (ap_j_str_is(name, "depth0")) return ap_j_int(loop->depth0);
     if (ap_j_str_is(name, "depth")) return ap_j_int(loop->depth0 + 1);
     if (ap_j_str_is(name, "previtem"))
-        return i ? loop->seen->v[i - 1] : ap_j_undef(AP_J_NO_VALUE, NULL);
+        return i ? loop->seen->v[loop->index0 - 1 - loop->base] : ap_j_undef(AP_J_NO_VALUE, NULL);
     if (ap_j_str_is(name, "nextitem"))
-        return ap_j_loop_fill(run, loop, loop->index0 + 2) ? loop->seen->v[i + 1]
-                                                          : ap_j_undef(AP_J_NO_VALUE, NULL);
+        return ap_j_loop_fill(run, loop, loop->index0 + 2)
+                   ? loop->seen->v[loop->index0 + 1 - loop->base]
+                   : ap_j_undef(AP_J_NO_VALUE, NULL);
     bool length = ap_j_str_is(name, "length"), rev = ap_j_str_is(name, "revindex");
     if (length || rev || ap_j_str_is(name, "revindex0")) {
-        while (!loop->ended && !run->failed) ap_j_loop_fill(run, loop, loop->seen->n + 1);
-        int64_t n = (int64_t)loop->seen->n;
+        size_t all = 0;
+        if (loop->node->c || !ap_j_len(loop->source, &all)) {
+            while (!loop->ended && !run->failed)
+                ap_j_loop_fill(run, loop, loop->base + loop->seen->n + 1);
+            all = loop->base + loop->seen->n;
+        }
+        int64_t n = (int64_t)all;
         return ap_j_int(length ? n : rev ? n - i : n - i - 1);
     }
     ap_jval self = {.type = AP_J_LOOP, .loop = loop};
@@ -66,12 +72,17 @@ static bool attribute(ap_jrun *run, ap_jval of, const ap_jstr *name, ap_jval *ou
         return true;
     }
     const char *m = ap_j_method_name(of, name, &unsafe);
-    if (unsafe) *out = ap_j_undef(AP_J_UNSAFE, name);
-    else if (m) *out = method(run, of, m);
+    if (unsafe)
+        *out = ap_j_undef(AP_J_UNSAFE, name);
+    else if (m)
+        *out = method(run, of, m);
     return unsafe || m;
 }
 
-static ap_jval use_undefined(ap_jrun *run, ap_jval v) { return ap_j_binary(run, AP_JT_ADD, v, v); }
+static ap_jval use_undefined(ap_jrun *run, ap_jval v)
+{
+    return ap_j_binary(run, AP_JT_ADD, v, v);
+}
 
 /* of[key] without attributes; false: no such item. */
 static bool subscript(ap_jrun *run, ap_jval of, ap_jval key, ap_jval *out)
@@ -194,8 +205,10 @@ static void merge(ap_jrun *run, ap_jdict *d, ap_jval from)
     while (ap_j_iter_next(run, &c, &x)) {
         ap_jlist *l = ap_j_to_list(run, x);
         if (run->failed) return;
-        if (l->n != 2) ap_j_fail(run, "a dictionary is made of pairs");
-        else ap_j_dict_set(run, d, l->v[0], l->v[1]);
+        if (l->n != 2)
+            ap_j_fail(run, "a dictionary is made of pairs");
+        else
+            ap_j_dict_set(run, d, l->v[0], l->v[1]);
     }
 }
 
@@ -217,8 +230,8 @@ static ap_jval raise(ap_jrun *run, const ap_jargs *args)
     ap_jval v[8];
     if (!ap_j_bind(run, "raise_exception", "message", 1, args, v)) return ap_j_none();
     const ap_jstr *s = ap_j_str(run, v[0]);
-    return ap_j_fail(run, "the template raised an exception: %.*s", s->len > 800 ? 800 : (int)s->len,
-                     s->s);
+    return ap_j_fail(run, "the template raised an exception: %.*s",
+                     s->len > 800 ? 800 : (int)s->len, s->s);
 }
 
 static ap_jval strftime_now(ap_jrun *run, const ap_jargs *args)
@@ -242,20 +255,29 @@ ap_jval ap_j_call(ap_jrun *run, ap_jval f, const ap_jargs *args)
 {
     if (run->failed) return f;
     switch (f.type) {
-    case AP_J_UNDEF: return use_undefined(run, f);
-    case AP_J_MACRO: return ap_j_call_macro(run, f.m, args);
-    case AP_J_METHOD: return ap_j_call_method(run, f.method, args);
+    case AP_J_UNDEF:
+        return use_undefined(run, f);
+    case AP_J_MACRO:
+        return ap_j_call_macro(run, f.m, args);
+    case AP_J_METHOD:
+        return ap_j_call_method(run, f.method, args);
     case AP_J_LOOP:
         if (args->n != 1 || args->n_kw) return ap_j_fail(run, "loop() takes one argument");
         return ap_j_call_loop(run, f.loop, args->v[0]);
     case AP_J_GLOBAL:
         switch (f.i) {
-        case AP_J_G_RANGE: return make_range(run, args);
-        case AP_J_G_DICT: return make_dict(run, args, false);
-        case AP_J_G_NAMESPACE: return make_dict(run, args, true);
-        case AP_J_G_RAISE: return raise(run, args);
-        default: return strftime_now(run, args);
+        case AP_J_G_RANGE:
+            return make_range(run, args);
+        case AP_J_G_DICT:
+            return make_dict(run, args, false);
+        case AP_J_G_NAMESPACE:
+            return make_dict(run, args, true);
+        case AP_J_G_RAISE:
+            return raise(run, args);
+        default:
+            return strftime_now(run, args);
         }
-    default: return ap_j_fail(run, "'%s' object is not callable", ap_j_type_name(f));
+    default:
+        return ap_j_fail(run, "'%s' object is not callable", ap_j_type_name(f));
     }
 }

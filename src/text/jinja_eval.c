@@ -7,18 +7,24 @@
 
 /* ---------------------------------------------------------------- names */
 
+/* Where a name is bound in the scopes inside of the root; NULL: nowhere. */
+static ap_jval *find(ap_jrun *run, const ap_jscope *s, int sym)
+{
+    uint64_t hops = 0;
+    ap_jval *v = NULL;
+    for (; s && !v; s = s->parent)
+        for (ap_jbind *b = s->first; b && !v; b = b->next, hops++)
+            if (b->sym == sym) v = &b->v;
+    ap_j_spend(run, hops / 8);
+    return v;
+}
+
 static ap_jval lookup(ap_jrun *run, const ap_jscope *s, const ap_jnode *n)
 {
-    ap_jval v = run->assigned[n->sym] ? run->globals[n->sym] : run->context[n->sym];
-    for (uint64_t hops = 0; s; s = s->parent) {
-        for (const ap_jbind *b = s->first; b; b = b->next) {
-            hops++;
-            if (b->sym != n->sym) continue;
-            ap_j_spend(run, hops / 8);
-            v = b->v;
-            return ap_j_absent(v) ? ap_j_undef(AP_J_NO_NAME, n->name) : v;
-        }
-    }
+    const ap_jval *bound = find(run, s, n->sym);
+    ap_jval v = bound                   ? *bound
+                : run->assigned[n->sym] ? run->globals[n->sym]
+                                        : run->context[n->sym];
     return ap_j_absent(v) ? ap_j_undef(AP_J_NO_NAME, n->name) : v;
 }
 
@@ -30,13 +36,18 @@ static void bind(ap_jrun *run, ap_jscope *s, int sym, ap_jval v)
         run->assigned[sym] = true;
         return;
     }
-    for (ap_jbind *b = s->first; b; b = b->next) {
+    uint64_t hops = 0;
+    for (ap_jbind *b = s->first; b; b = b->next, hops++) {
         if (b->sym != sym) continue;
         b->v = v;
         return;
     }
-    ap_jbind *b = ap_j_alloc(run, 1, sizeof *b);
-    if (!b) return;
+    ap_j_spend(run, hops / 8);
+    ap_jbind *b = s->spare;
+    if (b)
+        s->spare = b->next;
+    else if (!(b = ap_j_alloc(run, 1, sizeof *b)))
+        return;
     *b = (ap_jbind){.sym = sym, .v = v, .next = s->first};
     s->first = b;
 }
@@ -51,6 +62,21 @@ static ap_jscope *scope_new(ap_jrun *run, ap_jscope *parent, const ap_jnode *fra
     return s;
 }
 
+/* The scope of a loop's next round: the old one emptied, unless something holds on to it. */
+static ap_jscope *scope_again(ap_jrun *run, ap_jscope *s, ap_jscope *parent, const ap_jnode *frame)
+{
+    if (!s || s->kept) return scope_new(run, parent, frame);
+    while (s->first) {
+        ap_jbind *b = s->first;
+        s->first = b->next;
+        b->next = s->spare;
+        s->spare = b;
+    }
+    for (int i = 0; i < frame->n_hidden; i++)
+        bind(run, s, frame->hidden[i], ap_j_undef(AP_J_ABSENT, NULL));
+    return s;
+}
+
 static void assign(ap_jrun *run, ap_jscope *s, const ap_jnode *to, ap_jval v)
 {
     if (run->failed) return;
@@ -61,17 +87,20 @@ static void assign(ap_jrun *run, ap_jscope *s, const ap_jnode *to, ap_jval v)
         ap_jnode name = *to;
         name.name = run->t->syms[to->sym];
         ap_jval ns = lookup(run, s, &name);
-        if (ns.type != AP_J_NS) ap_j_fail(run, "cannot assign attribute on non-namespace object");
+        if (ns.type != AP_J_NS)
+            ap_j_fail(run, "cannot assign attribute on non-namespace object");
         else if (to->name->len && to->name->s[0] == '_')
             ap_j_fail(run, "a namespace cannot have attributes that begin with an underscore");
-        else ap_j_dict_set(run, ns.d, ap_j_strval(to->name), v);
+        else
+            ap_j_dict_set(run, ns.d, ap_j_strval(to->name), v);
     } else {
         ap_jlist *l = ap_j_to_list(run, v);
         size_t want = 0, i = 0;
         for (const ap_jnode *t = to->a; t; t = t->next) want++;
         if (!run->failed && l->n != want)
             ap_j_fail(run, "cannot unpack %zu values into %zu names", l->n, want);
-        for (const ap_jnode *t = to->a; t && !run->failed; t = t->next) assign(run, s, t, l->v[i++]);
+        for (const ap_jnode *t = to->a; t && !run->failed; t = t->next)
+            assign(run, s, t, l->v[i++]);
     }
 }
 
@@ -106,8 +135,10 @@ static bool eval_args(ap_jrun *run, ap_jscope *s, const ap_jnode *n, ap_jargs *o
             if (out->n_kw) memcpy(kw, out->kw, out->n_kw * sizeof *kw);
             out->kw = kw;
             for (size_t i = 0; i < v.d->n; i++) {
-                if (v.d->k[i].type != AP_J_STR) ap_j_fail(run, "keywords must be strings");
-                else kw[out->n_kw++] = (ap_jkw){v.d->k[i].s, v.d->v[i]};
+                if (v.d->k[i].type != AP_J_STR)
+                    ap_j_fail(run, "keywords must be strings");
+                else
+                    kw[out->n_kw++] = (ap_jkw){v.d->k[i].s, v.d->v[i]};
             }
         }
     }
@@ -144,12 +175,24 @@ static ap_jval eval_compare(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
         int c;
         run->line = p->line;
         switch (p->op) {
-        case AP_JT_EQ: r = ap_j_equal(run, left, right); break;
-        case AP_JT_NE: r = !ap_j_equal(run, left, right); break;
-        case AP_JT_IN: r = ap_j_contains(run, left, right); break;
-        case AP_JT_NOTIN: r = !ap_j_contains(run, left, right); break;
-        case AP_JT_LT: r = ap_j_compare(run, left, right, "<") == -1; break;
-        case AP_JT_GT: r = ap_j_compare(run, left, right, ">") == 1; break;
+        case AP_JT_EQ:
+            r = ap_j_equal(run, left, right);
+            break;
+        case AP_JT_NE:
+            r = !ap_j_equal(run, left, right);
+            break;
+        case AP_JT_IN:
+            r = ap_j_contains(run, left, right);
+            break;
+        case AP_JT_NOTIN:
+            r = !ap_j_contains(run, left, right);
+            break;
+        case AP_JT_LT:
+            r = ap_j_compare(run, left, right, "<") == -1;
+            break;
+        case AP_JT_GT:
+            r = ap_j_compare(run, left, right, ">") == 1;
+            break;
         case AP_JT_LE:
             c = ap_j_compare(run, left, right, "<=");
             r = c == -1 || c == 0;
@@ -233,11 +276,19 @@ ap_jval ap_j_eval(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
     if (!ap_j_enter(run)) return ap_j_undef(AP_J_NO_VALUE, NULL);
     run->line = n->line;
     switch ((ap_jkind)n->kind) {
-    case AP_JN_CONST: r = n->value; break;
-    case AP_JN_NAME: r = lookup(run, s, n); break;
+    case AP_JN_CONST:
+        r = n->value;
+        break;
+    case AP_JN_NAME:
+        r = lookup(run, s, n);
+        break;
     case AP_JN_TUPLE:
-    case AP_JN_LIST: r = eval_items(run, s, n); break;
-    case AP_JN_DICT: r = eval_dict(run, s, n); break;
+    case AP_JN_LIST:
+        r = eval_items(run, s, n);
+        break;
+    case AP_JN_DICT:
+        r = eval_dict(run, s, n);
+        break;
     case AP_JN_ATTR:
         r = ap_j_eval(run, s, n->a);
         run->line = n->line;
@@ -249,19 +300,33 @@ ap_jval ap_j_eval(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
         run->line = n->line;
         if (!run->failed) r = ap_j_item(run, r, b);
         break;
-    case AP_JN_SLICE: r = eval_slice(run, s, n); break;
-    case AP_JN_CALL: r = eval_call(run, s, n); break;
-    case AP_JN_FILTER: r = eval_filter(run, s, n); break;
-    case AP_JN_TEST: r = eval_test(run, s, n); break;
+    case AP_JN_SLICE:
+        r = eval_slice(run, s, n);
+        break;
+    case AP_JN_CALL:
+        r = eval_call(run, s, n);
+        break;
+    case AP_JN_FILTER:
+        r = eval_filter(run, s, n);
+        break;
+    case AP_JN_TEST:
+        r = eval_test(run, s, n);
+        break;
     case AP_JN_BINARY:
         r = ap_j_eval(run, s, n->a);
         b = ap_j_eval(run, s, n->b);
         run->line = n->line;
         if (!run->failed) r = ap_j_binary(run, n->op, r, b);
         break;
-    case AP_JN_UNARY: r = eval_unary(run, s, n); break;
-    case AP_JN_CONCAT: r = eval_concat(run, s, n); break;
-    case AP_JN_COMPARE: r = eval_compare(run, s, n); break;
+    case AP_JN_UNARY:
+        r = eval_unary(run, s, n);
+        break;
+    case AP_JN_CONCAT:
+        r = eval_concat(run, s, n);
+        break;
+    case AP_JN_COMPARE:
+        r = eval_compare(run, s, n);
+        break;
     case AP_JN_AND:
         r = ap_j_eval(run, s, n->a);
         if (ap_j_truth(r)) r = ap_j_eval(run, s, n->b);
@@ -270,12 +335,17 @@ ap_jval ap_j_eval(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
         r = ap_j_eval(run, s, n->a);
         if (!ap_j_truth(r)) r = ap_j_eval(run, s, n->b);
         break;
-    case AP_JN_NOT: r = ap_j_bool(!ap_j_truth(ap_j_eval(run, s, n->a))); break;
-    case AP_JN_COND:
-        if (ap_j_truth(ap_j_eval(run, s, n->a))) r = ap_j_eval(run, s, n->b);
-        else r = n->c ? ap_j_eval(run, s, n->c) : ap_j_undef(AP_J_NO_VALUE, NULL);
+    case AP_JN_NOT:
+        r = ap_j_bool(!ap_j_truth(ap_j_eval(run, s, n->a)));
         break;
-    default: r = ap_j_fail(run, "this expression cannot be evaluated");
+    case AP_JN_COND:
+        if (ap_j_truth(ap_j_eval(run, s, n->a)))
+            r = ap_j_eval(run, s, n->b);
+        else
+            r = n->c ? ap_j_eval(run, s, n->c) : ap_j_undef(AP_J_NO_VALUE, NULL);
+        break;
+    default:
+        r = ap_j_fail(run, "this expression cannot be evaluated");
     }
     ap_j_leave(run);
     return r;
@@ -317,10 +387,14 @@ static ap_jval add_sequences(ap_jrun *run, ap_jval a, ap_jval b)
         bool markup = a.s->markup || b.s->markup;
         if (!markup && b.s->len == 0) return a;
         if (!markup && a.s->len == 0) return b;
-        if (markup && !a.s->markup) ap_j_put_escaped(run, &o, a.s->s, a.s->len);
-        else ap_j_put(run, &o, a.s->s, a.s->len);
-        if (markup && !b.s->markup) ap_j_put_escaped(run, &o, b.s->s, b.s->len);
-        else ap_j_put(run, &o, b.s->s, b.s->len);
+        if (markup && !a.s->markup)
+            ap_j_put_escaped(run, &o, a.s->s, a.s->len);
+        else
+            ap_j_put(run, &o, a.s->s, a.s->len);
+        if (markup && !b.s->markup)
+            ap_j_put_escaped(run, &o, b.s->s, b.s->len);
+        else
+            ap_j_put(run, &o, b.s->s, b.s->len);
         ap_jval r = ap_j_strval(ap_j_take(run, &o));
         ap_jstr *m = markup ? ap_j_alloc(run, 1, sizeof *m) : NULL;
         if (!m) return r;
@@ -344,7 +418,8 @@ static ap_jval int_power(ap_jrun *run, int64_t base, int64_t exp)
     if (base == 0 || base == 1) return ap_j_int(exp == 0 ? 1 : base);
     if (base == -1) return ap_j_int(exp & 1 ? -1 : 1);
     for (; exp > 0; exp--)
-        if (__builtin_mul_overflow(r, base, &r)) return ap_j_fail(run, "an integer is beyond 64 bits");
+        if (__builtin_mul_overflow(r, base, &r))
+            return ap_j_fail(run, "an integer is beyond 64 bits");
     return ap_j_int(r);
 }
 
@@ -355,10 +430,17 @@ static ap_jval int_op(ap_jrun *run, uint8_t op, int64_t a, int64_t b)
     if ((op == AP_JT_DIV || op == AP_JT_FLOORDIV || op == AP_JT_MOD) && b == 0)
         return ap_j_fail(run, "division by zero");
     switch (op) {
-    case AP_JT_ADD: over = __builtin_add_overflow(a, b, &r); break;
-    case AP_JT_SUB: over = __builtin_sub_overflow(a, b, &r); break;
-    case AP_JT_MUL: over = __builtin_mul_overflow(a, b, &r); break;
-    case AP_JT_DIV: return ap_j_float((double)a / (double)b);
+    case AP_JT_ADD:
+        over = __builtin_add_overflow(a, b, &r);
+        break;
+    case AP_JT_SUB:
+        over = __builtin_sub_overflow(a, b, &r);
+        break;
+    case AP_JT_MUL:
+        over = __builtin_mul_overflow(a, b, &r);
+        break;
+    case AP_JT_DIV:
+        return ap_j_float((double)a / (double)b);
     case AP_JT_FLOORDIV:
         if (b == -1) {
             over = __builtin_sub_overflow((int64_t)0, a, &r);
@@ -370,7 +452,8 @@ static ap_jval int_op(ap_jrun *run, uint8_t op, int64_t a, int64_t b)
         r = b == -1 ? 0 : a % b;
         if (r != 0 && (r < 0) != (b < 0)) r += b;
         break;
-    default: return int_power(run, a, b);
+    default:
+        return int_power(run, a, b);
     }
     return over ? ap_j_fail(run, "an integer is beyond 64 bits") : ap_j_int(r);
 }
@@ -381,23 +464,32 @@ static ap_jval float_op(ap_jrun *run, uint8_t op, double a, double b)
         return ap_j_fail(run, "float division by zero");
     double m;
     switch (op) {
-    case AP_JT_ADD: return ap_j_float(a + b);
-    case AP_JT_SUB: return ap_j_float(a - b);
-    case AP_JT_MUL: return ap_j_float(a * b);
-    case AP_JT_DIV: return ap_j_float(a / b);
+    case AP_JT_ADD:
+        return ap_j_float(a + b);
+    case AP_JT_SUB:
+        return ap_j_float(a - b);
+    case AP_JT_MUL:
+        return ap_j_float(a * b);
+    case AP_JT_DIV:
+        return ap_j_float(a / b);
     case AP_JT_FLOORDIV: /* as CPython: from the remainder, then to the nearest whole number */
     case AP_JT_MOD:
         m = fmod(a, b);
-        if (m != 0 && (b < 0) != (m < 0)) m += b;
-        else if (m == 0) m = copysign(0, b);
+        if (m != 0 && (b < 0) != (m < 0))
+            m += b;
+        else if (m == 0)
+            m = copysign(0, b);
         if (op == AP_JT_MOD) return ap_j_float(m);
         m = (a - m) / b;
-        return ap_j_float(m == 0 ? copysign(0, a / b) : m - floor(m) > 0.5 ? floor(m) + 1 : floor(m));
+        return ap_j_float(m == 0               ? copysign(0, a / b)
+                          : m - floor(m) > 0.5 ? floor(m) + 1
+                                               : floor(m));
     default:
         if (a == 0 && b < 0) return ap_j_fail(run, "0.0 cannot be raised to a negative power");
         if (a < 0 && b != floor(b)) return ap_j_fail(run, "complex numbers are not supported");
         m = pow(a, b);
-        if (isinf(m) && !isinf(a) && !isinf(b)) return ap_j_fail(run, "numerical result out of range");
+        if (isinf(m) && !isinf(a) && !isinf(b))
+            return ap_j_fail(run, "numerical result out of range");
         return ap_j_float(m);
     }
 }
@@ -420,9 +512,9 @@ ap_jval ap_j_binary(ap_jrun *run, uint8_t op, ap_jval a, ap_jval b)
     if (op == AP_JT_ADD && a_seq && a.type == b.type) return add_sequences(run, a, b);
     if (op == AP_JT_MUL && a_seq && bi) return repeat(run, a, y);
     if (op == AP_JT_MUL && ai && b_seq) return repeat(run, b, x);
-    static const char *const names[] = {[AP_JT_ADD] = "+", [AP_JT_SUB] = "-", [AP_JT_MUL] = "*",
-                                        [AP_JT_DIV] = "/", [AP_JT_FLOORDIV] = "//",
-                                        [AP_JT_MOD] = "%", [AP_JT_POW] = "**"};
+    static const char *const names[] = {
+        [AP_JT_ADD] = "+",       [AP_JT_SUB] = "-", [AP_JT_MUL] = "*", [AP_JT_DIV] = "/",
+        [AP_JT_FLOORDIV] = "//", [AP_JT_MOD] = "%", [AP_JT_POW] = "**"};
     return ap_j_fail(run, "unsupported operand types for %s: '%s' and '%s'", names[op],
                      ap_j_type_name(a), ap_j_type_name(b));
 }
@@ -452,7 +544,7 @@ static ap_jval filtered(ap_jrun *run, ap_jscope *s, const ap_jnode *filter, cons
 bool ap_j_loop_fill(ap_jrun *run, ap_jloop *loop, size_t n)
 {
     ap_jval x;
-    while (loop->seen->n < n && !loop->ended && !run->failed) {
+    while (loop->base + loop->seen->n < n && !loop->ended && !run->failed) {
         if (!ap_j_iter_next(run, loop->cursor, &x)) {
             loop->ended = true;
             break;
@@ -472,7 +564,18 @@ bool ap_j_loop_fill(ap_jrun *run, ap_jloop *loop, size_t n)
         }
         ap_j_push(run, loop->seen, x);
     }
-    return loop->seen->n >= n && !run->failed;
+    return loop->base + loop->seen->n >= n && !run->failed;
+}
+
+/* Drop items that nothing can ask for any more, so that a long loop needs little memory. */
+static void forget(ap_jloop *loop)
+{
+    size_t old = loop->index0 - loop->base;
+    if (old < 64 || old < loop->seen->n / 2) return;
+    old--; /* previtem */
+    memmove(loop->seen->v, loop->seen->v + old, (loop->seen->n - old) * sizeof *loop->seen->v);
+    loop->seen->n -= old;
+    loop->base += old;
 }
 
 static void run_loop(ap_jrun *run, ap_jscope *s, const ap_jnode *n, ap_jval over, int depth0)
@@ -485,18 +588,22 @@ static void run_loop(ap_jrun *run, ap_jscope *s, const ap_jnode *n, ap_jval over
     ap_jcursor *cursor = ap_j_alloc(run, 1, sizeof *cursor);
     if (!cursor) return;
     *cursor = c;
-    *loop = (ap_jloop){.source = over, .cursor = cursor, .node = n, .scope = s,
-                       .seen = ap_j_list_new(run, 0), .depth0 = depth0};
-    ap_jscope *body;
+    *loop = (ap_jloop){.source = over,
+                       .cursor = cursor,
+                       .node = n,
+                       .scope = s,
+                       .seen = ap_j_list_new(run, 0),
+                       .depth0 = depth0};
+    ap_jscope *body = NULL;
     bool any = false;
     for (size_t i = 0; ap_j_loop_fill(run, loop, i + 1); i++) {
         any = true;
         loop->index0 = i;
-        /* A macro made inside keeps its scope, so every round has its own. */
-        body = scope_new(run, s, n);
+        forget(loop);
+        body = scope_again(run, body, s, n);
         if (!body) break;
         if (sym >= 0) bind(run, body, sym, (ap_jval){.type = AP_J_LOOP, .loop = loop});
-        assign(run, body, n->a, loop->seen->v[i]);
+        assign(run, body, n->a, loop->seen->v[i - loop->base]);
         ap_j_exec(run, body, n->d);
         uint8_t jump = run->jump;
         run->jump = 0;
@@ -546,6 +653,7 @@ static ap_jval make_macro(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
     if (!m) return ap_j_none();
     m->node = n;
     m->scope = s;
+    for (ap_jscope *o = s; o && !o->kept; o = o->parent) o->kept = true;
     for (const ap_jnode *a = n->a; a; a = a->next) m->n_params++;
     return (ap_jval){.type = AP_J_MACRO, .m = m};
 }
@@ -567,12 +675,16 @@ static void macro_rest(ap_jrun *run, const ap_jmacro *m, const ap_jargs *args, c
     for (size_t i = 0; i < args->n_kw && !run->failed; i++) {
         const ap_jstr *k = args->kw[i].name;
         if (used[i]) continue;
-        if (m->node->has_caller && ap_j_str_is(k, "caller")) caller = args->kw[i].v;
-        else if (m->node->has_kwargs) ap_j_dict_set(run, rest, ap_j_strval(k), args->kw[i].v);
-        else ap_j_fail(run, "%s takes no keyword argument '%.*s'", name, (int)k->len, k->s);
+        if (m->node->has_caller && ap_j_str_is(k, "caller"))
+            caller = args->kw[i].v;
+        else if (m->node->has_kwargs)
+            ap_j_dict_set(run, rest, ap_j_strval(k), args->kw[i].v);
+        else
+            ap_j_fail(run, "%s takes no keyword argument '%.*s'", name, (int)k->len, k->s);
     }
     if (m->node->has_caller) bind_special(run, s, AP_JS_CALLER, caller);
-    if (m->node->has_kwargs) bind_special(run, s, AP_JS_KWARGS, (ap_jval){.type = AP_J_DICT, .d = rest});
+    if (m->node->has_kwargs)
+        bind_special(run, s, AP_JS_KWARGS, (ap_jval){.type = AP_J_DICT, .d = rest});
     if (args->n > n_params && !m->node->has_varargs)
         ap_j_fail(run, "%s takes not more than %zu arguments", name, n_params);
     if (m->node->has_varargs) {
@@ -588,6 +700,7 @@ ap_jval ap_j_call_macro(ap_jrun *run, const ap_jmacro *m, const ap_jargs *args)
     if (!ap_j_enter(run)) return r;
     ap_jscope *s = scope_new(run, m->scope, m->node);
     bool *used = ap_j_alloc(run, args->n_kw + 1, 1);
+    ap_j_spend(run, (uint64_t)m->n_params * (args->n_kw + (uint64_t)m->n_params) / 8);
     size_t i = 0;
     if (!s || !used) goto done;
     /* All parameters hide what is outside before the first default is read. */
@@ -650,21 +763,33 @@ static void exec_one(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
     const ap_jstr *text;
     ap_jval v;
     switch ((ap_jkind)n->kind) {
-    case AP_JN_TEXT: ap_j_put(run, run->out, n->value.s->s, n->value.s->len); break;
+    case AP_JN_TEXT:
+        ap_j_put(run, run->out, n->value.s->s, n->value.s->len);
+        break;
     case AP_JN_PRINT:
         v = ap_j_eval(run, s, n->a);
         if (!run->failed) ap_j_put_str(run, run->out, v);
         break;
-    case AP_JN_IF: exec_if(run, s, n); break;
-    case AP_JN_FOR: exec_for(run, s, n); break;
-    case AP_JN_SET: assign(run, s, n->a, ap_j_eval(run, s, n->b)); break;
+    case AP_JN_IF:
+        exec_if(run, s, n);
+        break;
+    case AP_JN_FOR:
+        exec_for(run, s, n);
+        break;
+    case AP_JN_SET:
+        assign(run, s, n->a, ap_j_eval(run, s, n->b));
+        break;
     case AP_JN_SETBLOCK:
         in = scope_new(run, s, n);
         text = in ? capture(run, in, n->d) : NULL;
         if (text) assign(run, s, n->a, filtered(run, in, n->b, text));
         break;
-    case AP_JN_MACRO: bind(run, s, n->sym, make_macro(run, s, n)); break;
-    case AP_JN_CALLBLOCK: exec_call_block(run, s, n); break;
+    case AP_JN_MACRO:
+        bind(run, s, n->sym, make_macro(run, s, n));
+        break;
+    case AP_JN_CALLBLOCK:
+        exec_call_block(run, s, n);
+        break;
     case AP_JN_FILTERBLOCK:
         in = scope_new(run, s, n);
         text = in ? capture(run, in, n->d) : NULL;
@@ -672,14 +797,19 @@ static void exec_one(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
         v = filtered(run, in, n->b, text);
         if (!run->failed) ap_j_put_str(run, run->out, v);
         break;
-    case AP_JN_WITH: exec_with(run, s, n); break;
+    case AP_JN_WITH:
+        exec_with(run, s, n);
+        break;
     case AP_JN_SCOPE:
         in = scope_new(run, s, n);
         if (in) ap_j_exec(run, in, n->d);
         break;
     case AP_JN_BREAK:
-    case AP_JN_CONTINUE: run->jump = n->kind; break;
-    default: ap_j_fail(run, "this statement cannot be run");
+    case AP_JN_CONTINUE:
+        run->jump = n->kind;
+        break;
+    default:
+        ap_j_fail(run, "this statement cannot be run");
     }
 }
 

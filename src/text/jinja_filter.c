@@ -9,7 +9,10 @@
 
 typedef ap_jval (*filter_fn)(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *args);
 
-static bool given(ap_jval v) { return !ap_j_absent(v); }
+static bool given(ap_jval v)
+{
+    return !ap_j_absent(v);
+}
 
 /* ---------------------------------------------------------------- attributes of items */
 
@@ -72,7 +75,8 @@ static ap_jlist *sorted(ap_jrun *run, keyed *k, size_t n, bool reverse)
     ap_jlist *l = ap_j_list_new(run, n);
     for (size_t width = 1; other && width < n && !run->failed; width *= 2) {
         for (size_t lo = 0; lo < n; lo += 2 * width) {
-            size_t mid = lo + width < n ? lo + width : n, hi = lo + 2 * width < n ? lo + 2 * width : n;
+            size_t mid = lo + width < n ? lo + width : n,
+                   hi = lo + 2 * width < n ? lo + 2 * width : n;
             for (size_t a = lo, b = mid, to = lo; to < hi; to++) {
                 bool left = b >= hi;
                 if (a < mid && !left) {
@@ -101,7 +105,8 @@ static ap_jval sort_by(ap_jrun *run, ap_jval v, ap_jval attribute, bool fold, bo
     ap_jlist *l = ap_j_to_list(run, v), *names = NULL;
     keyed *k = ap_j_alloc(run, l->n + 1, sizeof *k);
     if (!k) return ap_j_none();
-    if (attribute.type == AP_J_STR) names = ap_j_split(run, attribute.s, ap_j_borrow(run, ",", 1), -1);
+    if (attribute.type == AP_J_STR)
+        names = ap_j_split(run, attribute.s, ap_j_borrow(run, ",", 1), -1);
     do {
         if (n_g == 8) return ap_j_fail(run, "sort by more than 8 attributes is not supported");
         if (!getter_init(run, &g[n_g], names ? names->v[n_g] : attribute)) return ap_j_none();
@@ -238,12 +243,12 @@ static ap_jval cased(ap_jrun *run, ap_jval v, int how)
     return ap_j_strval(ap_j_case(run, ap_j_str(run, v), how));
 }
 
-#define CASE_FILTER(name, how) \
-    static ap_jval name(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *args) \
-    { \
-        (void)a; \
-        (void)args; \
-        return cased(run, v, how); \
+#define CASE_FILTER(name, how)                                                                     \
+    static ap_jval name(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *args)           \
+    {                                                                                              \
+        (void)a;                                                                                   \
+        (void)args;                                                                                \
+        return cased(run, v, how);                                                                 \
     }
 CASE_FILTER(f_upper, AP_J_UPPER)
 CASE_FILTER(f_lower, AP_J_LOWER)
@@ -257,14 +262,17 @@ static ap_jval f_title(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs
     const ap_jstr *s = ap_j_str(run, v);
     ap_jout o = {0};
     size_t n;
+    ap_j_spend(run, s->len / 8);
     for (size_t i = 0; i < s->len && !run->failed;) {
         size_t from = i;
         bool sep = false;
         for (; i < s->len; i += n) {
             uint32_t cp = ap_j_cp_at(s, i, &n);
             bool is_sep = ap_j_is_space(cp) || (cp && cp < 0x80 && strchr("-({[<", (int)cp));
-            if (i == from) sep = is_sep;
-            else if (sep != is_sep) break;
+            if (i == from)
+                sep = is_sep;
+            else if (sep != is_sep)
+                break;
         }
         ap_j_cp_at(s, from, &n);
         const ap_jstr *head = ap_j_case(run, ap_j_sub(run, s, from, from + n), AP_J_UPPER);
@@ -291,8 +299,8 @@ static ap_jval f_replace(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jar
     int64_t count = -1;
     if (given(a[2]) && a[2].type != AP_J_NONE && !ap_j_as_int(a[2], &count))
         return ap_j_fail(run, "replace wants an integer count");
-    return ap_j_strval(ap_j_replace(run, ap_j_str(run, v), ap_j_str(run, a[0]),
-                                    ap_j_str(run, a[1]), count));
+    return ap_j_strval(
+        ap_j_replace(run, ap_j_str(run, v), ap_j_str(run, a[0]), ap_j_str(run, a[1]), count));
 }
 
 static ap_jval f_join(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *args)
@@ -379,6 +387,7 @@ static ap_jval f_wordcount(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_j
     int64_t count = 0;
     bool inside = false;
     size_t n;
+    ap_j_spend(run, s->len / 8);
     for (size_t i = 0; i < s->len; i += n) {
         bool word = ap_j_is_word(ap_j_cp_at(s, i, &n));
         count += word && !inside;
@@ -496,14 +505,18 @@ static bool read_number(ap_jrun *run, const ap_jstr *s, int base, ap_jval *out)
     bool minus = buf[0] == '-';
     if (base) {
         int64_t r = 0;
-        if (p[0] == '0' && p[1] && ((base == 16 && (p[1] | 32) == 'x') || (base == 8 && (p[1] | 32) == 'o') ||
-                                    (base == 2 && (p[1] | 32) == 'b')))
+        if (p[0] == '0' && p[1] &&
+            ((base == 16 && (p[1] | 32) == 'x') || (base == 8 && (p[1] | 32) == 'o') ||
+             (base == 2 && (p[1] | 32) == 'b')))
             p += 2;
         if (!*p) return false;
         for (; *p; p++) {
-            int d = *p >= '0' && *p <= '9' ? *p - '0' : (*p | 32) >= 'a' && (*p | 32) <= 'z' ? (*p | 32) - 'a' + 10 : 99;
+            int d = *p >= '0' && *p <= '9'                 ? *p - '0'
+                    : (*p | 32) >= 'a' && (*p | 32) <= 'z' ? (*p | 32) - 'a' + 10
+                                                           : 99;
             if (d >= base) return false;
-            if (__builtin_mul_overflow(r, base, &r) || __builtin_add_overflow(r, minus ? -d : d, &r)) {
+            if (__builtin_mul_overflow(r, base, &r) ||
+                __builtin_add_overflow(r, minus ? -d : d, &r)) {
                 ap_j_fail(run, "an integer is beyond 64 bits");
                 return true;
             }
@@ -610,7 +623,8 @@ static ap_jval f_round(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs
     bool none = a[0].type == AP_J_NONE;
     if (given(a[0]) && !none && !ap_j_as_int(a[0], &digits))
         return ap_j_fail(run, "round wants an integer precision");
-    if (given(a[1]) && !ceil_ && !floor_ && !(a[1].type == AP_J_STR && ap_j_str_is(a[1].s, "common")))
+    if (given(a[1]) && !ceil_ && !floor_ &&
+        !(a[1].type == AP_J_STR && ap_j_str_is(a[1].s, "common")))
         return ap_j_fail(run, "method must be common, ceil or floor");
     if (!ceil_ && !floor_) return ap_j_round(run, v, digits, !none);
     if (!ap_j_is_num(v)) return ap_j_fail(run, "'%s' cannot be rounded", ap_j_type_name(v));
@@ -645,9 +659,9 @@ static ap_jval f_length(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jarg
     (void)a;
     (void)args;
     size_t n;
-    if (v.type == AP_J_LOOP)
-        return ap_j_loop_attr(run, v.loop, ap_j_borrow(run, "length", 6));
-    if (!ap_j_len(v, &n)) return ap_j_fail(run, "object of type '%s' has no len()", ap_j_type_name(v));
+    if (v.type == AP_J_LOOP) return ap_j_loop_attr(run, v.loop, ap_j_borrow(run, "length", 6));
+    if (!ap_j_len(v, &n))
+        return ap_j_fail(run, "object of type '%s' has no len()", ap_j_type_name(v));
     return ap_j_int((int64_t)n);
 }
 
@@ -679,7 +693,10 @@ static ap_jval f_first(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs
     return x;
 }
 
-static bool reversible(ap_jval v) { return v.type != AP_J_ITER && ap_j_is_iterable(v); }
+static bool reversible(ap_jval v)
+{
+    return v.type != AP_J_ITER && ap_j_is_iterable(v);
+}
 
 static ap_jval f_last(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *args)
 {
@@ -770,8 +787,8 @@ static ap_jval f_map(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs *
     }
     if (!ap_j_iter_open(run, v, &c)) return v;
     while (ap_j_iter_next(run, &c, &x))
-        ap_j_push(run, l, attribute ? getter_get(run, &g, x)
-                                    : ap_j_filter(run, args->v[0].s, x, &rest));
+        ap_j_push(run, l,
+                  attribute ? getter_get(run, &g, x) : ap_j_filter(run, args->v[0].s, x, &rest));
     return ap_j_iterval(run, l);
 }
 
@@ -892,16 +909,22 @@ static const struct filter *find(const ap_jstr *name)
     return NULL;
 }
 
-bool ap_j_filter_exists(const ap_jstr *name) { return find(name) != NULL; }
+bool ap_j_filter_exists(const ap_jstr *name)
+{
+    return find(name) != NULL;
+}
 
 ap_jval ap_j_filter(ap_jrun *run, const ap_jstr *name, ap_jval v, const ap_jargs *args)
 {
     ap_jval a[8] = {{0}};
     const struct filter *f = find(name);
     if (!ap_j_enter(run)) return v;
-    if (!f) v = ap_j_fail(run, "there is no filter '%.*s'", (int)name->len, name->s);
-    else if (!f->params) v = f->fn(run, v, NULL, args);
-    else if (ap_j_bind(run, f->name, f->params, f->required, args, a)) v = f->fn(run, v, a, args);
+    if (!f)
+        v = ap_j_fail(run, "there is no filter '%.*s'", (int)name->len, name->s);
+    else if (!f->params)
+        v = f->fn(run, v, NULL, args);
+    else if (ap_j_bind(run, f->name, f->params, f->required, args, a))
+        v = f->fn(run, v, a, args);
     ap_j_leave(run);
     return v;
 }

@@ -49,7 +49,8 @@ static bool int_digits(ap_jrun *run, ap_jval v, const spec *f, digits *d)
         snprintf(d->text, sizeof d->text, "%.*s", (int)v.s->len - d->minus, v.s->s + d->minus);
         return true;
     }
-    if (v.type == AP_J_FLOAT && fabs(v.f) < 9e18) i = (int64_t)v.f;
+    if (v.type == AP_J_FLOAT && fabs(v.f) < 9e18)
+        i = (int64_t)v.f;
     else if (!ap_j_as_int(v, &i)) {
         ap_j_fail(run, "a number is required, not %s", ap_j_type_name(v));
         return false;
@@ -65,9 +66,10 @@ static bool int_digits(ap_jrun *run, ap_jval v, const spec *f, digits *d)
         *p = 0;
         return true;
     }
-    const char *form = f->type == 'x' ? (f->alt ? "0x%llx" : "%llx")
+    const char *form = f->type == 'x'   ? (f->alt ? "0x%llx" : "%llx")
                        : f->type == 'X' ? (f->alt ? "0X%llX" : "%llX")
-                       : f->type == 'o' ? (f->alt ? "0o%llo" : "%llo") : "%llu";
+                       : f->type == 'o' ? (f->alt ? "0o%llo" : "%llo")
+                                        : "%llu";
     snprintf(d->text, sizeof d->text, form, (unsigned long long)u);
     return true;
 }
@@ -81,12 +83,18 @@ static void float_digits(double f, const spec *s, digits *d)
         snprintf(d->text, sizeof d->text, "%s", isnan(f) ? "nan" : "inf");
         return;
     }
-    if (s->type == '%') snprintf(d->text, sizeof d->text, "%.*f%%", prec, f * 100);
-    else if (s->type == 'e') snprintf(d->text, sizeof d->text, "%.*e", prec, f);
-    else if (s->type == 'E') snprintf(d->text, sizeof d->text, "%.*E", prec, f);
-    else if (s->type == 'g') snprintf(d->text, sizeof d->text, "%.*g", prec, f);
-    else if (s->type == 'G') snprintf(d->text, sizeof d->text, "%.*G", prec, f);
-    else snprintf(d->text, sizeof d->text, "%.*f", prec, f);
+    if (s->type == '%')
+        snprintf(d->text, sizeof d->text, "%.*f%%", prec, f * 100);
+    else if (s->type == 'e')
+        snprintf(d->text, sizeof d->text, "%.*e", prec, f);
+    else if (s->type == 'E')
+        snprintf(d->text, sizeof d->text, "%.*E", prec, f);
+    else if (s->type == 'g')
+        snprintf(d->text, sizeof d->text, "%.*g", prec, f);
+    else if (s->type == 'G')
+        snprintf(d->text, sizeof d->text, "%.*G", prec, f);
+    else
+        snprintf(d->text, sizeof d->text, "%.*f", prec, f);
     fix_point(d->text);
 }
 
@@ -112,7 +120,8 @@ static void put_number(ap_jrun *run, ap_jout *o, digits *d, const spec *f)
     ap_jout t = {0};
     if (f->align == '=') {
         int64_t pad = f->width - (int64_t)strlen(d->text) - (sign[0] != 0);
-        size_t prefix = f->alt && d->text[0] == '0' && strchr("xXob", d->text[1]) && d->text[1] ? 2 : 0;
+        size_t prefix =
+            f->alt && d->text[0] == '0' && strchr("xXob", d->text[1]) && d->text[1] ? 2 : 0;
         ap_j_puts(run, o, sign);
         ap_j_put(run, o, d->text, prefix);
         for (int64_t i = 0; i < pad; i++) ap_j_put_cp(run, o, f->fill);
@@ -122,16 +131,20 @@ static void put_number(ap_jrun *run, ap_jout *o, digits *d, const spec *f)
     ap_j_puts(run, &t, sign);
     ap_j_puts(run, &t, d->text);
     const ap_jstr *s = ap_j_take(run, &t);
-    if (f->align == '^') put_centered(run, o, s, f);
-    else put_aligned(run, o, s, f, f->align == '<' ? '<' : '>');
+    if (f->align == '^')
+        put_centered(run, o, s, f);
+    else
+        put_aligned(run, o, s, f, f->align == '<' ? '<' : '>');
 }
 
 static void put_text(ap_jrun *run, ap_jout *o, const ap_jstr *s, const spec *f)
 {
     if (f->precision >= 0 && (size_t)f->precision < s->n_cp)
         s = ap_j_sub(run, s, 0, ap_j_byte_of(s, (size_t)f->precision));
-    if (f->align == '^') put_centered(run, o, s, f);
-    else put_aligned(run, o, s, f, f->align == '>' ? '>' : '<');
+    if (f->align == '^')
+        put_centered(run, o, s, f);
+    else
+        put_aligned(run, o, s, f, f->align == '>' ? '>' : '<');
 }
 
 /* Digits at s[*i..): a number up to MAX_WIDTH, -1 if there is none. */
@@ -180,7 +193,8 @@ static size_t percent_key(percent *p, const ap_jstr *s, size_t i)
         ap_j_fail(p->run, i >= s->len ? "incomplete format key" : "format requires a mapping");
         return s->len;
     }
-    const ap_jval *v = ap_j_dict_get(p->run, p->args.d, ap_j_strval(ap_j_sub(p->run, s, from, i)), &bad);
+    const ap_jval *v =
+        ap_j_dict_get(p->run, p->args.d, ap_j_strval(ap_j_sub(p->run, s, from, i)), &bad);
     if (!v) {
         ap_j_fail(p->run, "the format names a key that is not there");
         return s->len;
@@ -204,9 +218,12 @@ static void percent_one(percent *p, ap_jout *o, spec *f)
     if (t == 's' || t == 'r' || t == 'a' || t == 'c') {
         ap_jout text = {0};
         int64_t cp;
-        if (t == 'c' && ap_j_as_int(v, &cp)) ap_j_put_cp(run, &text, (uint32_t)cp);
-        else if (t == 's' || t == 'c') ap_j_put_str(run, &text, v);
-        else ap_j_put_repr(run, &text, v);
+        if (t == 'c' && ap_j_as_int(v, &cp))
+            ap_j_put_cp(run, &text, (uint32_t)cp);
+        else if (t == 's' || t == 'c')
+            ap_j_put_str(run, &text, v);
+        else
+            ap_j_put_repr(run, &text, v);
         if (f->align != '<') f->align = '>';
         f->fill = ' ';
         put_text(run, o, ap_j_take(run, &text), f);
@@ -240,6 +257,7 @@ ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *s, ap_jval args)
     percent p = {.run = run, .args = args, .n = 1};
     ap_jout o = {0};
     if (args.type == AP_J_TUPLE) p.n = args.l->n;
+    ap_j_spend(run, s->len / 8);
     for (size_t i = 0; i < s->len && !run->failed;) {
         if (s->s[i] != '%') {
             ap_j_put(run, &o, s->s + i++, 1);
@@ -249,10 +267,14 @@ ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *s, ap_jval args)
         i++;
         if (i < s->len && s->s[i] == '(') i = percent_key(&p, s, i);
         for (; i < s->len && s->s[i] && strchr("#0- +", s->s[i]); i++) {
-            if (s->s[i] == '#') f.alt = true;
-            else if (s->s[i] == '0') f.zero = true;
-            else if (s->s[i] == '-') f.align = '<';
-            else if (f.sign != '+') f.sign = s->s[i];
+            if (s->s[i] == '#')
+                f.alt = true;
+            else if (s->s[i] == '0')
+                f.zero = true;
+            else if (s->s[i] == '-')
+                f.align = '<';
+            else if (f.sign != '+')
+                f.sign = s->s[i];
         }
         f.width = read_int(run, s, &i);
         if (i < s->len && s->s[i] == '.') {
@@ -266,11 +288,13 @@ ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *s, ap_jval args)
             break;
         }
         f.type = s->s[i++];
-        if (!f.type) ap_j_fail(run, "unsupported format character");
-        else percent_one(&p, &o, &f);
+        if (!f.type)
+            ap_j_fail(run, "unsupported format character");
+        else
+            percent_one(&p, &o, &f);
     }
-    if (!run->failed && !p.keyed && p.used < p.n && args.type != AP_J_DICT && args.type != AP_J_LIST &&
-        args.type != AP_J_UNDEF)
+    if (!run->failed && !p.keyed && p.used < p.n && args.type != AP_J_DICT &&
+        args.type != AP_J_LIST && args.type != AP_J_UNDEF)
         ap_j_fail(run, "not all arguments converted during string formatting");
     return ap_j_strval(ap_j_take(run, &o));
 }
@@ -323,17 +347,21 @@ static void format_value(ap_jrun *run, ap_jout *o, ap_jval v, const ap_jstr *spe
     spec f;
     digits d = {{0}, false};
     if (!parse_spec(run, spec_text, &f)) return;
-    bool is_int = v.type == AP_J_INT || v.type == AP_J_BIG || (v.type == AP_J_BOOL && spec_text->len);
+    bool is_int =
+        v.type == AP_J_INT || v.type == AP_J_BIG || (v.type == AP_J_BOOL && spec_text->len);
     if (!spec_text->len) {
         ap_j_put_str(run, o, v);
     } else if (v.type == AP_J_STR) {
         if ((f.type && f.type != 's') || f.align == '=' || f.comma || f.sign)
             ap_j_fail(run, "this format does not fit a string");
-        else put_text(run, o, v.s, &f);
+        else
+            put_text(run, o, v.s, &f);
     } else if (is_int && (!f.type || strchr("bdoxXn", f.type))) {
         if (f.type == 'n') f.type = 'd';
-        if (f.precision >= 0) ap_j_fail(run, "Precision not allowed in integer format specifier");
-        else if (int_digits(run, v, &f, &d)) put_number(run, o, &d, &f);
+        if (f.precision >= 0)
+            ap_j_fail(run, "Precision not allowed in integer format specifier");
+        else if (int_digits(run, v, &f, &d))
+            put_number(run, o, &d, &f);
     } else if (is_int && f.type == 'c') {
         ap_jout t = {0};
         ap_j_put_cp(run, &t, (uint32_t)v.i);
@@ -381,7 +409,8 @@ static ap_jval field(formatter *f, const ap_jstr *s, size_t from, size_t to)
             found = kw->len == name->len && !memcmp(kw->s, name->s, kw->len);
             if (found) v = f->args->kw[k].v;
         }
-        if (!found) return ap_j_fail(run, "format() has no argument '%.*s'", (int)name->len, name->s);
+        if (!found)
+            return ap_j_fail(run, "format() has no argument '%.*s'", (int)name->len, name->s);
     }
     while (i < to && !run->failed) {
         bool attr = s->s[i] == '.';
@@ -390,8 +419,10 @@ static ap_jval field(formatter *f, const ap_jstr *s, size_t from, size_t to)
         const ap_jstr *key = ap_j_sub(run, s, start, i);
         at = 0;
         index = read_int(run, key, &at);
-        if (attr) v = ap_j_attr(run, v, key);
-        else v = ap_j_item(run, v, key->len && at == key->len ? ap_j_int(index) : ap_j_strval(key));
+        if (attr)
+            v = ap_j_attr(run, v, key);
+        else
+            v = ap_j_item(run, v, key->len && at == key->len ? ap_j_int(index) : ap_j_strval(key));
         if (!attr) {
             if (i >= to) return ap_j_fail(run, "expected ']' in a format field");
             i++;
@@ -420,7 +451,8 @@ static void replacement(formatter *f, ap_jout *o, const ap_jstr *s, size_t from,
     const ap_jstr *spec_text = end < to ? ap_j_sub(run, s, end + 1, to) : ap_j_borrow(run, "", 0);
     if (spec_text->len && memchr(spec_text->s, '{', spec_text->len))
         ap_j_fail(run, "fields inside a format specifier are not supported");
-    if (conversion == 's') v = ap_j_strval(ap_j_str(run, v));
+    if (conversion == 's')
+        v = ap_j_strval(ap_j_str(run, v));
     else if (conversion == 'r' || conversion == 'a') {
         ap_jout t = {0};
         ap_j_put_repr(run, &t, v);
@@ -435,6 +467,7 @@ ap_jval ap_j_format(ap_jrun *run, const ap_jstr *s, const ap_jargs *args)
 {
     formatter f = {.run = run, .args = args};
     ap_jout o = {0};
+    ap_j_spend(run, s->len / 8);
     for (size_t i = 0; i < s->len && !run->failed;) {
         char c = s->s[i];
         if (c != '{' && c != '}') {

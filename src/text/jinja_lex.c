@@ -86,8 +86,7 @@ static void data(lexer *x, size_t end, char sign, bool variable)
             keep = l;
     }
     if (keep > x->pos)
-        add(x, AP_JT_DATA, x->line,
-            ap_j_strval(ap_j_borrow(x->run, x->s + x->pos, keep - x->pos)));
+        add(x, AP_JT_DATA, x->line, ap_j_strval(ap_j_borrow(x->run, x->s + x->pos, keep - x->pos)));
 }
 
 static char sign_at(const lexer *x, size_t pos)
@@ -155,8 +154,10 @@ static void raw(lexer *x, size_t start)
 
 static bool is_digit(int c, int base)
 {
-    int v = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-            : c >= 'A' && c <= 'F' ? c - 'A' + 10 : 99;
+    int v = c >= '0' && c <= '9'   ? c - '0'
+            : c >= 'a' && c <= 'f' ? c - 'a' + 10
+            : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                   : 99;
     return v < base;
 }
 
@@ -242,7 +243,8 @@ static bool number(lexer *x)
             from += 2;
         }
     }
-    if (base != 10) end = digits_more(x, from, base);
+    if (base != 10)
+        end = digits_more(x, from, base);
     else if (x->s[from] == '0') {
         end = from + 1;
         for (;;) {
@@ -299,8 +301,7 @@ static size_t numeric_escape(const lexer *x, size_t p, size_t end, uint32_t *cp)
 /* What a string literal says, [from, to) without its quotes. */
 static const ap_jstr *unescape(lexer *x, size_t from, size_t to)
 {
-    if (!memchr(x->s + from, '\\', to - from))
-        return ap_j_borrow(x->run, x->s + from, to - from);
+    if (!memchr(x->s + from, '\\', to - from)) return ap_j_borrow(x->run, x->s + from, to - from);
     ap_jout o = {0};
     for (size_t p = from; p < to;) {
         char c = x->s[p];
@@ -402,15 +403,14 @@ static bool op(lexer *x)
     static const struct {
         const char *text;
         ap_jtok type;
-    } ops[] = {{"//", AP_JT_FLOORDIV}, {"**", AP_JT_POW},   {"==", AP_JT_EQ},
-               {"!=", AP_JT_NE},       {">=", AP_JT_GE},    {"<=", AP_JT_LE},
-               {"+", AP_JT_ADD},       {"-", AP_JT_SUB},    {"/", AP_JT_DIV},
-               {"*", AP_JT_MUL},       {"%", AP_JT_MOD},    {"~", AP_JT_TILDE},
-               {"[", AP_JT_LBRACKET},  {"]", AP_JT_RBRACKET}, {"(", AP_JT_LPAREN},
-               {")", AP_JT_RPAREN},    {"{", AP_JT_LBRACE}, {"}", AP_JT_RBRACE},
-               {">", AP_JT_GT},        {"<", AP_JT_LT},     {"=", AP_JT_ASSIGN},
-               {".", AP_JT_DOT},       {":", AP_JT_COLON},  {"|", AP_JT_PIPE},
-               {",", AP_JT_COMMA},     {";", AP_JT_SEMICOLON}};
+    } ops[] = {
+        {"//", AP_JT_FLOORDIV}, {"**", AP_JT_POW},     {"==", AP_JT_EQ},    {"!=", AP_JT_NE},
+        {">=", AP_JT_GE},       {"<=", AP_JT_LE},      {"+", AP_JT_ADD},    {"-", AP_JT_SUB},
+        {"/", AP_JT_DIV},       {"*", AP_JT_MUL},      {"%", AP_JT_MOD},    {"~", AP_JT_TILDE},
+        {"[", AP_JT_LBRACKET},  {"]", AP_JT_RBRACKET}, {"(", AP_JT_LPAREN}, {")", AP_JT_RPAREN},
+        {"{", AP_JT_LBRACE},    {"}", AP_JT_RBRACE},   {">", AP_JT_GT},     {"<", AP_JT_LT},
+        {"=", AP_JT_ASSIGN},    {".", AP_JT_DOT},      {":", AP_JT_COLON},  {"|", AP_JT_PIPE},
+        {",", AP_JT_COMMA},     {";", AP_JT_SEMICOLON}};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
         if (!at(x, x->pos, ops[i].text)) continue;
         char c = ops[i].text[0];
@@ -433,9 +433,12 @@ static void tag(lexer *x, bool variable)
         }
         if (x->n_open == 0) {
             size_t end = 0;
-            if (!variable) end = block_end(x, x->pos, "%}");
-            else if (at(x, x->pos, "-}}")) end = skip_space(x, x->pos + 3);
-            else if (at(x, x->pos, "}}")) end = x->pos + 2;
+            if (!variable)
+                end = block_end(x, x->pos, "%}");
+            else if (at(x, x->pos, "-}}"))
+                end = skip_space(x, x->pos + 3);
+            else if (at(x, x->pos, "}}"))
+                end = x->pos + 2;
             if (end) {
                 add(x, variable ? AP_JT_VAR_END : AP_JT_BLOCK_END, x->line, ap_j_none());
                 advance(x, end);

@@ -71,8 +71,11 @@ static const struct {
 
 const char *ap_j_method_name(ap_jval v, const ap_jstr *name, bool *unsafe)
 {
-    int of = v.type == AP_J_STR ? OF_STR : v.type == AP_J_LIST ? OF_LIST
-             : v.type == AP_J_TUPLE ? OF_TUPLE : v.type == AP_J_DICT ? OF_DICT : 0;
+    int of = v.type == AP_J_STR     ? OF_STR
+             : v.type == AP_J_LIST  ? OF_LIST
+             : v.type == AP_J_TUPLE ? OF_TUPLE
+             : v.type == AP_J_DICT  ? OF_DICT
+                                    : 0;
     *unsafe = false;
     for (size_t i = 0; of && i < sizeof methods / sizeof *methods; i++) {
         if (!(methods[i].of & of) || !ap_j_str_is(name, methods[i].name)) continue;
@@ -82,7 +85,10 @@ const char *ap_j_method_name(ap_jval v, const ap_jstr *name, bool *unsafe)
     return NULL;
 }
 
-static bool is(const ap_jmethod *m, const char *name) { return strcmp(m->name, name) == 0; }
+static bool is(const ap_jmethod *m, const char *name)
+{
+    return strcmp(m->name, name) == 0;
+}
 
 static ap_jval wrong(ap_jrun *run, const ap_jmethod *m, ap_jval v, const char *wanted)
 {
@@ -121,7 +127,8 @@ static ap_jval find(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
         int64_t n = 0;
         const ap_jstr *part = ap_j_sub(run, s, from, to);
         if (a[0].s->len == 0) return ap_j_int((int64_t)part->n_cp + 1);
-        for (size_t at = 0; (at = ap_j_find(run, part, a[0].s, at)) != SIZE_MAX; at += a[0].s->len) n++;
+        for (size_t at = 0; (at = ap_j_find(run, part, a[0].s, at)) != SIZE_MAX; at += a[0].s->len)
+            n++;
         return ap_j_int(n);
     }
     if (is(m, "count")) return ap_j_int(0);
@@ -132,7 +139,8 @@ static ap_jval find(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
         if (hit != SIZE_MAX && hit + a[0].s->len > to) hit = SIZE_MAX;
     }
     if (hit == SIZE_MAX)
-        return is(m, "find") || is(m, "rfind") ? ap_j_int(-1) : ap_j_fail(run, "substring not found");
+        return is(m, "find") || is(m, "rfind") ? ap_j_int(-1)
+                                               : ap_j_fail(run, "substring not found");
     return ap_j_int((int64_t)ap_j_sub(run, s, 0, hit)->n_cp);
 }
 
@@ -161,8 +169,9 @@ static ap_jval with_end(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
 static ap_jval strip(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
 {
     ap_jval a[8];
-    int sides = m->name[0] == 'l' ? AP_J_LEFT : m->name[0] == 'r' ? AP_J_RIGHT
-                                                                  : AP_J_LEFT | AP_J_RIGHT;
+    int sides = m->name[0] == 'l'   ? AP_J_LEFT
+                : m->name[0] == 'r' ? AP_J_RIGHT
+                                    : AP_J_LEFT | AP_J_RIGHT;
     if (!ap_j_bind(run, m->name, "chars", 0, args, a)) return ap_j_none();
     if (ap_j_absent(a[0]) || a[0].type == AP_J_NONE)
         return ap_j_strval(ap_j_strip(run, m->self.s, NULL, sides));
@@ -176,8 +185,10 @@ static ap_jval split(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
     int64_t max = -1;
     const ap_jstr *sep = NULL;
     if (!ap_j_bind(run, m->name, "sep,maxsplit", 0, args, a)) return ap_j_none();
-    if (a[0].type == AP_J_STR) sep = a[0].s;
-    else if (!ap_j_absent(a[0]) && a[0].type != AP_J_NONE) return wrong(run, m, a[0], "a string");
+    if (a[0].type == AP_J_STR)
+        sep = a[0].s;
+    else if (!ap_j_absent(a[0]) && a[0].type != AP_J_NONE)
+        return wrong(run, m, a[0], "a string");
     if (!ap_j_absent(a[1]) && !ap_j_as_int(a[1], &max)) return wrong(run, m, a[1], "an integer");
     return ap_j_listval(is(m, "split") ? ap_j_split(run, m->self.s, sep, max)
                                        : ap_j_rsplit(run, m->self.s, sep, max),
@@ -269,7 +280,10 @@ static ap_jval pad(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
         ap_j_put(run, &o, rest->s, rest->len);
         return ap_j_strval(ap_j_take(run, &o));
     }
-    return ap_j_strval(ap_j_pad(run, s, width, fill, m->name[0] == 'l' ? '<' : m->name[0] == 'r' ? '>' : '^'));
+    return ap_j_strval(ap_j_pad(run, s, width, fill,
+                                m->name[0] == 'l'   ? '<'
+                                : m->name[0] == 'r' ? '>'
+                                                    : '^'));
 }
 
 static ap_jval expand_tabs(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
@@ -283,7 +297,8 @@ static ap_jval expand_tabs(ap_jrun *run, const ap_jmethod *m, const ap_jargs *ar
     for (size_t i = 0; i < m->self.s->len && !run->failed; i += n) {
         uint32_t cp = ap_j_cp_at(m->self.s, i, &n);
         if (cp == '\t') {
-            for (int64_t k = size > 0 ? size - column % size : 0; k > 0 && !run->failed; k--, column++)
+            for (int64_t k = size > 0 ? size - column % size : 0; k > 0 && !run->failed;
+                 k--, column++)
                 ap_j_put(run, &o, " ", 1);
             continue;
         }
@@ -298,12 +313,14 @@ static ap_jval str_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *arg
     static const struct {
         const char *name;
         int how;
-    } cases[] = {{"lower", AP_J_LOWER}, {"upper", AP_J_UPPER},       {"capitalize", AP_J_CAPITALIZE},
-                 {"title", AP_J_TITLE}, {"swapcase", AP_J_SWAPCASE}, {"casefold", AP_J_CASEFOLD}};
+    } cases[] = {{"lower", AP_J_LOWER},           {"upper", AP_J_UPPER},
+                 {"capitalize", AP_J_CAPITALIZE}, {"title", AP_J_TITLE},
+                 {"swapcase", AP_J_SWAPCASE},     {"casefold", AP_J_CASEFOLD}};
     ap_jval a[8];
     const char *n = m->name;
     if (is(m, "format")) return ap_j_format(run, m->self.s, args);
-    if (args->n_kw && !is(m, "split") && !is(m, "rsplit") && !is(m, "splitlines") && !is(m, "expandtabs"))
+    if (args->n_kw && !is(m, "split") && !is(m, "rsplit") && !is(m, "splitlines") &&
+        !is(m, "expandtabs"))
         return ap_j_fail(run, "%s() takes no keyword arguments", n);
     if (is(m, "split") || is(m, "rsplit")) return split(run, m, args);
     if (is(m, "strip") || is(m, "lstrip") || is(m, "rstrip")) return strip(run, m, args);
@@ -314,7 +331,8 @@ static ap_jval str_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *arg
     if (is(m, "find") || is(m, "rfind") || is(m, "index") || is(m, "rindex") || is(m, "count"))
         return find(run, m, args);
     if (is(m, "removeprefix") || is(m, "removesuffix")) return remove_end(run, m, args);
-    if (is(m, "center") || is(m, "ljust") || is(m, "rjust") || is(m, "zfill")) return pad(run, m, args);
+    if (is(m, "center") || is(m, "ljust") || is(m, "rjust") || is(m, "zfill"))
+        return pad(run, m, args);
     if (is(m, "expandtabs")) return expand_tabs(run, m, args);
     if (is(m, "splitlines")) {
         if (!ap_j_bind(run, n, "keepends", 0, args, a)) return ap_j_none();
@@ -323,6 +341,7 @@ static ap_jval str_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *arg
     if (args->n) return ap_j_fail(run, "%s() takes no arguments (%zu given)", n, args->n);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (is(m, cases[i].name)) return ap_j_strval(ap_j_case(run, m->self.s, cases[i].how));
+    ap_j_spend(run, m->self.s->len / 8);
     return ap_j_bool(ap_j_str_class(m->self.s, n + 2)); /* is... */
 }
 
@@ -340,7 +359,8 @@ static ap_jval list_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *ar
     if (!ap_j_absent(a[2]) && !ap_j_as_int(a[2], &to)) return wrong(run, m, a[2], "an integer");
     if (from < 0) from = from < -(int64_t)l->n ? 0 : from + (int64_t)l->n;
     if (to < 0) to += (int64_t)l->n;
-    if (is(m, "count") && (!ap_j_absent(a[1]) || args->n_kw)) return wrong(run, m, a[1], "one value");
+    if (is(m, "count") && (!ap_j_absent(a[1]) || args->n_kw))
+        return wrong(run, m, a[1], "one value");
     for (int64_t i = from; i < to && i < (int64_t)l->n && ap_j_spend(run, 1); i++) {
         if (!ap_j_equal(run, l->v[i], a[0])) continue;
         if (is(m, "index")) return ap_j_int(i);
@@ -377,7 +397,8 @@ static ap_jval loop_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *ar
     ap_jloop *loop = m->self.loop;
     if (args->n_kw) return ap_j_fail(run, "%s() takes no keyword arguments", m->name);
     if (is(m, "cycle"))
-        return args->n ? args->v[loop->index0 % args->n] : ap_j_fail(run, "no items for cycling given");
+        return args->n ? args->v[loop->index0 % args->n]
+                       : ap_j_fail(run, "no items for cycling given");
     ap_jlist *l = ap_j_list_new(run, args->n);
     for (size_t i = 0; i < args->n; i++) ap_j_push(run, l, args->v[i]);
     ap_jval now = ap_j_listval(l, AP_J_TUPLE);
@@ -393,9 +414,13 @@ ap_jval ap_j_call_method(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args
 {
     if (!ap_j_spend(run, 1)) return ap_j_none();
     switch (m->self.type) {
-    case AP_J_STR: return str_method(run, m, args);
-    case AP_J_DICT: return dict_method(run, m, args);
-    case AP_J_LOOP: return loop_method(run, m, args);
-    default: return list_method(run, m, args);
+    case AP_J_STR:
+        return str_method(run, m, args);
+    case AP_J_DICT:
+        return dict_method(run, m, args);
+    case AP_J_LOOP:
+        return loop_method(run, m, args);
+    default:
+        return list_method(run, m, args);
     }
 }

@@ -33,7 +33,10 @@ void ap_j_put(ap_jrun *run, ap_jout *o, const char *s, size_t n)
     o->s[o->len] = 0;
 }
 
-void ap_j_puts(ap_jrun *run, ap_jout *o, const char *s) { ap_j_put(run, o, s, strlen(s)); }
+void ap_j_puts(ap_jrun *run, ap_jout *o, const char *s)
+{
+    ap_j_put(run, o, s, strlen(s));
+}
 
 void ap_j_put_cp(ap_jrun *run, ap_jout *o, uint32_t cp)
 {
@@ -59,7 +62,6 @@ const ap_jstr *ap_j_str(ap_jrun *run, ap_jval v)
 }
 
 /* ---------------------------------------------------------------- numbers */
-
 
 void ap_j_put_float(ap_jrun *run, ap_jout *o, double f)
 {
@@ -124,6 +126,7 @@ static void repr_str(ap_jrun *run, ap_jout *o, const ap_jstr *s)
     bool single = s->len && memchr(s->s, '\'', s->len), dbl = s->len && memchr(s->s, '"', s->len);
     char quote = single && !dbl ? '"' : '\'', buf[12];
     size_t n;
+    ap_j_spend(run, s->len / 8);
     if (s->markup) ap_j_puts(run, o, "Markup(");
     ap_j_put(run, o, &quote, 1);
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
@@ -136,7 +139,10 @@ static void repr_str(ap_jrun *run, ap_jout *o, const ap_jstr *s)
             ap_j_put(run, o, s->s + i, n);
             continue;
         } else {
-            snprintf(buf, sizeof buf, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x",
+            snprintf(buf, sizeof buf,
+                     cp < 0x100     ? "\\x%02x"
+                     : cp < 0x10000 ? "\\u%04x"
+                                    : "\\U%08x",
                      (unsigned)cp);
         }
         ap_j_puts(run, o, buf);
@@ -190,16 +196,36 @@ void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v)
 {
     if (!ap_j_enter(run)) return;
     switch ((ap_jtype)v.type) {
-    case AP_J_UNDEF: ap_j_puts(run, o, "Undefined"); break;
-    case AP_J_NONE: ap_j_puts(run, o, "None"); break;
-    case AP_J_BOOL: ap_j_puts(run, o, v.b ? "True" : "False"); break;
-    case AP_J_INT: put_int(run, o, v.i); break;
-    case AP_J_BIG: ap_j_put(run, o, v.s->s, v.s->len); break;
-    case AP_J_FLOAT: ap_j_put_float(run, o, v.f); break;
-    case AP_J_STR: repr_str(run, o, v.s); break;
-    case AP_J_LIST: repr_items(run, o, v, '[', ']'); break;
-    case AP_J_TUPLE: repr_items(run, o, v, '(', ')'); break;
-    case AP_J_DICT: repr_dict(run, o, v.d); break;
+    case AP_J_UNDEF:
+        ap_j_puts(run, o, "Undefined");
+        break;
+    case AP_J_NONE:
+        ap_j_puts(run, o, "None");
+        break;
+    case AP_J_BOOL:
+        ap_j_puts(run, o, v.b ? "True" : "False");
+        break;
+    case AP_J_INT:
+        put_int(run, o, v.i);
+        break;
+    case AP_J_BIG:
+        ap_j_put(run, o, v.s->s, v.s->len);
+        break;
+    case AP_J_FLOAT:
+        ap_j_put_float(run, o, v.f);
+        break;
+    case AP_J_STR:
+        repr_str(run, o, v.s);
+        break;
+    case AP_J_LIST:
+        repr_items(run, o, v, '[', ']');
+        break;
+    case AP_J_TUPLE:
+        repr_items(run, o, v, '(', ')');
+        break;
+    case AP_J_DICT:
+        repr_dict(run, o, v.d);
+        break;
     case AP_J_VIEW:
         ap_j_puts(run, o, ap_j_type_name(v));
         ap_j_puts(run, o, "([");
@@ -213,7 +239,9 @@ void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v)
         }
         ap_j_puts(run, o, "])");
         break;
-    case AP_J_RANGE: repr_range(run, o, v.r); break;
+    case AP_J_RANGE:
+        repr_range(run, o, v.r);
+        break;
     case AP_J_NS:
         ap_j_puts(run, o, "<Namespace ");
         repr_dict(run, o, v.d);
@@ -233,20 +261,33 @@ void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v)
 
 void ap_j_put_str(ap_jrun *run, ap_jout *o, ap_jval v)
 {
-    if (v.type == AP_J_STR) ap_j_put(run, o, v.s->s, v.s->len);
-    else if (v.type != AP_J_UNDEF) ap_j_put_repr(run, o, v);
+    if (v.type == AP_J_STR)
+        ap_j_put(run, o, v.s->s, v.s->len);
+    else if (v.type != AP_J_UNDEF)
+        ap_j_put_repr(run, o, v);
 }
 
 void ap_j_put_escaped(ap_jrun *run, ap_jout *o, const char *s, size_t n)
 {
     for (size_t i = 0; i < n && !run->failed; i++) {
         switch (s[i]) {
-        case '&': ap_j_puts(run, o, "&amp;"); break;
-        case '<': ap_j_puts(run, o, "&lt;"); break;
-        case '>': ap_j_puts(run, o, "&gt;"); break;
-        case '\'': ap_j_puts(run, o, "&#39;"); break;
-        case '"': ap_j_puts(run, o, "&#34;"); break;
-        default: ap_j_put(run, o, s + i, 1);
+        case '&':
+            ap_j_puts(run, o, "&amp;");
+            break;
+        case '<':
+            ap_j_puts(run, o, "&lt;");
+            break;
+        case '>':
+            ap_j_puts(run, o, "&gt;");
+            break;
+        case '\'':
+            ap_j_puts(run, o, "&#39;");
+            break;
+        case '"':
+            ap_j_puts(run, o, "&#34;");
+            break;
+        default:
+            ap_j_put(run, o, s + i, 1);
         }
     }
 }
@@ -258,6 +299,7 @@ static void json_str(ap_jrun *run, ap_jout *o, const ap_jstr *s, bool ascii)
 {
     size_t n;
     char buf[16];
+    ap_j_spend(run, s->len / 8);
     ap_j_puts(run, o, "\"");
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
         uint32_t cp = ap_j_cp_at(s, i, &n);
@@ -283,12 +325,20 @@ static void json_key(ap_jrun *run, ap_jout *o, ap_jval k, bool ascii)
 {
     ap_jout t = {0};
     switch (k.type) {
-    case AP_J_STR: json_str(run, o, k.s, ascii); return;
-    case AP_J_NONE: ap_j_puts(run, &t, "null"); break;
-    case AP_J_BOOL: ap_j_puts(run, &t, k.b ? "true" : "false"); break;
+    case AP_J_STR:
+        json_str(run, o, k.s, ascii);
+        return;
+    case AP_J_NONE:
+        ap_j_puts(run, &t, "null");
+        break;
+    case AP_J_BOOL:
+        ap_j_puts(run, &t, k.b ? "true" : "false");
+        break;
     case AP_J_INT:
     case AP_J_BIG:
-    case AP_J_FLOAT: ap_j_put_repr(run, &t, k); break;
+    case AP_J_FLOAT:
+        ap_j_put_repr(run, &t, k);
+        break;
     default:
         ap_j_fail(run, "keys must be str, int, float, bool or None, not %s", ap_j_type_name(k));
     }
@@ -302,13 +352,16 @@ static void json_break(ap_jrun *run, ap_jout *o, const ap_jdump *opt, int level)
 {
     if (!opt->has_indent) return;
     ap_j_puts(run, o, "\n");
-    for (int i = 0; i < level && !run->failed; i++) ap_j_put(run, o, opt->indent->s, opt->indent->len);
+    for (int i = 0; i < level && !run->failed; i++)
+        ap_j_put(run, o, opt->indent->s, opt->indent->len);
 }
 
 static void json_sep(ap_jrun *run, ap_jout *o, const ap_jdump *opt)
 {
-    if (opt->item_sep) ap_j_put(run, o, opt->item_sep->s, opt->item_sep->len);
-    else ap_j_puts(run, o, opt->has_indent ? "," : ", ");
+    if (opt->item_sep)
+        ap_j_put(run, o, opt->item_sep->s, opt->item_sep->len);
+    else
+        ap_j_puts(run, o, opt->has_indent ? "," : ", ");
 }
 
 static void json_list(ap_jrun *run, ap_jout *o, const ap_jlist *l, const ap_jdump *opt, int level)
@@ -355,8 +408,10 @@ static void json_dict(ap_jrun *run, ap_jout *o, const ap_jdict *d, const ap_jdum
         if (n) json_sep(run, o, opt);
         json_break(run, o, opt, level + 1);
         json_key(run, o, d->k[i], opt->ascii);
-        if (opt->key_sep) ap_j_put(run, o, opt->key_sep->s, opt->key_sep->len);
-        else ap_j_puts(run, o, ": ");
+        if (opt->key_sep)
+            ap_j_put(run, o, opt->key_sep->s, opt->key_sep->len);
+        else
+            ap_j_puts(run, o, ": ");
         ap_j_put_json(run, o, d->v[i], opt, level + 1);
     }
     if (d->n) json_break(run, o, opt, level);
@@ -367,19 +422,34 @@ void ap_j_put_json(ap_jrun *run, ap_jout *o, ap_jval v, const ap_jdump *opt, int
 {
     if (!ap_j_enter(run)) return;
     switch (v.type) {
-    case AP_J_NONE: ap_j_puts(run, o, "null"); break;
-    case AP_J_BOOL: ap_j_puts(run, o, v.b ? "true" : "false"); break;
+    case AP_J_NONE:
+        ap_j_puts(run, o, "null");
+        break;
+    case AP_J_BOOL:
+        ap_j_puts(run, o, v.b ? "true" : "false");
+        break;
     case AP_J_FLOAT:
-        if (isnan(v.f)) ap_j_puts(run, o, "NaN");
-        else if (isinf(v.f)) ap_j_puts(run, o, v.f < 0 ? "-Infinity" : "Infinity");
-        else ap_j_put_float(run, o, v.f);
+        if (isnan(v.f))
+            ap_j_puts(run, o, "NaN");
+        else if (isinf(v.f))
+            ap_j_puts(run, o, v.f < 0 ? "-Infinity" : "Infinity");
+        else
+            ap_j_put_float(run, o, v.f);
         break;
     case AP_J_INT:
-    case AP_J_BIG: ap_j_put_repr(run, o, v); break;
-    case AP_J_STR: json_str(run, o, v.s, opt->ascii); break;
+    case AP_J_BIG:
+        ap_j_put_repr(run, o, v);
+        break;
+    case AP_J_STR:
+        json_str(run, o, v.s, opt->ascii);
+        break;
     case AP_J_LIST:
-    case AP_J_TUPLE: json_list(run, o, v.l, opt, level); break;
-    case AP_J_DICT: json_dict(run, o, v.d, opt, level); break;
+    case AP_J_TUPLE:
+        json_list(run, o, v.l, opt, level);
+        break;
+    case AP_J_DICT:
+        json_dict(run, o, v.d, opt, level);
+        break;
     default:
         ap_j_fail(run, "Object of type %s is not JSON serializable", ap_j_type_name(v));
     }

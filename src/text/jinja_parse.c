@@ -4,15 +4,15 @@
 #include "base/mem.h"
 #include "text/jinja.h"
 
-enum { MAX_PARSE_DEPTH = 400, MAX_SYMS = 4096 };
+enum { MAX_PARSE_DEPTH = 400, MAX_SYMS = 4096, MAX_ARGS = 255 };
 
 typedef struct parser {
     ap_jrun *run;
     const ap_jtoken *t; /* current */
     const ap_jtoken *last;
-    uint32_t *slots; /* symbol hash: index + 1 */
-    int loops;       /* for loops around this place, as far as break can reach */
-    bool in_for;     /* anywhere below a for statement */
+    uint32_t *slots;  /* symbol hash: index + 1 */
+    int loops;        /* for loops around this place, as far as break can reach */
+    bool in_for;      /* anywhere below a for statement */
     unsigned special; /* names macros get on demand that were mentioned: SPECIAL_* */
 } parser;
 
@@ -33,10 +33,42 @@ static ap_jnode *fail(parser *p, const char *what)
 
 static const char *describe(const ap_jtoken *t, char buf[64])
 {
-    static const char *const text[] = {
-        "end of template", "text", "{{", "}}", "{%", "%}", "", "a string", "a number", "a number",
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{",
-        "}", ">", "<", "=", ".", ":", "|", ",", ";"};
+    static const char *const text[] = {"end of template",
+                                       "text",
+                                       "{{",
+                                       "}}",
+                                       "{%",
+                                       "%}",
+                                       "",
+                                       "a string",
+                                       "a number",
+                                       "a number",
+                                       "//",
+                                       "**",
+                                       "==",
+                                       "!=",
+                                       ">=",
+                                       "<=",
+                                       "+",
+                                       "-",
+                                       "/",
+                                       "*",
+                                       "%",
+                                       "~",
+                                       "[",
+                                       "]",
+                                       "(",
+                                       ")",
+                                       "{",
+                                       "}",
+                                       ">",
+                                       "<",
+                                       "=",
+                                       ".",
+                                       ":",
+                                       "|",
+                                       ",",
+                                       ";"};
     if (t->type != AP_JT_NAME) return text[t->type];
     size_t n = t->v.s->len < 60 ? t->v.s->len : 60;
     memcpy(buf, t->v.s->s, n);
@@ -57,7 +89,10 @@ static void next(parser *p)
     if (p->t < p->last) p->t++;
 }
 
-static bool is(const parser *p, ap_jtok type) { return p->t->type == type; }
+static bool is(const parser *p, ap_jtok type)
+{
+    return p->t->type == type;
+}
 
 static bool is_name(const ap_jtoken *t, const char *name)
 {
@@ -86,7 +121,10 @@ static bool expect(parser *p, ap_jtok type, const char *what)
     return false;
 }
 
-static const ap_jtoken *look(const parser *p) { return p->t < p->last ? p->t + 1 : p->t; }
+static const ap_jtoken *look(const parser *p)
+{
+    return p->t < p->last ? p->t + 1 : p->t;
+}
 
 static bool enter(parser *p)
 {
@@ -190,7 +228,7 @@ static ap_jnode *tuple(parser *p, int flags, const char *extra)
     while (!p->run->failed) {
         if (first && !expect(p, AP_JT_COMMA, "a comma")) return NULL;
         if (tuple_end(p, extra)) break;
-        append(&tail, flags & TUPLE_SIMPLE     ? primary(p, flags & TUPLE_NS)
+        append(&tail, flags & TUPLE_SIMPLE    ? primary(p, flags & TUPLE_NS)
                       : flags & TUPLE_NO_COND ? or_expr(p)
                                               : expression(p));
         if (!is(p, AP_JT_COMMA)) break;
@@ -273,8 +311,12 @@ static ap_jnode *primary(parser *p, bool with_namespace)
     const ap_jtoken *t = p->t;
     ap_jnode *n = NULL;
     switch (t->type) {
-    case AP_JT_NAME: n = name_or_const(p, with_namespace); break;
-    case AP_JT_STRING: n = strings(p); break;
+    case AP_JT_NAME:
+        n = name_or_const(p, with_namespace);
+        break;
+    case AP_JT_STRING:
+        n = strings(p);
+        break;
     case AP_JT_INT:
     case AP_JT_FLOAT:
         next(p);
@@ -285,9 +327,14 @@ static ap_jnode *primary(parser *p, bool with_namespace)
         n = tuple(p, TUPLE_PARENS, NULL);
         if (!expect(p, AP_JT_RPAREN, ")")) n = NULL;
         break;
-    case AP_JT_LBRACKET: n = list(p); break;
-    case AP_JT_LBRACE: n = dict(p); break;
-    default: unexpected(p, "an expression");
+    case AP_JT_LBRACKET:
+        n = list(p);
+        break;
+    case AP_JT_LBRACE:
+        n = dict(p);
+        break;
+    default:
+        unexpected(p, "an expression");
     }
     ap_j_leave(p->run);
     return n;
@@ -298,6 +345,7 @@ static bool call_args(parser *p, ap_jnode **out)
 {
     ap_jnode **tail = out;
     bool comma = false, kw = false, star = false, starstar = false;
+    int count = 0;
     if (!expect(p, AP_JT_LPAREN, "(")) return false;
     while (!p->run->failed && !is(p, AP_JT_RPAREN)) {
         if (comma) {
@@ -306,6 +354,10 @@ static bool call_args(parser *p, ap_jnode **out)
         }
         ap_jnode *n = node(p, AP_JN_ARG, p->t->line);
         if (!n) return false;
+        if (++count > MAX_ARGS) {
+            fail(p, "a call has more than 255 arguments");
+            return false;
+        }
         bool fine = true;
         if (is(p, AP_JT_MUL)) {
             fine = !star && !starstar;
@@ -384,7 +436,8 @@ static ap_jnode *subscript(parser *p, ap_jnode *of)
     n = slice_or_index(p, of, line);
     if (!n || p->run->failed) return NULL;
     if (is(p, AP_JT_COMMA)) {
-        if (n->kind == AP_JN_SLICE) return fail(p, "several subscripts with slices are not supported");
+        if (n->kind == AP_JN_SLICE)
+            return fail(p, "several subscripts with slices are not supported");
         ap_jnode *t = node2(p, AP_JN_TUPLE, line, n->b, NULL), **tail = n->b ? &n->b->next : NULL;
         while (t && tail && !p->run->failed && !is(p, AP_JT_RBRACKET)) {
             if (!expect(p, AP_JT_COMMA, "a comma")) return NULL;
@@ -413,9 +466,12 @@ static ap_jnode *postfix(parser *p, ap_jnode *n)
 {
     int entered = 0;
     while (n && !p->run->failed && deeper(p, &entered)) {
-        if (is(p, AP_JT_DOT) || is(p, AP_JT_LBRACKET)) n = subscript(p, n);
-        else if (is(p, AP_JT_LPAREN)) n = call(p, n);
-        else break;
+        if (is(p, AP_JT_DOT) || is(p, AP_JT_LBRACKET))
+            n = subscript(p, n);
+        else if (is(p, AP_JT_LPAREN))
+            n = call(p, n);
+        else
+            break;
     }
     p->run->depth -= entered;
     return n;
@@ -478,10 +534,14 @@ static ap_jnode *filters(parser *p, ap_jnode *n)
 {
     int entered = 0;
     while (n && !p->run->failed && deeper(p, &entered)) {
-        if (skip(p, AP_JT_PIPE)) n = filter(p, n);
-        else if (is_name(p->t, "is")) n = test(p, n);
-        else if (is(p, AP_JT_LPAREN)) n = call(p, n);
-        else break;
+        if (skip(p, AP_JT_PIPE))
+            n = filter(p, n);
+        else if (is_name(p->t, "is"))
+            n = test(p, n);
+        else if (is(p, AP_JT_LPAREN))
+            n = call(p, n);
+        else
+            break;
     }
     p->run->depth -= entered;
     return n;
@@ -508,9 +568,8 @@ static ap_jnode *unary(parser *p, bool with_filter)
 /* Binary operators of one level: left to right, over the level above. */
 static ap_jnode *binary(parser *p, int level)
 {
-    static const uint8_t ops[3][5] = {{AP_JT_ADD, AP_JT_SUB},
-                                      {AP_JT_MUL, AP_JT_DIV, AP_JT_FLOORDIV, AP_JT_MOD},
-                                      {AP_JT_POW}};
+    static const uint8_t ops[3][5] = {
+        {AP_JT_ADD, AP_JT_SUB}, {AP_JT_MUL, AP_JT_DIV, AP_JT_FLOORDIV, AP_JT_MOD}, {AP_JT_POW}};
     enum { MATH1, CONCAT, MATH2, POW };
     if (level == CONCAT) {
         ap_jnode *first = binary(p, MATH2);
@@ -589,7 +648,10 @@ static ap_jnode *and_or(parser *p, bool is_or)
     return left;
 }
 
-static ap_jnode *or_expr(parser *p) { return and_or(p, true); }
+static ap_jnode *or_expr(parser *p)
+{
+    return and_or(p, true);
+}
 
 static ap_jnode *expression(parser *p)
 {
@@ -724,11 +786,16 @@ static bool signature(parser *p, ap_jnode **out)
 {
     ap_jnode **tail = out;
     bool defaults = false;
+    int count = 0;
     if (!expect(p, AP_JT_LPAREN, "(")) return false;
     while (!p->run->failed && !is(p, AP_JT_RPAREN)) {
         if (*out && !expect(p, AP_JT_COMMA, "a comma")) return false;
         ap_jnode *n = is(p, AP_JT_NAME) ? name_node(p, p->t) : NULL;
         if (!expect(p, AP_JT_NAME, "the name of a parameter") || !n) return false;
+        if (++count > MAX_ARGS) {
+            fail(p, "a macro has more than 255 parameters");
+            return false;
+        }
         if (skip(p, AP_JT_ASSIGN)) {
             n->b = expression(p);
             defaults = true;
@@ -907,8 +974,10 @@ ap_jnode *ap_j_parse(ap_jrun *run, const ap_jtoken *tok, size_t n)
     run->t->syms = ap_j_alloc(run, MAX_SYMS, sizeof *run->t->syms);
     p.slots = ap_calloc(N_SLOTS, sizeof *p.slots);
     ap_jnode *b = NULL;
-    if (!p.slots) ap_j_fail_nomem(run);
-    else if (run->t->syms) b = body(&p, NULL);
+    if (!p.slots)
+        ap_j_fail_nomem(run);
+    else if (run->t->syms)
+        b = body(&p, NULL);
     ap_free(p.slots);
     return b;
 }

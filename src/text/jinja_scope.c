@@ -2,8 +2,8 @@
  * every filter and test exists.
  *
  * Jinja compiles a template to functions and decides per frame (template, loop body, macro, ...)
- * where a name comes from. A name that a frame assigns, outside of any `if`, before it reads it, and
- * that no outer frame knows, starts undefined there even if the caller gave a variable of that
+ * where a name comes from. A name that a frame assigns, outside of any `if`, before it reads it,
+ * and that no outer frame knows, starts undefined there even if the caller gave a variable of that
  * name. Templates can tell (a loop above a `set` reads such a name), so we follow it. */
 #include <string.h>
 
@@ -69,15 +69,18 @@ static void expr(walk *w, frame *f, const ap_jnode *n)
 
 static void assign(frame *f, const ap_jnode *to, bool branch)
 {
-    if (to->kind == AP_JN_NAME) store(f, to->sym, branch);
-    else if (to->kind == AP_JN_NSREF) load(f, to->sym);
+    if (to->kind == AP_JN_NAME)
+        store(f, to->sym, branch);
+    else if (to->kind == AP_JN_NSREF)
+        load(f, to->sym);
     else
         for (const ap_jnode *i = to->a; i; i = i->next) assign(f, i, branch);
 }
 
 static void param(frame *f, const ap_jnode *to)
 {
-    if (to->kind == AP_JN_NAME) f->known[to->sym] = SEEN;
+    if (to->kind == AP_JN_NAME)
+        f->known[to->sym] = SEEN;
     else
         for (const ap_jnode *i = to->a; i; i = i->next) param(f, i);
 }
@@ -87,7 +90,9 @@ static void statement(walk *w, frame *f, const ap_jnode *n, bool branch)
 {
     bool soft = w->soft;
     switch (n->kind) {
-    case AP_JN_PRINT: expr(w, f, n->a); break;
+    case AP_JN_PRINT:
+        expr(w, f, n->a);
+        break;
     case AP_JN_IF:
         w->soft = true;
         for (;; n = n->c) {
@@ -97,17 +102,30 @@ static void statement(walk *w, frame *f, const ap_jnode *n, bool branch)
         }
         body(w, f, n->c, true);
         break;
-    case AP_JN_FOR: expr(w, f, n->b); break;
+    case AP_JN_FOR:
+        expr(w, f, n->b);
+        break;
     case AP_JN_SET:
         expr(w, f, n->b);
         assign(f, n->a, branch);
         break;
-    case AP_JN_SETBLOCK: assign(f, n->a, branch); break;
-    case AP_JN_MACRO: store(f, n->sym, branch); break;
-    case AP_JN_CALLBLOCK: expr(w, f, n->c); break;
-    case AP_JN_FILTERBLOCK: expr(w, f, n->b); break;
-    case AP_JN_WITH: expr(w, f, n->b); break;
-    default: break;
+    case AP_JN_SETBLOCK:
+        assign(f, n->a, branch);
+        break;
+    case AP_JN_MACRO:
+        store(f, n->sym, branch);
+        break;
+    case AP_JN_CALLBLOCK:
+        expr(w, f, n->c);
+        break;
+    case AP_JN_FILTERBLOCK:
+        expr(w, f, n->b);
+        break;
+    case AP_JN_WITH:
+        expr(w, f, n->b);
+        break;
+    default:
+        break;
     }
     w->soft = soft;
 }

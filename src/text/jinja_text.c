@@ -59,10 +59,15 @@ size_t ap_j_find(ap_jrun *run, const ap_jstr *a, const ap_jstr *b, size_t from)
     while (from < a->len && a->len - from >= b->len && !run->failed) {
         const char *p = memchr(a->s + from, b->s[0], a->len - from - b->len + 1);
         if (!p) break;
+        work += ((size_t)(p - a->s) - from) / 8;
         from = (size_t)(p - a->s);
-        if (match(run, a, b, from, &work)) return from;
+        if (match(run, a, b, from, &work)) {
+            ap_j_spend(run, work / 8);
+            return from;
+        }
         from++;
     }
+    ap_j_spend(run, work / 8 + (from < a->len ? (a->len - from) / 64 : 0));
     return SIZE_MAX;
 }
 
@@ -93,14 +98,17 @@ const ap_jstr *ap_j_strip(ap_jrun *run, const ap_jstr *s, const ap_jstr *chars, 
     if (!ap_j_spend(run, chars ? chars->len / 8 : 0)) return s;
     while (sides & AP_J_LEFT && from < to) {
         ap_j_cp_at(s, from, &n);
-        if (!strip_char(s, from, n, chars) || !ap_j_spend(run, chars ? 1 + chars->len / 8 : 0)) break;
+        if (!strip_char(s, from, n, chars) || !ap_j_spend(run, chars ? 1 + chars->len / 8 : 0))
+            break;
         from += n;
     }
     while (sides & AP_J_RIGHT && to > from) {
         size_t p = cp_before(s, to);
-        if (!strip_char(s, p, to - p, chars) || !ap_j_spend(run, chars ? 1 + chars->len / 8 : 0)) break;
+        if (!strip_char(s, p, to - p, chars) || !ap_j_spend(run, chars ? 1 + chars->len / 8 : 0))
+            break;
         to = p;
     }
+    ap_j_spend(run, (from + s->len - to) / 16);
     return ap_j_sub(run, s, from, to);
 }
 
@@ -202,7 +210,8 @@ ap_jlist *ap_j_rsplit(ap_jrun *run, const ap_jstr *s, const ap_jstr *sep, int64_
                 break;
             }
             size_t from = to;
-            while (from > 0 && (p = cp_before(s, from), !ap_j_is_space(ap_j_cp_at(s, p, &n)))) from = p;
+            while (from > 0 && (p = cp_before(s, from), !ap_j_is_space(ap_j_cp_at(s, p, &n))))
+                from = p;
             push_sub(run, l, s, from, to);
             to = from;
         } else {
@@ -230,6 +239,7 @@ ap_jlist *ap_j_splitlines(ap_jrun *run, const ap_jstr *s, bool keep_ends)
 {
     ap_jlist *l = ap_j_list_new(run, 0);
     size_t from = 0, n;
+    ap_j_spend(run, s->len / 8);
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
         uint32_t cp = ap_j_cp_at(s, i, &n);
         if (!is_line_end(cp)) continue;
@@ -293,7 +303,8 @@ static ap_jval slice_str(ap_jrun *run, const ap_jstr *s, int64_t from, int64_t n
         int64_t move = step > 0 ? step : -step; /* fits: n > 1 */
         ap_j_spend(run, (uint64_t)move / 16);
         for (; move > 0; move--) {
-            if (step < 0) at = cp_before(s, at);
+            if (step < 0)
+                at = cp_before(s, at);
             else {
                 ap_j_cp_at(s, at, &k);
                 at += k;

@@ -21,8 +21,8 @@ ap_jval ap_j_fail(ap_jrun *run, const char *fmt, ...)
         vsnprintf(text, sizeof text, fmt, ap);
         va_end(ap);
         run->failed = true;
-        run->code = ap_fail(run->diag, APUS_EFORMAT, "%s: line %d: %s", run->t->name, run->line,
-                            text);
+        run->code =
+            ap_fail(run->diag, APUS_EFORMAT, "%s: line %d: %s", run->t->name, run->line, text);
     }
     return ap_j_undef(AP_J_NO_VALUE, NULL);
 }
@@ -72,7 +72,8 @@ void *ap_j_alloc(ap_jrun *run, size_t n, size_t size)
     if (p) return memset(p, 0, bytes);
     if (run->mem->limit && (bytes > run->mem->limit || before > run->mem->limit - bytes - 16))
         ap_j_fail(run, "the template ran over its memory limit of %zu bytes", run->mem->limit);
-    else ap_j_fail_nomem(run);
+    else
+        ap_j_fail_nomem(run);
     return NULL;
 }
 
@@ -105,7 +106,10 @@ const ap_jstr *ap_j_copy(ap_jrun *run, const char *s, size_t n)
     return ap_j_borrow(run, p, n);
 }
 
-ap_jval ap_j_text(ap_jrun *run, const char *s) { return ap_j_strval(ap_j_borrow(run, s, strlen(s))); }
+ap_jval ap_j_text(ap_jrun *run, const char *s)
+{
+    return ap_j_strval(ap_j_borrow(run, s, strlen(s)));
+}
 
 const ap_jstr *ap_j_sub(ap_jrun *run, const ap_jstr *s, size_t from, size_t to)
 {
@@ -159,7 +163,10 @@ void ap_j_push(ap_jrun *run, ap_jlist *l, ap_jval v)
     ap_j_spend(run, 1);
 }
 
-ap_jval ap_j_listval(ap_jlist *l, ap_jtype type) { return (ap_jval){.type = (uint8_t)type, .l = l}; }
+ap_jval ap_j_listval(ap_jlist *l, ap_jtype type)
+{
+    return (ap_jval){.type = (uint8_t)type, .l = l};
+}
 
 ap_jval ap_j_iterval(ap_jrun *run, ap_jlist *l)
 {
@@ -204,8 +211,11 @@ static uint64_t hash(ap_jval k, bool *ok, int depth)
         for (size_t i = 0; i < k.l->n; i++) h = h * 31 + hash(k.l->v[i], ok, depth + 1);
         return h;
     case AP_J_LIST:
-    case AP_J_DICT: *ok = false; return 0;
-    default: return k.type;
+    case AP_J_DICT:
+        *ok = false;
+        return 0;
+    default:
+        return k.type;
     }
 }
 
@@ -228,6 +238,7 @@ ap_jval *ap_j_dict_get(ap_jrun *run, const ap_jdict *d, ap_jval k, bool *bad)
 {
     bool ok = true;
     uint64_t h = hash(k, &ok, 0);
+    if (k.type == AP_J_STR) ap_j_spend(run, k.s->len / 64);
     *bad = !ok;
     if (!ok || run->failed) return NULL;
     if (!d->slots) {
@@ -286,16 +297,23 @@ ap_jval ap_j_from_json(ap_jrun *run, const ap_json *j)
     ap_jval r = ap_j_none();
     if (!ap_j_enter(run)) return r;
     switch (j->type) {
-    case AP_JSON_NULL: break;
-    case AP_JSON_BOOL: r = ap_j_bool(j->boolean); break;
-    case AP_JSON_INT: r = ap_j_int(j->integer); break;
+    case AP_JSON_NULL:
+        break;
+    case AP_JSON_BOOL:
+        r = ap_j_bool(j->boolean);
+        break;
+    case AP_JSON_INT:
+        r = ap_j_int(j->integer);
+        break;
     case AP_JSON_DOUBLE:
         r = ap_j_float(j->number);
         if (j->str && !memchr(j->str, '.', j->len) && !memchr(j->str, 'e', j->len) &&
             !memchr(j->str, 'E', j->len))
             r = (ap_jval){.type = AP_J_BIG, .s = ap_j_borrow(run, j->str, j->len)};
         break;
-    case AP_JSON_STRING: r = ap_j_strval(ap_j_borrow(run, j->str, j->len)); break;
+    case AP_JSON_STRING:
+        r = ap_j_strval(ap_j_borrow(run, j->str, j->len));
+        break;
     case AP_JSON_ARRAY:
         r = ap_j_listval(ap_j_list_new(run, j->len), AP_J_LIST);
         for (const ap_json *i = j->first; i && !run->failed; i = i->next)
@@ -325,8 +343,10 @@ bool ap_j_is_iterable(ap_jval v)
     case AP_J_VIEW:
     case AP_J_ITER:
     case AP_J_LOOP:
-    case AP_J_RANGE: return true;
-    default: return false;
+    case AP_J_RANGE:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -375,12 +395,16 @@ bool ap_j_iter_next(ap_jrun *run, ap_jcursor *c, ap_jval *out)
     case AP_J_DICT:
     case AP_J_VIEW:
         if (c->pos >= v.d->n) return false;
-        if (v.type == AP_J_DICT || v.sub == AP_J_KEYS) *out = v.d->k[c->pos];
-        else if (v.sub == AP_J_VALUES) *out = v.d->v[c->pos];
-        else *out = pair(run, v.d->k[c->pos], v.d->v[c->pos]);
+        if (v.type == AP_J_DICT || v.sub == AP_J_KEYS)
+            *out = v.d->k[c->pos];
+        else if (v.sub == AP_J_VALUES)
+            *out = v.d->v[c->pos];
+        else
+            *out = pair(run, v.d->k[c->pos], v.d->v[c->pos]);
         c->pos++;
         return true;
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -399,14 +423,25 @@ ap_jlist *ap_j_to_list(ap_jrun *run, ap_jval v)
 bool ap_j_len(ap_jval v, size_t *n)
 {
     switch (v.type) {
-    case AP_J_UNDEF: *n = 0; return true;
-    case AP_J_STR: *n = v.s->n_cp; return true;
+    case AP_J_UNDEF:
+        *n = 0;
+        return true;
+    case AP_J_STR:
+        *n = v.s->n_cp;
+        return true;
     case AP_J_LIST:
-    case AP_J_TUPLE: *n = v.l->n; return true;
+    case AP_J_TUPLE:
+        *n = v.l->n;
+        return true;
     case AP_J_DICT:
-    case AP_J_VIEW: *n = v.d->n; return true;
-    case AP_J_RANGE: *n = v.r->n; return true;
-    default: return false;
+    case AP_J_VIEW:
+        *n = v.d->n;
+        return true;
+    case AP_J_RANGE:
+        *n = v.r->n;
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -414,12 +449,14 @@ bool ap_j_len(ap_jval v, size_t *n)
 
 const char *ap_j_type_name(ap_jval v)
 {
-    static const char *const names[] = {
-        "Undefined", "NoneType", "bool", "int",       "int",   "float",       "str",
-        "list",      "tuple",    "dict", "dict_keys", "generator", "range",   "Namespace",
-        "Macro",     "LoopContext", "method", "function"};
+    static const char *const names[] = {"Undefined",   "NoneType",  "bool",    "int",       "int",
+                                        "float",       "str",       "list",    "tuple",     "dict",
+                                        "dict_keys",   "generator", "range",   "Namespace", "Macro",
+                                        "LoopContext", "method",    "function"};
     if (v.type == AP_J_VIEW)
-        return v.sub == AP_J_KEYS ? "dict_keys" : v.sub == AP_J_VALUES ? "dict_values" : "dict_items";
+        return v.sub == AP_J_KEYS     ? "dict_keys"
+               : v.sub == AP_J_VALUES ? "dict_values"
+                                      : "dict_items";
     return names[v.type];
 }
 
@@ -428,11 +465,16 @@ bool ap_j_truth(ap_jval v)
     size_t n;
     switch (v.type) {
     case AP_J_UNDEF:
-    case AP_J_NONE: return false;
-    case AP_J_BOOL: return v.b;
-    case AP_J_INT: return v.i != 0;
-    case AP_J_FLOAT: return v.f != 0;
-    default: return !ap_j_len(v, &n) || n > 0;
+    case AP_J_NONE:
+        return false;
+    case AP_J_BOOL:
+        return v.b;
+    case AP_J_INT:
+        return v.i != 0;
+    case AP_J_FLOAT:
+        return v.f != 0;
+    default:
+        return !ap_j_len(v, &n) || n > 0;
     }
 }
 
@@ -447,7 +489,10 @@ double ap_j_as_double(ap_jval v)
     return minus ? -f : f;
 }
 
-static int three_way(double a, double b) { return a < b ? -1 : a > b ? 1 : a == b ? 0 : 2; }
+static int three_way(double a, double b)
+{
+    return a < b ? -1 : a > b ? 1 : a == b ? 0 : 2;
+}
 
 /* Exact, also where an int64 has no double. */
 static int compare_int_double(int64_t i, double f)
@@ -524,17 +569,28 @@ bool ap_j_equal(ap_jrun *run, ap_jval a, ap_jval b)
     if (!ap_j_enter(run)) return false;
     switch (a.type) {
     case AP_J_UNDEF:
-    case AP_J_NONE: r = true; break;
-    case AP_J_LIST:
-    case AP_J_TUPLE: r = a.l == b.l || equal_lists(run, a.l, b.l); break;
-    case AP_J_DICT: r = a.d == b.d || equal_dicts(run, a.d, b.d); break;
-    case AP_J_RANGE:
-        r = a.r->n == b.r->n && (a.r->n == 0 || (a.r->start == b.r->start &&
-                                                 (a.r->n == 1 || a.r->step == b.r->step)));
+    case AP_J_NONE:
+        r = true;
         break;
-    case AP_J_GLOBAL: r = a.i == b.i; break;
-    case AP_J_VIEW: r = a.sub == b.sub && a.sub != AP_J_VALUES && equal_dicts(run, a.d, b.d); break;
-    default: r = a.d == b.d; /* the same object */
+    case AP_J_LIST:
+    case AP_J_TUPLE:
+        r = a.l == b.l || equal_lists(run, a.l, b.l);
+        break;
+    case AP_J_DICT:
+        r = a.d == b.d || equal_dicts(run, a.d, b.d);
+        break;
+    case AP_J_RANGE:
+        r = a.r->n == b.r->n &&
+            (a.r->n == 0 || (a.r->start == b.r->start && (a.r->n == 1 || a.r->step == b.r->step)));
+        break;
+    case AP_J_GLOBAL:
+        r = a.i == b.i;
+        break;
+    case AP_J_VIEW:
+        r = a.sub == b.sub && a.sub != AP_J_VALUES && equal_dicts(run, a.d, b.d);
+        break;
+    default:
+        r = a.d == b.d; /* the same object */
     }
     ap_j_leave(run);
     return r;

@@ -14,7 +14,7 @@ void ap_template_limits_default(ap_template_limits *l)
 {
     *l = (ap_template_limits){.output_bytes = (size_t)64 << 20,
                               .memory_bytes = (size_t)512 << 20,
-                              .steps = 50u * 1000 * 1000,
+                              .steps = 200u * 1000 * 1000,
                               .depth = 1000};
 }
 
@@ -40,8 +40,9 @@ apus_err ap_template_parse(const char *text, size_t len, const char *name, ap_te
     size_t n_tok = 0, n = 0;
     ap_jtoken *tok = NULL;
     if (len > MAX_TEMPLATE)
-        return ap_fail(diag, APUS_EFORMAT, "%s: the template has %zu bytes, more than the limit of %d",
-                       name, len, MAX_TEMPLATE);
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: the template has %zu bytes, more than the limit of %d", name, len,
+                       MAX_TEMPLATE);
     if (!ap_utf8_valid(text, len))
         return ap_fail(diag, APUS_EFORMAT, "%s: the template is not valid UTF-8", name);
     ap_template *t = ap_calloc(1, sizeof *t);
@@ -84,8 +85,7 @@ static ap_jval *context(ap_jrun *run, const ap_json *vars)
     for (int i = 0; i < t->n_syms; i++) {
         c[i] = ap_j_undef(AP_J_ABSENT, NULL);
         for (int g = 0; g < AP_J_G_COUNT; g++)
-            if (ap_j_str_is(t->syms[i], globals[g]))
-                c[i] = (ap_jval){.type = AP_J_GLOBAL, .i = g};
+            if (ap_j_str_is(t->syms[i], globals[g])) c[i] = (ap_jval){.type = AP_J_GLOBAL, .i = g};
     }
     for (const ap_json *v = vars ? vars->first : NULL; v; v = v->next)
         for (int i = 0; i < t->n_syms; i++)
@@ -105,7 +105,10 @@ apus_err ap_template_render_limited(const ap_template *t, const ap_json *vars,
     ap_arena mem;
     ap_jout out = {0};
     ap_jscope root = {0};
-    ap_jrun run = {.t = (ap_template *)t, .mem = &mem, .diag = diag, .out = &out,
+    ap_jrun run = {.t = (ap_template *)t,
+                   .mem = &mem,
+                   .diag = diag,
+                   .out = &out,
                    .limits = limits ? *limits : def};
     ap_arena_init(&mem, run.limits.memory_bytes);
     run.context = context(&run, vars);

@@ -21,7 +21,7 @@ typedef struct ap_template_limits {
     int depth;           /* nesting of expressions, statements, macro calls and values */
 } ap_template_limits;
 
-/* 64 MB, 512 MB, 50 million, 1000. */
+/* 64 MB, 512 MB, 200 million (some ten seconds at worst), 1000. */
 void ap_template_limits_default(ap_template_limits *l);
 
 /* Compile a template. name is used in errors ("chat_template.jinja: line 12: ..."). A template

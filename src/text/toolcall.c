@@ -13,11 +13,19 @@ enum { MAX_DEPTH = 64 };
 void ap_toolcall_put_json(ap_buf *out, const ap_json *j)
 {
     switch (j->type) {
-    case AP_JSON_NULL: ap_buf_adds(out, "null"); break;
-    case AP_JSON_BOOL: ap_buf_adds(out, j->boolean ? "true" : "false"); break;
+    case AP_JSON_NULL:
+        ap_buf_adds(out, "null");
+        break;
+    case AP_JSON_BOOL:
+        ap_buf_adds(out, j->boolean ? "true" : "false");
+        break;
     case AP_JSON_INT:
-    case AP_JSON_DOUBLE: ap_buf_add(out, j->str, j->len); break;
-    case AP_JSON_STRING: ap_json_quote(out, j->str, j->len, false); break;
+    case AP_JSON_DOUBLE:
+        ap_buf_add(out, j->str, j->len);
+        break;
+    case AP_JSON_STRING:
+        ap_json_quote(out, j->str, j->len, false);
+        break;
     case AP_JSON_ARRAY:
     case AP_JSON_OBJECT:
         ap_buf_adds(out, j->type == AP_JSON_ARRAY ? "[" : "{");
@@ -56,7 +64,10 @@ const ap_json *ap_toolcall_schema(const ap_json *tools, const char *name, size_t
 
 /* ---------------------------------------------------------------- numbers and words */
 
-static bool is_ws(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+static bool is_ws(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
 
 static bool is(const char *s, size_t n, const char *word)
 {
@@ -158,13 +169,16 @@ static bool python_string(reader *r)
         if (c == '\\' && r->at < r->n) {
             c = r->s[r->at++];
             const char *hit = c ? strchr(from, c) : NULL;
-            if (hit) c = to[hit - from];
+            if (hit)
+                c = to[hit - from];
             else if (c == 'u' || c == 'x' || c == 'U' || c == 'N' || (c >= '0' && c <= '7')) {
                 uint32_t cp = 0;
                 size_t want = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0, i = 0;
                 for (; i < want && r->at < r->n; i++, r->at++) {
                     char h = r->s[r->at];
-                    int d = h >= '0' && h <= '9' ? h - '0' : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10 : -1;
+                    int d = h >= '0' && h <= '9'                 ? h - '0'
+                            : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10
+                                                                 : -1;
                     if (d < 0) break;
                     cp = cp << 4 | (uint32_t)d;
                 }
@@ -224,12 +238,14 @@ static bool python_value(reader *r)
         r->at++;
         ok = python_items(r, c == '[' ? ']' : c == '(' ? ')' : '}', c == '{');
     } else {
-        static const char *const words[][2] = {
-            {"True", "true"}, {"False", "false"}, {"None", "null"}, {"true", "true"}, {"false", "false"}, {"null", "null"}};
+        static const char *const words[][2] = {{"True", "true"},   {"False", "false"},
+                                               {"None", "null"},   {"true", "true"},
+                                               {"false", "false"}, {"null", "null"}};
         size_t from = r->at;
         while (r->at < r->n && !strchr(" \t\r\n,:]})", r->s[r->at])) r->at++;
         for (int i = 0; i < 6 && !ok; i++) {
-            ok = strlen(words[i][0]) == r->at - from && !memcmp(words[i][0], r->s + from, r->at - from);
+            ok = strlen(words[i][0]) == r->at - from &&
+                 !memcmp(words[i][0], r->s + from, r->at - from);
             if (ok) ap_buf_adds(r->out, words[i][1]);
         }
         ok = ok || put_number(r->out, r->s + from, r->at - from);
@@ -259,12 +275,11 @@ static int type_named(const char *s, size_t n)
     static const struct {
         const char *name;
         int type;
-    } names[] = {{"string", T_STRING},   {"str", T_STRING},      {"text", T_STRING},
-                 {"integer", T_INTEGER}, {"int", T_INTEGER},     {"long", T_INTEGER},
-                 {"number", T_NUMBER},   {"float", T_NUMBER},    {"double", T_NUMBER},
-                 {"boolean", T_BOOLEAN}, {"bool", T_BOOLEAN},    {"object", T_TREE},
-                 {"dict", T_TREE},       {"array", T_TREE},      {"list", T_TREE},
-                 {"null", T_NULL}};
+    } names[] = {
+        {"string", T_STRING}, {"str", T_STRING},      {"text", T_STRING},   {"integer", T_INTEGER},
+        {"int", T_INTEGER},   {"long", T_INTEGER},    {"number", T_NUMBER}, {"float", T_NUMBER},
+        {"double", T_NUMBER}, {"boolean", T_BOOLEAN}, {"bool", T_BOOLEAN},  {"object", T_TREE},
+        {"dict", T_TREE},     {"array", T_TREE},      {"list", T_TREE},     {"null", T_NULL}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (is(s, n, names[i].name)) return names[i].type;
     return T_STRING;
@@ -282,7 +297,8 @@ static int schema_types(const ap_json *schema, int depth)
     static const char *const unions[] = {"anyOf", "oneOf"};
     for (int u = 0; u < 2 && depth < 8; u++) {
         const ap_json *any = ap_json_get(schema, unions[u]);
-        for (const ap_json *i = any && any->type == AP_JSON_ARRAY ? any->first : NULL; i; i = i->next)
+        for (const ap_json *i = any && any->type == AP_JSON_ARRAY ? any->first : NULL; i;
+             i = i->next)
             types |= schema_types(i, depth + 1);
     }
     return types;
@@ -391,10 +407,14 @@ static bool gemma_bare(reader *r)
     const char *s = r->s + from;
     size_t n = to - from;
     if (!n) return false;
-    if (is(s, n, "true") || is(s, n, "false")) ap_buf_adds(r->out, (s[0] | 32) == 't' ? "true" : "false");
-    else if (is(s, n, "null") || is(s, n, "none")) ap_buf_adds(r->out, "null");
-    else if (json_number(s, n) == n) ap_buf_add(r->out, s, n);
-    else ap_json_quote(r->out, s, n, false);
+    if (is(s, n, "true") || is(s, n, "false"))
+        ap_buf_adds(r->out, (s[0] | 32) == 't' ? "true" : "false");
+    else if (is(s, n, "null") || is(s, n, "none"))
+        ap_buf_adds(r->out, "null");
+    else if (json_number(s, n) == n)
+        ap_buf_add(r->out, s, n);
+    else
+        ap_json_quote(r->out, s, n, false);
     return true;
 }
 
@@ -404,11 +424,16 @@ static bool gemma_value(reader *r)
     skip_space(r);
     if (r->at >= r->n || r->depth >= MAX_DEPTH) return false;
     r->depth++;
-    if (take(r, QUOTE)) ok = gemma_string(r);
-    else if (take(r, "{")) ok = gemma_items(r, '}');
-    else if (take(r, "[")) ok = gemma_items(r, ']');
-    else if (r->s[r->at] == '"') ok = python_string(r); /* plain quotes are tolerated */
-    else ok = gemma_bare(r);
+    if (take(r, QUOTE))
+        ok = gemma_string(r);
+    else if (take(r, "{"))
+        ok = gemma_items(r, '}');
+    else if (take(r, "["))
+        ok = gemma_items(r, ']');
+    else if (r->s[r->at] == '"')
+        ok = python_string(r); /* plain quotes are tolerated */
+    else
+        ok = gemma_bare(r);
     r->depth--;
     return ok;
 }
@@ -428,8 +453,8 @@ bool ap_toolcall_gemma(const char *s, size_t n, size_t *at, const char **name, s
         while (to > from && is_ws(s[to - 1])) to--;
         *name = s + from;
         *name_len = to - from;
-        ok = to > from && !memchr(s + from, '<', to - from) && take(&r, "{") && gemma_items(&r, '}') &&
-             !b.failed;
+        ok = to > from && !memchr(s + from, '<', to - from) && take(&r, "{") &&
+             gemma_items(&r, '}') && !b.failed;
     }
     if (ok) {
         ap_buf_add(args, b.data, b.len);

@@ -27,7 +27,8 @@ static void hear(void *ctx, const apus_event *ev)
         ap_json *j = NULL;
         ap_arena_init(&mem, 0);
         /* Arguments are a JSON object (deeper than JSON may be here, it may fail to read back). */
-        if (ap_json_parse(&mem, ev->args, ev->args_len, "args", 0, &j, NULL) || j->type != AP_JSON_OBJECT)
+        if (ap_json_parse(&mem, ev->args, ev->args_len, "args", 0, &j, NULL) ||
+            j->type != AP_JSON_OBJECT)
             abort();
         ap_arena_free(&mem);
         ap_buf_add(b, ev->args, ev->args_len);
@@ -39,15 +40,18 @@ static void hear(void *ctx, const apus_event *ev)
 /* whole: one push; else cuts of 1 to 9 bytes from seed. */
 static ap_buf parse(unsigned family, const char *s, size_t n, bool whole, unsigned seed)
 {
-    static const char *const prompts[] = {"", "<|im_start|>assistant\n<think>\n", "<|turn>model\n<|channel>thought\n",
+    static const char *const prompts[] = {"", "<|im_start|>assistant\n<think>\n",
+                                          "<|turn>model\n<|channel>thought\n",
                                           "<|turn>model\n<|channel>th"};
-    static const char tools[] =
-        "[{\"function\": {\"name\": \"f\", \"parameters\": {\"properties\": {\"i\": {\"type\": \"integer\"},"
-        " \"n\": {\"type\": \"number\"}, \"b\": {\"type\": \"boolean\"}, \"o\": {\"type\": \"object\"}}}}}]";
+    static const char tools[] = "[{\"function\": {\"name\": \"f\", \"parameters\": "
+                                "{\"properties\": {\"i\": {\"type\": \"integer\"},"
+                                " \"n\": {\"type\": \"number\"}, \"b\": {\"type\": \"boolean\"}, "
+                                "\"o\": {\"type\": \"object\"}}}}}]";
     const char *prompt = prompts[family >> 2 & 3];
     ap_buf b = {0};
     ap_chat_parser *p = NULL;
-    if (ap_chat_parser_create((ap_chat_syntax)(family % 3), prompt, strlen(prompt), tools, hear, &b, &p, NULL))
+    if (ap_chat_parser_create((ap_chat_syntax)(family % 3), prompt, strlen(prompt), tools, hear, &b,
+                              &p, NULL))
         abort();
     for (size_t i = 0; i < n;) {
         seed = seed * 1103515245u + 12345u;
@@ -65,7 +69,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2 || size > 1 << 16) return 0;
     const char *s = (const char *)data + 2;
-    ap_buf a = parse(data[0], s, size - 2, true, 0), b = parse(data[0], s, size - 2, false, data[1]);
+    ap_buf a = parse(data[0], s, size - 2, true, 0),
+           b = parse(data[0], s, size - 2, false, data[1]);
     if (a.len != b.len || (a.len && memcmp(a.data, b.data, a.len))) abort();
     ap_buf_free(&a);
     ap_buf_free(&b);

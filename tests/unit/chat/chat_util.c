@@ -33,11 +33,13 @@ void hear(void *ctx, const apus_event *ev)
     put(h, ")", 1);
 }
 
-static ap_chat_parser *open_parser(ap_chat_syntax syntax, const char *prompt, const char *tools, heard *h)
+static ap_chat_parser *open_parser(ap_chat_syntax syntax, const char *prompt, const char *tools,
+                                   heard *h)
 {
     ap_chat_parser *p = NULL;
     memset(h, 0, sizeof *h);
-    if (ap_chat_parser_create(syntax, prompt, prompt ? strlen(prompt) : 0, tools, hear, h, &p, NULL))
+    if (ap_chat_parser_create(syntax, prompt, prompt ? strlen(prompt) : 0, tools, hear, h, &p,
+                              NULL))
         abort();
     return p;
 }

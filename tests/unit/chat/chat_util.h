@@ -9,7 +9,7 @@
 typedef struct heard {
     char text[1 << 16];
     size_t len;
-    char last;      /* kind of the last event */
+    char last; /* kind of the last event */
     size_t n_events;
     bool empty, broken; /* an event without text, or not UTF-8, came */
 } heard;

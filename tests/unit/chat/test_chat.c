@@ -14,7 +14,10 @@
 
 static char dir[] = "/tmp/apus_test_chat_XXXXXX";
 
-static void path_of(const char *name, char out[512]) { snprintf(out, 512, "%s/%s", dir, name); }
+static void path_of(const char *name, char out[512])
+{
+    snprintf(out, 512, "%s/%s", dir, name);
+}
 
 static void put_file(const char *name, const char *text)
 {
@@ -29,7 +32,8 @@ static void put_file(const char *name, const char *text)
 static int clean(void **state)
 {
     (void)state;
-    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json", "chat_template.json"};
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json",
+                                        "chat_template.json"};
     for (int i = 0; i < 3; i++) {
         char path[512];
         path_of(names[i], path);
@@ -46,8 +50,8 @@ static ap_chat *load(void)
     return c;
 }
 
-static void renders(const ap_chat *c, const char *messages, const char *tools, const apus_chat_settings *s,
-                    const char *want)
+static void renders(const ap_chat *c, const char *messages, const char *tools,
+                    const apus_chat_settings *s, const char *want)
 {
     char *text = NULL;
     size_t len = 0;
@@ -83,9 +87,11 @@ static void test_nothing(void **state)
 static void test_file_first(void **state)
 {
     (void)state;
-    put_file("tokenizer_config.json", "{\"bos_token\": {\"content\": \"<s>\", \"special\": true}, \"eos_token\": \"</s>\","
-                                      " \"pad_token\": null, \"add_bos_token\": true, \"chat_template\": \"config\"}");
-    put_file("chat_template.jinja", "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token is defined }}\n");
+    put_file("tokenizer_config.json",
+             "{\"bos_token\": {\"content\": \"<s>\", \"special\": true}, \"eos_token\": \"</s>\","
+             " \"pad_token\": null, \"add_bos_token\": true, \"chat_template\": \"config\"}");
+    put_file("chat_template.jinja",
+             "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token is defined }}\n");
     ap_chat *c = load();
     renders(c, hi, NULL, NULL, "<s>hi</s>False");
     ap_chat_free(c);
@@ -104,15 +110,17 @@ static void test_file_first(void **state)
 static void test_named(void **state)
 {
     (void)state;
-    put_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\", \"template\": \"D{{ tools is none }}\"},"
-                                      " {\"name\": \"tool_use\", \"template\": \"T{{ tools|length }}\"},"
-                                      " {\"name\": \"rag\", \"template\": \"{{\"}]}");
+    put_file("tokenizer_config.json",
+             "{\"chat_template\": [{\"name\": \"default\", \"template\": \"D{{ tools is none }}\"},"
+             " {\"name\": \"tool_use\", \"template\": \"T{{ tools|length }}\"},"
+             " {\"name\": \"rag\", \"template\": \"{{\"}]}");
     ap_chat *c = load();
     renders(c, hi, NULL, NULL, "DTrue");
     renders(c, hi, "[{}]", NULL, "T1");
     renders(c, hi, "[]", NULL, "T0");
     ap_chat_free(c);
-    put_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"T\"}]}");
+    put_file("tokenizer_config.json",
+             "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"T\"}]}");
     c = load();
     renders(c, hi, "[]", NULL, "T");
     refuses(c, hi, NULL, NULL, APUS_EUNSUPPORTED, "default");
@@ -122,7 +130,8 @@ static void test_named(void **state)
 static void test_settings(void **state)
 {
     (void)state;
-    put_file("chat_template.jinja", "{{ add_generation_prompt }} {{ enable_thinking }} {{ documents }} {{ x }} {{ bos_token }}");
+    put_file("chat_template.jinja", "{{ add_generation_prompt }} {{ enable_thinking }} {{ "
+                                    "documents }} {{ x }} {{ bos_token }}");
     put_file("tokenizer_config.json", "{\"bos_token\": \"<s>\"}");
     ap_chat *c = load();
     apus_chat_settings s = {.size = sizeof s};
@@ -140,11 +149,16 @@ static void test_settings(void **state)
 static void test_arguments(void **state)
 {
     (void)state;
-    put_file("chat_template.jinja", "{% for c in messages[0].tool_calls %}{{ (c.function or c).arguments }};{% endfor %}");
+    put_file("chat_template.jinja",
+             "{% for c in messages[0].tool_calls %}{{ (c.function or c).arguments }};{% endfor %}");
     ap_chat *c = load();
-    renders(c, "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"arguments\": \"{\\\"a\\\": [1.0, true]}\"}},"
-               " {\"function\": {\"arguments\": {\"b\": null}}}, {\"function\": {\"arguments\": \"oops {\"}},"
-               " {\"function\": {\"arguments\": \"[1]\"}}, {\"arguments\": \"{}\"}, {\"function\": {\"arguments\": \" \"}}]}]",
+    renders(c,
+            "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"arguments\": "
+            "\"{\\\"a\\\": [1.0, true]}\"}},"
+            " {\"function\": {\"arguments\": {\"b\": null}}}, {\"function\": {\"arguments\": "
+            "\"oops {\"}},"
+            " {\"function\": {\"arguments\": \"[1]\"}}, {\"arguments\": \"{}\"}, {\"function\": "
+            "{\"arguments\": \" \"}}]}]",
             NULL, NULL, "{'a': [1.0, True]};{'b': None};oops {;[1];{};{};");
     ap_chat_free(c);
 }
@@ -155,15 +169,20 @@ static void test_reasoning(void **state)
     put_file("chat_template.jinja", "{% for m in messages %}{{ m|tojson }}\n{% endfor %}");
     ap_chat *c = load();
     /* What transformers 5 makes of the three names, order included. */
-    renders(c, "[{\"role\": \"a\", \"reasoning\": \"r\"}, {\"role\": \"b\", \"reasoning_content\": \"c\", \"thinking\": \"t\"},"
-               " {\"role\": \"c\", \"thinking\": \"t\"}, {\"role\": \"d\", \"reasoning_content\": null, \"reasoning\": \"\"},"
-               " {\"role\": \"e\", \"reasoning\": null}]",
-            NULL, NULL,
-            "{\"thinking\": \"r\", \"role\": \"a\", \"reasoning\": \"r\", \"reasoning_content\": \"r\"}\n"
-            "{\"thinking\": \"t\", \"role\": \"b\", \"reasoning_content\": \"c\"}\n"
-            "{\"thinking\": \"t\", \"role\": \"c\", \"reasoning_content\": \"t\"}\n"
-            "{\"thinking\": \"\", \"role\": \"d\", \"reasoning_content\": \"\", \"reasoning\": \"\"}\n"
-            "{\"role\": \"e\", \"reasoning\": null}\n");
+    renders(
+        c,
+        "[{\"role\": \"a\", \"reasoning\": \"r\"}, {\"role\": \"b\", \"reasoning_content\": \"c\", "
+        "\"thinking\": \"t\"},"
+        " {\"role\": \"c\", \"thinking\": \"t\"}, {\"role\": \"d\", \"reasoning_content\": null, "
+        "\"reasoning\": \"\"},"
+        " {\"role\": \"e\", \"reasoning\": null}]",
+        NULL, NULL,
+        "{\"thinking\": \"r\", \"role\": \"a\", \"reasoning\": \"r\", \"reasoning_content\": "
+        "\"r\"}\n"
+        "{\"thinking\": \"t\", \"role\": \"b\", \"reasoning_content\": \"c\"}\n"
+        "{\"thinking\": \"t\", \"role\": \"c\", \"reasoning_content\": \"t\"}\n"
+        "{\"thinking\": \"\", \"role\": \"d\", \"reasoning_content\": \"\", \"reasoning\": \"\"}\n"
+        "{\"role\": \"e\", \"reasoning\": null}\n");
     ap_chat_free(c);
 }
 
@@ -175,7 +194,8 @@ static void test_refusals(void **state)
     refuses(c, NULL, NULL, NULL, APUS_EINVAL, "messages");
     refuses(c, "[", NULL, NULL, APUS_EINVAL, "messages");
     refuses(c, "{}", NULL, NULL, APUS_EINVAL, "messages: expected a JSON array");
-    refuses(c, "[{\"role\": \"user\"}, 5]", NULL, NULL, APUS_EINVAL, "messages[1]: expected an object");
+    refuses(c, "[{\"role\": \"user\"}, 5]", NULL, NULL, APUS_EINVAL,
+            "messages[1]: expected an object");
     refuses(c, "[{\"role\": 5}]", NULL, NULL, APUS_EINVAL, "messages[0]: expected a role");
     refuses(c, hi, "{}", NULL, APUS_EINVAL, "tools: expected a JSON array");
     refuses(c, hi, "[1]", NULL, APUS_EINVAL, "tools[0]: expected an object");
@@ -201,9 +221,12 @@ int main(void)
 {
     if (!mkdtemp(dir)) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_nothing, clean),   cmocka_unit_test_teardown(test_file_first, clean),
-        cmocka_unit_test_teardown(test_named, clean),     cmocka_unit_test_teardown(test_settings, clean),
-        cmocka_unit_test_teardown(test_arguments, clean), cmocka_unit_test_teardown(test_reasoning, clean),
+        cmocka_unit_test_teardown(test_nothing, clean),
+        cmocka_unit_test_teardown(test_file_first, clean),
+        cmocka_unit_test_teardown(test_named, clean),
+        cmocka_unit_test_teardown(test_settings, clean),
+        cmocka_unit_test_teardown(test_arguments, clean),
+        cmocka_unit_test_teardown(test_reasoning, clean),
         cmocka_unit_test_teardown(test_refusals, clean),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

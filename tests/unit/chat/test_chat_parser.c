@@ -1,4 +1,4 @@
-/* test_chat_parser.c - outputs of models to events, at every cut. Sources: the spec of the families'
+/* test_chat_parser.c - outputs of models to events, at every cut. Sources: the families' formats of
  * output (Qwen 3.5 section 7.5, Gemma 4 section 6.4). */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +15,8 @@
 #define NELEM(a) (sizeof(a) / sizeof *(a))
 
 static const char tools[] =
-    "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": \"object\","
+    "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": "
+    "\"object\","
     " \"properties\": {\"s\": {\"type\": \"string\"}, \"i\": {\"type\": \"integer\"},"
     " \"n\": {\"type\": \"number\"}, \"b\": {\"type\": \"boolean\"}, \"o\": {\"type\": \"object\"},"
     " \"a\": {\"type\": \"array\"}, \"u\": {\"type\": [\"integer\", \"null\"]},"
@@ -26,9 +27,9 @@ typedef struct example {
     const char *prompt, *out, *want;
 } example;
 
-#define IN_THOUGHT  "<|im_start|>assistant\n<think>\n"
-#define PAST_THOUGHT "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-#define F(params) "<tool_call>\n<function=f>\n" params "</function>\n</tool_call>"
+#define IN_THOUGHT    "<|im_start|>assistant\n<think>\n"
+#define PAST_THOUGHT  "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+#define F(params)     "<tool_call>\n<function=f>\n" params "</function>\n</tool_call>"
 #define P(key, value) "<parameter=" key ">\n" value "\n</parameter>\n"
 
 static const example qwen[] = {
@@ -53,28 +54,44 @@ static const example qwen[] = {
     {NULL, "x\n<|im_end|>\n<|endoftext|>", "C:x\n\n"},
     {NULL, "x<|im_end|>\n<|im_start|>assistant\ny", "C:x\ny"},
     {NULL, F(P("s", "Paris")), "F:f({\"s\": \"Paris\"})"},
-    {NULL, "Let me look.\n\n" F(P("s", "Z\xC3\xBCrich")), "C:Let me look.|F:f({\"s\": \"Z\xC3\xBCrich\"})"},
+    {NULL, "Let me look.\n\n" F(P("s", "Z\xC3\xBCrich")),
+     "C:Let me look.|F:f({\"s\": \"Z\xC3\xBCrich\"})"},
     {NULL, F(P("s", "1")) "\n" F(P("i", "2")), "F:f({\"s\": \"1\"})|F:f({\"i\": 2})"},
     {NULL, F("") "\n\nDone.", "F:f({})|C:Done."},
     {NULL, "A\n" F("") "\nB", "C:A|F:f({})|C:\n\nB"},
     {NULL, F("") "\n\n", "F:f({})"},
     {IN_THOUGHT, "hm\n" F(P("s", "x")), "T:hm|F:f({\"s\": \"x\"})"},
     {IN_THOUGHT, "hm\n</think>\n\n" F(P("s", "x")), "T:hm|F:f({\"s\": \"x\"})"},
-    {NULL, F(P("i", "-05") P("n", "1.50") P("b", "True") P("o", "{\"k\": [1, null]}") P("a", "['x', True, (1,)]")),
-     "F:f({\"i\": -5, \"n\": 1.50, \"b\": true, \"o\": {\"k\": [1, null]}, \"a\": [\"x\", true, [1]]})"},
+    {NULL,
+     F(P("i", "-05") P("n", "1.50") P("b", "True") P("o", "{\"k\": [1, null]}")
+           P("a", "['x', True, (1,)]")),
+     "F:f({\"i\": -5, \"n\": 1.50, \"b\": true, \"o\": {\"k\": [1, null]}, \"a\": [\"x\", true, "
+     "[1]]})"},
     {NULL, F(P("i", "five") P("n", "x") P("b", "maybe") P("o", "{oops") P("zz", "5")),
      "F:f({\"i\": \"five\", \"n\": \"x\", \"b\": \"maybe\", \"o\": \"{oops\", \"zz\": \"5\"})"},
-    {NULL, F(P("s", "null") P("u", "7") P("any", "[]") P("s", "5")), "F:f({\"s\": null, \"u\": 7, \"any\": [], \"s\": \"5\"})"},
-    {NULL, F(P("s", "\nline\n\n") P("i", "12345678901234567890123")), "F:f({\"s\": \"\\nline\\n\\n\", \"i\": 12345678901234567890123})"},
-    {NULL, F("<parameter=s>inline</parameter><parameter=i>3</parameter>"), "F:f({\"s\": \"inline\", \"i\": 3})"},
+    {NULL, F(P("s", "null") P("u", "7") P("any", "[]") P("s", "5")),
+     "F:f({\"s\": null, \"u\": 7, \"any\": [], \"s\": \"5\"})"},
+    {NULL, F(P("s", "\nline\n\n") P("i", "12345678901234567890123")),
+     "F:f({\"s\": \"\\nline\\n\\n\", \"i\": 12345678901234567890123})"},
+    {NULL, F("<parameter=s>inline</parameter><parameter=i>3</parameter>"),
+     "F:f({\"s\": \"inline\", \"i\": 3})"},
     {NULL, F("<parameter=s>\nno end\n<parameter=i>\n3\n"), "F:f({\"s\": \"no end\", \"i\": 3})"},
     {NULL, "<function=f>\n" P("s", "x") "</function>", "F:f({\"s\": \"x\"})"},
     {NULL, "<function=f></function>text", "F:f({})|C:text"},
-    {NULL, "<tool_call><function=f></function><function=bare>" P("i", "4") "</function></tool_call>", "F:f({})|F:bare({\"i\": 4})"},
+    {NULL,
+     "<tool_call><function=f></function><function=bare>" P("i", "4") "</function></tool_call>",
+     "F:f({})|F:bare({\"i\": 4})"},
     {NULL, "<tool_call><function=f>" P("s", "x") "</tool_call>", "F:f({\"s\": \"x\"})"},
-    {NULL, "<tool_call>\n{\"name\": \"g\", \"arguments\": {\"a\": [1.0, \"</tool_call>\"], \"b\": {}}}\n</tool_call>", "F:g({\"a\": [1.0, \"</tool_call>\"], \"b\": {}})"},
-    {NULL, "<tool_call>{\"name\": \"g\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>", "F:g({\"x\": 1})"},
-    {NULL, "<tool_call>{\"name\": \"g\"}</tool_call>\n<tool_call>{\"name\": \"h\", \"parameters\": {}}</tool_call>", "F:g({})|F:h({})"},
+    {NULL,
+     "<tool_call>\n{\"name\": \"g\", \"arguments\": {\"a\": [1.0, \"</tool_call>\"], \"b\": "
+     "{}}}\n</tool_call>",
+     "F:g({\"a\": [1.0, \"</tool_call>\"], \"b\": {}})"},
+    {NULL, "<tool_call>{\"name\": \"g\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>",
+     "F:g({\"x\": 1})"},
+    {NULL,
+     "<tool_call>{\"name\": \"g\"}</tool_call>\n<tool_call>{\"name\": \"h\", \"parameters\": "
+     "{}}</tool_call>",
+     "F:g({})|F:h({})"},
     {NULL, "<tool_call>{\"nome\": 1}</tool_call>x", "C:{\"nome\": 1}x"},
     {NULL, "<tool_call>{\"name\": \"g\", \"arg", "C:{\"name\": \"g\", \"arg"},
     {NULL, "<tool_call>what</tool_call>!", "C:what!"},
@@ -99,19 +116,28 @@ static const example gemma[] = {
     {"<|turn>model\n" CH, "why<channel|>x", "T:why|C:x"},
     {"<|turn>model\n<|channel>", "thought\nwhy<channel|>x", "T:why|C:x"},
     {"<|turn>model\n" CH "<channel|>", "x<channel|>y", "C:xy"},
-    {"<|channel>" "<|turn>model\n", "x", "C:x"},
+    {"<|channel>"
+     "<|turn>model\n",
+     "x", "C:x"},
     {NULL, "<|turn>model\nx<|turn>", "C:x"},
     {NULL, "a<|tool", "C:a<|tool"},
     {NULL, "say <|\"|>hi<|\"|>", "C:say \"hi\""},
-    {NULL, "<|tool_call>call:get_weather{city:<|\"|>Z\xC3\xBCrich<|\"|>,unit:<|\"|>c<|\"|>}<tool_call|>"
-           "<|tool_call>call:search{filters:{max:3,tags:[<|\"|>a<|\"|>,<|\"|>b<|\"|>]},query:<|\"|>caf\xC3\xA9 \"best\"<|\"|>}<tool_call|><|tool_response>",
-     "F:get_weather({\"city\": \"Z\xC3\xBCrich\", \"unit\": \"c\"})|F:search({\"filters\": {\"max\": 3, \"tags\": [\"a\", \"b\"]}, \"query\": \"caf\xC3\xA9 \\\"best\\\"\"})"},
+    {NULL,
+     "<|tool_call>call:get_weather{city:<|\"|>Z\xC3\xBCrich<|\"|>,unit:<|\"|>c<|\"|>}<tool_call|>"
+     "<|tool_call>call:search{filters:{max:3,tags:[<|\"|>a<|\"|>,<|\"|>b<|\"|>]},query:<|\"|>"
+     "caf\xC3\xA9 \"best\"<|\"|>}<tool_call|><|tool_response>",
+     "F:get_weather({\"city\": \"Z\xC3\xBCrich\", \"unit\": \"c\"})|F:search({\"filters\": "
+     "{\"max\": 3, \"tags\": [\"a\", \"b\"]}, \"query\": \"caf\xC3\xA9 \\\"best\\\"\"})"},
     {NULL, "<|tool_call>call:f-1.x{}<tool_call|>", "F:f-1.x({})"},
-    {NULL, "<|tool_call> call: f { a b : 1.5e-05 , c : true,d:null , e:[ ] ,} <tool_call|>", "F:f({\"a b\": 1.5e-05, \"c\": true, \"d\": null, \"e\": []})"},
-    {NULL, "<|tool_call>call:f{s:<|\"|>}<tool_call|>{,<turn|>\n<|\"|>}<tool_call|>x", "F:f({\"s\": \"}<tool_call|>{,<turn|>\\n\"})|C:x"},
-    {NULL, "<|tool_call>call:f{s:bare words,t:-1,u:True}<tool_call|>", "F:f({\"s\": \"bare words\", \"t\": -1, \"u\": true})"},
+    {NULL, "<|tool_call> call: f { a b : 1.5e-05 , c : true,d:null , e:[ ] ,} <tool_call|>",
+     "F:f({\"a b\": 1.5e-05, \"c\": true, \"d\": null, \"e\": []})"},
+    {NULL, "<|tool_call>call:f{s:<|\"|>}<tool_call|>{,<turn|>\n<|\"|>}<tool_call|>x",
+     "F:f({\"s\": \"}<tool_call|>{,<turn|>\\n\"})|C:x"},
+    {NULL, "<|tool_call>call:f{s:bare words,t:-1,u:True}<tool_call|>",
+     "F:f({\"s\": \"bare words\", \"t\": -1, \"u\": true})"},
     {NULL, "<|tool_call>call:f{<|\"|>k<|\"|>:\"q\\\"\"}<tool_call|>", "F:f({\"k\": \"q\\\"\"})"},
-    {NULL, "text\n\n<|tool_call>call:f{}<tool_call|>\n<|tool_call>call:g{}<tool_call|>", "C:text|F:f({})|F:g({})"},
+    {NULL, "text\n\n<|tool_call>call:f{}<tool_call|>\n<|tool_call>call:g{}<tool_call|>",
+     "C:text|F:f({})|F:g({})"},
     {NULL, CH "hm<|tool_call>call:f{}<tool_call|>", "T:hm|F:f({})"},
     {NULL, "<|tool_call>call:f{a:1}<turn|>", "F:f({\"a\": 1})"},
     {NULL, "<|tool_call>call:f{a:1}", "F:f({\"a\": 1})"},
@@ -119,7 +145,8 @@ static const example gemma[] = {
     {NULL, "<|tool_call>call:f{s:<|\"|>x<tool_call|>", "C:call:f{s:\"x"},
     {NULL, "<|tool_call>nonsense<tool_call|>x", "C:nonsensex"},
     {NULL, "<|tool_call>call:f{a 1}<tool_call|>x", "C:call:f{a 1}x"},
-    {NULL, "<|tool_call>call:f{}<tool_call|><|tool_response>response:f{value:1}<tool_response|>so", "F:f({})|C:so"},
+    {NULL, "<|tool_call>call:f{}<tool_call|><|tool_response>response:f{value:1}<tool_response|>so",
+     "F:f({})|C:so"},
     {NULL, "x<tool_call|>y<eos>", "C:xy"},
 };
 
@@ -135,7 +162,8 @@ static void check(ap_chat_syntax syntax, const example *e, size_t n)
         for (size_t step = 1; step < 8; step++) {
             parse_cut(syntax, e[i].prompt, tools, e[i].out, len, step, &cut);
             if (strcmp(whole.text, cut.text))
-                fail_msg("%s in steps of %zu\n  want %s\n  got  %s", e[i].out, step, whole.text, cut.text);
+                fail_msg("%s in steps of %zu\n  want %s\n  got  %s", e[i].out, step, whole.text,
+                         cut.text);
             assert_false(cut.empty || cut.broken);
         }
         for (size_t at = 0; at <= len; at++) {
@@ -165,7 +193,8 @@ static void test_plain(void **state)
         {NULL, "<think>x</think><tool_call>", "C:<think>x</think><tool_call>"},
         {NULL, "\xF0\x9F\x98\x80\n\n", "C:\xF0\x9F\x98\x80\n\n"},
         {NULL, "a\xFF\xE2\x82z\xE2\x82", "C:a\xEF\xBF\xBD\xEF\xBF\xBDz\xEF\xBF\xBD"},
-        {NULL, "\xF0\x80\xED\xA0\x80", "C:\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {NULL, "\xF0\x80\xED\xA0\x80",
+         "C:\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
     };
     check(AP_CHAT_PLAIN, plain, NELEM(plain));
 }
@@ -191,7 +220,8 @@ static void random_outputs(ap_chat_syntax syntax, const char *const *pieces, uin
         for (size_t step = 1; step < 12; step += step < 4 ? 1 : 3) {
             parse_cut(syntax, NULL, tools, out, len, step, &cut);
             if (strcmp(whole.text, cut.text))
-                fail_msg("%s in steps of %zu\n  want %s\n  got  %s", out, step, whole.text, cut.text);
+                fail_msg("%s in steps of %zu\n  want %s\n  got  %s", out, step, whole.text,
+                         cut.text);
         }
         parse_two(syntax, NULL, tools, out, len, (seed >> 8) % (len + 1), &cut);
         assert_string_equal(whole.text, cut.text);
@@ -201,11 +231,56 @@ static void random_outputs(ap_chat_syntax syntax, const char *const *pieces, uin
 static void test_random(void **state)
 {
     (void)state;
-    static const char *const q[] = {"<think>", "</think>", "\n", "\n\n", " ", "text", "\xF0\x9F\x98\x80", "<tool_call>", "</tool_call>",
-                                    "<function=f>", "</function>", "<parameter=s>", "</parameter>", "5", "{\"name\": \"f\", ", "\"arguments\": {}}",
-                                    "<", "<|im_end|>", "<|im_start|>", "assistant\n", "<tool", "}", "\xC3", "<function=", ">"};
-    static const char *const g[] = {"<|channel>", "thought", "\n", "<channel|>", "text", " ", "<|tool_call>", "call:f{", "a:1", ",", "b:", "<|\"|>", "}",
-                                    "<tool_call|>", "<|tool_response>", "<tool_response|>", "<turn|>", "<|turn>", "model\n", "<", "<|", "\xE2\x82\xAC", "[", "]", "{"};
+    static const char *const q[] = {"<think>",
+                                    "</think>",
+                                    "\n",
+                                    "\n\n",
+                                    " ",
+                                    "text",
+                                    "\xF0\x9F\x98\x80",
+                                    "<tool_call>",
+                                    "</tool_call>",
+                                    "<function=f>",
+                                    "</function>",
+                                    "<parameter=s>",
+                                    "</parameter>",
+                                    "5",
+                                    "{\"name\": \"f\", ",
+                                    "\"arguments\": {}}",
+                                    "<",
+                                    "<|im_end|>",
+                                    "<|im_start|>",
+                                    "assistant\n",
+                                    "<tool",
+                                    "}",
+                                    "\xC3",
+                                    "<function=",
+                                    ">"};
+    static const char *const g[] = {"<|channel>",
+                                    "thought",
+                                    "\n",
+                                    "<channel|>",
+                                    "text",
+                                    " ",
+                                    "<|tool_call>",
+                                    "call:f{",
+                                    "a:1",
+                                    ",",
+                                    "b:",
+                                    "<|\"|>",
+                                    "}",
+                                    "<tool_call|>",
+                                    "<|tool_response>",
+                                    "<tool_response|>",
+                                    "<turn|>",
+                                    "<|turn>",
+                                    "model\n",
+                                    "<",
+                                    "<|",
+                                    "\xE2\x82\xAC",
+                                    "[",
+                                    "]",
+                                    "{"};
     random_outputs(AP_CHAT_QWEN, q, NELEM(q));
     random_outputs(AP_CHAT_GEMMA, g, NELEM(g));
 }
@@ -217,7 +292,8 @@ static void test_early(void **state)
     static heard h;
     ap_chat_parser *p = NULL;
     memset(&h, 0, sizeof h);
-    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, NULL, hear, &h, &p, NULL), APUS_OK);
+    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, NULL, hear, &h, &p, NULL),
+                     APUS_OK);
     ap_chat_parser_push(p, "Hello", 5);
     assert_string_equal(h.text, "C:Hello");
     ap_chat_parser_push(p, " wor<t", 6);
@@ -240,7 +316,8 @@ static void test_linear(void **state)
     static heard h;
     size_t n = 2 << 20;
     char *s = malloc(n);
-    static const char *const unit[] = {"<function=<tool_call>{", "<tool_call><function=f><parameter=s>", "\n\n\xFF<"};
+    static const char *const unit[] = {"<function=<tool_call>{",
+                                       "<tool_call><function=f><parameter=s>", "\n\n\xFF<"};
     for (int u = 0; u < 3; u++) {
         for (size_t i = 0; i < n; i++) s[i] = unit[u][i % strlen(unit[u])];
         parse_cut(AP_CHAT_QWEN, NULL, NULL, s, n, 0, &h);
@@ -258,17 +335,20 @@ static void test_bad_input(void **state)
     static heard h;
     ap_chat_parser *p = NULL;
     apus_diag diag = {0};
-    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, "[", hear, &h, &p, &diag), APUS_EINVAL);
+    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, "[", hear, &h, &p, &diag),
+                     APUS_EINVAL);
     assert_non_null(strstr(diag.text, "tools"));
-    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, NULL, NULL, &h, &p, &diag), APUS_EINVAL);
+    assert_int_equal(ap_chat_parser_create(AP_CHAT_QWEN, NULL, 0, NULL, NULL, &h, &p, &diag),
+                     APUS_EINVAL);
     ap_chat_parser_free(NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_qwen),   cmocka_unit_test(test_gemma),  cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_random), cmocka_unit_test(test_early),  cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_qwen),      cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_random),
+        cmocka_unit_test(test_early),     cmocka_unit_test(test_linear),
         cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

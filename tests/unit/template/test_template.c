@@ -1,7 +1,7 @@
 /* test_template.c - templates against Jinja2's output, and their bounds.
  *
- * Arguments: the folder of the golden files (made by tools/goldens/make_template_goldens.py) and the
- * folder of the official templates or "none". */
+ * Arguments: the folder of the golden files (made by tools/goldens/make_template_goldens.py) and
+ * the folder of the official templates or "none". */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,8 +35,8 @@ static char *slurp(const char *dir, const char *name, size_t *n)
 }
 
 /* Parse and render; EFORMAT is what a template's own faults give. */
-static apus_err render(const char *text, size_t len, const ap_json *vars, char **out, size_t *out_len,
-                       apus_diag *diag)
+static apus_err render(const char *text, size_t len, const ap_json *vars, char **out,
+                       size_t *out_len, apus_diag *diag)
 {
     ap_template *t = NULL;
     apus_err err = ap_template_parse(text, len, "t.jinja", &t, diag);
@@ -90,7 +90,8 @@ static void one_snippet(const ap_json *line, void *ctx)
     if (!want && !err) fail_msg("%s\n  should fail, gave %s", t->str, out);
     if (!want) {
         assert_int_equal(err, APUS_EFORMAT);
-        if (strncmp(diag.text, "t.jinja: line ", 14)) fail_msg("%s\n  has no line: %s", t->str, diag.text);
+        if (strncmp(diag.text, "t.jinja: line ", 14))
+            fail_msg("%s\n  has no line: %s", t->str, diag.text);
         return;
     }
     if (err) fail_msg("%s\n  %s", t->str, diag.text);
@@ -200,17 +201,26 @@ static void test_limits(void **state)
     bounded("\n{{ 'x' * 100000000 }}", l, "line 2");
     ap_template_limits_default(&l);
     l.steps = 10000;
-    bounded("{% for i in range(10000) %}{% for i in range(10000) %}{% endfor %}{% endfor %}", l, "limit of 10000 steps");
-    bounded("{{ 'a' * 2000000 in 'b' }}{{ ('a' * 1000000) | replace('', 'a') }}", l, "limit of 10000 steps");
+    bounded("{% for i in range(10000) %}{% for i in range(10000) %}{% endfor %}{% endfor %}", l,
+            "limit of 10000 steps");
+    bounded("{{ 'a' * 2000000 in 'b' }}{{ ('a' * 1000000) | replace('', 'a') }}", l,
+            "limit of 10000 steps");
     ap_template_limits_default(&l);
     l.memory_bytes = 100000;
-    bounded("{% for i in range(100000) %}{% set x = [i, i, i] %}{% endfor %}", l, "memory limit of 100000 bytes");
+    bounded("{% for i in range(100000) %}{% set x = [i, i, i] %}{% endfor %}", l,
+            "memory limit of 100000 bytes");
     l.memory_bytes = 1 << 20;
-    bounded("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}", l, "memory limit");
+    bounded("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% "
+            "endfor %}",
+            l, "memory limit");
     ap_template_limits_default(&l);
     bounded("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", l, "depth limit of 1000 levels");
-    bounded("{% set n = namespace(x=[]) %}{% for i in range(5000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}", l, "depth limit");
-    bounded("{% set n = namespace(x=[]) %}{% for i in range(5000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x | tojson }}", l, "depth limit");
+    bounded("{% set n = namespace(x=[]) %}{% for i in range(5000) %}{% set n.x = [n.x] %}{% endfor "
+            "%}{{ n.x }}",
+            l, "depth limit");
+    bounded("{% set n = namespace(x=[]) %}{% for i in range(5000) %}{% set n.x = [n.x] %}{% endfor "
+            "%}{{ n.x | tojson }}",
+            l, "depth limit");
     bounded("{% set n = namespace() %}{% set n.n = n %}{{ n }}", l, "depth limit");
     bounded("{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}", l, "depth limit");
     bounded("{% for i in range(200000) %}{% endfor %}", l, "range is larger");
@@ -222,10 +232,11 @@ static void test_parse_limits(void **state)
     (void)state;
     static const struct {
         const char *begin, *unit, *end;
-    } deep[] = {{"{{ ", "(", ""},          {"{{ ", "[", ""},     {"{{ ", "-", "1 }}"},   {"{{ ", "not ", "1 }}"},
-                {"", "{% if 1 %}", ""},     {"{{ 1", "+1", " }}"}, {"{{ a", ".a", " }}"}, {"{{ 1", "|abs", " }}"},
-                {"{{ 1", " if 1 else 1", " }}"}, {"{{ a", "(", ""},  {"{{ {1:", "{1:", ""}, {"", "{% for x in y %}", ""},
-                {"{% set ", "(", ""}, {"{{ 1", " or 1", " }}"}, {"{{ a", " is a", " }}"}};
+    } deep[] = {{"{{ ", "(", ""},        {"{{ ", "[", ""},         {"{{ ", "-", "1 }}"},
+                {"{{ ", "not ", "1 }}"}, {"", "{% if 1 %}", ""},   {"{{ 1", "+1", " }}"},
+                {"{{ a", ".a", " }}"},   {"{{ 1", "|abs", " }}"},  {"{{ 1", " if 1 else 1", " }}"},
+                {"{{ a", "(", ""},       {"{{ {1:", "{1:", ""},    {"", "{% for x in y %}", ""},
+                {"{% set ", "(", ""},    {"{{ 1", " or 1", " }}"}, {"{{ a", " is a", " }}"}};
     for (size_t d = 0; d < sizeof deep / sizeof *deep; d++) {
         size_t n = 0, unit = strlen(deep[d].unit);
         char *s = malloc(100 + 3000 * unit);
@@ -240,7 +251,8 @@ static void test_parse_limits(void **state)
     /* Long is not deep. */
     char *s = malloc(1 << 20);
     size_t n = 0;
-    for (int i = 0; i < 20000; i++) n += (size_t)sprintf(s + n, "%s", i ? "{% elif 0 %}" : "{% if 0 %}");
+    for (int i = 0; i < 20000; i++)
+        n += (size_t)sprintf(s + n, "%s", i ? "{% elif 0 %}" : "{% if 0 %}");
     n += (size_t)sprintf(s + n, "{%% else %%}x{%% endif %%}");
     char *out = NULL;
     size_t len = 0;
@@ -264,7 +276,8 @@ static void test_errors(void **state)
     static const struct {
         const char *t, *says;
     } e[] = {
-        {"a\n{{ raise_exception('Roles must alternate!') }}", "line 2: the template raised an exception: Roles must alternate!"},
+        {"a\n{{ raise_exception('Roles must alternate!') }}",
+         "line 2: the template raised an exception: Roles must alternate!"},
         {"\n\n{{ nothing.here }}", "line 3: 'nothing' is undefined"},
         {"{% set d = {} %}\n{{ d.x.y }}", "line 2: 'dict' has no attribute 'x'"},
         {"{{ 'a' + 1 }}", "unsupported operand types for +: 'str' and 'int'"},
@@ -287,8 +300,9 @@ int main(int argc, char **argv)
     data_dir = argv[1];
     official_dir = argv[2];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_snippets), cmocka_unit_test(test_official),     cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_errors),   cmocka_unit_test(test_parse_limits),
+        cmocka_unit_test(test_snippets),     cmocka_unit_test(test_official),
+        cmocka_unit_test(test_limits),       cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_parse_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -136,6 +136,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
 {
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    m->kern.exact = s->exact;
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
                             &m->impl, diag);
@@ -150,26 +151,36 @@ static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apu
 {
     apus_err err = ap_pool_create(1, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    m->kern.exact = s->exact;
     return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
 }
 
 typedef struct census {
     uint64_t params, bytes, embed, ple, experts;
-    uint64_t bytes_by_type[AP_DTYPE_COUNT];
+    uint64_t bytes_of[AP_DTYPE_COUNT][9]; /* by type, and by bits where a type has several widths */
 } census;
 
 /* Tensors of the text model; towers and drafters stand outside its prefix. */
 static bool is_text_tensor(const apus_model *m, const char *prefix, const char *name)
 {
     if (ends_with(name, "lm_head.weight")) return !m->config.tie_embeddings;
-    return strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "mtp.", 4) != 0;
+    if (strncmp(name, prefix, strlen(prefix)) != 0 || strncmp(name, "mtp.", 4) == 0) return false;
+    int layer; /* GGUF files keep drafters as further layers */
+    return sscanf(name + strlen(prefix), "layers.%9d.", &layer) != 1 || layer < m->config.n_layer;
 }
 
-/* Scales of a quantised tensor: bytes, but no parameters. */
-static bool is_scale(const char *name)
+/* The weight that a tensor holds the scales or biases of: their bytes are its bytes. NULL: none. */
+static const ap_tensor *scaled_weight(const apus_model *m, const char *name)
 {
-    return ends_with(name, ".scales") || ends_with(name, ".biases") ||
-           ends_with(name, ".weight_scale_inv");
+    static const char *const tails[] = {".scales", ".biases", ".weight_scale_inv"};
+    char weight[1024];
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        if (!ends_with(name, tails[i])) continue;
+        int n = snprintf(weight, sizeof weight, "%.*s.weight",
+                         (int)(strlen(name) - strlen(tails[i])), name);
+        return n > 0 && n < (int)sizeof weight ? ap_weights_find(m->weights, weight) : NULL;
+    }
+    return NULL;
 }
 
 static void count_tensors(const apus_model *m, census *out)
@@ -182,9 +193,10 @@ static void count_tensors(const apus_model *m, census *out)
         const ap_tensor *t = ap_weights_at(m->weights, i, &name);
         if (!is_text_tensor(m, prefix, name)) continue;
         uint64_t n = (uint64_t)ap_tensor_count(t), bytes = ap_tensor_bytes(t);
+        const ap_tensor *of = scaled_weight(m, name), *type = of ? of : t;
         out->bytes += bytes;
-        out->bytes_by_type[is_scale(name) ? AP_MLX_AFFINE : t->dtype] += bytes;
-        if (is_scale(name)) continue;
+        out->bytes_of[type->dtype][type->dtype == AP_MLX_AFFINE ? type->bits : 0] += bytes;
+        if (of) continue;
         out->params += n;
         if (ends_with(name, "embed_tokens.weight")) out->embed += n;
         if (ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
@@ -196,11 +208,14 @@ static void describe_types(apus_model *m, const census *c)
 {
     size_t at = 0, cap = sizeof m->weight_types;
     m->weight_types[0] = 0;
-    for (int t = 0; t < AP_DTYPE_COUNT && c->bytes; t++) {
-        if (!c->bytes_by_type[t] || at >= cap) continue;
-        double share = 100.0 * (double)c->bytes_by_type[t] / (double)c->bytes;
-        int n = snprintf(m->weight_types + at, cap - at, "%s%s %.1f %%", at ? ", " : "",
-                         ap_dtype_name((ap_dtype)t), share);
+    for (int t = 0; t < AP_DTYPE_COUNT * 9 && c->bytes; t++) {
+        uint64_t bytes = c->bytes_of[t / 9][t % 9];
+        if (!bytes || at >= cap) continue;
+        char bits[16] = "";
+        if (t % 9) snprintf(bits, sizeof bits, "_%dbit", t % 9);
+        int n = snprintf(m->weight_types + at, cap - at, "%s%s%s %.1f %%", at ? ", " : "",
+                         ap_dtype_name((ap_dtype)(t / 9)), bits,
+                         100.0 * (double)bytes / (double)c->bytes);
         if (n > 0) at += (size_t)n;
     }
 }

@@ -21,7 +21,7 @@ struct apus_model {
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
     apus_info info;
-    char weight_types[256];
+    char weight_types[512];
 };
 
 #endif

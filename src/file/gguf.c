@@ -115,7 +115,10 @@ static const struct {
     {23, "IQ4_XS", AP_IQ4_XS, true},   {24, "I8", AP_I8, true},          {25, "I16", AP_I16, true},
     {26, "I32", AP_I32, true},         {27, "I64", AP_I64, true},        {28, "F64", AP_F64, true},
     {29, "IQ1_M", AP_F32, false},      {30, "BF16", AP_BF16, true},      {34, "TQ1_0", AP_F32, false},
-    {35, "TQ2_0", AP_F32, false},      {39, "MXFP4", AP_MXFP4, true},
+    {35, "TQ2_0", AP_F32, false},      {39, "MXFP4", AP_MXFP4, true},      {40, "NVFP4", AP_F32, false},
+    {4, "Q4_2", AP_F32, false},        {5, "Q4_3", AP_F32, false},         {31, "Q4_0_4_4", AP_F32, false},
+    {32, "Q4_0_4_8", AP_F32, false},   {33, "Q4_0_8_8", AP_F32, false},    {36, "IQ4_NL_4_4", AP_F32, false},
+    {37, "IQ4_NL_4_8", AP_F32, false}, {38, "IQ4_NL_8_8", AP_F32, false},
 };
 
 static apus_err find_type(const reader *r, const char *tensor, uint64_t id, ap_dtype *out)

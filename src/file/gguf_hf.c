@@ -1,6 +1,7 @@
 #include "file/gguf_hf.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -173,9 +174,10 @@ static double number(meta *m, const char *key, double def)
 {
     const ap_gguf_value *v = get(m, key);
     double out = def;
-    if (v && !m->err && !ap_gguf_num(v, 0, &out))
-        m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: %s.%s: expected a number", m->g->name, m->family->gguf, key);
-    return out;
+    if (v && !m->err && (!ap_gguf_num(v, 0, &out) || !isfinite(out)))
+        m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: %s.%s: expected a finite number", m->g->name,
+                         m->family->gguf, key);
+    return isfinite(out) ? out : def;
 }
 
 static const ap_gguf_tensor *find_tensor(const ap_gguf *const *parts, size_t n_parts, const char *name)
@@ -244,14 +246,18 @@ static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
 static double rotated_share(meta *m, const ap_gguf *const *parts, size_t n_parts, int64_t head_dim)
 {
     const ap_gguf_tensor *t = find_tensor(parts, n_parts, "rope_freqs.weight");
-    if (!t) return 1;
+    if (!t) {
+        if (!m->err)
+            m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: tensor \"rope_freqs.weight\" is missing", m->g->name);
+        return 1;
+    }
     int64_t n = ap_tensor_count(&t->tensor), turning = 0;
     bool ok = t->tensor.dtype == AP_F32 && n == head_dim / 2;
     for (int64_t i = 0; ok && i < n; i++) {
         float f;
         memcpy(&f, (const uint8_t *)t->tensor.data + (size_t)i * 4, 4);
         if (f == 1.0f && turning == i) turning++;
-        else if (f < 1e29f) ok = false;
+        else if (!(f >= 1e29f)) ok = false;
     }
     if (!ok && !m->err)
         m->err = ap_fail(m->diag, APUS_EUNSUPPORTED,
@@ -314,6 +320,16 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
                 number(m, "rope.freq_base_swa", 1e4));
 }
 
+/* K/V heads of the attention layers: some writers list every layer, recurrent ones with 0. */
+static int64_t kv_heads(meta *m)
+{
+    const ap_gguf_value *v = get(m, "attention.head_count_kv");
+    int64_t n = required(m, "attention.head_count_kv");
+    for (uint64_t i = 1; v && v->is_array && n == 0 && i < v->count; i++)
+        n = integer(m, "attention.head_count_kv", i, 0);
+    return n;
+}
+
 static void qwen_rope(meta *m, int64_t head_dim, ap_buf *b)
 {
     int64_t rotated = integer(m, "rope.dimension_count", 0, head_dim);
@@ -340,7 +356,7 @@ static void qwen_config(meta *m, ap_buf *b)
     bool plain = !strcmp(m->family->gguf, "qwen3moe"), dense = !strcmp(m->family->gguf, "qwen35");
     int64_t dim = required(m, "attention.key_length");
     add_int(b, "head_dim", dim);
-    add_int(b, "num_key_value_heads", required(m, "attention.head_count_kv"));
+    add_int(b, "num_key_value_heads", kv_heads(m));
     qwen_rope(m, dim, b);
     if (!plain) {
         int64_t v_heads = required(m, "ssm.time_step_rank"), inner = required(m, "ssm.inner_size");
@@ -427,7 +443,18 @@ static int64_t token_type(const ap_gguf_value *types, int64_t id)
     return t;
 }
 
-static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types, ap_buf *b)
+/* Converters mark these of Gemma as ordinary visible tokens, so that they appear in output. The model's
+ * tokenizer.json has them special; so they are here: else user text could speak in a tool's name. */
+static bool is_gemma_marker(const char *s, size_t n)
+{
+    static const char *const markers[] = {"<|channel>",        "<channel|>",       "<|tool_call>", "<tool_call|>",
+                                          "<|tool_response>", "<tool_response|>", "<|\"|>"};
+    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
+        if (n == strlen(markers[i]) && !memcmp(s, markers[i], n)) return true;
+    return false;
+}
+
+static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types, bool gemma, ap_buf *b)
 {
     const uint8_t *at = tokens->data;
     const char *s;
@@ -440,7 +467,7 @@ static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types
         ap_buf_addf(b, "%s{\"id\":%" PRId64 ",\"content\":", first ? "" : ",", id);
         ap_json_quote(b, s, n, false);
         ap_buf_addf(b, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":%s}",
-                    t == TOKEN_USER ? "false" : "true");
+                    t == TOKEN_USER && !(gemma && is_gemma_marker(s, n)) ? "false" : "true");
         first = false;
     }
     ap_buf_adds(b, "]");
@@ -473,7 +500,7 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
     if (tokens->type != AP_GGUF_STRING || !merges || merges->type != AP_GGUF_STRING)
         return ap_fail(diag, APUS_EFORMAT, "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
     ap_buf_adds(b, "{\"version\":\"1.0\"");
-    added_tokens(tokens, ap_gguf_find(g, "tokenizer.ggml.token_type"), b);
+    added_tokens(tokens, ap_gguf_find(g, "tokenizer.ggml.token_type"), gemma, b);
     if (gemma) ap_buf_adds(b, gemma_pipeline);
     else ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}", marks ? "\\\\p{M}" : "");
     ap_buf_adds(b, ",\"vocab\":{");

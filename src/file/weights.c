@@ -325,10 +325,25 @@ static apus_err open_part(ap_weights *w, const char *name, int i, int count, apu
     if (v_no) ap_gguf_int(v_no, 0, &no);
     if (v_of) ap_gguf_int(v_of, 0, &of);
     if (count > 1 ? no == i && of == count : of <= 1) return APUS_OK;
+    if (count == 1)
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: split.no and split.count say part %lld of %lld: open the first part, under its own name "
+                       "NAME-00001-of-%05lld.gguf",
+                       s->path, (long long)no + 1, (long long)of, (long long)of);
     return ap_fail(diag, APUS_EFORMAT,
-                   "%s: its metadata says part %lld of %lld, expected part %d of %d; open the first part, with all "
-                   "parts beside it under their own names",
-                   s->path, (long long)no + 1, (long long)of, i + 1, count);
+                   "%s: split.no and split.count say part %lld of %lld, expected part %d of %d by its name", s->path,
+                   (long long)no + 1, (long long)of, i + 1, count);
+}
+
+/* The first part tells how many tensors all parts hold together. */
+static apus_err check_parts(const ap_weights *w, apus_diag *diag)
+{
+    const ap_gguf_value *v = ap_gguf_find(&w->shard[0].gguf, "split.tensors.count");
+    int64_t want = 0, have = 0;
+    for (size_t p = 0; p < w->n_shards; p++) have += (int64_t)w->shard[p].gguf.n_tensors;
+    if (w->n_shards == 1 || !v || (ap_gguf_int(v, 0, &want) && want == have)) return APUS_OK;
+    return ap_fail(diag, APUS_EFORMAT, "%s: split.tensors.count is %lld, but the %zu parts hold %lld tensors",
+                   w->shard[0].path, (long long)want, w->n_shards, (long long)have);
 }
 
 static apus_err open_parts(ap_weights *w, const char *path, int count, apus_diag *diag)
@@ -389,6 +404,7 @@ apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *dia
     ap_arena_init(&w->arena, 0);
     ap_gguf_traits t = {0};
     apus_err err = open_parts(w, path, parts_by_name(path), diag);
+    if (!err) err = check_parts(w, diag);
     if (!err) err = ap_gguf_traits_of(&w->shard[0].gguf, &t, diag);
     if (!err) err = name_tensors(w, t.gemma, diag);
     if (!err) err = find_prefix(w, diag);
@@ -431,20 +447,38 @@ static bool fits(const ap_tensor *a, const ap_tensor *b, int64_t last)
 
 static bool is_float(ap_dtype t) { return t == AP_F32 || t == AP_F16 || t == AP_BF16; }
 
-/* weight u32 [.., K*bits/32], scales (and biases) [.., K/group] */
+/* What is wrong with the parts of a module: weight u32 [.., K*bits/32], scales (and biases) [.., K/group].
+ * NULL: nothing, and *cols is K. */
+static const char *mlx_fault(const ap_tensor *t, const ap_tensor *scales, const ap_tensor *biases, ap_quant_mode m,
+                             int64_t *cols)
+{
+    bool affine = m.dtype == AP_MLX_AFFINE;
+    if (t->dtype != AP_U32 || t->rank < 2) return "its weight is not a matrix of u32";
+    int64_t words = t->shape[t->rank - 1];
+    if (words > INT64_MAX / 32 || words * 32 % m.bits) return "its weight does not hold whole values";
+    *cols = words * 32 / m.bits;
+    if (*cols % m.group) return "its rows are not whole groups";
+    if (!fits(t, scales, *cols / m.group)) return "its scales have another shape";
+    if (affine ? !is_float(scales->dtype) : scales->dtype != AP_U8) return "its scales have another type";
+    if (affine != (biases != NULL)) return affine ? "its biases are missing" : "it has biases";
+    if (affine && !fits(t, biases, *cols / m.group)) return "its biases have another shape";
+    if (affine && biases->dtype != scales->dtype) return "its biases have another type than its scales";
+    return NULL;
+}
+
 static apus_err join_mlx(const ap_weights *w, struct item *it, const ap_tensor *scales, const ap_tensor *biases,
                          ap_quant_mode m, apus_diag *diag)
 {
     ap_tensor *t = &it->tensor;
-    bool affine = m.dtype == AP_MLX_AFFINE, ok = m.bits && t->dtype == AP_U32 && t->rank >= 2;
-    int64_t bits = ok ? t->shape[t->rank - 1] * 32 : 0, cols = ok ? bits / m.bits : 0;
-    ok = ok && cols * m.bits == bits && cols % m.group == 0 && fits(t, scales, cols / m.group) && affine == (biases != NULL);
-    if (ok && affine) ok = fits(t, biases, cols / m.group) && is_float(scales->dtype) && biases->dtype == scales->dtype;
-    else if (ok) ok = scales->dtype == AP_U8;
-    if (!ok)
-        return ap_fail(diag, APUS_EFORMAT,
-                       "%s: tensor \"%s\": packed integers, scales and biases do not agree with %d bits in groups of %d",
-                       w->shard[it->shard].path, it->name, m.bits, m.group);
+    int64_t cols = 0;
+    const char *file = w->shard[it->shard].path;
+    if (m.dtype < AP_MLX_AFFINE || m.dtype > AP_MLX_MXFP8)
+        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" has scales, but config.json does not say it is quantised",
+                       file, it->name);
+    const char *fault = mlx_fault(t, scales, biases, m, &cols);
+    if (fault)
+        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\": %s, expected %s, %d bits, groups of %d", file, it->name,
+                       fault, ap_dtype_name(m.dtype), m.bits, m.group);
     t->dtype = m.dtype;
     t->bits = m.bits;
     t->group = m.group;

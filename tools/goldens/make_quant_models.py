@@ -86,7 +86,8 @@ def is_matrix(name, t):
 
 # ------------------------------------------------------------------------ GGUF
 
-GLOBAL = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+GLOBAL = {"model.embed_tokens.weight": "token_embd.weight",
+          "model.norm.weight": "output_norm.weight",
           "lm_head.weight": "output.weight",
           "model.embed_tokens_per_layer.weight": "per_layer_token_embd.weight",
           "model.per_layer_model_projection.weight": "per_layer_model_proj.weight",
@@ -178,7 +179,7 @@ def join_qkvz(qkv, z, c):
     return torch.cat(rows, dim=1).reshape(-1, qkv.shape[1])
 
 
-def gguf_metadata(w, spec, types, tokenizer=None):
+def gguf_metadata(w, spec):
     c, arch = spec["config"], spec["arch"]
     n = c["num_hidden_layers"]
     w.add_context_length(c["max_position_embeddings"])
@@ -306,15 +307,18 @@ def gguf_type(name, t, scheme, i):
     return scheme
 
 
-def write_gguf(state, spec, folder, scheme, rng, fused=False, parts=1, version=3):
-    """Write model.gguf (or its parts) and return the state that it decodes to."""
+def write_gguf(state, spec, folder, scheme, rng, fused=False, parts=1, version=3, more=None):
+    """Write model.gguf of a folder (or its parts, or a file of that name) and return the state that
+    it decodes to. more: adds further metadata."""
     arch, c = spec["arch"], spec["config"]
     tensors = to_gguf(state, spec, fused)
     split = -(-len(tensors) // parts) + 1 if parts > 1 else 0
-    path = os.path.join(folder, "model.gguf")
+    path = folder if folder.endswith(".gguf") else os.path.join(folder, "model.gguf")
     w = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     w.add_name("tiny")
-    gguf_metadata(w, spec, scheme)
+    gguf_metadata(w, spec)
+    if more:
+        more(w)
     back, i = {}, 0
     if arch == "gemma4":
         full, share = c["global_head_dim"], c["rope_parameters"][F]["partial_rotary_factor"]
@@ -507,8 +511,8 @@ def apus_logits(apus, path, ids, folder):
     out = os.path.join(folder, "out.safetensors")
     with open(os.path.join(folder, "ids.txt"), "w") as f:
         f.write(" ".join(map(str, ids)))
-    r = subprocess.run([os.path.abspath(apus), "logits", path, "--ids", f.name, "-o", out], capture_output=True,
-                       text=True)
+    r = subprocess.run([os.path.abspath(apus), "logits", path, "--ids", f.name, "-o", out],
+                       capture_output=True, text=True)
     if r.returncode:
         return r.stderr.strip().splitlines()[-1]
     return load_file(out)["logits"]

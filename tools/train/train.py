@@ -1,6 +1,6 @@
 """Trains one tiny model from scratch; needs one GPU (a CPU works for a smoke test).
 
-    python train.py qwen --budget 1200 --dir /tmp/run-qwen
+    python train.py qwen --budget 1200 --dir run
 
 The clock is the schedule: learning rate, text length and data mix follow the trained seconds. A run
 stopped by --stop goes on from its checkpoint when it is started again with the same --dir. Worker

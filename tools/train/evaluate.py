@@ -76,8 +76,11 @@ class Apus:
                 with open(ids, "w") as f:
                     f.write(prompt)
                 out = self.call("run", self.folder, "--ids", ids, "--print-ids", "-n", str(LIMIT), "--temp", "0")
-            text = self.tok.decode([int(t) for t in prompt.replace(",", " ").split()], skip_special_tokens=False)
-            yield item, text, [int(t) for t in out.replace(",", " ").split()]
+            text = self.tok.decode([int(t) for t in prompt.split()], skip_special_tokens=False)
+            ids = [int(t) for t in out.split()]
+            if len(ids) < LIMIT:                              # run does not print the token that ended it
+                ids.append(self.tok.token_to_id(END[self.family]))
+            yield item, text, ids
 
 
 BACKENDS = {"hf": HuggingFace, "apus": Apus}

@@ -8,7 +8,8 @@
 #include "apus/apus.h"
 #include "options.h"
 
-extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_bench;
+extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_bench,
+    cmd_perplexity;
 
 /* Options of every command. */
 typedef struct common_opts {

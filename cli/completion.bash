@@ -4,7 +4,7 @@ _apus() {
     local common="--threads --cpumask --prefill-chunk --ctx --help"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
@@ -20,6 +20,8 @@ _apus() {
         tokenize) own="--decode --no-special --no-bos" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
         logits) own="--ids --positions --output" ;;
+        bench) own="--prompt --generate --depth --repeat --output" ;;
+        perplexity) own="--file --kl-against --json" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
         return

@@ -3,9 +3,9 @@
 
 #include "common.h"
 
-static const command *const commands[] = {&cmd_run,      &cmd_chat,   &cmd_info,
-                                          &cmd_tokenize, &cmd_render, &cmd_logits,
-                                          &cmd_bench};
+static const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
+                                          &cmd_tokenize, &cmd_render,     &cmd_logits,
+                                          &cmd_bench,    &cmd_perplexity};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *f)
@@ -15,7 +15,7 @@ static void help(FILE *f)
         "apus %s - run Gemma 4 and Qwen 3.5 models on this machine\n\nusage: apus COMMAND ...\n\n",
         apus_version());
     for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(f, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+        fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
     fputs("\nMODEL is a folder with config.json and *.safetensors, or org/repo[@rev] in the local\n"
           "Hugging Face cache. 'apus COMMAND --help' explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"

@@ -17,6 +17,10 @@ extern "C" {
 APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, double *read, double *flops,
                                      apus_diag *diag);
 
+/* The token that a text without a chat template should begin with even where the tokenizer does not
+ * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
+APUS_API int32_t apus_text_start(const apus_model *m);
+
 #ifdef __cplusplus
 }
 #endif

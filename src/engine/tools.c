@@ -1,0 +1,9 @@
+/* tools.c - small facts about a model that tools need. */
+#include "apus/apus_unstable.h"
+
+#include "engine/model.h"
+
+int32_t apus_text_start(const apus_model *m)
+{
+    return m->config.arch == AP_ARCH_GEMMA4 ? m->config.bos : -1;
+}

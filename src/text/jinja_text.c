@@ -108,7 +108,7 @@ const ap_jstr *ap_j_strip(ap_jrun *run, const ap_jstr *s, const ap_jstr *chars, 
             break;
         to = p;
     }
-    ap_j_spend(run, (from + s->len - to) / 16);
+    ap_j_spend(run, (from + s->len - to) / 2);
     return ap_j_sub(run, s, from, to);
 }
 

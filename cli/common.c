@@ -20,6 +20,8 @@ const opt common_table[] = {
      "highest processor level: ref, avx2, avx512, amx, neon\nor auto (default)"},
     {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
      "prompt tokens computed at once (default 512);\nresults do not depend on it"},
+    {"exact", 0, OPT_FLAG, &common.exact, NULL, 0, 0, NULL,
+     "compute with quantised weights in f32, slowly"},
     {"ctx", 'c', OPT_INT, &common.ctx, NULL, 1, INT_MAX, "N",
      "tokens that fit in the conversation\n(default: the model's, at most 8192)"},
     {0}};
@@ -218,6 +220,7 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress_bar;
+    s.exact = common.exact;
     int rc = cpu_level(c, &s.cpu);
     if (rc >= 0) return rc;
     if (!name) {

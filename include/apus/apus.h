@@ -102,6 +102,11 @@ typedef struct apus_model_settings {
     const char *hub_cache;     /* Hugging Face cache folder for org/repo names; NULL = none */
     apus_progress_fn progress; /* may be NULL */
     void *progress_ctx;
+    /* Quantised weights: false (default) = activations are rounded to 8 bits, 32 of them to a scale,
+     * and products run in integers; true = products run in f32 on the numbers that the file defines,
+     * several times slower. Other weights are always exact. Results do not depend on batch, chunks or
+     * threads either way. */
+    bool exact;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);

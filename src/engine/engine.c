@@ -5,11 +5,13 @@
 
 #include "base/sysmem.h"
 
-apus_err ap_engine_workers(const apus_engine_settings *s, ap_pool **pool, ap_kern *kern,
-                           apus_diag *diag)
+apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, ap_pool **pool,
+                           ap_kern *kern, apus_diag *diag)
 {
     apus_err err = ap_pool_create(s->threads, pool, diag);
-    return err ? err : ap_kern_cpu(s->cpu, *pool, kern, diag);
+    if (!err) err = ap_kern_cpu(s->cpu, *pool, kern, diag);
+    if (!err) kern->exact = m->kern.exact;
+    return err;
 }
 
 /* The weights are in memory already, so what is available must hold the rest. */
@@ -74,7 +76,7 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
 
 static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *diag)
 {
-    apus_err err = ap_engine_workers(s, &e->pool, &e->kern, diag);
+    apus_err err = ap_engine_workers(e->model, s, &e->pool, &e->kern, diag);
     if (!err) err = ap_sizes_make(e->model, s, &e->kern, &e->size, diag);
     if (!err) err = check_memory(&e->size, diag);
     if (!err) err = take_pages(e, diag);

@@ -79,9 +79,9 @@ apus_err ap_settings_take(void *known, size_t known_size, const void *given, con
  * size exceeds the address space. */
 apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
                        ap_sizes *out, apus_diag *diag);
-/* Pool and kernels of those settings. */
-apus_err ap_engine_workers(const apus_engine_settings *s, ap_pool **pool, ap_kern *kern,
-                           apus_diag *diag);
+/* Pool and kernels of those settings, in the model's mode. */
+apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, ap_pool **pool,
+                           ap_kern *kern, apus_diag *diag);
 
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);

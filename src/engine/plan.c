@@ -105,7 +105,7 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
     ap_pool *pool = NULL;
     ap_kern kern;
     ap_sizes z;
-    err = ap_engine_workers(&s, &pool, &kern, diag);
+    err = ap_engine_workers(m, &s, &pool, &kern, diag);
     if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
     ap_pool_free(pool);
     if (err) return err;

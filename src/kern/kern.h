@@ -33,11 +33,32 @@ typedef struct ap_kern ap_kern;
  *   BF16: [panel][cols/2 rounded up][AP_PANEL][2]  u16, an odd last column is padded with zero
  *   F16:  [panel][cols][AP_PANEL]                  u16
  *   F32:  [panel][cols][AP_PANEL]                  f32
- * data is 64-byte aligned. Memory belongs to whoever called pack. Quantised types are used where the
- * file has them: data is NULL, raw borrows the file's bytes. */
+ *   quantised: the integer form below, unless the table is exact or the type has no such form; then
+ *         they are used where the file has them: data is NULL, raw borrows the file's bytes
+ * data is 64-byte aligned. Memory belongs to whoever called pack. */
+
+/* The integer form of quantised weights: w = s * (q - zero) + b with unsigned q, one s (and b) per group
+ * of a row's inputs. A panel is
+ *   [cols/32][bits * 64 bytes]  q of 32 inputs x 16 rows. 8 bits: vectors of 64 bytes, [row][4 inputs].
+ *                               4 bits: inputs 8i .. 8i+3 in the low, 8i+4 .. 8i+7 in the high nibbles
+ *                               of vector i; 5 and 6 bits: those, then the high bits (qpack.h)
+ *   scales                      as `scale` says (qpack.h), padded to 64 bytes */
+typedef enum ap_qscale { AP_QS_F16, AP_QS_BF16, AP_QS_F32, AP_QS_SUPER } ap_qscale;
+
+typedef struct ap_qform {
+    uint8_t bits;   /* stored: 4, 5, 6, 8; 0 = not in integer form */
+    uint8_t table;  /* 4 bits: 0 = q is the nibble; else which ap_qtable has it */
+    uint8_t scale;  /* ap_qscale */
+    bool affine;    /* b is not 0 */
+    bool is_signed; /* AP_QS_SUPER: of the small scales */
+    uint8_t group;  /* 16, 32, 64 or 128 inputs */
+    int16_t zero;
+} ap_qform;
+
 typedef struct ap_mat {
     const void *data;
     ap_dtype dtype;
+    ap_qform q;
     int rows, cols;
     ap_tensor raw;
 } ap_mat;
@@ -79,7 +100,13 @@ typedef struct ap_norm_args {
  * Order: y[t,n] = sum over blocks of AP_K_BLOCK inputs, ascending, of the block's own sum, which is
  * acc = fma(x[k], w[n,k], acc) for k ascending from acc = 0. The first block's sum is the first
  * partial result (not 0 + it); the next ones are added to it. With accumulate: y_old + total, last.
- * cap: c * ap_tanhf(y / c). */
+ * cap: c * ap_tanhf(y / c).
+ *
+ * Weights in integer form meet inputs in integer form. Per row and 32 inputs: a = max |x|,
+ * X = round to even(x * (127 / a)), d = a * (1/127 rounded); a < 1e-30: X = 0, d = 0; an infinity or
+ * NaN: X = 0, d = NaN. xs = d * sum X, over the 32 inputs, or over 16 of them for groups of 16.
+ * Order: from acc = 0, blocks of 32 inputs ascending: acc = fma(s * float(sum (q - zero) X), d, acc),
+ * once, or for groups of 16 twice; then, if affine, acc = fma(b, xs, acc), likewise. */
 typedef struct ap_matmul_args {
     const float *x; /* f32 [T, K] ldx */
     const ap_mat *w;
@@ -275,11 +302,16 @@ struct ap_kern {
     apus_cpu level;
     ap_pool *pool;
     const void *impl; /* the backend's own (cpu: ap_micro) */
+    bool exact;       /* quantised weights meet f32 inputs, in the Order of f32 weights */
+    /* Room for inputs in integer form, 64-byte aligned, or NULL: 2 bytes for each input of a product
+     * let it run at once, less cuts it into pieces with the same results. */
+    void *inputs;
+    size_t input_bytes;
 
-    /* Bytes of a packed [rows, cols] of that type; 0 = not copied: quantised types are used in place
-     * (others, which ap_dtype_is_weight refuses, cannot be packed). */
-    size_t (*pack_bytes)(const ap_kern *k, ap_dtype t, int rows, int cols);
-    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned; unused for quantised types, whose
+    /* Bytes of a packed matrix [rows, cols]; 0 = not copied but used in place (types that
+     * ap_dtype_is_weight refuses cannot be packed). Only type, shape, group and bits of t are used. */
+    size_t (*pack_bytes)(const ap_kern *k, const ap_tensor *t);
+    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned; unused where pack_bytes is 0, and
      * src->data must stay), in parallel. */
     void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
 

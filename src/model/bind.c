@@ -70,11 +70,11 @@ bool ap_bind_has(ap_bind *b, const char *fmt, ...)
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
 {
     if (b->err) return;
-    size_t bytes = b->k->pack_bytes(b->k, view->dtype, (int)view->shape[0], (int)view->shape[1]);
+    size_t bytes = b->k->pack_bytes(b->k, view);
     void *dst = take(b, bytes);
     if (!dst || b->err) return;
     b->k->pack(b->k, view, dst, out);
-    report(b, ap_tensor_bytes(view));
+    report(b, bytes);
 }
 
 /* Scales of the picked rows, one row each, into the model's memory. */
@@ -155,7 +155,7 @@ void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fm
     if (add != 0)
         for (int i = 0; i < n; i++) dst[i] = add + dst[i];
     *out = dst;
-    report(b, ap_tensor_bytes(&t));
+    report(b, (size_t)n * sizeof(float));
 }
 
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)

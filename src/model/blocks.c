@@ -25,7 +25,7 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
 {
     bool gated = c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE ||
                  c->arch == AP_ARCH_QWEN3_NEXT;
-    int head_dim = 0, kv_width = 0, ffn = c->shared_ffn;
+    int head_dim = 0, kv_width = 0, ffn = c->shared_ffn, widest;
     bool linear = false, moe = false;
     size_t op = 0;
     for (int l = 0; l < c->n_layer; l++) {
@@ -89,6 +89,9 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
         w->kv_seq[g] = carve(base, &at, (size_t)n_seq, sizeof(ap_kv_seq));
     w->recur_seq = carve(base, &at, (size_t)n_seq, sizeof(ap_recur_seq));
     w->op = carve(base, &at, op, 1);
+    widest = max_int(max_int(c->hidden, ffn), max_int((int)q_width, c->gdn_v_head * c->gdn_v_dim));
+    w->input_bytes = k->exact ? 0 : T * (size_t)widest * 2;
+    w->inputs = carve(base, &at, w->input_bytes, 1);
     w->bytes = at;
 }
 

@@ -114,7 +114,7 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     }
     b.mem = m->mem;
     b.used = 0;
-    b.total_bytes = m->mem_bytes; /* packing changes sizes by padding only */
+    b.total_bytes = m->mem_bytes;
     b.progress = progress;
     b.progress_ctx = ctx;
     bind_all(&b, m);
@@ -159,7 +159,11 @@ bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
                       const volatile int *cancel)
 {
     ap_work w;
+    ap_kern with_room = *k;
     ap_work_init(&w, m->c, k, s->n_tok, s->n_seq, s->scratch);
+    with_room.inputs = w.inputs;
+    with_room.input_bytes = w.input_bytes;
+    k = &with_room;
     ap_step_begin(m, k, s, &w);
     bool done = m->c->arch == AP_ARCH_GEMMA4 ? ap_gemma4_forward(m, k, s, &w, cancel)
                                              : ap_qwen3_forward(m, k, s, &w, cancel);

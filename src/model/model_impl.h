@@ -76,7 +76,7 @@ typedef struct ap_bind {
     const char *prefix; /* of the text model, such as "model.language_model." */
     uint8_t *mem;       /* NULL in the sizing pass */
     size_t used;
-    uint64_t done_bytes, total_bytes; /* of file data, for progress */
+    uint64_t done_bytes, total_bytes; /* of packed weights, for progress */
     apus_progress_fn progress;
     void *progress_ctx;
     int64_t progress_us;
@@ -146,6 +146,8 @@ struct ap_work {
     void *op;                        /* scratch of attn, moe and delta, one at a time */
     ap_kv_seq *kv_seq[AP_KV_GROUPS]; /* [S] */
     ap_recur_seq *recur_seq;         /* [S] */
+    void *inputs;                    /* ap_kern.inputs */
+    size_t input_bytes;
     size_t bytes;
 };
 

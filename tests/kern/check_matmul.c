@@ -18,6 +18,11 @@ static size_t packed_bytes(ap_dtype t, int rows, int cols)
                          : panels * ((c + 1) / 2) * 64;
 }
 
+static ap_tensor shaped(ap_dtype t, int rows, int cols)
+{
+    return (ap_tensor){.dtype = t, .rank = 2, .shape = {rows, cols}};
+}
+
 void check_pack_bytes(kc *c)
 {
     for (int i = 0; i < 300; i++) {
@@ -27,21 +32,24 @@ void check_pack_bytes(kc *c)
         for (int k = 0; k < c->n_kern; k++) {
             const ap_kern *kern = &c->kern[k].k;
             c->values++;
-            if (kern->pack_bytes(kern, t, rows, cols) != packed_bytes(t, rows, cols))
+            ap_tensor src = shaped(t, rows, cols);
+            if (kern->pack_bytes(kern, &src) != packed_bytes(t, rows, cols))
                 kc_fail(c, "%s: %zu bytes, expected %zu", c->kern[k].name,
-                        kern->pack_bytes(kern, t, rows, cols), packed_bytes(t, rows, cols));
+                        kern->pack_bytes(kern, &src), packed_bytes(t, rows, cols));
         }
     }
-    kc_case(c, "types that are not run");
+    kc_case(c, "types that are not run, or not by 16 columns");
     for (int t = 0; t < AP_DTYPE_COUNT; t++) {
         bool run = t == AP_F32 || t == AP_F16 || t == AP_BF16;
-        if ((c->ref->pack_bytes(c->ref, (ap_dtype)t, 16, 16) != 0) != run) kc_fail(c, "type %d", t);
+        ap_tensor src = shaped((ap_dtype)t, 16, 16);
+        if ((c->ref->pack_bytes(c->ref, &src) != 0) != run) kc_fail(c, "type %d", t);
     }
-    if (c->ref->pack_bytes(c->ref, AP_F32, 0, 5) || c->ref->pack_bytes(c->ref, AP_F32, 5, -1))
+    ap_tensor no_rows = shaped(AP_F32, 0, 5), no_cols = shaped(AP_F32, 5, -1);
+    if (c->ref->pack_bytes(c->ref, &no_rows) || c->ref->pack_bytes(c->ref, &no_cols))
         kc_fail(c, "an empty matrix has bytes");
     kc_case(c, "the largest sizes");
-    if (c->ref->pack_bytes(c->ref, AP_F32, INT32_MAX, INT32_MAX) !=
-        packed_bytes(AP_F32, INT32_MAX, INT32_MAX))
+    ap_tensor large = shaped(AP_F32, INT32_MAX, INT32_MAX);
+    if (c->ref->pack_bytes(c->ref, &large) != packed_bytes(AP_F32, INT32_MAX, INT32_MAX))
         kc_fail(c, "wrapped around");
 }
 

@@ -172,7 +172,7 @@ ap_tensor kc_tensor(kc *c, ap_dtype t, int rows, int cols, double scale, float *
 ap_mat kc_mat(kc *c, const ap_kern *k, const ap_tensor *t)
 {
     ap_mat m = {0};
-    void *dst = kc_bytes(c, k->pack_bytes(k, t->dtype, (int)t->shape[0], (int)t->shape[1]));
+    void *dst = kc_bytes(c, k->pack_bytes(k, t));
     k->pack(k, t, dst, &m);
     return m;
 }

@@ -4,11 +4,13 @@
 #include "kern/cpu/micro_attn.h"
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/micro_matmul.h"
+#include "kern/cpu/micro_qdot.h"
 #include "kern/cpu/micro_recur.h"
 
 static const ap_micro micro_ref = {
     .level = APUS_CPU_REF,
     .matmul = &ap_matmul_ref,
+    .qdot = &ap_qdot_ref,
     .elem = &ap_elem_ref,
     .attn = &ap_attn_ref,
     .recur = &ap_recur_ref,
@@ -18,6 +20,7 @@ static const ap_micro micro_ref = {
 static const ap_micro micro_avx2 = {
     .level = APUS_CPU_AVX2,
     .matmul = &ap_matmul_avx2,
+    .qdot = &ap_qdot_ref,
     .elem = &ap_elem_avx2,
     .attn = &ap_attn_avx2,
     .recur = &ap_recur_avx2,
@@ -26,6 +29,7 @@ static const ap_micro micro_avx2 = {
 static const ap_micro micro_avx512 = {
     .level = APUS_CPU_AVX512,
     .matmul = &ap_matmul_avx512,
+    .qdot = &ap_qdot_avx512,
     .elem = &ap_elem_avx512,
     .attn = &ap_attn_avx512,
     .recur = &ap_recur_avx512,

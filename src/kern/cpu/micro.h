@@ -25,6 +25,7 @@ float ap_sum16(const float s[16]); /* halves added: 8 of s[j]+s[j+8], then 4, 2,
 struct ap_micro {
     apus_cpu level;
     const struct ap_micro_matmul *matmul; /* micro_matmul.h */
+    const struct ap_micro_qdot *qdot;     /* micro_qdot.h */
     const struct ap_micro_elem *elem;     /* micro_elem.h */
     const struct ap_micro_attn *attn;     /* micro_attn.h */
     const struct ap_micro_recur *recur;   /* micro_recur.h */

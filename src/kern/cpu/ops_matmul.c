@@ -8,6 +8,7 @@
 typedef struct matmul_job {
     const ap_micro *m;
     const ap_matmul_args *a;
+    const ap_qx *inputs; /* [n_tok, cols / AP_Q_BLOCK] of weights in integer form */
     ap_split split;
 } matmul_job;
 
@@ -28,6 +29,7 @@ static void matmul_task(void *arg, int task, int worker)
     const ap_split *s = &j->split;
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS] = {0};
+    const ap_qx *q[AP_TASK_ROWS] = {0};
     (void)worker;
 
     int t0 = task % s->n_row_blocks * s->row_block, p0 = task / s->n_row_blocks * s->group;
@@ -35,15 +37,39 @@ static void matmul_task(void *arg, int task, int worker)
     int panels = ap_n_panels(a->w) - p0 < s->group ? ap_n_panels(a->w) - p0 : s->group;
     int ld = panels * AP_PANEL, n0 = p0 * AP_PANEL;
     int n = a->w->rows - n0 < ld ? a->w->rows - n0 : ld;
-    for (int r = 0; r < rows; r++) x[r] = a->x + (t0 + r) * a->ldx;
-    ap_product(j->m, &a->w, 1, p0, panels, x, rows, tile, ld);
+    for (int r = 0; r < rows; r++) {
+        x[r] = a->x + (t0 + r) * a->ldx;
+        if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->w->cols / AP_Q_BLOCK);
+    }
+    ap_product(j->m, &a->w, 1, p0, panels, (ap_rows){x, q}, rows, tile, ld);
     for (int r = 0; r < rows; r++)
         finish(j->m->elem, a, tile + (size_t)r * ld, a->y + (t0 + r) * a->ldy + n0, n);
 }
 
-void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a)
+static void run(const ap_kern *k, const ap_matmul_args *a, const ap_qx *inputs)
 {
-    matmul_job j = {.m = k->impl, .a = a};
+    matmul_job j = {.m = k->impl, .a = a, .inputs = inputs};
     j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1);
     ap_op_run(k, matmul_task, &j, j.split.n_tasks);
+}
+
+/* Inputs go to integer form in pieces that fit the room there is. */
+static void run_integer(const ap_kern *k, const ap_matmul_args *a)
+{
+    alignas(64) ap_qx stack[AP_INPUT_STACK / sizeof(ap_qx)];
+    ap_input_room room = ap_find_room(k, a->w->cols, a->n_tok, stack);
+    for (int t = 0; t < a->n_tok; t += room.rows) {
+        ap_matmul_args part = *a;
+        part.x += t * a->ldx;
+        part.y += t * a->ldy;
+        part.n_tok = a->n_tok - t < room.rows ? a->n_tok - t : room.rows;
+        ap_quantise(k, part.x, a->ldx, part.n_tok, a->w->cols, room.at);
+        run(k, &part, room.at);
+    }
+}
+
+void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a)
+{
+    if (a->w->q.bits) run_integer(k, a);
+    else run(k, a, NULL);
 }

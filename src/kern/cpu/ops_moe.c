@@ -20,7 +20,7 @@ typedef struct unit {
 
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
-    size_t slot_of, tok_of, start, units, mid, out, total;
+    size_t slot_of, tok_of, start, units, mid, out, x_q, mid_q, total;
     int ld_mid, ld_out;
 } layout;
 
@@ -33,6 +33,8 @@ typedef struct moe_job {
     unit *units;
     float *mid; /* [T*K, F] act(gate) * up */
     float *out; /* [T*K, H] */
+    ap_qx *x_q;       /* [T, H/32] x and */
+    ap_qx *mid_q;     /* [T*K, F/32] mid, for weights in integer form */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
     ap_split split; /* of one unit */
 } moe_job;
@@ -49,7 +51,7 @@ static size_t place(size_t *at, size_t n, size_t size)
     return here;
 }
 
-static layout lay_out(int n_tok, int n_expert, int n_used, int hidden, int ffn)
+static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden, int ffn)
 {
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
@@ -62,6 +64,10 @@ static layout lay_out(int n_tok, int n_expert, int n_used, int hidden, int ffn)
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(unit));
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
     l.out = place(&at, pairs, (size_t)l.ld_out * sizeof(float));
+    if (!k->exact) {
+        l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
+        l.mid_q = place(&at, pairs, ap_input_bytes(ffn));
+    }
     l.total = at;
     return l;
 }
@@ -69,8 +75,7 @@ static layout lay_out(int n_tok, int n_expert, int n_used, int hidden, int ffn)
 size_t ap_cpu_moe_scratch_bytes(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn)
 {
-    (void)k;
-    return lay_out(n_tok, n_expert, n_used, hidden, ffn).total;
+    return lay_out(k, n_tok, n_expert, n_used, hidden, ffn).total;
 }
 
 /* Counting sort of the pairs by expert; returns the rows of the largest unit. */
@@ -106,6 +111,7 @@ static void glu_task(void *arg, int task, int worker)
     const ap_expert *e = &j->a->experts[u->expert];
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS];
     (void)worker;
 
     int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(&e->gate) - p0;
@@ -113,8 +119,11 @@ static void glu_task(void *arg, int task, int worker)
     int wide = panels * AP_PANEL, n0 = p0 * AP_PANEL;
     int n = j->ffn - n0 < wide ? j->ffn - n0 : wide;
     const ap_mat *w[2] = {&e->gate, &e->up};
-    for (int r = 0; r < u->rows; r++) x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
-    ap_product(j->m, w, 2, p0, panels, x, u->rows, tile, 2 * wide);
+    for (int r = 0; r < u->rows; r++) {
+        x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
+        q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
+    }
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, q}, u->rows, tile, 2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         float *mid = j->mid + (size_t)(u->slot + r) * j->ld_mid + n0;
@@ -128,13 +137,17 @@ static void down_task(void *arg, int task, int worker)
     const unit *u = &j->units[task / j->split.n_groups];
     const ap_mat *w = &j->a->experts[u->expert].down;
     const float *x[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS];
     (void)worker;
 
     int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(w) - p0;
     int panels = left < j->split.group ? left : j->split.group;
-    for (int r = 0; r < u->rows; r++) x[r] = j->mid + (size_t)(u->slot + r) * j->ld_mid;
+    for (int r = 0; r < u->rows; r++) {
+        x[r] = j->mid + (size_t)(u->slot + r) * j->ld_mid;
+        q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
+    }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
-    ap_product(j->m, &w, 1, p0, panels, x, u->rows,
+    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, q}, u->rows,
                j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
@@ -170,7 +183,7 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     if (a->n_tok == 0) return;
     const ap_expert *e = &a->experts[a->ids[0]];
     int hidden = e->gate.cols, ffn = e->gate.rows;
-    layout l = lay_out(a->n_tok, a->n_expert, a->n_used, hidden, ffn);
+    layout l = lay_out(k, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
     uint8_t *s = a->scratch;
     moe_job j = {
         .m = k->impl,
@@ -181,14 +194,24 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .units = (unit *)(s + l.units),
         .mid = (float *)(s + l.mid),
         .out = (float *)(s + l.out),
+        .x_q = (ap_qx *)(s + l.x_q),
+        .mid_q = (ap_qx *)(s + l.mid_q),
         .ld_mid = l.ld_mid,
         .ld_out = l.ld_out,
         .hidden = hidden,
         .ffn = ffn,
     };
     int rows = sort_pairs(&j);
+    bool glu_q = false, down_q = false; /* is any expert in integer form? */
+    for (int u = 0; u < j.n_units; u++) {
+        const ap_expert *x = &a->experts[j.units[u].expert];
+        glu_q |= x->gate.q.bits || x->up.q.bits;
+        down_q |= x->down.q.bits;
+    }
+    if (glu_q) ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units);
     ap_op_run(k, glu_task, &j, j.n_units * j.split.n_groups);
+    if (down_q) ap_quantise(k, j.mid, j.ld_mid, a->n_tok * a->n_used, ffn, j.mid_q);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->down), ffn, 1, j.n_units);
     ap_op_run(k, down_task, &j, j.n_units * j.split.n_groups);
     j.n_tasks = ap_op_tasks(k, a->n_tok, (int64_t)hidden / 16 * a->n_used);

@@ -13,16 +13,26 @@ size_t ap_panel_bytes(ap_dtype t, int cols)
     return n * AP_PANEL * ap_dtype_bytes(t);
 }
 
-size_t ap_cpu_pack_bytes(const ap_kern *k, ap_dtype t, int rows, int cols)
+/* The integer form that src is packed to; bits 0: none. */
+static ap_qform form_of(const ap_kern *k, const ap_tensor *src)
 {
-    (void)k;
-    if (t != AP_F32 && t != AP_F16 && t != AP_BF16) return 0;
-    if (rows <= 0 || cols <= 0) return 0;
-    size_t panels = ((size_t)rows + AP_PANEL - 1) / AP_PANEL, bytes;
-    return ap_mul_size(panels, ap_panel_bytes(t, cols), &bytes) ? bytes : 0;
+    return k->exact ? (ap_qform){0} : ap_q_form(src);
+}
+
+size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)
+{
+    ap_qform f = form_of(k, t);
+    if (!f.bits && t->dtype != AP_F32 && t->dtype != AP_F16 && t->dtype != AP_BF16) return 0;
+    if (t->shape[0] <= 0 || t->shape[1] <= 0) return 0;
+    int cols = (int)t->shape[1];
+    size_t panels = ((size_t)t->shape[0] + AP_PANEL - 1) / AP_PANEL, bytes;
+    size_t each = f.bits ? ap_q_panel_bytes(f, cols) : ap_panel_bytes(t->dtype, cols);
+    return ap_mul_size(panels, each, &bytes) ? bytes : 0;
 }
 
 typedef struct pack_job {
+    const ap_tensor *tensor;
+    ap_qform q;
     const uint8_t *src;
     uint8_t *dst;
     ap_dtype type;
@@ -46,6 +56,10 @@ static void pack_u16(const uint8_t *src, size_t row_bytes, int rows, int units, 
 
 static void pack_panel(const pack_job *j, int p)
 {
+    if (j->q.bits) {
+        ap_q_pack_panel(j->tensor, j->q, p, j->dst + (size_t)p * ap_q_panel_bytes(j->q, j->cols));
+        return;
+    }
     size_t panel = ap_panel_bytes(j->type, j->cols);
     size_t row_bytes = (size_t)j->cols * ap_dtype_bytes(j->type);
     const uint8_t *src = j->src + (size_t)p * AP_PANEL * row_bytes;
@@ -80,7 +94,8 @@ static void pack_task(void *arg, int task, int worker)
 
 void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
 {
-    if (ap_dtype_block(src->dtype) != 1) {
+    ap_qform q = form_of(k, src);
+    if (!q.bits && ap_dtype_block(src->dtype) != 1) {
         *out = (ap_mat){.dtype = src->dtype,
                         .rows = (int)src->shape[0],
                         .cols = (int)src->shape[1],
@@ -88,6 +103,8 @@ void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
         return;
     }
     pack_job j = {
+        .tensor = src,
+        .q = q,
         .src = src->data,
         .dst = dst,
         .type = src->dtype,
@@ -97,5 +114,5 @@ void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
     j.panels = j.rows / AP_PANEL + (j.rows % AP_PANEL != 0);
     j.n_tasks = ap_op_tasks(k, j.panels, j.cols * (int64_t)2);
     ap_op_run(k, pack_task, &j, j.n_tasks);
-    *out = (ap_mat){.data = dst, .dtype = j.type, .rows = j.rows, .cols = j.cols};
+    *out = (ap_mat){.data = dst, .dtype = j.type, .q = q, .rows = j.rows, .cols = j.cols};
 }

@@ -6,6 +6,9 @@
 #include "kern/cpu/ops.h"
 #include "tensor/quant.h"
 
+/* Panels that are unpacked together. */
+#define Q_PANELS 2
+
 #define STEPS_PER_TASK   4096 /* of 16 multiply-adds: a microsecond or less */
 #define TASKS_PER_THREAD 6
 #define L2_PANELS        16 /* 256 KB of bf16 in a K block */
@@ -124,29 +127,99 @@ static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_
     }
 }
 
+/* Inputs of a tile side by side, with the sums times -zero that its products start from. */
+static void gather_inputs(const ap_qx *const *x, int r0, int rows, int b0, int n, int zero, ap_qx *to)
+{
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < n; i++) {
+            ap_qx *t = &to[i * AP_Q_TILE + r];
+            *t = x[r0 + r][b0 + i];
+            t->sum *= -zero;
+            t->sum16[0] *= -zero;
+            t->sum16[1] *= -zero;
+        }
+}
+
+/* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
+ * unpacked and meet all rows. */
+static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int n_panel,
+                            const ap_qx *const *x, int rows, float *out, int ld)
+{
+    size_t bytes = ap_q_panel_bytes(w->q, w->cols);
+    const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
+    if (rows <= AP_Q_FEW) {
+        for (int p = 0; p < n_panel; p++)
+            m->few(w->q, panel + (size_t)p * bytes, w->cols, x, rows, out + p * AP_PANEL, ld);
+        return;
+    }
+    alignas(64) ap_qpanel unpacked[Q_PANELS];
+    alignas(64) ap_qx inputs[AP_Q_TILE * AP_Q_K_BLOCKS];
+    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ceil_div(rows, AP_Q_TILE);
+    int zero = m->is_signed && ap_q_wide(w->q) ? w->q.zero - 128 : w->q.zero;
+    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
+        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+        for (int p = 0; p < n_panel; p += Q_PANELS) {
+            int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
+            for (int i = 0; i < np; i++)
+                m->unpack(w->q, panel + (size_t)(p + i) * bytes, w->cols, b0, n, &unpacked[i]);
+            for (int t = 0; t < n_tiles; t++) {
+                int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
+                gather_inputs(x, r0, nr, b0, n, zero, inputs);
+                m->tile(w->q, unpacked, np, inputs, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld, b0 > 0);
+            }
+        }
+    }
+}
+
 void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, int n_panel,
-                const float *const *x, int rows, float *tile, int ld)
+                ap_rows x, int rows, float *tile, int ld)
 {
     const ap_micro_matmul *mm = m->matmul;
     alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
     int cols = w[0]->cols, n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
     bool packed = false;
     for (int j = 0; j < n_mat; j++) {
-        if (w[j]->data)
-            packed = true;
-        else
-            product_quantised(m, w[j], p0, n_panel, x, rows, tile + j * n_panel * AP_PANEL, ld);
+        float *out = tile + j * n_panel * AP_PANEL;
+        if (w[j]->q.bits) product_integer(m->qdot, w[j], p0, n_panel, x.q, rows, out, ld);
+        else if (w[j]->data) packed = true;
+        else product_quantised(m, w[j], p0, n_panel, x.f, rows, out, ld);
     }
     for (int k0 = 0; k0 < cols && packed; k0 += AP_K_BLOCK) {
         int n = cols - k0 < AP_K_BLOCK ? cols - k0 : AP_K_BLOCK;
         for (int i = 0; i < n_tiles; i++) {
-            block_rows br = gather(x, rows, i, n_tiles, k0, n, xpack);
+            block_rows br = gather(x.f, rows, i, n_tiles, k0, n, xpack);
             for (int j = 0; j < n_mat; j++) {
-                if (!w[j]->data) continue;
+                if (!w[j]->data || w[j]->q.bits) continue;
                 block b = block_at(w[j], p0, k0);
-                multiply(mm, &br, xpack, &b, n_panel, n,
-                         tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
+                multiply(mm, &br, xpack, &b, n_panel, n, tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
             }
         }
     }
+}
+
+/* ------------------------------------------------------------------ inputs in integer form */
+
+typedef struct quantise_job {
+    const ap_micro_qdot *m;
+    const float *x;
+    int64_t ldx;
+    ap_qx *out;
+    int rows, cols, n_tasks;
+} quantise_job;
+
+static void quantise_task(void *arg, int task, int worker)
+{
+    const quantise_job *j = arg;
+    int blocks = j->cols / AP_Q_BLOCK, end = ap_op_first(j->rows, task + 1, j->n_tasks);
+    (void)worker;
+    for (int r = ap_op_first(j->rows, task, j->n_tasks); r < end; r++)
+        j->m->quantise(j->x + r * j->ldx, blocks, j->out + (size_t)r * (size_t)blocks);
+}
+
+void ap_quantise(const ap_kern *k, const float *x, int64_t ldx, int rows, int cols, ap_qx *out)
+{
+    const ap_micro *m = k->impl;
+    quantise_job j = {.m = m->qdot, .x = x, .ldx = ldx, .out = out, .rows = rows, .cols = cols};
+    j.n_tasks = ap_op_tasks(k, rows, cols / 4);
+    ap_op_run(k, quantise_task, &j, j.n_tasks);
 }

@@ -8,6 +8,7 @@
 #define AP_KERN_CPU_PRODUCT_H
 
 #include "kern/cpu/micro_matmul.h"
+#include "kern/cpu/micro_qdot.h"
 
 /* Bytes of a panel of `cols` inputs: a multiple of 64 except for F16, where it is one of 32. */
 size_t ap_panel_bytes(ap_dtype t, int cols);
@@ -29,11 +30,44 @@ typedef struct ap_split {
  *            to be cut for every thread */
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units);
 
-/* tile[r * ld + i * n_panel * 16 + c] = x[r] . row (p0 * 16 + c) of w[i], in the Order of matmul,
- * for n_mat matrices with equal cols.
- *   x     rows pointers, 1 .. AP_TASK_ROWS
+/* Pointers to the rows of a task: f32 for those matrices that want it, integer form for the others. */
+typedef struct ap_rows {
+    const float *const *f;
+    const ap_qx *const *q;
+} ap_rows;
+
+/* tile[r * ld + i * n_panel * 16 + c] = x[r] . row (p0 * 16 + c) of w[i], in the Order of matmul, for
+ * n_mat matrices with equal cols.
+ *   x     1 .. AP_TASK_ROWS rows
  *   tile  64-byte aligned; ld >= n_mat * n_panel * 16, a multiple of 16 */
 void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, int n_panel,
-                const float *const *x, int rows, float *tile, int ld);
+                ap_rows x, int rows, float *tile, int ld);
+
+/* Rows of f32 to integer form, in parallel; out has cols / AP_Q_BLOCK blocks per row. */
+void ap_quantise(const ap_kern *k, const float *x, int64_t ldx, int rows, int cols, ap_qx *out);
+
+/* Bytes of a row in integer form. */
+static inline size_t ap_input_bytes(int cols) { return (size_t)(cols / AP_Q_BLOCK) * sizeof(ap_qx); }
+
+#define AP_INPUT_STACK ((size_t)AP_Q_MAX_COLS / AP_Q_BLOCK * sizeof(ap_qx)) /* one row of any matrix */
+
+/* Where a product's inputs in integer form go, and how many rows fit: the table's room or the stack. */
+typedef struct ap_input_room {
+    ap_qx *at;
+    int rows;
+} ap_input_room;
+
+static inline ap_input_room ap_find_room(const ap_kern *k, int cols, int rows, ap_qx *stack)
+{
+    size_t each = ap_input_bytes(cols), here = AP_INPUT_STACK / each, there = k->input_bytes / each;
+    ap_input_room r = {stack, rows};
+    if (here >= (size_t)rows) return r;
+    if (k->inputs && there > here) {
+        r.at = k->inputs;
+        here = there;
+    }
+    if (here < (size_t)rows) r.rows = (int)here;
+    return r;
+}
 
 #endif

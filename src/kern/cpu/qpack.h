@@ -1,0 +1,56 @@
+/* qpack.h - quantised weights in integer form (ap_qform in kern.h).
+ *
+ * High bits of 32 inputs stand behind the 256 bytes of nibbles, vector j being inputs 4j .. 4j+3:
+ *   5 bits  64 bytes: bit j of a byte is bit 4 of the same byte of vector j
+ *   6 bits  2 x 64 bytes: bits 2(j%4), 2(j%4)+1 of half j/4 are bits 4, 5 of vector j
+ * Scales of a panel, group by group, each number for all 16 rows:
+ *   F16, BF16, F32  s, then b if affine
+ *   SUPER           per 256 inputs: d and, if affine, m (f16); behind all those, per group: u8 or i8
+ *                   factor of d and, if affine, u8 factor of m. s = d * factor, b = -(m * factor) */
+#ifndef AP_KERN_CPU_QPACK_H
+#define AP_KERN_CPU_QPACK_H
+
+#include "kern/kern.h"
+
+#define AP_Q_BLOCK 32            /* inputs that share a scale of the input side */
+#define AP_Q_SUPER 256
+#define AP_Q_MAX_COLS 32768      /* a row of inputs fits a small buffer */
+#define AP_Q_MAX_GROUPS 2        /* groups in a block */
+
+/* 4 bits: what a nibble stands for, +128. 1: IQ4; 2: E2M1 in halves. */
+extern const uint8_t ap_qtable[3][16];
+
+/* The form of a tensor; bits 0 if it has none. */
+ap_qform ap_q_form(const ap_tensor *t);
+
+static inline size_t ap_q_block_bytes(ap_qform f) { return (size_t)f.bits * 64; }
+static inline bool ap_q_halves(ap_qform f) { return f.group == 16; }
+/* Do products of q and X fit 16 bits only if q is made signed? */
+static inline bool ap_q_wide(ap_qform f) { return f.bits == 8 || f.table; }
+
+size_t ap_q_panel_bytes(ap_qform f, int cols);
+
+/* Panel p of src to dst; rows that src lacks become zero. */
+void ap_q_pack_panel(const ap_tensor *src, ap_qform f, int p, uint8_t *dst);
+
+/* Where block b's numbers are. Of AP_QS_SUPER: `super` the d of its 256 inputs, `at` the factors. */
+typedef struct ap_qscales {
+    const uint8_t *at, *super;
+    size_t step; /* bytes from group to group */
+} ap_qscales;
+
+static inline ap_qscales ap_q_scales_at(ap_qform f, const uint8_t *panel, int cols, int block)
+{
+    static const uint8_t size[] = {2, 2, 4, 1};
+    int n = AP_PANEL * (f.affine ? 2 : 1);
+    ap_qscales s = {.step = (size_t)n * size[f.scale]};
+    const uint8_t *base = panel + (size_t)(cols / AP_Q_BLOCK) * ap_q_block_bytes(f);
+    if (f.scale == AP_QS_SUPER) {
+        s.super = base + (size_t)(block * AP_Q_BLOCK / AP_Q_SUPER) * (size_t)n * 2;
+        base += (size_t)(cols / AP_Q_SUPER) * (size_t)n * 2;
+    }
+    s.at = base + (size_t)(block * AP_Q_BLOCK / f.group) * s.step;
+    return s;
+}
+
+#endif

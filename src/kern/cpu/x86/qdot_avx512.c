@@ -1,0 +1,321 @@
+/* qdot_avx512.c - weights in integer form: 16 rows x 4 inputs per vpdpbusd. */
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "kern/cpu/micro_qdot.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define AHEAD 1024
+
+/* ------------------------------------------------------------------ inputs */
+
+static void quantise_block(const float *x, ap_qx *out)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
+    __m512i a = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(x0), magnitude),
+                                 _mm512_and_si512(_mm512_castps_si512(x1), magnitude));
+    int most = _mm512_reduce_max_epi32(a);
+    float amax;
+    memcpy(&amax, &most, 4);
+    if (most >= 0x7f800000 || amax < 1e-30f) {
+        memset(out, 0, sizeof *out);
+        if (most >= 0x7f800000) out->d = out->xs = out->xs16[0] = out->xs16[1] = NAN;
+        return;
+    }
+    __m512 inv = _mm512_set1_ps(127.0f / amax);
+    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
+    int s0 = _mm512_reduce_add_epi32(q0), s1 = _mm512_reduce_add_epi32(q1);
+    _mm_store_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
+    _mm_store_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
+    float d = amax * (1.0f / 127.0f);
+    out->d = d;
+    out->xs = d * (float)(s0 + s1);
+    out->xs16[0] = d * (float)s0;
+    out->xs16[1] = d * (float)s1;
+    out->sum = s0 + s1;
+    out->sum16[0] = s0;
+    out->sum16[1] = s1;
+    out->pad = 0;
+}
+
+static void quantise(const float *x, int n, ap_qx *out)
+{
+    for (int i = 0; i < n; i++) quantise_block(x + (size_t)i * AP_Q_BLOCK, &out[i]);
+}
+
+/* ------------------------------------------------------------------ weights */
+
+/* 4 bits with a table are kind 0, else the kind is the number of bits. */
+#define TABLE 0
+
+INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    if (kind == 8) {
+        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_load_si512(p + 64 * j);
+        return;
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m512i w = _mm512_load_si512(p + 64 * i);
+        v[2 * i] = _mm512_and_si512(w, low);
+        v[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi32(w, 4), low);
+    }
+    if (kind == TABLE) {
+        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_shuffle_epi8(table, v[j]);
+    } else if (kind == 5) {
+        const __m512i bit = _mm512_set1_epi8(16);
+        __m512i h = _mm512_load_si512(p + 256);
+        UNROLL for (int j = 0; j < 8; j++) {
+            __m512i s = j < 4 ? _mm512_slli_epi32(h, (unsigned)(4 - j)) : _mm512_srli_epi32(h, (unsigned)(j - 4));
+            v[j] = _mm512_ternarylogic_epi32(v[j], s, bit, 0xf8); /* v | s & bit */
+        }
+    } else if (kind == 6) {
+        const __m512i two = _mm512_set1_epi8(48);
+        UNROLL for (int j = 0; j < 8; j++) {
+            __m512i h = _mm512_load_si512(p + 256 + j / 4 * 64);
+            int shift = 4 - 2 * (j % 4);
+            __m512i s = shift >= 0 ? _mm512_slli_epi32(h, (unsigned)shift) : _mm512_srli_epi32(h, 2);
+            v[j] = _mm512_ternarylogic_epi32(v[j], s, two, 0xf8);
+        }
+    }
+}
+
+INLINE __m512 half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE __m512 brain(const uint8_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+INLINE __m512i bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE __m512i signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+
+/* s and b of n blocks from b0 on, for each block (or half block) its own. */
+static void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+{
+    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
+    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
+    int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
+    int left = per_group - b0 % per_group, end = n * per_block;
+    __m512 d = _mm512_setzero_ps(), m = d, vs, vb = d;
+    for (int i = 0; i < end; at.at += at.step) {
+        const uint8_t *p = at.at, *second = p + at.step / 2;
+        if (f.scale == AP_QS_SUPER) {
+            if (i == 0 || (b0 + i / per_block) % 8 == 0) {
+                d = half(at.super);
+                if (f.affine) m = half(at.super + 32);
+            }
+            vs = _mm512_mul_ps(d, _mm512_cvtepi32_ps(f.is_signed ? signed_bytes(p) : bytes(p)));
+            if (f.affine) {
+                vb = _mm512_mul_ps(m, _mm512_cvtepi32_ps(bytes(second)));
+                vb = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(vb), sign));
+            }
+            if ((b0 * per_block + i + 1) % (8 * per_block) == 0) at.super += f.affine ? 64 : 32;
+        } else if (f.scale == AP_QS_F16) {
+            vs = half(p);
+            if (f.affine) vb = half(second);
+        } else if (f.scale == AP_QS_BF16) {
+            vs = brain(p);
+            if (f.affine) vb = brain(second);
+        } else {
+            vs = _mm512_loadu_ps((const float *)p);
+            if (f.affine) vb = _mm512_loadu_ps((const float *)second);
+        }
+        for (; left > 0 && i < end; left--, i++) {
+            _mm512_store_ps(s + i * AP_PANEL, vs);
+            if (f.affine) _mm512_store_ps(b + i * AP_PANEL, vb);
+        }
+        left = per_group;
+    }
+}
+
+static __m512i table_of(ap_qform f)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)ap_qtable[f.table]));
+}
+
+INLINE void unpack_blocks(int kind, __m512i table, const uint8_t *p, size_t step, int n, uint8_t *q)
+{
+    for (int i = 0; i < n; i++, p += step, q += 512) {
+        __m512i v[8];
+        load_block(kind, p, table, v);
+        UNROLL for (int j = 0; j < 8; j++) _mm512_store_si512(q + 64 * j, v[j]);
+    }
+}
+
+static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out)
+{
+    size_t step = ap_q_block_bytes(f);
+    const uint8_t *p = panel + (size_t)b0 * step;
+    __m512i table = table_of(f);
+    load_scales(f, panel, cols, b0, n, out->s, out->b);
+    if (f.table) unpack_blocks(TABLE, table, p, step, n, out->q);
+    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, out->q);
+    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, out->q);
+    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, out->q);
+    else unpack_blocks(8, table, p, step, n, out->q);
+}
+
+/* ------------------------------------------------------------------ products */
+
+INLINE __m512i four(const ap_qx *x, int j)
+{
+    int32_t v;
+    memcpy(&v, x->q + 4 * j, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* The last steps of a block or of half a block. */
+INLINE __m512 scaled(__m512i dot, const float *s, float d, __m512 acc)
+{
+    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_load_ps(s), _mm512_cvtepi32_ps(dot)), _mm512_set1_ps(d), acc);
+}
+INLINE __m512 biased(const float *b, float xs, __m512 acc)
+{
+    return _mm512_fmadd_ps(_mm512_load_ps(b), _mm512_set1_ps(xs), acc);
+}
+
+INLINE void few_panel(int kind, int R, bool halves, ap_qform f, const uint8_t *panel, int cols,
+                      const ap_qx *const *x, float *out, int ld)
+{
+    _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
+    int blocks = cols / AP_Q_BLOCK, mz = -f.zero;
+    size_t step = ap_q_block_bytes(f);
+    const uint8_t *p = panel;
+    __m512i table = table_of(f);
+    __m512 acc[AP_Q_FEW];
+    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
+    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
+        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+        load_scales(f, panel, cols, b0, n, s, b);
+        for (int i = 0; i < n; i++, p += step) {
+            __m512i v[8];
+            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
+            load_block(kind, p, table, v);
+            UNROLL for (int r = 0; r < R; r++) {
+                const ap_qx *at = &x[r][b0 + i];
+                __m512i lo = _mm512_set1_epi32(mz * (halves ? at->sum16[0] : at->sum));
+                __m512i hi = halves ? _mm512_set1_epi32(mz * at->sum16[1]) : _mm512_setzero_si512();
+                UNROLL for (int j = 0; j < 4; j++) {
+                    lo = _mm512_dpbusd_epi32(lo, v[j], four(at, j));
+                    hi = _mm512_dpbusd_epi32(hi, v[j + 4], four(at, j + 4));
+                }
+                if (halves) {
+                    acc[r] = scaled(lo, s + i * 32, at->d, acc[r]);
+                    acc[r] = scaled(hi, s + i * 32 + 16, at->d, acc[r]);
+                    if (f.affine) {
+                        acc[r] = biased(b + i * 32, at->xs16[0], acc[r]);
+                        acc[r] = biased(b + i * 32 + 16, at->xs16[1], acc[r]);
+                    }
+                } else {
+                    acc[r] = scaled(_mm512_add_epi32(lo, hi), s + i * 16, at->d, acc[r]);
+                    if (f.affine) acc[r] = biased(b + i * 16, at->xs, acc[r]);
+                }
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * ld, acc[r]);
+}
+
+typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, float *out, int ld);
+
+#define FEW(name, kind, R, halves)                                                                 \
+    static void few_##name##_##R(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, \
+                                 float *out, int ld)                                               \
+    {                                                                                              \
+        few_panel(kind, R, halves, f, panel, cols, x, out, ld);                                    \
+    }
+#define FEWS(name, kind, halves)                                                                   \
+    FEW(name, kind, 1, halves) FEW(name, kind, 2, halves) FEW(name, kind, 3, halves) FEW(name, kind, 4, halves)
+#define ROWS(name) {few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4}
+FEWS(table, TABLE, false)
+FEWS(table_h, TABLE, true)
+FEWS(4, 4, false)
+FEWS(4_h, 4, true)
+FEWS(5, 5, false)
+FEWS(5_h, 5, true)
+FEWS(6, 6, false)
+FEWS(6_h, 6, true)
+FEWS(8, 8, false)
+FEWS(8_h, 8, true)
+static const few_fn fews[5][2][AP_Q_FEW] = {
+    {ROWS(table), ROWS(table_h)}, {ROWS(4), ROWS(4_h)}, {ROWS(5), ROWS(5_h)}, {ROWS(6), ROWS(6_h)},
+    {ROWS(8), ROWS(8_h)}};
+
+static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
+                int ld)
+{
+    int kind = f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3;
+    fews[kind][ap_q_halves(f)][rows - 1](f, panel, cols, x, out, ld);
+}
+
+/* R rows x P panels; f32 sums stay in registers over all blocks. */
+INLINE void tile_block(int R, int P, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n,
+                       float *out, int ld, bool add)
+{
+    __m512 acc[AP_Q_TILE][2];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int p = 0; p < P; p++)
+            acc[r][p] = add ? _mm512_load_ps(out + r * ld + p * AP_PANEL) : _mm512_setzero_ps();
+    for (int i = 0; i < n; i++, x += AP_Q_TILE) {
+        __m512i dot[AP_Q_TILE][2];
+        UNROLL for (int h = 0; h < 2; h++) {
+            if (halves || h == 0)
+                UNROLL for (int r = 0; r < R; r++)
+                    UNROLL for (int p = 0; p < P; p++)
+                        dot[r][p] = _mm512_set1_epi32(halves ? x[r].sum16[h] : x[r].sum);
+            UNROLL for (int j = 4 * h; j < 4 * h + 4; j++) {
+                __m512i v[2];
+                UNROLL for (int p = 0; p < P; p++) v[p] = _mm512_load_si512(w[p].q + i * 512 + j * 64);
+                UNROLL for (int r = 0; r < R; r++) {
+                    __m512i xr = four(&x[r], j);
+                    UNROLL for (int p = 0; p < P; p++) dot[r][p] = _mm512_dpbusd_epi32(dot[r][p], v[p], xr);
+                }
+            }
+            if (halves || h == 1)
+                UNROLL for (int r = 0; r < R; r++)
+                    UNROLL for (int p = 0; p < P; p++)
+                        acc[r][p] = scaled(dot[r][p], w[p].s + (halves ? i * 32 + h * 16 : i * 16), x[r].d, acc[r][p]);
+        }
+        if (!affine) continue;
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int p = 0; p < P; p++) {
+                if (halves) {
+                    acc[r][p] = biased(w[p].b + i * 32, x[r].xs16[0], acc[r][p]);
+                    acc[r][p] = biased(w[p].b + i * 32 + 16, x[r].xs16[1], acc[r][p]);
+                } else {
+                    acc[r][p] = biased(w[p].b + i * 16, x[r].xs, acc[r][p]);
+                }
+            }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int p = 0; p < P; p++) _mm512_store_ps(out + r * ld + p * AP_PANEL, acc[r][p]);
+}
+
+typedef void (*tile_fn)(const ap_qpanel *w, const ap_qx *x, int n, float *out, int ld, bool add);
+
+#define TILE(R, P, H, A)                                                                           \
+    static void tile_##R##_##P##_##H##_##A(const ap_qpanel *w, const ap_qx *x, int n, float *out,   \
+                                           int ld, bool add)                                       \
+    {                                                                                              \
+        tile_block(R, P, H, A, w, x, n, out, ld, add);                                             \
+    }
+#define FOR_ROWS(F, P, H, A) F(1, P, H, A) F(2, P, H, A) F(3, P, H, A) F(4, P, H, A) F(5, P, H, A) F(6, P, H, A)
+#define FOR_FORMS(F)                                                                               \
+    FOR_ROWS(F, 1, 0, 0) FOR_ROWS(F, 1, 0, 1) FOR_ROWS(F, 1, 1, 0) FOR_ROWS(F, 1, 1, 1)            \
+    FOR_ROWS(F, 2, 0, 0) FOR_ROWS(F, 2, 0, 1) FOR_ROWS(F, 2, 1, 0) FOR_ROWS(F, 2, 1, 1)
+FOR_FORMS(TILE)
+#define NAME(R, P, H, A) tile_##R##_##P##_##H##_##A,
+#define NAMES(P, H, A) {FOR_ROWS(NAME, P, H, A)}
+static const tile_fn tiles[2][2][2][AP_Q_TILE] = {
+    {{NAMES(1, 0, 0), NAMES(1, 0, 1)}, {NAMES(1, 1, 0), NAMES(1, 1, 1)}},
+    {{NAMES(2, 0, 0), NAMES(2, 0, 1)}, {NAMES(2, 1, 0), NAMES(2, 1, 1)}}};
+
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
+                 int ld, bool add)
+{
+    tiles[n_panel - 1][ap_q_halves(f)][f.affine][rows - 1](w, x, n, out, ld, add);
+}
+
+const ap_micro_qdot ap_qdot_avx512 = {.quantise = quantise, .few = few, .unpack = unpack, .tile = tile};

@@ -29,9 +29,12 @@ static inline vec vec_add(vec a, vec b)
 {
     return _mm256_add_ps(a, b);
 }
+/* In place, by hand: compilers like to put the sum where the broadcast was, which costs copies and,
+ * with every register in use, spills. */
 static inline vec vec_fma(vec a, vec b, vec c)
 {
-    return _mm256_fmadd_ps(a, b, c);
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+    return c;
 }
 static inline vec vec_all(const float *p)
 {

@@ -89,6 +89,7 @@ void check_pack(kc *c)
                 kc_fail(c, "%s: wrong description", c->kern[k].name);
         }
     }
+    check_pack_quant(c);
 }
 
 typedef struct pack_run {
@@ -242,6 +243,7 @@ void check_matmul(kc *c)
         check_special_rows(c, types[i]);
     }
     check_matmul_case(c, AP_BF16, 30, 100, 1601, true, 0.0f);
+    check_matmul_quant(c);
 }
 
 typedef struct matmul_run {
@@ -291,6 +293,7 @@ void bench_matmul(kc_bench *b)
     bench_matmul_case(b, AP_F16, 256, 4096, 2048);
     bench_matmul_case(b, AP_F32, 1, 4096, 2048);
     bench_matmul_case(b, AP_F32, 256, 4096, 2048);
+    bench_matmul_quant(b);
 }
 
 /* ------------------------------------------------------------------ glu */
@@ -367,6 +370,7 @@ void check_glu(kc *c)
     }
     check_glu_case(c, AP_BF16, AP_BF16, 1, 900, 700, AP_ACT_SILU);
     check_glu_case(c, AP_BF16, AP_BF16, 9, 200, 1030, AP_ACT_GELU_TANH);
+    check_glu_quant(c);
 }
 
 static void run_glu(const ap_kern *k, void *arg)

@@ -87,6 +87,7 @@ typedef struct kc_bench {
     const char *name; /* of the table */
     const char *slot;
     double peak_flops, peak_bytes; /* per second, at this level and thread count */
+    double peak_dots;       /* operations of 8-bit dot products */
     kc *c;                         /* memory and random numbers */
 } kc_bench;
 
@@ -116,6 +117,13 @@ void check_attn(kc *c);
 void check_conv(kc *c);
 void check_delta_scratch_bytes(kc *c);
 void check_delta(kc *c);
+
+/* weights in integer form; parts of the above */
+void check_pack_quant(kc *c);
+void check_matmul_quant(kc *c);
+void check_glu_quant(kc *c);
+void check_moe_quant(kc *c);
+void bench_matmul_quant(kc_bench *b);
 
 void bench_pack(kc_bench *b);
 void bench_embed(kc_bench *b);

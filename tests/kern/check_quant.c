@@ -1,0 +1,428 @@
+/* check_quant.c - weights in integer form: packing, products with 8-bit inputs, the f32 mode. Called by
+ * the checks of pack, matmul, glu and moe. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kcheck.h"
+#include "kern/cpu/micro.h"
+#include "tensor/quant.h"
+
+typedef struct form {
+    ap_dtype type;
+    int bits, group;     /* split types */
+    ap_dtype scale_dtype;
+    int unit;            /* columns come in multiples of it */
+} form;
+
+static const form forms[] = {
+    {AP_Q4_0, 0, 0, 0, 32},   {AP_Q4_1, 0, 0, 0, 32},   {AP_Q5_0, 0, 0, 0, 32},
+    {AP_Q5_1, 0, 0, 0, 32},   {AP_Q8_0, 0, 0, 0, 32},   {AP_Q2_K, 0, 0, 0, 256},
+    {AP_Q3_K, 0, 0, 0, 256},  {AP_Q4_K, 0, 0, 0, 256},  {AP_Q5_K, 0, 0, 0, 256},
+    {AP_Q6_K, 0, 0, 0, 256},  {AP_IQ4_NL, 0, 0, 0, 32}, {AP_IQ4_XS, 0, 0, 0, 256},
+    {AP_MXFP4, 0, 0, 0, 32},
+    {AP_MLX_AFFINE, 4, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 4, 32, AP_F16, 32},
+    {AP_MLX_AFFINE, 8, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 8, 128, AP_F32, 128},
+    {AP_MLX_AFFINE, 2, 64, AP_F16, 64},   {AP_MLX_AFFINE, 3, 128, AP_BF16, 128},
+    {AP_MLX_AFFINE, 5, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 6, 32, AP_BF16, 32},
+    {AP_MLX_MXFP4, 4, 32, AP_U8, 32},     {AP_MLX_NVFP4, 4, 16, AP_F8_E4M3, 32},
+};
+enum { N_FORMS = sizeof forms / sizeof *forms };
+
+/* ------------------------------------------------------------------ weights */
+
+static void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
+
+static uint16_t scale16(kc *c, ap_dtype t)
+{
+    float f = (float)((ap_rng_normal(&c->rng) + 3) * 0.01);
+    return t == AP_BF16 ? ap_f32_to_bf16(f) : ap_f32_to_f16(f);
+}
+
+static void fill_bytes(kc *c, uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)ap_rng_next(&c->rng);
+}
+
+/* Random bytes make every block; only the floats among them need care. */
+static void fill_block(kc *c, ap_dtype t, uint8_t *p)
+{
+    size_t bytes = ap_dtype_block_bytes(t);
+    fill_bytes(c, p, bytes);
+    uint16_t d = scale16(c, AP_F16), m = scale16(c, AP_F16);
+    if (t == AP_MXFP4) p[0] = (uint8_t)kc_int(c, 118, 128);
+    else if (t == AP_Q6_K) put16(p + 208, d);
+    else if (t == AP_Q3_K) put16(p + 108, d);
+    else if (t == AP_Q2_K) put16(p + 80, d), put16(p + 82, m);
+    else put16(p, d);
+    if (t == AP_Q4_1 || t == AP_Q5_1 || t == AP_Q4_K || t == AP_Q5_K) put16(p + 2, m);
+}
+
+static void *split_scales(kc *c, const form *f, size_t n)
+{
+    size_t size = ap_dtype_bytes(f->scale_dtype);
+    uint8_t *p = kc_bytes(c, n * size);
+    for (size_t i = 0; i < n; i++) {
+        float v = (float)(ap_rng_normal(&c->rng) * 0.02);
+        if (f->scale_dtype == AP_U8) p[i] = (uint8_t)kc_int(c, 118, 128);
+        else if (f->scale_dtype == AP_F8_E4M3) p[i] = (uint8_t)(kc_int(c, 0, 0x7e) | kc_int(c, 0, 1) << 7);
+        else if (f->scale_dtype == AP_F32) memcpy(p + 4 * i, &v, 4);
+        else put16(p + 2 * i, scale16(c, f->scale_dtype));
+    }
+    return p;
+}
+
+static ap_tensor weights(kc *c, const form *f, int rows, int cols)
+{
+    ap_tensor t = {.dtype = f->type, .rank = 2, .shape = {rows, cols}, .bits = f->bits, .group = f->group,
+                   .group_rows = 1, .scale_dtype = f->scale_dtype};
+    size_t bytes = ap_tensor_bytes(&t), block = ap_dtype_block_bytes(f->type);
+    uint8_t *data = (uint8_t *)kc_bytes(c, bytes + 1) + 1;
+    t.data = data;
+    if (block) {
+        for (size_t i = 0; i < bytes; i += block) fill_block(c, f->type, data + i);
+        return t;
+    }
+    size_t groups = (size_t)rows * (size_t)(cols / f->group);
+    fill_bytes(c, data, bytes);
+    t.scales = split_scales(c, f, groups);
+    if (f->type == AP_MLX_AFFINE) t.biases = split_scales(c, f, groups);
+    return t;
+}
+
+static void describe(kc *c, const form *f, const char *what, int T, int N, int K)
+{
+    kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits, f->group, T, N, K);
+}
+
+/* ------------------------------------------------------------------ the oracle */
+
+/* x as 8-bit inputs stand for it, by the words of kern.h. */
+static void round_inputs(const float *x, int n, double *out)
+{
+    for (int k = 0; k < n; k += 32) {
+        float most = 0;
+        for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[k + i]));
+        float d = most * (1.0f / 127.0f), inv = 127.0f / most;
+        for (int i = 0; i < 32; i++)
+            out[k + i] = most < 1e-30f ? 0.0 : (double)d * (double)rintf(x[k + i] * inv);
+    }
+}
+
+/* y of the product and the magnitude of its terms. What is added up are q X and b X apart, so terms
+ * are larger than |w X|: at most 256 steps of q, bounded by twice the largest weight of the group. */
+static void oracle(const ap_tensor *w, const float *x, int64_t ldx, int T, double *y, double *mag, kc *c)
+{
+    int N = (int)w->shape[0], K = (int)w->shape[1];
+    float *row = kc_bytes(c, (size_t)K * sizeof(float));
+    double *in = kc_f64(c, (size_t)T * K);
+    for (int t = 0; t < T; t++) round_inputs(x + t * ldx, K, in + (size_t)t * K);
+    for (int n = 0; n < N; n++) {
+        ap_tensor_row_f32(w, n, 0, K, row);
+        for (int t = 0; t < T; t++) {
+            double s = 0, m = 0;
+            for (int k0 = 0; k0 < K; k0 += 32) {
+                double big = 0, sum = 0;
+                for (int k = k0; k < k0 + 32; k++) {
+                    big = fmax(big, fabs((double)row[k]));
+                    sum += fabs(in[(size_t)t * K + k]);
+                    s += (double)row[k] * in[(size_t)t * K + k];
+                }
+                m += 4 * big * sum;
+            }
+            y[(size_t)t * N + n] = s;
+            mag[(size_t)t * N + n] = m;
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ pack */
+
+/* Packed bytes are the same at every level, pack_bytes is kept and exact mode copies nothing. */
+void check_pack_quant(kc *c)
+{
+    static const int rows[] = {1, 15, 16, 17, 40};
+    for (int i = 0; i < N_FORMS * 2; i++) {
+        const form *f = &forms[i / 2];
+        int N = rows[kc_int(c, 0, 4)], K = f->unit * kc_int(c, 1, i % 2 ? 9 : 3);
+        describe(c, f, "pack", 0, N, K);
+        ap_tensor src = weights(c, f, N, K);
+        size_t n = c->ref->pack_bytes(c->ref, &src);
+        if (n == 0 || n % 64) kc_fail(c, "%zu bytes", n);
+        uint8_t *want = kc_bytes(c, n), *dst = kc_bytes(c, n);
+        ap_mat first, m;
+        memset(want, 0x5a, n);
+        c->ref->pack(c->ref, &src, want, &first);
+        if (first.data != want || first.rows != N || first.cols != K || !first.q.bits)
+            kc_fail(c, "wrong description");
+        for (int k = 0; k < c->n_kern; k++) {
+            const ap_kern *kern = &c->kern[k].k;
+            memset(dst, 0xa5, n); /* other bytes than above: none may be left */
+            kern->pack(kern, &src, dst, &m);
+            c->values += (int64_t)N * K;
+            if (kern->pack_bytes(kern, &src) != n || memcmp(dst, want, n) || memcmp(&m.q, &first.q, sizeof m.q))
+                kc_fail(c, "%s: bytes differ", c->kern[k].name);
+        }
+        ap_kern exact = *c->ref;
+        exact.exact = true;
+        exact.pack(&exact, &src, NULL, &m);
+        if (exact.pack_bytes(&exact, &src) || m.data || m.q.bits || m.raw.data != src.data)
+            kc_fail(c, "exact mode packs");
+    }
+}
+
+/* ------------------------------------------------------------------ matmul */
+
+static void run_with_room(const kc_kern *kern, const ap_matmul_args *a, void *room, size_t bytes)
+{
+    ap_kern k = kern->k;
+    k.inputs = room;
+    k.input_bytes = bytes;
+    k.matmul(&k, a);
+}
+
+static void check_levels(kc *c, const ap_matmul_args *args, const float *old, const float *want, int N)
+{
+    ap_matmul_args a = *args;
+    size_t ny = (size_t)(a.n_tok * a.ldy);
+    size_t room = (size_t)a.w->cols * 2 * (size_t)(a.n_tok + 1);
+    float *y = kc_out(c, ny);
+    void *at = kc_bytes(c, room);
+    a.y = y;
+    for (int k = 0; k < c->n_kern; k++) {
+        for (int with = 0; with < 2; with++) {
+            kc_poison(y, ny);
+            for (int t = 0; t < a.n_tok && a.accumulate; t++)
+                memcpy(y + t * a.ldy, old + t * a.ldy, (size_t)N * sizeof(float));
+            run_with_room(&c->kern[k], &a, with ? at : NULL, with ? room : 0);
+            kc_written(c, "y", y, a.n_tok, N, a.ldy);
+            kc_same(c, c->kern[k].name, "y", y, a.ldy, want, a.ldy, a.n_tok, N);
+        }
+        kc_poison(y, ny);
+        for (int t = 0; t < a.n_tok && a.accumulate; t++)
+            memcpy(y + t * a.ldy, old + t * a.ldy, (size_t)N * sizeof(float));
+        for (int r = 0, n; r < a.n_tok; r += n) {
+            n = kc_int(c, 1, a.n_tok - r < 9 ? a.n_tok - r : 9);
+            ap_matmul_args part = a;
+            part.x += r * a.ldx;
+            part.y += r * a.ldy;
+            part.n_tok = n;
+            c->kern[k].k.matmul(&c->kern[k].k, &part);
+        }
+        kc_same(c, c->kern[k].name, "rows in pieces", y, a.ldy, want, a.ldy, a.n_tok, N);
+    }
+}
+
+static void check_case(kc *c, const form *f, int T, int N, int K, bool accumulate)
+{
+    int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
+    size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
+    float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny);
+    double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
+    describe(c, f, "matmul", T, N, K);
+    if (T > 2) memset(x + ldx, 0, (size_t)K * sizeof(float)); /* a row of zeros */
+    ap_tensor src = weights(c, f, N, K);
+    ap_mat w = kc_mat(c, c->ref, &src);
+    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate};
+    oracle(&src, x, ldx, T, y64, mag, c);
+    for (int t = 0; t < T && accumulate; t++)
+        for (int n = 0; n < N; n++) {
+            want[t * ldy + n] = old[t * ldy + n];
+            y64[(size_t)t * N + n] += (double)old[t * ldy + n];
+            mag[(size_t)t * N + n] += fabs((double)old[t * ldy + n]);
+        }
+    c->ref->matmul(c->ref, &a);
+    kc_written(c, "y", want, T, N, ldy);
+    kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
+    check_levels(c, &a, old, want, N);
+}
+
+/* Infinities, NaNs and denormals of a row stay in that row. */
+static void check_special(kc *c, const form *f)
+{
+    enum { T = 8, N = 20 };
+    int K = f->unit > 64 ? f->unit : 96;
+    if (K % f->unit) K = f->unit;
+    describe(c, f, "infinities", T, N, K);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N);
+    x[1 * K + 5] = INFINITY;
+    x[2 * K + K - 1] = NAN;
+    for (int i = 0; i < K; i++) x[6 * K + i] *= 1e-40f;
+    ap_tensor src = weights(c, f, N, K);
+    ap_mat w = kc_mat(c, c->ref, &src);
+    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
+    c->ref->matmul(c->ref, &a);
+    for (int r = 0; r < T; r++)
+        for (int n = 0; n < N; n++)
+            if (!isfinite(want[r * N + n]) != (r == 1 || r == 2)) kc_fail(c, "row %d", r);
+    check_levels(c, &a, NULL, want, N);
+}
+
+/* Exact mode is the product with the numbers that the format defines, in the Order of f32 weights. */
+static void check_exact(kc *c, const form *f)
+{
+    enum { T = 6, N = 21 };
+    int K = f->unit * (f->unit > 128 ? 3 : 12);
+    describe(c, f, "exact", T, N, K);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N), *y = kc_out(c, (size_t)T * N);
+    float *row = kc_bytes(c, (size_t)K * sizeof(float));
+    ap_tensor src = weights(c, f, N, K);
+    for (int n = 0; n < N; n++) {
+        ap_tensor_row_f32(&src, n, 0, K, row);
+        for (int t = 0; t < T; t++) want[t * N + n] = kc_dot(x + (size_t)t * K, row, K);
+    }
+    for (int k = 0; k < c->n_kern; k++) {
+        ap_kern kern = c->kern[k].k;
+        ap_mat w;
+        kern.exact = true;
+        kern.pack(&kern, &src, NULL, &w);
+        ap_matmul_args a = {.x = x, .w = &w, .y = y, .ldx = K, .ldy = N, .n_tok = T};
+        kc_poison(y, (size_t)T * N);
+        kern.matmul(&kern, &a);
+        kc_same(c, c->kern[k].name, "exact y", y, N, want, N, T, N);
+    }
+}
+
+void check_matmul_quant(kc *c)
+{
+    static const int toks[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}, rows[] = {1, 15, 16, 17, 33, 64, 100};
+    for (int i = 0; i < N_FORMS * 6; i++) {
+        const form *f = &forms[i / 6];
+        int T = i % 6 == 5 ? kc_int(c, 100, 130) : toks[kc_int(c, 0, 9)], N = rows[kc_int(c, 0, 6)];
+        int K = f->unit * kc_int(c, 1, 1 + 1300 / f->unit);
+        if (T > 100) K = f->unit * kc_int(c, 1, 1 + 500 / f->unit), N = rows[kc_int(c, 0, 4)];
+        check_case(c, f, T, N, K, i % 3 == 1);
+    }
+    for (int i = 0; i < N_FORMS; i++) {
+        check_special(c, &forms[i]);
+        check_exact(c, &forms[i]);
+    }
+    check_case(c, &forms[0], 1, 16, 32768, false); /* the widest; one row of inputs fills the stack */
+    check_case(c, &forms[7], 6, 17, 32768, false);
+}
+
+/* ------------------------------------------------------------------ glu and moe */
+
+static float act(ap_act a, float g, float u) { return (a == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u; }
+
+/* The same through plain matmuls: gate and up of the same or of different forms, or one in f32. */
+void check_glu_quant(kc *c)
+{
+    for (int i = 0; i < N_FORMS; i++) {
+        const form *f = &forms[i], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
+        int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
+        size_t n = (size_t)T * F;
+        describe(c, f, "glu", T, F, K);
+        float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n), *y = kc_out(c, n);
+        ap_tensor sg = weights(c, f, F, K), su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
+        ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
+        ap_matmul_args a = {.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T};
+        ap_act which = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
+        c->ref->matmul(c->ref, &a);
+        a.w = &up;
+        a.y = u;
+        c->ref->matmul(c->ref, &a);
+        for (size_t j = 0; j < n; j++) g[j] = act(which, g[j], u[j]);
+        for (int k = 0; k < c->n_kern; k++) {
+            ap_glu_args b = {.x = x, .gate = &gate, .up = &up, .y = y, .ldx = K, .ldy = F, .n_tok = T, .act = which};
+            kc_poison(y, n);
+            c->kern[k].k.glu(&c->kern[k].k, &b);
+            kc_same(c, c->kern[k].name, "y", y, F, g, F, T, F);
+        }
+    }
+}
+
+/* The same through plain matmuls, token by token. */
+void check_moe_quant(kc *c)
+{
+    enum { E = 5, R = 2, T = 9 };
+    for (int i = 0; i < N_FORMS; i++) {
+        const form *f = &forms[i], *f2 = &forms[(i + 4) % N_FORMS];
+        int H = 256, F = 256;
+        describe(c, f, "moe", T, F, H);
+        ap_expert e[E];
+        for (int j = 0; j < E; j++) {
+            ap_tensor g = weights(c, f, F, H), u = weights(c, f, F, H), d = weights(c, f2, H, F);
+            if (i % 6 == 0 && j == 1) d = kc_tensor(c, AP_F32, H, F, 0.1, NULL);
+            e[j] = (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
+        }
+        float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H), *y = kc_out(c, (size_t)T * H);
+        float *mid = kc_out(c, (size_t)F), *out = kc_out(c, (size_t)H), *weight = kc_out(c, T * R);
+        int32_t *ids = kc_bytes(c, T * R * sizeof *ids);
+        for (int t = 0; t < T; t++) {
+            ids[t * R] = kc_int(c, 0, E - 1);
+            ids[t * R + 1] = (ids[t * R] + kc_int(c, 1, E - 1)) % E;
+            memset(want + (size_t)t * H, 0, (size_t)H * sizeof(float));
+            for (int r = 0; r < R; r++) {
+                const ap_expert *x1 = &e[ids[t * R + r]];
+                weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
+                c->ref->glu(c->ref, &(ap_glu_args){.x = x + (size_t)t * H, .gate = &x1->gate, .up = &x1->up, .y = mid,
+                                                   .ldx = H, .ldy = F, .n_tok = 1, .act = AP_ACT_SILU});
+                c->ref->matmul(c->ref, &(ap_matmul_args){.x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
+                for (int h = 0; h < H; h++) want[(size_t)t * H + h] = fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
+            }
+        }
+        for (int k = 0; k < c->n_kern; k++) {
+            const ap_kern *kern = &c->kern[k].k;
+            void *scratch = kc_bytes(c, kern->moe_scratch_bytes(kern, T, E, R, H, F));
+            kc_poison(y, (size_t)T * H);
+            kern->moe(kern, &(ap_moe_args){.x = x, .ids = ids, .weights = weight, .experts = e, .y = y, .ldx = H, .ldy = H,
+                                           .n_tok = T, .n_expert = E, .n_used = R, .act = AP_ACT_SILU, .scratch = scratch});
+            kc_same(c, c->kern[k].name, "y", y, H, want, H, T, H);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ timing */
+
+typedef struct run {
+    ap_matmul_args a;
+    ap_mat *w;
+    int n_mats, next;
+} run;
+
+static void run_one(const ap_kern *k, void *arg)
+{
+    run *r = arg;
+    r->a.w = &r->w[r->next];
+    r->next = (r->next + 1) % r->n_mats;
+    k->matmul(k, &r->a);
+}
+
+static void bench_case(kc_bench *b, const form *f, int T, int N, int K)
+{
+    enum { MAX_MATS = 64 };
+    ap_mat w[MAX_MATS];
+    char shape[64];
+    bool ref = b->k->level == APUS_CPU_REF;
+    if (ref && T > 4) return; /* minutes */
+    ap_tensor src = weights(b->c, f, N, K);
+    size_t bytes = b->k->pack_bytes(b->k, &src), total = (size_t)(T > 4 || ref ? 1 : 256) << 20;
+    run r = {.w = w, .n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS};
+    w[0] = kc_mat(b->c, b->k, &src);
+    for (int i = 1; i < r.n_mats; i++) {
+        w[i] = w[0];
+        w[i].data = memcpy(kc_bytes(b->c, bytes), w[0].data, bytes);
+    }
+    ap_kern k = *b->k;
+    kc_bench with_room = *b;
+    k.input_bytes = (size_t)T * (size_t)K * 2;
+    k.inputs = kc_bytes(b->c, k.input_bytes);
+    with_room.k = &k;
+    with_room.peak_flops = b->peak_dots;
+    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
+                           .ldx = K, .ldy = N, .n_tok = T};
+    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d%s%.0d", T, N, K, ap_dtype_name(f->type), f->bits,
+             f->group ? "g" : "", f->group);
+    kc_time(&with_room, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_one, &r);
+}
+
+void bench_matmul_quant(kc_bench *b)
+{
+    static const int picked[] = {0, 4, 7, 8, 9, 11, 13, 15}, toks[] = {1, 2, 4, 16, 64, 512};
+    for (size_t i = 0; i < sizeof picked / sizeof *picked; i++) bench_case(b, &forms[picked[i]], 1, 4096, 2048);
+    for (int i = 1; i < 6; i++) bench_case(b, &forms[7], toks[i], 4096, 2048);
+    bench_case(b, &forms[13], 512, 4096, 2048);
+    bench_case(b, &forms[9], 512, 4096, 2048);
+    bench_case(b, &forms[4], 512, 4096, 2048);
+}

@@ -186,8 +186,7 @@ static const char *default_model(void)
     return NULL;
 }
 
-/* $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub. */
-static const char *hub_cache(void)
+const char *hub_cache(void)
 {
     static char dir[PATH_MAX];
     const char *v = getenv("HF_HUB_CACHE"), *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");

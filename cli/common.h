@@ -9,7 +9,7 @@
 #include "options.h"
 
 extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_bench,
-    cmd_perplexity;
+    cmd_perplexity, cmd_quantize;
 
 /* Options of every command. */
 typedef struct common_opts {
@@ -43,6 +43,9 @@ apus_think think_setting(void);
 
 /* Print "apus CMD: sentence" of a failed call; returns the exit status. */
 int report(const command *c, const apus_diag *d);
+
+/* $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; NULL = nowhere. */
+const char *hub_cache(void);
 
 /* Open a model at `load`; name NULL = the built-in tiny model, which is announced on stderr.
  * A progress bar is shown on a terminal. Returns -1, or the exit status. */

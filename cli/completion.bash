@@ -4,11 +4,15 @@ _apus() {
     local common="--threads --cpumask --prefill-chunk --ctx --help"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
         mapfile -t COMPREPLY < <(compgen -W "auto ref avx2 avx512 amx neon" -- "$cur")
+        return
+    fi
+    if [ "$prev" = --to ]; then
+        mapfile -t COMPREPLY < <(compgen -W "mlx2 mlx3 mlx4 mlx5 mlx6 mlx8" -- "$cur")
         return
     fi
     if [[ $cur == -* ]]; then
@@ -22,6 +26,7 @@ _apus() {
         logits) own="--ids --positions --output" ;;
         bench) own="--prompt --generate --depth --repeat --output" ;;
         perplexity) own="--file --kl-against --json" ;;
+        quantize) own="--to --group" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
         return

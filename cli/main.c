@@ -5,7 +5,7 @@
 
 static const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
                                           &cmd_tokenize, &cmd_render,     &cmd_logits,
-                                          &cmd_bench,    &cmd_perplexity};
+                                          &cmd_bench,    &cmd_perplexity, &cmd_quantize};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *f)

@@ -21,6 +21,31 @@ APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, double *read, 
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);
 
+typedef struct apus_quantize_settings {
+    size_t size;           /* sizeof(apus_quantize_settings) */
+    int bits;              /* 2, 3, 4, 5, 6 or 8; default 4 */
+    int group;             /* weights that share a scale: 32, 64 or 128; default 64 */
+    int threads;           /* 0 = one per physical core allowed to us */
+    const char *hub_cache; /* as in apus_model_settings */
+    apus_progress_fn progress; /* stage "quantize", in bytes of the source; may be NULL */
+    void *progress_ctx;
+} apus_quantize_settings;
+
+APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
+
+/* Write a model with its matrices in MLX's affine format: a folder with config.json,
+ * model.safetensors and the text files of the source.
+ *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`
+ *   dst  a folder that does not exist yet; it appears when it is complete
+ * Matrices whose width is no multiple of the group, norms and the other vectors, convolutions and
+ * the gate of a shared expert stay as they are, and so do vision and audio towers. Up to 4 bits the
+ * embedding, the head, routers and the decay and gate inputs of recurrent layers take 8. Memory is
+ * a few rows, whatever the size of the model; as much disk as the result needs.
+ * Returns OK; EINVAL; EFILE; EFORMAT, EUNSUPPORTED (quantised already, not a folder of
+ * safetensors); ENOMEM; ECANCELLED. Nothing is left behind then. */
+APUS_API apus_err apus_quantize(const char *src, const char *dst,
+                                const apus_quantize_settings *settings, apus_diag *diag);
+
 #ifdef __cplusplus
 }
 #endif

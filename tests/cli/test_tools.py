@@ -4,15 +4,16 @@
     test_tools.py APUS SOURCE_DIR
 """
 import array
+import hashlib
 import json
 import math
 import os
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
 import tempfile
-import shutil
-import struct
 import unittest
 from pathlib import Path
 
@@ -20,7 +21,8 @@ APUS = shlex.split(os.environ.get("APUS_EMULATOR", "").replace(";", " ")) + [sys
 ROOT = Path(sys.argv[2])
 QWEN = ROOT / "models/tiny-qwen"
 GEMMA = ROOT / "models/tiny-gemma"
-FUSED = ROOT / "tests/golden/data/q35moe_fused"
+GOLDEN = ROOT / "tests/golden/data"
+SUMS = ROOT / "tests/cli/data/quantize_sums.json"
 
 
 def apus(*args, stdin="", status=0):
@@ -121,6 +123,117 @@ class Perplexity(Case):
         self.assertIn("same vocabulary", err)
         _, err = apus("perplexity", QWEN, "-f", "-", stdin="Hello", status=1)
         self.assertRegex(err, r"^apus perplexity: - has \d+ tokens, expected at least one window of 512")
+
+    def test_compares_quantised_models(self):
+        for model in (QWEN, GEMMA):
+            kl = []
+            for bits in (8, 4, 2):
+                to = self.dir / f"{model.name}-{bits}"
+                apus("quantize", model, to, "--to", f"mlx{bits}")
+                kl.append(self.perplexity(to, "-c", 128, "--kl-against", model)["kl_mean"])
+            self.assertTrue(0 < kl[0] < 0.02 and kl[0] < kl[1] < 0.5 and kl[1] < kl[2], kl)
+
+
+class Quantize(Case):
+    def quantize(self, source, bits, group=32):
+        """The settings by module, and the tensors."""
+        to = self.dir / f"{source.name}-{bits}-{group}"
+        out, err = apus("quantize", source, to, "--to", f"mlx{bits}", "--group", group)
+        self.assertEqual((out, err), ("", ""))
+        config = json.loads((to / "config.json").read_text())
+        quantization = config.pop("quantization")
+        self.assertEqual(config, json.loads((source / "config.json").read_text()))
+        self.assertEqual((quantization["bits"], quantization["group_size"]), (bits, group))
+        return to, quantization, read_safetensors(to / "model.safetensors")
+
+    def test_equals_mlx(self):
+        compared = 0
+        for source, widths in json.loads(SUMS.read_text()).items():
+            for bits in widths:
+                _, config, tensors = self.quantize(ROOT / source, int(bits))
+                modules = [n[:-7] for n in tensors if n.endswith(".scales")]
+                self.assertGreater(len(modules), 1)
+                compared += len(modules)
+                for m in modules:
+                    width = str(config.get(m, config)["bits"])
+                    joined = "".join(hashlib.sha256(tensors[m + leaf][2]).hexdigest()
+                                     for leaf in (".weight", ".scales", ".biases"))
+                    got = hashlib.sha256(joined.encode()).hexdigest()[:24]
+                    self.assertEqual(got, widths[width][m], (source, m, width))
+        self.assertGreater(compared, 150)
+
+    def test_what_stays(self):
+        """Everything else is the source's, to the byte, and is nothing that should be quantised."""
+        for source in (QWEN, GEMMA):
+            _, config, tensors = self.quantize(source, 4, 64)
+            old = read_safetensors(source / "model.safetensors")
+            for name, t in tensors.items():
+                module = name.rpartition(".")[0]
+                if module + ".scales" in tensors:
+                    sensitive = module.endswith(("embed_tokens", "lm_head", "mlp.gate", "router.proj",
+                                                 "in_proj_a", "in_proj_b"))
+                    self.assertEqual(config.get(module, config)["bits"], 8 if sensitive else 4, module)
+                    continue
+                self.assertEqual(t, old[name], name)
+                if len(t[1]) > 1:
+                    self.assertTrue(name.endswith(("conv1d.weight", "shared_expert_gate.weight")), name)
+
+    def test_answers(self):
+        for source in (QWEN, GEMMA):
+            for bits in (8, 4):
+                to, _, _ = self.quantize(source, bits, 64)
+                out, _ = apus("run", to, "-p", "What is 47 + 38?", "--temp", 0, "-n", 100)
+                self.assertIn("85", out)
+                self.assertEqual((to / "tokenizer.json").read_bytes(),
+                                 (source / "tokenizer.json").read_bytes())
+
+    def test_sharded_and_stacked_sources(self):
+        ids = self.dir / "ids.txt"
+        ids.write_text(" ".join(str(7 * i * i % 100) for i in range(24)))
+        for name in ("q35moe_fused", "q35moe_split", "q3next", "g4_moe6", "g4_e_mm"):
+            to, _, _ = self.quantize(GOLDEN / name, 8)
+            rows = []
+            for model in (GOLDEN / name, to):
+                apus("logits", model, "--exact", "--ids", ids, "-o", self.dir / "l.safetensors")
+                _, shape, data = read_safetensors(self.dir / "l.safetensors")["logits"]
+                flat = array.array("f", data)
+                rows.append([flat[i:i + shape[1]] for i in range(0, len(flat), shape[1])])
+            # Random weights: a router may choose otherwise now and then, but most rows stay near.
+            near = sum(max(abs(x - y) for x, y in zip(a, b)) < 0.1 * max(map(abs, a))
+                       for a, b in zip(*rows))
+            self.assertGreater(near, len(rows[0]) / 2, name)
+
+    def test_failures_leave_nothing(self):
+        to = self.dir / "to"
+        for args, status, words in (
+                ((QWEN, to), 2, "--to is missing"),
+                ((QWEN,), 2, "DST is missing"),
+                ((QWEN, to, "--to", "mlx7"), 2, "found 'mlx7'"),
+                ((QWEN, to, "--to", "mlx4", "--group", 48), 2, "found 48"),
+                ((QWEN, self.dir, "--to", "mlx4"), 1, "exists already"),
+                ((QWEN, to / "deep", "--to", "mlx4"), 1, "cannot be created"),
+                ((self.dir / "none", to, "--to", "mlx4"), 1, "none"),
+                ((GOLDEN / "g4_moe11", to, "--to", "mlx4"), 1, "multiple of 64")):
+            _, err = apus("quantize", *args, status=status)
+            self.assertIn(words, err)
+            self.assertEqual(os.listdir(self.dir), ["text.txt"])
+
+    def test_broken_sources(self):
+        done, _, _ = self.quantize(QWEN, 4, 64)
+        _, err = apus("quantize", done, self.dir / "again", "--to", "mlx4", status=1)
+        self.assertIn("quantised already", err)
+        broken = self.dir / "broken"
+        shutil.copytree(QWEN, broken)
+        path = broken / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        n = struct.unpack("<Q", data[:8])[0]
+        name = next(k for k in json.loads(data[8:8 + n]) if k.endswith("embed_tokens.weight"))
+        at = 8 + n + json.loads(data[8:8 + n])[name]["data_offsets"][0] + 1000
+        data[at:at + 2] = b"\x80\x7f"  # infinity as bfloat16
+        path.write_bytes(data)
+        _, err = apus("quantize", broken, self.dir / "bad", "--to", "mlx4", status=1)
+        self.assertIn("not finite", err)
+        self.assertFalse((self.dir / "bad").exists() or (self.dir / "bad.part").exists())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+#include "base/output.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+apus_err ap_output_create(ap_output *out, const char *path, apus_diag *diag)
+{
+    ap_output o = {-1, ap_strdup(path)};
+    if (!o.path) return ap_fail_nomem(diag, strlen(path), "a path");
+    o.fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (o.fd >= 0) {
+        *out = o;
+        return APUS_OK;
+    }
+    ap_free(o.path);
+    return ap_fail(diag, APUS_EFILE, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+apus_err ap_output_put(const ap_output *o, uint64_t at, const void *data, size_t n, apus_diag *diag)
+{
+    const uint8_t *p = data;
+    while (n) {
+        ssize_t k = pwrite(o->fd, p, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0)
+            return ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path,
+                           strerror(k ? errno : ENOSPC));
+        p += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
+    }
+    return APUS_OK;
+}
+
+apus_err ap_output_close(ap_output *o, apus_diag *diag)
+{
+    apus_err err = APUS_OK;
+    if (close(o->fd))
+        err = ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path, strerror(errno));
+    ap_free(o->path);
+    *o = (ap_output){-1, NULL};
+    return err;
+}
+
+apus_err ap_folder_create(const char *path, apus_diag *diag)
+{
+    if (mkdir(path, 0777) == 0) return APUS_OK;
+    return ap_fail(diag, APUS_EFILE, "%s: cannot be created: %s", path, strerror(errno));
+}
+
+void ap_folder_remove(const char *path)
+{
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        char *file = ap_path_join(path, e->d_name);
+        if (file) unlink(file);
+        ap_free(file);
+    }
+    if (d) closedir(d);
+    rmdir(path);
+}
+
+apus_err ap_folder_rename(const char *from, const char *to, apus_diag *diag)
+{
+    if (rename(from, to) == 0) return APUS_OK;
+    return ap_fail(diag, APUS_EFILE, "%s: cannot be renamed to %s: %s", from, to, strerror(errno));
+}

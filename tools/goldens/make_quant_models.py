@@ -129,6 +129,7 @@ QWEN = {"post_attention_layernorm.weight": "post_attention_norm.weight",
         "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
         "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
         "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight"}
+USED = {}  # of the "mixed" schemes: how often each format was chosen
 STAY_F32 = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
 
 
@@ -297,13 +298,20 @@ def rejoin(state, c):
     return state
 
 
-def gguf_type(name, t, scheme, i):
+def rarest(kinds, cols, block):
+    """The kind used least so far whose blocks make up rows of that length."""
+    kind = min((k for k in kinds if cols % block(k) == 0), key=lambda k: USED.get(k, 0))
+    USED[kind] = USED.get(kind, 0) + (4 if kind in qb.PLAIN else 1)
+    return kind
+
+
+def gguf_type(name, t, scheme):
     if t.dim() < 2 or "conv1d" in name:
         return "F32"
     if name.endswith(STAY_F32) and scheme not in qb.PLAIN:
         return "F32"
     if scheme == "mixed":
-        return qb.GGUF_TYPES[i % len(qb.GGUF_TYPES)]
+        return rarest(qb.GGUF_TYPES, t.shape[-1], lambda k: qb.block_of(k)[0])
     return scheme
 
 
@@ -319,15 +327,14 @@ def write_gguf(state, spec, folder, scheme, rng, fused=False, parts=1, version=3
     gguf_metadata(w, spec)
     if more:
         more(w)
-    back, i = {}, 0
+    back = {}
     if arch == "gemma4":
         full, share = c["global_head_dim"], c["rope_parameters"][F]["partial_rotary_factor"]
         turning = int(full * share / 2)
         w.add_tensor("rope_freqs.weight", np.array([1.0] * turning + [1e30] * (full // 2 - turning),
                                                    dtype=np.float32))
     for name, (t, undo) in tensors.items():
-        kind = gguf_type(name, t, scheme, i)
-        i += kind != "F32"
+        kind = gguf_type(name, t, scheme)
         raw, wide = qb.encode_gguf(t.numpy(), kind, rng)
         w.add_tensor(name, raw, raw_dtype=None if kind in ("F32", "F16")
                      else gguf.GGMLQuantizationType[kind])
@@ -358,7 +365,6 @@ def write_mlx(model, state, spec, folder, scheme):
     prefix = "language_model." if arch in ("gemma4", "qwen35", "qwen35moe") else ""
     default = "affine4g64" if scheme == "mixed" else scheme
     router = "affine8g64"
-    wheel = [s for s in qb.MLX]
     overrides, out, back = {}, {}, {}
 
     def store(module, t, kind):
@@ -382,8 +388,8 @@ def write_mlx(model, state, spec, folder, scheme):
         kind = default
         if "router.proj" in name or name.endswith(("mlp.gate.weight", "shared_expert_gate.weight")):
             kind = router
-        elif scheme == "mixed":
-            kind = wheel[i % len(wheel)] if i % 7 else None
+        elif scheme == "mixed" and is_matrix(name, t):
+            kind = rarest(qb.MLX, t.shape[-1], lambda k: qb.MLX[k]["group_size"]) if i % 7 else None
         at = prefix + name
         if name.endswith("experts.gate_up_proj"):
             switch = at.replace("experts.gate_up_proj", "experts.switch_glu." if arch == "gemma4"
@@ -472,8 +478,10 @@ def schemes(family):
     for t in qb.GGUF_TYPES + ("mixed",):
         out[f"gguf-{t}"] = lambda m, s, p, f, r, t=t: write_gguf(s, p, f, t, r)
     out["gguf-split"] = lambda m, s, p, f, r: write_gguf(s, p, f, "mixed", r, parts=3)
+    out["gguf-v2mixed"] = lambda m, s, p, f, r: write_gguf(s, p, f, "mixed", r, version=2)
     out["gguf-v2"] = lambda m, s, p, f, r: write_gguf(s, p, f, "Q8_0", r, version=2)
     if experts:
+        out["gguf-fusedmixed"] = lambda m, s, p, f, r: write_gguf(s, p, f, "mixed", r, fused=True)
         out["gguf-fused"] = lambda m, s, p, f, r: write_gguf(s, p, f, "Q4_K", r, fused=True)
     if arch == "qwen3next":
         out["gguf-legacy"] = lambda m, s, p, f, r: write_gguf(s, p, f, "Q5_K", r, fused="legacy")
@@ -529,6 +537,47 @@ def compare(apus, folder, ref_logits, rgap, ids):
             ((a, ref_logits), (b, ref_logits), (a, b))]
 
 
+# The committed models: family, scheme. Together they use every format.
+COMMITTED = [("q35moe", "gguf-split"), ("g4moe", "gguf-fusedmixed"), ("g4e", "gguf-mixed"),
+             ("q3next", "gguf-mixed"), ("q3moe", "gguf-v2mixed"), ("q35moe", "mlx-mixed"),
+             ("g4moe", "mlx-mixed"), ("q3next", "mlx-mixed"), ("q3next", "fp8-bf16"),
+             ("q35", "fp8-f32")]
+
+
+def small(spec):
+    """The same family with everything but the width of the stream as small as it goes."""
+    spec = copy.deepcopy(spec)
+    c = spec["config"]
+    for key, v in dict(vocab_size=64, vocab_size_per_layer_input=64, head_dim=32, num_experts=3,
+                       num_attention_heads=2, global_head_dim=64, intermediate_size=64, moe_intermediate_size=32,
+                       shared_expert_intermediate_size=64, linear_key_head_dim=32,
+                       linear_value_head_dim=32, hidden_size_per_layer_input=32).items():
+        if c.get(key):
+            c[key] = v
+    if c.get("num_kv_shared_layers"):
+        c.update(num_hidden_layers=4, layer_types=[S, F, S, F])
+    else:
+        c["num_hidden_layers"] = 2
+        if "layer_types" in c:
+            c["layer_types"] = [c["layer_types"][0], F]
+    if "mrope_section" in c["rope_parameters"]:
+        c["rope_parameters"]["mrope_section"] = [2, 1, 1]
+    return spec
+
+
+def write_committed(out, seed):
+    for family, scheme in COMMITTED:
+        folder = os.path.join(out, f"{family}_{scheme.replace('-', '_')}")
+        model, _ = make(family, scheme, folder, seed, small(FAMILIES[family]))
+        shutil.rmtree(folder + "/hf")
+        gold, st = mm.make_goldens(model, [1, 17, 70], f"{family}/{scheme}/{seed}")
+        save_file(gold, os.path.join(folder, "logits.safetensors"))
+        size = mm.folder_bytes(folder, lambda f: True)
+        print(f"{family:8s} {scheme:16s} {size:8d} std {st['std']:.2f} noise {st['noise']:.1e}")
+    missing = [k for k in qb.GGUF_TYPES + tuple(qb.MLX) if not USED.get(k)]
+    assert not missing, missing
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -537,7 +586,11 @@ def main():
     ap.add_argument("--apus", help="an apus program: compare")
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--drop", action="store_true", help="delete each model after comparing it")
+    ap.add_argument("--committed", action="store_true", help="the small set with goldens")
     args = ap.parse_args()
+    if args.committed:
+        write_committed(args.out, args.seed)
+        return
     wanted = [w for w in args.only.split(",") if w]
     bad = 0
     for family in FAMILIES:

@@ -1,0 +1,199 @@
+/* Quantised models against the reference, which ran on what gguf-py, mlx and torch decode the same
+ * bytes to (tools/goldens/make_quant_models.py).
+ *
+ *   test_golden_quant FOLDER...
+ *
+ * Exact kernels: logits within the tolerance of tests/golden, and bit-equal whatever the pieces,
+ * threads and processor level. Uses the public interface only. Exit status 1: a check failed. */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "apus/apus.h"
+#include "gold.h"
+
+#define TOL_GOLD  1e-3
+#define TOL_SELF  1e-4
+#define GAP_NEAR  1e-3 /* best two logits closer than this: either token may be chosen */
+#define RGAP_NEAR 1e-6 /* two experts closer than this: either may be chosen */
+
+static int n_failed;
+
+static void *need(size_t n, size_t size)
+{
+    void *p = calloc(n, size);
+    if (!p) exit(2);
+    return p;
+}
+
+static void check(bool ok, const char *name, const char *what, int k, double value)
+{
+    if (ok) return;
+    n_failed++;
+    printf("  FAIL %s: %s, prompt %d: %g\n", name, what, k, value);
+}
+
+/* What to open: the folder, or its GGUF file, or the first part of it. */
+static void model_path(const char *folder, char *out, size_t cap)
+{
+    static const char *const files[] = {"/model.gguf", "/model-00001-of-00003.gguf", ""};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(out, cap, "%s%s", folder, files[i]);
+        if (access(out, R_OK) == 0) return;
+    }
+}
+
+typedef struct rig {
+    apus_model *model;
+    apus_engine *engine;
+} rig;
+
+static bool rig_open(const char *folder, const gold *g, int threads, apus_cpu cpu, rig *r)
+{
+    char path[4096];
+    apus_diag d = {0};
+    apus_model_settings ms;
+    apus_engine_settings es;
+    model_path(folder, path, sizeof path);
+    apus_model_settings_default(&ms);
+    ms.cpu = cpu;
+    ms.threads = threads;
+    ms.exact = true;
+    *r = (rig){0};
+    if (apus_model_open(path, &ms, &r->model, &d) == APUS_OK) {
+        apus_engine_settings_default(&es);
+        es.cpu = cpu;
+        es.threads = threads;
+        es.ctx = g->max_n + GOLD_GREEDY + 8;
+        if (apus_engine_create(r->model, &es, &r->engine, &d) == APUS_OK) return true;
+    }
+    printf("  FAIL %s: %s\n", folder, d.text);
+    n_failed++;
+    apus_model_close(r->model);
+    return false;
+}
+
+static void rig_close(rig *r)
+{
+    apus_engine_free(r->engine);
+    apus_model_close(r->model);
+}
+
+/* Logits of every prompt position and of the steps along the golden's tokens:
+ * [n + GOLD_GREEDY - 1, V] into out. The prompt is fed in pieces. */
+static bool run(rig *r, const gold *g, const gold_prompt *p, int piece, float *out)
+{
+    apus_diag d = {0};
+    apus_session *s = NULL;
+    bool ok = apus_session_create(r->engine, &s, &d) == APUS_OK;
+    int32_t *rows = need((size_t)p->n, sizeof *rows);
+    for (int i = 0; i < p->n; i++) rows[i] = i;
+    for (int at = 0; ok && at < p->n; at += piece) {
+        int n = p->n - at < piece ? p->n - at : piece;
+        apus_feed f = {.session = s, .tok = p->ids + at, .n = n, .rows = rows, .n_rows = n,
+                       .logits = out + (size_t)at * (size_t)g->vocab};
+        ok = apus_feed_batch(r->engine, &f, 1, NULL, NULL, &d) == APUS_OK;
+    }
+    for (int i = 0; ok && i < GOLD_GREEDY - 1; i++)
+        ok = apus_session_feed(s, &p->greedy[i], 1, out + (size_t)(p->n + i) * (size_t)g->vocab,
+                               &d) == APUS_OK;
+    if (!ok) printf("  FAIL: %s\n", d.text);
+    n_failed += !ok;
+    free(rows);
+    apus_session_free(s);
+    return ok;
+}
+
+static double distance(const float *a, const float *b, size_t n)
+{
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= worst)) worst = isfinite(d) ? d : INFINITY;
+    }
+    return worst;
+}
+
+static int argmax(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; i++) best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+static double compare_gold(const char *name, const gold *g, int k, const float *got)
+{
+    const gold_prompt *p = &g->prompt[k];
+    size_t v = (size_t)g->vocab;
+    double worst = 0;
+    for (int i = 0; i < p->n_pos; i++) {
+        int at = p->pos[i];
+        if (p->rgap && p->rgap[at] < RGAP_NEAR) continue;
+        double d = distance(p->logits + (size_t)i * v, got + (size_t)at * v, v);
+        double tol = 2.0 * (double)p->noise[i];
+        check(d <= (tol > TOL_GOLD ? tol : TOL_GOLD), name, "logits differ from the reference", k, d);
+        worst = d > worst ? d : worst;
+    }
+    for (int i = 0; i < GOLD_GREEDY; i++) {
+        int at = p->n - 1 + i;
+        if ((p->rgap && p->rgap[at] < RGAP_NEAR) || p->gap[i] < GAP_NEAR) continue;
+        check(argmax(got + (size_t)at * v, g->vocab) == p->greedy[i], name,
+              "another greedy token at step", k, i);
+    }
+    return worst;
+}
+
+static void check_model(const char *folder)
+{
+    gold g;
+    float *base[GOLD_MAX_PROMPTS] = {0};
+    static const struct {
+        const char *what;
+        int threads, piece;
+        apus_cpu cpu;
+        bool bits;
+    } variants[] = {{"three threads, pieces of 7", 3, 7, APUS_CPU_AUTO, true},
+                    {"the reference kernels", 2, 1000, APUS_CPU_REF, false}};
+    if (gold_read(folder, &g)) {
+        n_failed++;
+        return;
+    }
+    const char *slash = strrchr(folder, '/'), *name = slash ? slash + 1 : folder;
+    double worst = 0;
+    rig r;
+    if (rig_open(folder, &g, 1, APUS_CPU_AUTO, &r)) {
+        for (int k = 0; k < g.n_prompt; k++) {
+            base[k] = need((size_t)(g.prompt[k].n + GOLD_GREEDY) * (size_t)g.vocab, sizeof(float));
+            if (!run(&r, &g, &g.prompt[k], 1000, base[k])) continue;
+            double d = compare_gold(name, &g, k, base[k]);
+            worst = d > worst ? d : worst;
+        }
+        rig_close(&r);
+    }
+    for (size_t i = 0; i < sizeof variants / sizeof *variants && base[0]; i++) {
+        if (!rig_open(folder, &g, variants[i].threads, variants[i].cpu, &r)) break;
+        for (int k = 0; k < g.n_prompt; k++) {
+            size_t n = (size_t)(g.prompt[k].n + GOLD_GREEDY - 1) * (size_t)g.vocab;
+            float *got = need(n, sizeof(float));
+            if (run(&r, &g, &g.prompt[k], variants[i].piece, got)) {
+                double d = distance(base[k], got, n);
+                check(variants[i].bits ? d == 0 : d <= TOL_SELF, name, variants[i].what, k, d);
+            }
+            free(got);
+        }
+        rig_close(&r);
+    }
+    printf("%-24s logits %.1e from the reference\n", name, worst);
+    for (int k = 0; k < g.n_prompt; k++) free(base[k]);
+    gold_free(&g);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) check_model(argv[i]);
+    if (argc < 2) fprintf(stderr, "usage: test_golden_quant FOLDER...\n");
+    return argc < 2 || n_failed;
+}

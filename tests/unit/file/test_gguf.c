@@ -1,0 +1,534 @@
+/* GGUF files and quantised safetensors that are wrong somewhere: one sentence names the file, the
+ * tensor or the key. Right ones are covered by tests/golden_quant. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "file/config.h"
+#include "file/gguf_hf.h"
+#include "file/weights.h"
+#include "st_writer.h"
+#include "torture.h"
+
+/* ---------------------------------------------------------------- a writer */
+
+typedef struct bytes {
+    uint8_t b[8192];
+    size_t n;
+    uint64_t tensors, values;
+} bytes;
+
+static void put(bytes *f, uint64_t v, size_t n)
+{
+    assert_true(f->n + n <= sizeof f->b);
+    for (size_t i = 0; i < n; i++) f->b[f->n++] = (uint8_t)(i < 8 ? v >> 8 * i : 0);
+}
+
+static void put_text(bytes *f, const char *s)
+{
+    put(f, strlen(s), 8);
+    for (; *s; s++) put(f, (uint8_t)*s, 1);
+}
+
+/* Counts are filled in by finish(). */
+static bytes begin(void)
+{
+    bytes f = {.n = 0};
+    put(&f, 0x46554747, 4);
+    put(&f, 3, 4);
+    put(&f, 0, 16);
+    return f;
+}
+
+static void kv_text(bytes *f, const char *key, const char *v)
+{
+    put_text(f, key);
+    put(f, AP_GGUF_STRING, 4);
+    put_text(f, v);
+    f->values++;
+}
+
+static void kv_int(bytes *f, const char *key, uint32_t v)
+{
+    put_text(f, key);
+    put(f, AP_GGUF_U32, 4);
+    put(f, v, 4);
+    f->values++;
+}
+
+/* Head of an array; the elements follow. */
+static void kv_array(bytes *f, const char *key, ap_gguf_type type, uint64_t n)
+{
+    put_text(f, key);
+    put(f, AP_GGUF_ARRAY, 4);
+    put(f, type, 4);
+    put(f, n, 8);
+    f->values++;
+}
+
+/* A matrix of ggml type `type`, innermost size first. */
+static void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type, uint64_t at)
+{
+    put_text(f, name);
+    put(f, 2, 4);
+    put(f, cols, 8);
+    put(f, rows, 8);
+    put(f, type, 4);
+    put(f, at, 8);
+    f->tensors++;
+}
+
+static void finish(bytes *f, size_t data)
+{
+    while (f->n % 32) put(f, 0, 1);
+    for (size_t i = 0; i < data; i++) put(f, 0, 1);
+    size_t n = f->n;
+    f->n = 8;
+    put(f, f->tensors, 8);
+    put(f, f->values, 8);
+    f->n = n;
+}
+
+static apus_diag diag;
+
+static void fails(const bytes *f, size_t len, apus_err want, const char *part)
+{
+    ap_gguf g;
+    uint8_t *copy = malloc(len ? len : 1); /* of the exact size, for the sanitizers */
+    memcpy(copy, f->b, len);
+    diag = (apus_diag){0};
+    apus_err err = ap_gguf_parse(copy, len, "m.gguf", &g, &diag);
+    if (!err) ap_gguf_close(&g);
+    free(copy);
+    if (err != want || !strstr(diag.text, part) || !strstr(diag.text, "m.gguf"))
+        fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+}
+
+/* ---------------------------------------------------------------- the container */
+
+static bytes good(void)
+{
+    bytes f = begin();
+    kv_text(&f, "general.architecture", "qwen3moe");
+    kv_int(&f, "a.number", 7);
+    kv_array(&f, "a.list", AP_GGUF_STRING, 2);
+    put_text(&f, "x");
+    put_text(&f, "");
+    record(&f, "one", 32, 2, 8, 0);   /* Q8_0: 68 bytes */
+    record(&f, "two", 4, 1, 0, 96);   /* F32: 16 bytes */
+    finish(&f, 112);
+    return f;
+}
+
+static void test_good(void **state)
+{
+    (void)state;
+    ap_gguf g;
+    bytes f = good();
+    assert_int_equal(ap_gguf_parse(f.b, f.n, "m.gguf", &g, &diag), APUS_OK);
+    assert_int_equal(g.n_tensors, 2);
+    assert_int_equal(g.tensor[0].tensor.shape[0], 2);
+    assert_int_equal(g.tensor[0].tensor.shape[1], 32);
+    assert_int_equal(g.tensor[0].tensor.dtype, AP_Q8_0);
+    assert_int_equal(g.tensor[1].begin - g.tensor[0].begin, 96);
+    int64_t v;
+    assert_true(ap_gguf_int(ap_gguf_find(&g, "a.number"), 0, &v) && v == 7);
+    assert_false(ap_gguf_int(ap_gguf_find(&g, "a.number"), 1, &v));
+    assert_null(ap_gguf_find(&g, "a.numbe"));
+    ap_gguf_close(&g);
+    for (size_t n = 0; n < f.n; n++) fails(&f, n, APUS_EFORMAT, ""); /* cut anywhere */
+}
+
+static void test_counts(void **state)
+{
+    (void)state;
+    bytes f = good();
+    memset(f.b + 8, 0xFF, 8);
+    fails(&f, f.n, APUS_EFORMAT, "do not fit in the file");
+    f = good();
+    memset(f.b + 16, 0xFF, 8);
+    fails(&f, f.n, APUS_EFORMAT, "do not fit in the file");
+    f = good();
+    f.b[4] = 9;
+    fails(&f, f.n, APUS_EUNSUPPORTED, "GGUF version 9");
+    f.b[0] = 'X';
+    fails(&f, f.n, APUS_EFORMAT, "does not begin with \"GGUF\"");
+    f = begin();
+    kv_array(&f, "a.list", AP_GGUF_U64, UINT64_MAX / 4);
+    finish(&f, 0);
+    fails(&f, f.n, APUS_EFORMAT, "a.list");
+    f = begin();
+    kv_array(&f, "a.list", AP_GGUF_STRING, 1);
+    put(&f, UINT64_MAX, 8);
+    finish(&f, 64);
+    fails(&f, f.n, APUS_EFORMAT, "a.list");
+    f = begin();
+    kv_array(&f, "a.nest", AP_GGUF_ARRAY, 1);
+    finish(&f, 64);
+    fails(&f, f.n, APUS_EFORMAT, "\"a.nest\" has unknown type 9");
+    f = begin();
+    kv_int(&f, "a.b", 1);
+    kv_int(&f, "a.b", 2);
+    finish(&f, 0);
+    fails(&f, f.n, APUS_EFORMAT, "\"a.b\" appears twice");
+}
+
+static void one_record(uint64_t cols, uint64_t rows, uint32_t type, uint64_t at, apus_err want, const char *part)
+{
+    bytes f = begin();
+    record(&f, "one", cols, rows, type, at);
+    finish(&f, 512);
+    fails(&f, f.n, want, part);
+    assert_non_null(strstr(diag.text, "\"one\""));
+}
+
+static void test_tensors(void **state)
+{
+    (void)state;
+    one_record(32, 2, 99, 0, APUS_EUNSUPPORTED, "unknown type number 99");
+    one_record(256, 2, 19, 0, APUS_EUNSUPPORTED, "has type IQ1_S");
+    one_record(256, 2, 35, 0, APUS_EUNSUPPORTED, "has type TQ2_0");
+    one_record(64, 2, 40, 0, APUS_EUNSUPPORTED, "has type NVFP4");
+    one_record(48, 2, 8, 0, APUS_EFORMAT, "rows of 48 values are not whole q8_0 blocks of 32");
+    one_record(128, 2, 12, 0, APUS_EFORMAT, "rows of 128 values are not whole q4_k blocks of 256");
+    one_record(0, 2, 0, 0, APUS_EFORMAT, "size 0 of axis 0");
+    one_record(UINT64_MAX, 1, 0, 0, APUS_EFORMAT, "out of range");
+    one_record((uint64_t)1 << 40, (uint64_t)1 << 40, 0, 0, APUS_EFORMAT, "out of range");
+    one_record((uint64_t)1 << 61, 1, 0, 0, APUS_EFORMAT, "");
+    one_record(32, 2, 8, 4, APUS_EFORMAT, "begins at 4, not a multiple of 32");
+    one_record(256, 2, 0, 0, APUS_EFORMAT, "is it truncated?");
+    one_record(4, 1, 0, UINT64_MAX - 31, APUS_EFORMAT, "is it truncated?");
+    bytes f = begin();
+    record(&f, "one", 32, 2, 8, 0);
+    record(&f, "two", 4, 1, 0, 64);
+    finish(&f, 128);
+    fails(&f, f.n, APUS_EFORMAT, "\"one\" and \"two\" overlap");
+    f = begin();
+    kv_int(&f, "general.alignment", 48);
+    finish(&f, 0);
+    fails(&f, f.n, APUS_EFORMAT, "general.alignment is 48");
+    f = begin();
+    put_text(&f, "one");
+    put(&f, 5, 4); /* rank */
+    f.tensors++;
+    finish(&f, 64);
+    fails(&f, f.n, APUS_EFORMAT, "\"one\" has rank 5");
+}
+
+/* ---------------------------------------------------------------- metadata */
+
+static void base_keys(bytes *f, const char *arch, const char *without)
+{
+    static const char *const keys[] = {"block_count", "embedding_length", "attention.head_count", "context_length",
+                                       "attention.key_length", "attention.head_count_kv", "expert_count",
+                                       "expert_used_count", "expert_feed_forward_length"};
+    static const uint32_t values[] = {2, 8, 2, 64, 4, 1, 2, 1, 8};
+    kv_text(f, "general.architecture", arch);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char key[80];
+        snprintf(key, sizeof key, "%s.%s", arch, keys[i]);
+        if (!without || strcmp(without, keys[i])) kv_int(f, key, values[i]);
+    }
+}
+
+static apus_err config_of(const bytes *f, char *text, size_t cap)
+{
+    ap_gguf g;
+    const ap_gguf *part = &g;
+    ap_buf b = {0};
+    diag = (apus_diag){0};
+    if (ap_gguf_parse(f->b, f->n, "m.gguf", &g, &diag)) fail_msg("%s", diag.text);
+    apus_err err = ap_gguf_config_json(&part, 1, &b, &diag);
+    snprintf(text, cap, "%.*s", err ? 0 : (int)b.len, b.data ? b.data : "");
+    ap_buf_free(&b);
+    ap_gguf_close(&g);
+    return err;
+}
+
+static void config_fails(bytes *f, apus_err want, const char *part)
+{
+    char text[4096];
+    finish(f, 256);
+    apus_err err = config_of(f, text, sizeof text);
+    if (err != want || !strstr(diag.text, part) || !strstr(diag.text, "m.gguf"))
+        fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+}
+
+static void test_keys(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"block_count", "embedding_length", "attention.head_count", "context_length",
+                                       "attention.key_length", "attention.head_count_kv", "expert_count",
+                                       "expert_used_count", "expert_feed_forward_length"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char part[100];
+        bytes f = begin();
+        base_keys(&f, "qwen3moe", keys[i]);
+        snprintf(part, sizeof part, "qwen3moe.%s is missing", keys[i]);
+        config_fails(&f, APUS_EFORMAT, part);
+    }
+    bytes f = begin();
+    config_fails(&f, APUS_EFORMAT, "general.architecture is missing");
+    f = begin();
+    kv_text(&f, "general.architecture", "llama");
+    config_fails(&f, APUS_EUNSUPPORTED, "architecture \"llama\" is not supported");
+    f = begin();
+    base_keys(&f, "qwen3moe", "block_count");
+    kv_text(&f, "qwen3moe.block_count", "two");
+    config_fails(&f, APUS_EFORMAT, "qwen3moe.block_count: expected a whole number");
+    f = begin();
+    base_keys(&f, "qwen3moe", "block_count");
+    kv_int(&f, "qwen3moe.block_count", 4000000000u);
+    config_fails(&f, APUS_EFORMAT, "qwen3moe.block_count gives 4000000000 layers");
+    f = begin();
+    base_keys(&f, "qwen3moe", NULL);
+    put_text(&f, "qwen3moe.rope.freq_base");
+    put(&f, AP_GGUF_F32, 4);
+    put(&f, 0x7FC00000, 4); /* not a number */
+    f.values++;
+    config_fails(&f, APUS_EFORMAT, "qwen3moe.rope.freq_base: expected a finite number");
+    f = begin();
+    base_keys(&f, "gemma4", NULL);
+    record(&f, "token_embd.weight", 8, 4, 0, 0);
+    config_fails(&f, APUS_EFORMAT, "\"rope_freqs.weight\" is missing");
+    f = begin();
+    base_keys(&f, "gemma4", NULL);
+    record(&f, "rope_freqs.weight", 1, 2, 0, 0); /* zeros */
+    config_fails(&f, APUS_EUNSUPPORTED, "\"rope_freqs.weight\": expected 2 f32 divisors");
+}
+
+/* Some writers list K/V heads for every layer, with 0 for recurrent ones. */
+static void test_kv_list(void **state)
+{
+    (void)state;
+    char text[4096];
+    bytes f = begin();
+    base_keys(&f, "qwen3moe", "attention.head_count_kv");
+    kv_array(&f, "qwen3moe.attention.head_count_kv", AP_GGUF_I32, 2);
+    put(&f, 0, 4);
+    put(&f, 2, 4);
+    finish(&f, 0);
+    assert_int_equal(config_of(&f, text, sizeof text), APUS_OK);
+    assert_non_null(strstr(text, "\"num_key_value_heads\":2,"));
+}
+
+/* ---------------------------------------------------------------- files */
+
+static char root[64];
+static ap_weights *w;
+
+static const char *in(const char *name)
+{
+    static char path[4][400];
+    static int k;
+    k = (k + 1) % 4;
+    snprintf(path[k], sizeof path[k], "%s/%s", root, name);
+    return path[k];
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    strcpy(root, "/tmp/apus-test-XXXXXX");
+    w = NULL;
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    DIR *d = opendir(root);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) unlink(in(e->d_name));
+    if (d) closedir(d);
+    ap_weights_close(w);
+    return rmdir(root);
+}
+
+/* Part `no` (from 0) of `of`, with one tensor. */
+static void write_part(const char *name, uint32_t no, uint32_t of, uint32_t total, const char *tensor)
+{
+    bytes f = begin();
+    if (no == 0) base_keys(&f, "qwen3moe", NULL);
+    kv_int(&f, "split.no", no);
+    kv_int(&f, "split.count", of);
+    kv_int(&f, "split.tensors.count", total);
+    record(&f, tensor, 4, 1, 0, 0);
+    finish(&f, 16);
+    FILE *out = fopen(in(name), "wb");
+    assert_non_null(out);
+    assert_int_equal(fwrite(f.b, 1, f.n, out), f.n);
+    fclose(out);
+}
+
+static void open_fails(const char *name, apus_err want, const char *part)
+{
+    diag = (apus_diag){0};
+    apus_err err = ap_weights_open_gguf(in(name), &w, &diag);
+    if (err != want || !strstr(diag.text, part)) fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    write_part("m-00001-of-00002.gguf", 0, 2, 2, "token_embd.weight");
+    open_fails("m-00001-of-00002.gguf", APUS_EFILE, "m-00002-of-00002.gguf");
+    write_part("m-00002-of-00002.gguf", 1, 2, 0, "blk.0.attn_q.weight");
+    if (ap_weights_open_gguf(in("m-00001-of-00002.gguf"), &w, &diag)) fail_msg("%s", diag.text);
+    assert_non_null(ap_weights_find(w, "model.layers.0.self_attn.q_proj.weight"));
+    assert_int_equal(ap_weights_count(w), 2);
+    ap_weights_close(w);
+    w = NULL;
+    open_fails("m-00002-of-00002.gguf", APUS_EFORMAT, "part 2 of 2: open the first part");
+    /* The first part under the second's name, as a link that leads back would have it. */
+    unlink(in("m-00002-of-00002.gguf"));
+    assert_int_equal(symlink("m-00001-of-00002.gguf", in("m-00002-of-00002.gguf")), 0);
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "part 1 of 2, expected part 2 of 2");
+    unlink(in("m-00002-of-00002.gguf"));
+    assert_int_equal(symlink("m-00002-of-00002.gguf", in("m-00002-of-00002.gguf")), 0);
+    open_fails("m-00001-of-00002.gguf", APUS_EFILE, "m-00002-of-00002.gguf");
+    unlink(in("m-00002-of-00002.gguf"));
+    write_part("m-00002-of-00002.gguf", 1, 3, 0, "blk.0.attn_q.weight");
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "part 2 of 3, expected part 2 of 2");
+    write_part("m-00002-of-00002.gguf", 1, 2, 0, "token_embd.weight");
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "\"model.embed_tokens.weight\" is in two files");
+    write_part("m-00001-of-00002.gguf", 0, 2, 5, "token_embd.weight");
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "split.tensors.count is 5, but the 2 parts hold 2 tensors");
+}
+
+/* ---------------------------------------------------------------- MLX and FP8 */
+
+static void join(const char *config, const char *tensors, apus_err want, const char *part)
+{
+    ap_quant_config q;
+    st_write(in("model.safetensors"), tensors);
+    diag = (apus_diag){0};
+    apus_err err = ap_quant_config_parse(config, strlen(config), "config.json", &q, &diag);
+    if (!err) {
+        if (ap_weights_open(root, &w, &diag)) fail_msg("%s", diag.text);
+        err = ap_weights_join_quantised(w, &q, &diag);
+        ap_quant_config_free(&q);
+    }
+    if (err != want || !strstr(diag.text, part)) fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+    if (err && w) assert_non_null(strstr(diag.text, "\"a.weight\""));
+    ap_weights_close(err ? w : NULL);
+    if (err) w = NULL;
+}
+
+#define AFFINE "{\"quantization\":{\"group_size\":64,\"bits\":4}}"
+
+static void test_mlx(void **state)
+{
+    (void)state;
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_OK, "");
+    const ap_tensor *t = ap_weights_find(w, "a.weight");
+    assert_int_equal(t->dtype, AP_MLX_AFFINE);
+    assert_int_equal(t->shape[1], 128);
+    assert_int_equal(ap_tensor_bytes(t), 128);
+    ap_weights_close(w);
+    w = NULL;
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [2,3];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "its scales have another shape");
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [3,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "its scales have another shape");
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,1]", APUS_EFORMAT,
+         "its biases have another shape");
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases F16 [2,2]", APUS_EFORMAT,
+         "its biases have another type");
+    join(AFFINE, "a.weight U32 [2,16];a.scales BF16 [2,2]", APUS_EFORMAT, "its biases are missing");
+    join(AFFINE, "a.weight U32 [2,15];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "its rows are not whole groups");
+    join(AFFINE, "a.weight U16 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "its weight is not a matrix of u32");
+    join("{\"quantization\":{\"bits\":3}}", "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "its weight does not hold whole values, expected mlx_affine, 3 bits, groups of 64");
+    join("{\"quantization\":{\"bits\":4,\"a\":false}}", "a.weight U32 [2,16];a.scales BF16 [2,2]", APUS_EFORMAT,
+         "config.json does not say it is quantised");
+    join("{\"quantization\":{\"mode\":\"mxfp4\"}}", "a.weight U32 [2,16];a.scales BF16 [2,4]", APUS_EFORMAT,
+         "its scales have another type, expected mlx_mxfp4");
+    join("{\"quantization\":{\"mode\":\"mxfp4\"}}", "a.weight U32 [2,16];a.scales U8 [2,4];a.biases U8 [2,4]",
+         APUS_EFORMAT, "it has biases");
+    join("{\"quantization\":{\"bits\":7}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "7 bits in groups of 64");
+    join("{\"quantization\":{\"mode\":\"abc\"}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "\"abc\" is not supported");
+    join("{\"quantization\":{\"bits\":4,\"x\":{\"bits\":4,\"group_size\":16}}}", "a.weight U32 [2,16]",
+         APUS_EUNSUPPORTED, "4 bits in groups of 16");
+}
+
+#define FP8(block) "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":" block "}}"
+
+static void test_fp8(void **state)
+{
+    (void)state;
+    join(FP8("[128,128]"), "a.weight F8_E4M3 [130,256];a.weight_scale_inv F32 [2,2]", APUS_OK, "");
+    assert_int_equal(ap_weights_find(w, "a.weight")->dtype, AP_FP8_BLOCK);
+    ap_weights_close(w);
+    w = NULL;
+    join(FP8("[128,128]"), "a.weight F8_E4M3 [130,256];a.weight_scale_inv F32 [1,2]", APUS_EFORMAT,
+         "weight_scale_inv does not fit");
+    join(FP8("[128,128]"), "a.weight F8_E4M3 [130,256];a.scales F32 [2,2]", APUS_EFORMAT,
+         "config.json does not say it is quantised");
+    join(FP8("[64,128]"), "a.weight F8_E4M3 [1,1]", APUS_EUNSUPPORTED, "weight_block_size");
+    join("{\"quantization_config\":{\"quant_method\":\"gptq\"}}", "a.weight F32 [1]", APUS_EUNSUPPORTED, "\"gptq\"");
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static apus_err parse_some(void *ctx)
+{
+    ap_gguf g;
+    apus_diag d = {0};
+    bytes *f = ctx;
+    const ap_gguf *part = &g;
+    ap_buf b = {0};
+    apus_err err = ap_gguf_parse(f->b, f->n, "m.gguf", &g, &d);
+    if (err) return err;
+    err = ap_gguf_config_json(&part, 1, &b, &d);
+    ap_buf_free(&b);
+    ap_gguf_close(&g);
+    return err;
+}
+
+static apus_err open_some(void *ctx)
+{
+    ap_weights *x;
+    apus_diag d = {0};
+    apus_err err = ap_weights_open_gguf(ctx, &x, &d);
+    if (!err) ap_weights_close(x);
+    return err;
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    static bytes f;
+    f = begin();
+    base_keys(&f, "qwen3moe", NULL);
+    record(&f, "token_embd.weight", 4, 1, 0, 0);
+    finish(&f, 16);
+    assert_true(torture(parse_some, &f) > 3);
+    write_part("m-00001-of-00002.gguf", 0, 2, 2, "token_embd.weight");
+    write_part("m-00002-of-00002.gguf", 1, 2, 0, "blk.0.attn_q.weight");
+    assert_true(torture(open_some, (void *)in("m-00001-of-00002.gguf")) > 6);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_good),
+        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_kv_list),
+        cmocka_unit_test_setup_teardown(test_split, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_mlx, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_fp8, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_memory, make_dir, remove_dir),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

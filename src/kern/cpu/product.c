@@ -8,6 +8,7 @@
 
 /* Panels that are unpacked together. */
 #define Q_PANELS 2
+_Static_assert(AP_TASK_ROWS % AP_Q_TILE == 0, "tiles of a task");
 
 #define STEPS_PER_TASK   4096 /* of 16 multiply-adds: a microsecond or less */
 #define TASKS_PER_THREAD 6
@@ -127,17 +128,20 @@ static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_
     }
 }
 
-/* Inputs of a tile side by side, with the sums times -zero that its products start from. */
-static void gather_inputs(const ap_qx *const *x, int r0, int rows, int b0, int n, int zero, ap_qx *to)
+/* A K block of all rows, tile by tile, with the sums times -zero that products start from. */
+static void gather_inputs(const ap_qx *const *x, int rows, int n_tiles, int b0, int n, int zero, ap_qx *to)
 {
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < n; i++) {
-            ap_qx *t = &to[i * AP_Q_TILE + r];
-            *t = x[r0 + r][b0 + i];
-            t->sum *= -zero;
-            t->sum16[0] *= -zero;
-            t->sum16[1] *= -zero;
-        }
+    for (int t = 0; t < n_tiles; t++, to += AP_Q_TILE * AP_Q_K_BLOCKS) {
+        int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
+        for (int r = 0; r < nr; r++)
+            for (int i = 0; i < n; i++) {
+                ap_qx *at = &to[i * AP_Q_TILE + r];
+                *at = x[r0 + r][b0 + i];
+                at->sum *= -zero;
+                at->sum16[0] *= -zero;
+                at->sum16[1] *= -zero;
+            }
+    }
 }
 
 /* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
@@ -153,19 +157,20 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
         return;
     }
     alignas(64) ap_qpanel unpacked[Q_PANELS];
-    alignas(64) ap_qx inputs[AP_Q_TILE * AP_Q_K_BLOCKS];
+    alignas(64) ap_qx inputs[AP_TASK_ROWS * AP_Q_K_BLOCKS];
     int blocks = w->cols / AP_Q_BLOCK, n_tiles = ceil_div(rows, AP_Q_TILE);
     int zero = m->is_signed && ap_q_wide(w->q) ? w->q.zero - 128 : w->q.zero;
     for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
         int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+        gather_inputs(x, rows, n_tiles, b0, n, zero, inputs);
         for (int p = 0; p < n_panel; p += Q_PANELS) {
             int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
             for (int i = 0; i < np; i++)
                 m->unpack(w->q, panel + (size_t)(p + i) * bytes, w->cols, b0, n, &unpacked[i]);
             for (int t = 0; t < n_tiles; t++) {
                 int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
-                gather_inputs(x, r0, nr, b0, n, zero, inputs);
-                m->tile(w->q, unpacked, np, inputs, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld, b0 > 0);
+                const ap_qx *in = inputs + t * AP_Q_TILE * AP_Q_K_BLOCKS;
+                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld, b0 > 0);
             }
         }
     }

@@ -17,12 +17,15 @@ typedef struct reader {
     apus_diag *diag;
 } reader;
 
-static size_t left(const reader *r) { return (size_t)(r->end - r->at); }
+static size_t left(const reader *r)
+{
+    return (size_t)(r->end - r->at);
+}
 
 static apus_err truncated(const reader *r, const char *what)
 {
-    return ap_fail(r->diag, APUS_EFORMAT, "%s: the file ends inside %s, at byte %zu", r->g->name, what,
-                   (size_t)(r->at - r->base));
+    return ap_fail(r->diag, APUS_EFORMAT, "%s: the file ends inside %s, at byte %zu", r->g->name,
+                   what, (size_t)(r->at - r->base));
 }
 
 static uint64_t load(const uint8_t *p, size_t n)
@@ -58,16 +61,17 @@ static apus_err take_name(reader *r, const char *what, const char **out)
     size_t n;
     if (!take_string(r, &s, &n)) return truncated(r, what);
     if (n == 0 || n > MAX_KEY || memchr(s, 0, n) || !ap_utf8_valid(s, n))
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: %s before byte %zu is empty, too long or not text",
-                       r->g->name, what, (size_t)(r->at - r->base));
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: %s before byte %zu is empty, too long or not text", r->g->name, what,
+                       (size_t)(r->at - r->base));
     *out = ap_arena_strndup(&r->g->arena, s, n);
     return *out ? APUS_OK : ap_fail_nomem(r->diag, n, what);
 }
 
 static const uint8_t type_bytes[AP_GGUF_TYPE_COUNT] = {
-    [AP_GGUF_U8] = 1,  [AP_GGUF_I8] = 1,   [AP_GGUF_U16] = 2, [AP_GGUF_I16] = 2, [AP_GGUF_U32] = 4,
-    [AP_GGUF_I32] = 4, [AP_GGUF_F32] = 4,  [AP_GGUF_BOOL] = 1, [AP_GGUF_U64] = 8, [AP_GGUF_I64] = 8,
-    [AP_GGUF_F64] = 8};
+    [AP_GGUF_U8] = 1,  [AP_GGUF_I8] = 1,  [AP_GGUF_U16] = 2, [AP_GGUF_I16] = 2,
+    [AP_GGUF_U32] = 4, [AP_GGUF_I32] = 4, [AP_GGUF_F32] = 4, [AP_GGUF_BOOL] = 1,
+    [AP_GGUF_U64] = 8, [AP_GGUF_I64] = 8, [AP_GGUF_F64] = 8};
 
 static apus_err take_value(reader *r, ap_gguf_value *v)
 {
@@ -77,10 +81,11 @@ static apus_err take_value(reader *r, ap_gguf_value *v)
     if (!take(r, 4, &type)) return truncated(r, "the metadata");
     v->count = 1;
     v->is_array = type == AP_GGUF_ARRAY;
-    if (v->is_array && (!take(r, 4, &type) || !take(r, 8, &v->count))) return truncated(r, "the metadata");
+    if (v->is_array && (!take(r, 4, &type) || !take(r, 8, &v->count)))
+        return truncated(r, "the metadata");
     if (type >= AP_GGUF_TYPE_COUNT || type == AP_GGUF_ARRAY)
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: metadata \"%s\" has unknown type %llu", r->g->name, v->key,
-                       (unsigned long long)type);
+        return ap_fail(r->diag, APUS_EFORMAT, "%s: metadata \"%s\" has unknown type %llu",
+                       r->g->name, v->key, (unsigned long long)type);
     v->type = (ap_gguf_type)type;
     v->data = r->at;
     if (v->type == AP_GGUF_STRING) {
@@ -105,20 +110,27 @@ static const struct {
     ap_dtype dtype;
     bool known;
 } ggml_types[] = {
-    {0, "F32", AP_F32, true},          {1, "F16", AP_F16, true},         {2, "Q4_0", AP_Q4_0, true},
-    {3, "Q4_1", AP_Q4_1, true},        {6, "Q5_0", AP_Q5_0, true},       {7, "Q5_1", AP_Q5_1, true},
-    {8, "Q8_0", AP_Q8_0, true},        {9, "Q8_1", AP_F32, false},       {10, "Q2_K", AP_Q2_K, true},
-    {11, "Q3_K", AP_Q3_K, true},       {12, "Q4_K", AP_Q4_K, true},      {13, "Q5_K", AP_Q5_K, true},
-    {14, "Q6_K", AP_Q6_K, true},       {15, "Q8_K", AP_F32, false},      {16, "IQ2_XXS", AP_IQ2_XXS, true},
-    {17, "IQ2_XS", AP_IQ2_XS, true},   {18, "IQ3_XXS", AP_IQ3_XXS, true}, {19, "IQ1_S", AP_F32, false},
-    {20, "IQ4_NL", AP_IQ4_NL, true},   {21, "IQ3_S", AP_IQ3_S, true},    {22, "IQ2_S", AP_IQ2_S, true},
-    {23, "IQ4_XS", AP_IQ4_XS, true},   {24, "I8", AP_I8, true},          {25, "I16", AP_I16, true},
-    {26, "I32", AP_I32, true},         {27, "I64", AP_I64, true},        {28, "F64", AP_F64, true},
-    {29, "IQ1_M", AP_F32, false},      {30, "BF16", AP_BF16, true},      {34, "TQ1_0", AP_F32, false},
-    {35, "TQ2_0", AP_F32, false},      {39, "MXFP4", AP_MXFP4, true},      {40, "NVFP4", AP_F32, false},
-    {4, "Q4_2", AP_F32, false},        {5, "Q4_3", AP_F32, false},         {31, "Q4_0_4_4", AP_F32, false},
-    {32, "Q4_0_4_8", AP_F32, false},   {33, "Q4_0_8_8", AP_F32, false},    {36, "IQ4_NL_4_4", AP_F32, false},
-    {37, "IQ4_NL_4_8", AP_F32, false}, {38, "IQ4_NL_8_8", AP_F32, false},
+    {0, "F32", AP_F32, true},          {1, "F16", AP_F16, true},
+    {2, "Q4_0", AP_Q4_0, true},        {3, "Q4_1", AP_Q4_1, true},
+    {6, "Q5_0", AP_Q5_0, true},        {7, "Q5_1", AP_Q5_1, true},
+    {8, "Q8_0", AP_Q8_0, true},        {9, "Q8_1", AP_F32, false},
+    {10, "Q2_K", AP_Q2_K, true},       {11, "Q3_K", AP_Q3_K, true},
+    {12, "Q4_K", AP_Q4_K, true},       {13, "Q5_K", AP_Q5_K, true},
+    {14, "Q6_K", AP_Q6_K, true},       {15, "Q8_K", AP_F32, false},
+    {16, "IQ2_XXS", AP_IQ2_XXS, true}, {17, "IQ2_XS", AP_IQ2_XS, true},
+    {18, "IQ3_XXS", AP_IQ3_XXS, true}, {19, "IQ1_S", AP_F32, false},
+    {20, "IQ4_NL", AP_IQ4_NL, true},   {21, "IQ3_S", AP_IQ3_S, true},
+    {22, "IQ2_S", AP_IQ2_S, true},     {23, "IQ4_XS", AP_IQ4_XS, true},
+    {24, "I8", AP_I8, true},           {25, "I16", AP_I16, true},
+    {26, "I32", AP_I32, true},         {27, "I64", AP_I64, true},
+    {28, "F64", AP_F64, true},         {29, "IQ1_M", AP_F32, false},
+    {30, "BF16", AP_BF16, true},       {34, "TQ1_0", AP_F32, false},
+    {35, "TQ2_0", AP_F32, false},      {39, "MXFP4", AP_MXFP4, true},
+    {40, "NVFP4", AP_F32, false},      {4, "Q4_2", AP_F32, false},
+    {5, "Q4_3", AP_F32, false},        {31, "Q4_0_4_4", AP_F32, false},
+    {32, "Q4_0_4_8", AP_F32, false},   {33, "Q4_0_8_8", AP_F32, false},
+    {36, "IQ4_NL_4_4", AP_F32, false}, {37, "IQ4_NL_4_8", AP_F32, false},
+    {38, "IQ4_NL_8_8", AP_F32, false},
 };
 
 static apus_err find_type(const reader *r, const char *tensor, uint64_t id, ap_dtype *out)
@@ -127,11 +139,12 @@ static apus_err find_type(const reader *r, const char *tensor, uint64_t id, ap_d
         if ((uint64_t)ggml_types[i].id != id) continue;
         *out = ggml_types[i].dtype;
         if (ggml_types[i].known) return APUS_OK;
-        return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: tensor \"%s\" has type %s, which apus does not read",
-                       r->g->name, tensor, ggml_types[i].name);
+        return ap_fail(r->diag, APUS_EUNSUPPORTED,
+                       "%s: tensor \"%s\" has type %s, which apus does not read", r->g->name,
+                       tensor, ggml_types[i].name);
     }
-    return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: tensor \"%s\" has unknown type number %llu", r->g->name,
-                   tensor, (unsigned long long)id);
+    return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: tensor \"%s\" has unknown type number %llu",
+                   r->g->name, tensor, (unsigned long long)id);
 }
 
 static apus_err take_record(reader *r, ap_gguf_tensor *t)
@@ -141,13 +154,16 @@ static apus_err take_record(reader *r, ap_gguf_tensor *t)
     if (err) return err;
     if (!take(r, 4, &rank)) return truncated(r, t->name);
     if (rank > MAX_RANK)
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%s\" has rank %llu, expected at most %d",
-                       r->g->name, t->name, (unsigned long long)rank, MAX_RANK);
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\" has rank %llu, expected at most %d", r->g->name, t->name,
+                       (unsigned long long)rank, MAX_RANK);
     for (uint64_t i = 0; i < rank; i++) {
         if (!take(r, 8, &size[i])) return truncated(r, t->name);
-        if (size[i] == 0 || size[i] > INT64_MAX || __builtin_mul_overflow(n, size[i], &n) || n > INT64_MAX)
-            return ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%s\": size %llu of axis %llu is out of range",
-                           r->g->name, t->name, (unsigned long long)size[i], (unsigned long long)i);
+        if (size[i] == 0 || size[i] > INT64_MAX || __builtin_mul_overflow(n, size[i], &n) ||
+            n > INT64_MAX)
+            return ap_fail(r->diag, APUS_EFORMAT,
+                           "%s: tensor \"%s\": size %llu of axis %llu is out of range", r->g->name,
+                           t->name, (unsigned long long)size[i], (unsigned long long)i);
         t->tensor.shape[rank - 1 - i] = (int64_t)size[i];
     }
     if (!take(r, 4, &type) || !take(r, 8, &t->begin)) return truncated(r, t->name);
@@ -156,10 +172,12 @@ static apus_err take_record(reader *r, ap_gguf_tensor *t)
     uint64_t block = (uint64_t)ap_dtype_block(t->tensor.dtype), row = rank ? size[0] : 1;
     if (row % block)
         return ap_fail(r->diag, APUS_EFORMAT,
-                       "%s: tensor \"%s\": rows of %llu values are not whole %s blocks of %llu", r->g->name,
-                       t->name, (unsigned long long)row, ap_dtype_name(t->tensor.dtype), (unsigned long long)block);
+                       "%s: tensor \"%s\": rows of %llu values are not whole %s blocks of %llu",
+                       r->g->name, t->name, (unsigned long long)row, ap_dtype_name(t->tensor.dtype),
+                       (unsigned long long)block);
     if (__builtin_mul_overflow(n / block, ap_dtype_block_bytes(t->tensor.dtype), &t->end))
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%s\" is larger than memory", r->g->name, t->name);
+        return ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%s\" is larger than memory", r->g->name,
+                       t->name);
     return APUS_OK; /* end: its size so far */
 }
 
@@ -177,7 +195,8 @@ static apus_err place_tensors(reader *r)
     const ap_gguf_value *v = ap_gguf_find(g, "general.alignment");
     int64_t a = 0;
     if (v && (!ap_gguf_int(v, 0, &a) || a <= 0 || a > MAX_ALIGNMENT || (a & (a - 1))))
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: general.alignment is %lld, expected a power of two", g->name,
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: general.alignment is %lld, expected a power of two", g->name,
                        (long long)a);
     if (v) alignment = (uint64_t)a;
     uint64_t header = (uint64_t)(r->at - r->base), total = (uint64_t)(r->end - r->base);
@@ -188,13 +207,15 @@ static apus_err place_tensors(reader *r)
     for (size_t i = 0; i < g->n_tensors && !err; i++) {
         ap_gguf_tensor *t = order[i] = &g->tensor[i];
         if (t->begin % alignment)
-            err = ap_fail(r->diag, APUS_EFORMAT, "%s: tensor \"%s\" begins at %llu, not a multiple of %llu",
-                          g->name, t->name, (unsigned long long)t->begin, (unsigned long long)alignment);
+            err = ap_fail(r->diag, APUS_EFORMAT,
+                          "%s: tensor \"%s\" begins at %llu, not a multiple of %llu", g->name,
+                          t->name, (unsigned long long)t->begin, (unsigned long long)alignment);
         else if (start > total || t->begin > total - start || t->end > total - start - t->begin)
             err = ap_fail(r->diag, APUS_EFORMAT,
-                          "%s: tensor \"%s\" (%llu bytes at %llu) leaves the file of %llu bytes: is it truncated?",
-                          g->name, t->name, (unsigned long long)t->end, (unsigned long long)(start + t->begin),
-                          (unsigned long long)total);
+                          "%s: tensor \"%s\" (%llu bytes at %llu) leaves the file of %llu bytes: "
+                          "is it truncated?",
+                          g->name, t->name, (unsigned long long)t->end,
+                          (unsigned long long)(start + t->begin), (unsigned long long)total);
         else {
             t->begin += start;
             t->end += t->begin;
@@ -215,15 +236,18 @@ static apus_err parse(reader *r)
     ap_gguf *g = r->g;
     uint64_t magic, version, n_tensors, n_values;
     if (!take(r, 4, &magic) || magic != 0x46554747)
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: not a GGUF file: it does not begin with \"GGUF\"", g->name);
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: not a GGUF file: it does not begin with \"GGUF\"", g->name);
     if (!take(r, 4, &version)) return truncated(r, "the header");
     if (version != 2 && version != 3)
-        return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: GGUF version %llu, expected 2 or 3 (little-endian)",
-                       g->name, (unsigned long long)version);
+        return ap_fail(r->diag, APUS_EUNSUPPORTED,
+                       "%s: GGUF version %llu, expected 2 or 3 (little-endian)", g->name,
+                       (unsigned long long)version);
     if (!take(r, 8, &n_tensors) || !take(r, 8, &n_values)) return truncated(r, "the header");
     if (n_values > left(r) / MIN_PAIR || n_tensors > left(r) / MIN_RECORD)
-        return ap_fail(r->diag, APUS_EFORMAT, "%s: %llu tensors and %llu metadata pairs do not fit in the file",
-                       g->name, (unsigned long long)n_tensors, (unsigned long long)n_values);
+        return ap_fail(r->diag, APUS_EFORMAT,
+                       "%s: %llu tensors and %llu metadata pairs do not fit in the file", g->name,
+                       (unsigned long long)n_tensors, (unsigned long long)n_values);
     g->value = ap_calloc((size_t)n_values, sizeof *g->value);
     g->tensor = ap_calloc((size_t)n_tensors, sizeof *g->tensor);
     if (!g->value || !g->tensor)
@@ -237,13 +261,16 @@ static apus_err parse(reader *r)
     }
     if (err) return err;
     const char *twice = ap_names_sort(&g->value_names);
-    if (twice) return ap_fail(r->diag, APUS_EFORMAT, "%s: metadata \"%s\" appears twice", g->name, twice);
+    if (twice)
+        return ap_fail(r->diag, APUS_EFORMAT, "%s: metadata \"%s\" appears twice", g->name, twice);
     if (!ap_names_index(&g->value_names)) return ap_fail_nomem(r->diag, 64, "the metadata");
-    for (; g->n_tensors < n_tensors && !err; g->n_tensors++) err = take_record(r, &g->tensor[g->n_tensors]);
+    for (; g->n_tensors < n_tensors && !err; g->n_tensors++)
+        err = take_record(r, &g->tensor[g->n_tensors]);
     return err ? err : place_tensors(r);
 }
 
-apus_err ap_gguf_parse(const uint8_t *data, size_t len, const char *name, ap_gguf *out, apus_diag *diag)
+apus_err ap_gguf_parse(const uint8_t *data, size_t len, const char *name, ap_gguf *out,
+                       apus_diag *diag)
 {
     memset(out, 0, sizeof *out);
     ap_arena_init(&out->arena, 0);
@@ -260,8 +287,10 @@ apus_err ap_gguf_open(const char *path, ap_gguf *out, apus_diag *diag)
     apus_err err = ap_map_open(path, &map, diag);
     if (err) return err;
     err = ap_gguf_parse(map.data, map.len, path, out, diag);
-    if (err) ap_map_close(&map);
-    else out->map = map;
+    if (err)
+        ap_map_close(&map);
+    else
+        out->map = map;
     return err;
 }
 
@@ -287,16 +316,29 @@ bool ap_gguf_int(const ap_gguf_value *v, uint64_t i, int64_t *out)
     size_t n = type_bytes[v->type];
     uint64_t u = load(v->data + i * n, n);
     switch (v->type) {
-    case AP_GGUF_I8: *out = (int8_t)u; return true;
-    case AP_GGUF_I16: *out = (int16_t)u; return true;
-    case AP_GGUF_I32: *out = (int32_t)u; return true;
-    case AP_GGUF_I64: *out = (int64_t)u; return true;
+    case AP_GGUF_I8:
+        *out = (int8_t)u;
+        return true;
+    case AP_GGUF_I16:
+        *out = (int16_t)u;
+        return true;
+    case AP_GGUF_I32:
+        *out = (int32_t)u;
+        return true;
+    case AP_GGUF_I64:
+        *out = (int64_t)u;
+        return true;
     case AP_GGUF_U8:
     case AP_GGUF_U16:
     case AP_GGUF_U32:
-    case AP_GGUF_U64: *out = (int64_t)u; return u <= INT64_MAX;
-    case AP_GGUF_BOOL: *out = u != 0; return true;
-    default: return false;
+    case AP_GGUF_U64:
+        *out = (int64_t)u;
+        return u <= INT64_MAX;
+    case AP_GGUF_BOOL:
+        *out = u != 0;
+        return true;
+    default:
+        return false;
     }
 }
 

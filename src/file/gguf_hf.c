@@ -145,9 +145,11 @@ static apus_err open_meta(const ap_gguf *g, meta *m, apus_diag *diag)
     const char *s = "";
     size_t n = 0;
     ap_gguf_next_string(v, &at, &s, &n);
-    return ap_fail(diag, APUS_EUNSUPPORTED,
-                   "%s: architecture \"%.*s\" is not supported; supported are gemma4, qwen35, qwen35moe, "
-                   "qwen3next and qwen3moe", g->name, n < 60 ? (int)n : 60, s);
+    return ap_fail(
+        diag, APUS_EUNSUPPORTED,
+        "%s: architecture \"%.*s\" is not supported; supported are gemma4, qwen35, qwen35moe, "
+        "qwen3next and qwen3moe",
+        g->name, n < 60 ? (int)n : 60, s);
 }
 
 /* Element i of an integer key (a scalar stands for every element); def if the key is absent. */
@@ -166,7 +168,8 @@ static int64_t required(meta *m, const char *key)
 {
     int64_t v = integer(m, key, 0, -1);
     if (v < 0 && !m->err)
-        m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: %s.%s is missing", m->g->name, m->family->gguf, key);
+        m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: %s.%s is missing", m->g->name, m->family->gguf,
+                         key);
     return v;
 }
 
@@ -180,7 +183,8 @@ static double number(meta *m, const char *key, double def)
     return isfinite(out) ? out : def;
 }
 
-static const ap_gguf_tensor *find_tensor(const ap_gguf *const *parts, size_t n_parts, const char *name)
+static const ap_gguf_tensor *find_tensor(const ap_gguf *const *parts, size_t n_parts,
+                                         const char *name)
 {
     for (size_t p = 0; p < n_parts; p++)
         for (size_t i = 0; i < parts[p]->n_tensors; i++)
@@ -188,7 +192,10 @@ static const ap_gguf_tensor *find_tensor(const ap_gguf *const *parts, size_t n_p
     return NULL;
 }
 
-static void add_int(ap_buf *b, const char *key, int64_t v) { ap_buf_addf(b, ",\"%s\":%" PRId64, key, v); }
+static void add_int(ap_buf *b, const char *key, int64_t v)
+{
+    ap_buf_addf(b, ",\"%s\":%" PRId64, key, v);
+}
 
 /* Rows of the embedding: the vocabulary, whatever the metadata says. */
 static int64_t vocabulary(const ap_gguf *const *parts, size_t n_parts)
@@ -203,7 +210,8 @@ static void stop_ids(const ap_gguf *g, ap_buf *b)
 {
     static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
-    static const char *const texts[] = {"<|im_end|>", "<|endoftext|>", "<turn|>", "<|tool_response>", "<eos>"};
+    static const char *const texts[] = {"<|im_end|>", "<|endoftext|>", "<turn|>",
+                                        "<|tool_response>", "<eos>"};
     int64_t ids[16];
     int n = 0;
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -229,7 +237,8 @@ static void stop_ids(const ap_gguf *g, ap_buf *b)
 
 static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
 {
-    const ap_gguf_value *list = get(m, gemma ? "attention.sliding_window_pattern" : "attention.recurrent_layers");
+    const ap_gguf_value *list =
+        get(m, gemma ? "attention.sliding_window_pattern" : "attention.recurrent_layers");
     int64_t interval = integer(m, "full_attention_interval", 0, 4);
     if (interval < 1) interval = 1;
     ap_buf_adds(b, ",\"layer_types\":[");
@@ -237,7 +246,9 @@ static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
         int64_t other = gemma ? (l + 1) % 6 != 0 : (l + 1) % interval != 0;
         if (list && list->is_array && !ap_gguf_int(list, (uint64_t)l, &other)) other = 0;
         ap_buf_addf(b, "%s\"%s\"", l ? "," : "",
-                    !other ? "full_attention" : gemma ? "sliding_attention" : "linear_attention");
+                    !other  ? "full_attention"
+                    : gemma ? "sliding_attention"
+                            : "linear_attention");
     }
     ap_buf_adds(b, "]");
 }
@@ -248,7 +259,8 @@ static double rotated_share(meta *m, const ap_gguf *const *parts, size_t n_parts
     const ap_gguf_tensor *t = find_tensor(parts, n_parts, "rope_freqs.weight");
     if (!t) {
         if (!m->err)
-            m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: tensor \"rope_freqs.weight\" is missing", m->g->name);
+            m->err = ap_fail(m->diag, APUS_EFORMAT, "%s: tensor \"rope_freqs.weight\" is missing",
+                             m->g->name);
         return 1;
     }
     int64_t n = ap_tensor_count(&t->tensor), turning = 0;
@@ -256,30 +268,39 @@ static double rotated_share(meta *m, const ap_gguf *const *parts, size_t n_parts
     for (int64_t i = 0; ok && i < n; i++) {
         float f;
         memcpy(&f, (const uint8_t *)t->tensor.data + (size_t)i * 4, 4);
-        if (f == 1.0f && turning == i) turning++;
-        else if (!(f >= 1e29f)) ok = false;
+        if (f == 1.0f && turning == i)
+            turning++;
+        else if (!(f >= 1e29f))
+            ok = false;
     }
     if (!ok && !m->err)
         m->err = ap_fail(m->diag, APUS_EUNSUPPORTED,
-                         "%s: tensor \"rope_freqs.weight\": expected %" PRId64 " f32 divisors, ones and then 1e30",
+                         "%s: tensor \"rope_freqs.weight\": expected %" PRId64
+                         " f32 divisors, ones and then 1e30",
                          m->g->name, head_dim / 2);
     return 2.0 * (double)turning / (double)head_dim;
 }
 
-static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, int64_t layers, ap_buf *b)
+static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, int64_t layers,
+                         ap_buf *b)
 {
-    int64_t dim = required(m, "attention.key_length"), swa = integer(m, "attention.key_length_swa", 0, dim);
+    int64_t dim = required(m, "attention.key_length"),
+            swa = integer(m, "attention.key_length_swa", 0, dim);
     const ap_gguf_value *pattern = get(m, "attention.sliding_window_pattern");
     int64_t sliding_kv = -1, first_full = -1;
     ap_buf full = {0};
     for (int64_t l = 0; l < layers && !m->err; l++) {
-        int64_t is_sliding = (l + 1) % 6 != 0, kv = integer(m, "attention.head_count_kv", (uint64_t)l, 0);
-        if (pattern && pattern->is_array && !ap_gguf_int(pattern, (uint64_t)l, &is_sliding)) is_sliding = 0;
+        int64_t is_sliding = (l + 1) % 6 != 0,
+                kv = integer(m, "attention.head_count_kv", (uint64_t)l, 0);
+        if (pattern && pattern->is_array && !ap_gguf_int(pattern, (uint64_t)l, &is_sliding))
+            is_sliding = 0;
         if (is_sliding) {
             sliding_kv = kv;
             continue;
         }
-        ap_buf_addf(&full, "%s\"%" PRId64 "\":{\"head_dim\":%" PRId64 ",\"num_key_value_heads\":%" PRId64 "}",
+        ap_buf_addf(&full,
+                    "%s\"%" PRId64 "\":{\"head_dim\":%" PRId64 ",\"num_key_value_heads\":%" PRId64
+                    "}",
                     first_full >= 0 ? "," : "", l, dim, kv);
         if (first_full < 0) first_full = l;
     }
@@ -313,7 +334,8 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
     }
     ap_buf_addf(b, ",\"final_logit_softcapping\":%.9g", number(m, "final_logit_softcapping", 30));
     ap_buf_addf(b,
-                ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"proportional\",\"rope_theta\":%.17g,"
+                ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"proportional\",\"rope_"
+                "theta\":%.17g,"
                 "\"partial_rotary_factor\":%.17g},\"sliding_attention\":{\"rope_type\":\"default\","
                 "\"rope_theta\":%.17g}}",
                 number(m, "rope.freq_base", 1e6), rotated_share(m, parts, n_parts, dim),
@@ -334,7 +356,8 @@ static void qwen_rope(meta *m, int64_t head_dim, ap_buf *b)
 {
     int64_t rotated = integer(m, "rope.dimension_count", 0, head_dim);
     const ap_gguf_value *type = get(m, "rope.scaling.type");
-    ap_buf_addf(b, ",\"rope_parameters\":{\"rope_theta\":%.17g,\"partial_rotary_factor\":%.17g", number(m, "rope.freq_base", 1e7),
+    ap_buf_addf(b, ",\"rope_parameters\":{\"rope_theta\":%.17g,\"partial_rotary_factor\":%.17g",
+                number(m, "rope.freq_base", 1e7),
                 head_dim > 0 ? (double)rotated / (double)head_dim : 1);
     if (type && type->type == AP_GGUF_STRING && !string_is(type, "none")) {
         const uint8_t *at = type->data;
@@ -344,7 +367,8 @@ static void qwen_rope(meta *m, int64_t head_dim, ap_buf *b)
         ap_buf_adds(b, ",\"rope_type\":");
         ap_json_quote(b, s, n, true);
         ap_buf_addf(b, ",\"factor\":%.17g", number(m, "rope.scaling.factor", 1));
-        add_int(b, "original_max_position_embeddings", required(m, "rope.scaling.original_context_length"));
+        add_int(b, "original_max_position_embeddings",
+                required(m, "rope.scaling.original_context_length"));
     } else {
         ap_buf_adds(b, ",\"rope_type\":\"default\"");
     }
@@ -366,18 +390,21 @@ static void qwen_config(meta *m, ap_buf *b)
         add_int(b, "linear_value_head_dim", v_heads > 0 ? inner / v_heads : 0);
         add_int(b, "linear_conv_kernel_dim", integer(m, "ssm.conv_kernel", 0, 4));
     }
-    if (dense || get(m, "feed_forward_length")) add_int(b, "intermediate_size", integer(m, "feed_forward_length", 0, 0));
+    if (dense || get(m, "feed_forward_length"))
+        add_int(b, "intermediate_size", integer(m, "feed_forward_length", 0, 0));
     if (dense) return;
     add_int(b, "num_experts", required(m, "expert_count"));
     add_int(b, "num_experts_per_tok", required(m, "expert_used_count"));
     add_int(b, "moe_intermediate_size", required(m, "expert_feed_forward_length"));
     if (!plain)
         add_int(b, "shared_expert_intermediate_size",
-                integer(m, "expert_shared_feed_forward_length", 0, integer(m, "expert_feed_forward_length", 0, 0)));
+                integer(m, "expert_shared_feed_forward_length", 0,
+                        integer(m, "expert_feed_forward_length", 0, 0)));
     ap_buf_adds(b, ",\"norm_topk_prob\":true");
 }
 
-apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *b, apus_diag *diag)
+apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *b,
+                             apus_diag *diag)
 {
     meta m;
     apus_err err = open_meta(parts[0], &m, diag);
@@ -385,8 +412,9 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     bool gemma = !strcmp(m.family->gguf, "gemma4");
     int64_t layers = required(&m, "block_count") - integer(&m, "nextn_predict_layers", 0, 0);
     if (!m.err && (layers < 1 || layers > AP_MAX_LAYERS))
-        m.err = ap_fail(diag, APUS_EFORMAT, "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d",
-                        m.g->name, m.family->gguf, layers, AP_MAX_LAYERS);
+        m.err = ap_fail(diag, APUS_EFORMAT,
+                        "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d", m.g->name,
+                        m.family->gguf, layers, AP_MAX_LAYERS);
     if (m.err) return m.err;
     ap_buf_addf(b, "{\"model_type\":\"%s\"", m.family->model_type);
     add_int(b, "num_hidden_layers", layers);
@@ -395,10 +423,13 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     add_int(b, "max_position_embeddings", required(&m, "context_length"));
     add_int(b, "vocab_size", vocabulary(parts, n_parts));
     ap_buf_addf(b, ",\"rms_norm_eps\":%.9g", number(&m, "attention.layer_norm_rms_epsilon", 1e-6));
-    ap_buf_addf(b, ",\"tie_word_embeddings\":%s", find_tensor(parts, n_parts, "output.weight") ? "false" : "true");
+    ap_buf_addf(b, ",\"tie_word_embeddings\":%s",
+                find_tensor(parts, n_parts, "output.weight") ? "false" : "true");
     if (strcmp(m.family->gguf, "qwen3moe")) layer_kinds(&m, b, layers, gemma);
-    if (gemma) gemma_config(&m, parts, n_parts, layers, b);
-    else qwen_config(&m, b);
+    if (gemma)
+        gemma_config(&m, parts, n_parts, layers, b);
+    else
+        qwen_config(&m, b);
     stop_ids(m.g, b);
     ap_buf_adds(b, "}");
     if (!m.err && b->failed) return ap_fail_nomem(diag, b->cap, "the configuration");
@@ -412,7 +443,8 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
     if (err) return err;
     out->gemma = !strcmp(m.family->gguf, "gemma4");
     out->norms_shifted = !out->gemma && strcmp(m.family->gguf, "qwen3moe");
-    out->value_heads_tiled = !strcmp(m.family->gguf, "qwen35") || !strcmp(m.family->gguf, "qwen35moe");
+    out->value_heads_tiled =
+        !strcmp(m.family->gguf, "qwen35") || !strcmp(m.family->gguf, "qwen35moe");
     return APUS_OK;
 }
 
@@ -421,19 +453,26 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
 enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
 
 static const char gemma_pipeline[] =
-    ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"},"
+    ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
+    "\"},\"content\":\"\xE2\x96\x81\"},"
     "\"pre_tokenizer\":null,\"post_processor\":null,"
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+    "\"String\":\"\xE2\x96\x81\"},"
     "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]},"
     "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true";
 
 /* %s twice: what joins letters, and what joins the excluded classes. */
 static const char qwen_pipeline[] =
-    ",\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\","
-    "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?%s+|\\\\p{N}|"
-    " ?[^\\\\s\\\\p{L}%s\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\","
-    "\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":false}]},"
-    "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
+    ",\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":"
+    "[{\"type\":\"Split\","
+    "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?%s+|\\\\p{"
+    "N}|"
+    " ?[^\\\\s\\\\p{L}%s\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+    "\"behavior\":\"Isolated\","
+    "\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
+    "\"use_regex\":false}]},"
+    "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_"
+    "offsets\":false,"
     "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"byte_fallback\":false";
 
 static int64_t token_type(const ap_gguf_value *types, int64_t id)
@@ -447,14 +486,16 @@ static int64_t token_type(const ap_gguf_value *types, int64_t id)
  * tokenizer.json has them special; so they are here: else user text could speak in a tool's name. */
 static bool is_gemma_marker(const char *s, size_t n)
 {
-    static const char *const markers[] = {"<|channel>",        "<channel|>",       "<|tool_call>", "<tool_call|>",
-                                          "<|tool_response>", "<tool_response|>", "<|\"|>"};
+    static const char *const markers[] = {"<|channel>",   "<channel|>",       "<|tool_call>",
+                                          "<tool_call|>", "<|tool_response>", "<tool_response|>",
+                                          "<|\"|>"};
     for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
         if (n == strlen(markers[i]) && !memcmp(s, markers[i], n)) return true;
     return false;
 }
 
-static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types, bool gemma, ap_buf *b)
+static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types, bool gemma,
+                         ap_buf *b)
 {
     const uint8_t *at = tokens->data;
     const char *s;
@@ -466,7 +507,9 @@ static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types
         if (n == 0 || (t != TOKEN_CONTROL && t != TOKEN_USER && t != TOKEN_UNKNOWN)) continue;
         ap_buf_addf(b, "%s{\"id\":%" PRId64 ",\"content\":", first ? "" : ",", id);
         ap_json_quote(b, s, n, false);
-        ap_buf_addf(b, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":%s}",
+        ap_buf_addf(b,
+                    ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
+                    "\"special\":%s}",
                     t == TOKEN_USER && !(gemma && is_gemma_marker(s, n)) ? "false" : "true");
         first = false;
     }
@@ -487,22 +530,31 @@ static void add_strings(const ap_gguf_value *v, bool with_ids, ap_buf *b)
 
 apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
 {
-    const ap_gguf_value *model = ap_gguf_find(g, "tokenizer.ggml.model"), *pre = ap_gguf_find(g, "tokenizer.ggml.pre");
-    const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens"), *merges = ap_gguf_find(g, "tokenizer.ggml.merges");
+    const ap_gguf_value *model = ap_gguf_find(g, "tokenizer.ggml.model"),
+                        *pre = ap_gguf_find(g, "tokenizer.ggml.pre");
+    const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens"),
+                        *merges = ap_gguf_find(g, "tokenizer.ggml.merges");
     if (!model || !tokens) return APUS_OK;
     bool gemma = model->type == AP_GGUF_STRING && string_is(model, "gemma4");
     bool qwen = model->type == AP_GGUF_STRING && string_is(model, "gpt2");
     bool marks = pre && pre->type == AP_GGUF_STRING && string_is(pre, "qwen35");
-    if (qwen && !marks && !(pre && pre->type == AP_GGUF_STRING && string_is(pre, "qwen2"))) qwen = false;
+    if (qwen && !marks && !(pre && pre->type == AP_GGUF_STRING && string_is(pre, "qwen2")))
+        qwen = false;
     if (!gemma && !qwen)
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: tokenizer.ggml.model and .pre: expected gemma4, or gpt2 with qwen2 or qwen35", g->name);
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: tokenizer.ggml.model and .pre: expected gemma4, or gpt2 with qwen2 or qwen35",
+            g->name);
     if (tokens->type != AP_GGUF_STRING || !merges || merges->type != AP_GGUF_STRING)
-        return ap_fail(diag, APUS_EFORMAT, "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
     ap_buf_adds(b, "{\"version\":\"1.0\"");
     added_tokens(tokens, ap_gguf_find(g, "tokenizer.ggml.token_type"), gemma, b);
-    if (gemma) ap_buf_adds(b, gemma_pipeline);
-    else ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}", marks ? "\\\\p{M}" : "");
+    if (gemma)
+        ap_buf_adds(b, gemma_pipeline);
+    else
+        ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
+                    marks ? "\\\\p{M}" : "");
     ap_buf_adds(b, ",\"vocab\":{");
     add_strings(tokens, true, b);
     ap_buf_adds(b, "},\"merges\":[");
@@ -514,7 +566,8 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
 /* The text of token `key` names, as a member. */
 static void token_text(const ap_gguf *g, const char *key, const char *member, ap_buf *b)
 {
-    const ap_gguf_value *v = ap_gguf_find(g, key), *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens");
+    const ap_gguf_value *v = ap_gguf_find(g, key),
+                        *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens");
     int64_t want;
     if (!v || !tokens || !ap_gguf_int(v, 0, &want)) return;
     const uint8_t *at = tokens->data;

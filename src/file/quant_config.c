@@ -10,25 +10,34 @@
 /* {"group_size": 64, "bits": 4, "mode": "affine"} */
 static ap_quant_mode read_mlx(const ap_fields *f, ap_quant_mode def)
 {
-    const char *mode = ap_field_str(f, "mode", def.dtype == AP_MLX_MXFP4   ? "mxfp4"
-                                               : def.dtype == AP_MLX_NVFP4 ? "nvfp4"
-                                               : def.dtype == AP_MLX_MXFP8 ? "mxfp8"
-                                                                           : "affine");
+    const char *mode = ap_field_str(f, "mode",
+                                    def.dtype == AP_MLX_MXFP4   ? "mxfp4"
+                                    : def.dtype == AP_MLX_NVFP4 ? "nvfp4"
+                                    : def.dtype == AP_MLX_MXFP8 ? "mxfp8"
+                                                                : "affine");
     ap_quant_mode m = {AP_MLX_AFFINE, 4, 64, 1};
-    if (!strcmp(mode, "mxfp4")) m = (ap_quant_mode){AP_MLX_MXFP4, 4, 32, 1};
-    else if (!strcmp(mode, "nvfp4")) m = (ap_quant_mode){AP_MLX_NVFP4, 4, 16, 1};
-    else if (!strcmp(mode, "mxfp8")) m = (ap_quant_mode){AP_MLX_MXFP8, 8, 32, 1};
+    if (!strcmp(mode, "mxfp4"))
+        m = (ap_quant_mode){AP_MLX_MXFP4, 4, 32, 1};
+    else if (!strcmp(mode, "nvfp4"))
+        m = (ap_quant_mode){AP_MLX_NVFP4, 4, 16, 1};
+    else if (!strcmp(mode, "mxfp8"))
+        m = (ap_quant_mode){AP_MLX_MXFP8, 8, 32, 1};
     else if (strcmp(mode, "affine"))
-        ap_field_fail(f, APUS_EUNSUPPORTED, "mode", NULL, "\"%.40s\" is not supported; supported are affine, mxfp4, "
-                      "nvfp4 and mxfp8", mode);
+        ap_field_fail(f, APUS_EUNSUPPORTED, "mode", NULL,
+                      "\"%.40s\" is not supported; supported are affine, mxfp4, "
+                      "nvfp4 and mxfp8",
+                      mode);
     bool affine = m.dtype == AP_MLX_AFFINE;
     int bits = (int)ap_field_int(f, "bits", 1, 32, affine && def.bits ? def.bits : m.bits);
-    int group = (int)ap_field_int(f, "group_size", 1, 65536, affine && def.group ? def.group : m.group);
-    bool fits = affine ? (bits >= 2 && bits <= 8 && bits != 7 && (group == 32 || group == 64 || group == 128))
+    int group =
+        (int)ap_field_int(f, "group_size", 1, 65536, affine && def.group ? def.group : m.group);
+    bool fits = affine ? (bits >= 2 && bits <= 8 && bits != 7 &&
+                          (group == 32 || group == 64 || group == 128))
                        : bits == m.bits && group == m.group;
     if (!fits)
-        ap_field_fail(f, APUS_EUNSUPPORTED, "bits", NULL, "%d bits in groups of %d are not a format of mode \"%.20s\"",
-                      bits, group, mode);
+        ap_field_fail(f, APUS_EUNSUPPORTED, "bits", NULL,
+                      "%d bits in groups of %d are not a format of mode \"%.20s\"", bits, group,
+                      mode);
     m.bits = bits;
     m.group = group;
     return m;
@@ -37,7 +46,8 @@ static ap_quant_mode read_mlx(const ap_fields *f, ap_quant_mode def)
 static void read_overrides(const ap_fields *f, ap_quant_config *c)
 {
     size_t n = 0;
-    for (const ap_json *e = f->o->first; e; e = e->next) n += e->type == AP_JSON_OBJECT || e->type == AP_JSON_BOOL;
+    for (const ap_json *e = f->o->first; e; e = e->next)
+        n += e->type == AP_JSON_OBJECT || e->type == AP_JSON_BOOL;
     c->mode = ap_calloc(n, sizeof *c->mode);
     for (const ap_json *e = f->o->first; e && c->mode && !*f->err; e = e->next) {
         if (e->type != AP_JSON_OBJECT && e->type != AP_JSON_BOOL) continue;
@@ -45,8 +55,10 @@ static void read_overrides(const ap_fields *f, ap_quant_config *c)
         ap_fields g = *f;
         g.o = e;
         g.prefix = e->key;
-        if (e->type == AP_JSON_OBJECT) m = read_mlx(&g, c->standard);
-        else if (e->boolean) m = c->standard;
+        if (e->type == AP_JSON_OBJECT)
+            m = read_mlx(&g, c->standard);
+        else if (e->boolean)
+            m = c->standard;
         const char *key = ap_arena_strndup(&c->arena, e->key, e->key_len);
         if (!key || !ap_names_add(&c->overrides, key, e->key_len, c->n)) {
             *f->err = ap_fail_nomem(f->diag, e->key_len, "the quantisation table");
@@ -54,10 +66,12 @@ static void read_overrides(const ap_fields *f, ap_quant_config *c)
         }
         c->mode[c->n++] = m;
     }
-    if (!c->mode) *f->err = ap_fail_nomem(f->diag, n * sizeof *c->mode, "the quantisation table");
+    if (!c->mode)
+        *f->err = ap_fail_nomem(f->diag, n * sizeof *c->mode, "the quantisation table");
     else if (ap_names_sort(&c->overrides))
         ap_field_fail(f, APUS_EFORMAT, ap_names_sort(&c->overrides), NULL, "appears twice");
-    else if (!ap_names_index(&c->overrides)) *f->err = ap_fail_nomem(f->diag, n, "the quantisation table");
+    else if (!ap_names_index(&c->overrides))
+        *f->err = ap_fail_nomem(f->diag, n, "the quantisation table");
 }
 
 /* {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], ...}. What stays
@@ -67,9 +81,10 @@ static void read_fp8(const ap_fields *f, ap_quant_config *c)
     ap_field_expect(f, "fmt", "e4m3");
     ap_field_expect(f, "activation_scheme", "dynamic");
     const ap_json *block = ap_field_array(f, "weight_block_size");
-    const ap_json *rows = block ? ap_json_at(block, 0) : NULL, *cols = block ? ap_json_at(block, 1) : NULL;
-    if (!rows || !cols || rows->type != AP_JSON_INT || cols->type != AP_JSON_INT || rows->integer != 128 ||
-        cols->integer != 128)
+    const ap_json *rows = block ? ap_json_at(block, 0) : NULL,
+                  *cols = block ? ap_json_at(block, 1) : NULL;
+    if (!rows || !cols || rows->type != AP_JSON_INT || cols->type != AP_JSON_INT ||
+        rows->integer != 128 || cols->integer != 128)
         ap_field_fail(f, APUS_EUNSUPPORTED, "weight_block_size", block, "expected [128, 128]");
     c->standard = (ap_quant_mode){AP_FP8_BLOCK, 8, 128, 128};
 }
@@ -84,17 +99,21 @@ static void read(const ap_fields *root, ap_quant_config *c)
     f.prefix = key;
     c->present = true;
     const char *method = ap_field_str(&f, "quant_method", "mlx");
-    if (!strcmp(method, "fp8")) read_fp8(&f, c);
+    if (!strcmp(method, "fp8"))
+        read_fp8(&f, c);
     else if (strcmp(method, "mlx"))
-        ap_field_fail(&f, APUS_EUNSUPPORTED, "quant_method", NULL, "\"%.40s\" is not supported; supported are fp8 and "
-                      "MLX's own", method);
+        ap_field_fail(&f, APUS_EUNSUPPORTED, "quant_method", NULL,
+                      "\"%.40s\" is not supported; supported are fp8 and "
+                      "MLX's own",
+                      method);
     else {
         c->standard = read_mlx(&f, (ap_quant_mode){0});
         if (!*root->err) read_overrides(&f, c);
     }
 }
 
-apus_err ap_quant_config_parse(const char *text, size_t len, const char *name, ap_quant_config *out, apus_diag *diag)
+apus_err ap_quant_config_parse(const char *text, size_t len, const char *name, ap_quant_config *out,
+                               apus_diag *diag)
 {
     ap_arena tree;
     ap_json *root = NULL;

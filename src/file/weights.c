@@ -32,13 +32,13 @@ struct ap_weights {
         size_t name_len;
         ap_tensor tensor;
         size_t shard;
-    } *item; /* all tensors, shard by shard in the order of their bytes */
+    } * item; /* all tensors, shard by shard in the order of their bytes */
     size_t n;
     const ap_gguf **gguf; /* of the shards; NULL for safetensors */
     ap_arena arena;       /* Hugging Face names of GGUF tensors */
     ap_weights_traits traits;
-    ap_names names;  /* tensor name -> item */
-    char *prefix;    /* of the text model, or NULL */
+    ap_names names; /* tensor name -> item */
+    char *prefix;   /* of the text model, or NULL */
 };
 
 /* ---------------------------------------------------------------- opening */
@@ -279,9 +279,12 @@ apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag)
         goto done;
     }
     bool indexed = !ap_path_exists(single) && ap_path_exists(index);
-    if (indexed) err = read_index(&x, index);
-    else if (ap_path_exists(single)) err = add_shard(w, "model.safetensors", diag);
-    else err = add_only_file(w, diag);
+    if (indexed)
+        err = read_index(&x, index);
+    else if (ap_path_exists(single))
+        err = add_shard(w, "model.safetensors", diag);
+    else
+        err = add_only_file(w, diag);
     if (!err) err = open_shards(w, diag);
     if (!err && indexed) err = check_index(&x);
     if (!err) err = find_prefix(w, diag);
@@ -321,18 +324,21 @@ static apus_err open_part(ap_weights *w, const char *name, int i, int count, apu
     if (err) return err;
     shard *s = &w->shard[i];
     if ((err = ap_gguf_open(s->path, &s->gguf, diag))) return err;
-    const ap_gguf_value *v_no = ap_gguf_find(&s->gguf, "split.no"), *v_of = ap_gguf_find(&s->gguf, "split.count");
+    const ap_gguf_value *v_no = ap_gguf_find(&s->gguf, "split.no"),
+                        *v_of = ap_gguf_find(&s->gguf, "split.count");
     if (v_no) ap_gguf_int(v_no, 0, &no);
     if (v_of) ap_gguf_int(v_of, 0, &of);
     if (count > 1 ? no == i && of == count : of <= 1) return APUS_OK;
     if (count == 1)
         return ap_fail(diag, APUS_EFORMAT,
-                       "%s: split.no and split.count say part %lld of %lld: open the first part, under its own name "
+                       "%s: split.no and split.count say part %lld of %lld: open the first part, "
+                       "under its own name "
                        "NAME-00001-of-%05lld.gguf",
                        s->path, (long long)no + 1, (long long)of, (long long)of);
-    return ap_fail(diag, APUS_EFORMAT,
-                   "%s: split.no and split.count say part %lld of %lld, expected part %d of %d by its name", s->path,
-                   (long long)no + 1, (long long)of, i + 1, count);
+    return ap_fail(
+        diag, APUS_EFORMAT,
+        "%s: split.no and split.count say part %lld of %lld, expected part %d of %d by its name",
+        s->path, (long long)no + 1, (long long)of, i + 1, count);
 }
 
 /* The first part tells how many tensors all parts hold together. */
@@ -342,7 +348,8 @@ static apus_err check_parts(const ap_weights *w, apus_diag *diag)
     int64_t want = 0, have = 0;
     for (size_t p = 0; p < w->n_shards; p++) have += (int64_t)w->shard[p].gguf.n_tensors;
     if (w->n_shards == 1 || !v || (ap_gguf_int(v, 0, &want) && want == have)) return APUS_OK;
-    return ap_fail(diag, APUS_EFORMAT, "%s: split.tensors.count is %lld, but the %zu parts hold %lld tensors",
+    return ap_fail(diag, APUS_EFORMAT,
+                   "%s: split.tensors.count is %lld, but the %zu parts hold %lld tensors",
                    w->shard[0].path, (long long)want, w->n_shards, (long long)have);
 }
 
@@ -356,8 +363,10 @@ static apus_err open_parts(ap_weights *w, const char *path, int count, apus_diag
     apus_err err = APUS_OK;
     for (int i = 0; i < count && !err; i++) {
         char name[512];
-        if (count > 1) snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)stem, base, i + 1, count);
-        else snprintf(name, sizeof name, "%s", base);
+        if (count > 1)
+            snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)stem, base, i + 1, count);
+        else
+            snprintf(name, sizeof name, "%s", base);
         err = open_part(w, name, i, count, diag);
     }
     return err;
@@ -423,11 +432,15 @@ const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n)
     return w->gguf;
 }
 
-ap_weights_traits ap_weights_traits_of(const ap_weights *w) { return w->traits; }
+ap_weights_traits ap_weights_traits_of(const ap_weights *w)
+{
+    return w->traits;
+}
 
 /* ---------------------------------------------------------------- quantised safetensors */
 
-static const struct item *sibling(const ap_weights *w, const char *module, size_t len, const char *suffix)
+static const struct item *sibling(const ap_weights *w, const char *module, size_t len,
+                                  const char *suffix)
 {
     char name[1024];
     if (len > 900) return NULL;
@@ -445,39 +458,47 @@ static bool fits(const ap_tensor *a, const ap_tensor *b, int64_t last)
     return true;
 }
 
-static bool is_float(ap_dtype t) { return t == AP_F32 || t == AP_F16 || t == AP_BF16; }
+static bool is_float(ap_dtype t)
+{
+    return t == AP_F32 || t == AP_F16 || t == AP_BF16;
+}
 
 /* What is wrong with the parts of a module: weight u32 [.., K*bits/32], scales (and biases) [.., K/group].
  * NULL: nothing, and *cols is K. */
-static const char *mlx_fault(const ap_tensor *t, const ap_tensor *scales, const ap_tensor *biases, ap_quant_mode m,
-                             int64_t *cols)
+static const char *mlx_fault(const ap_tensor *t, const ap_tensor *scales, const ap_tensor *biases,
+                             ap_quant_mode m, int64_t *cols)
 {
     bool affine = m.dtype == AP_MLX_AFFINE;
     if (t->dtype != AP_U32 || t->rank < 2) return "its weight is not a matrix of u32";
     int64_t words = t->shape[t->rank - 1];
-    if (words > INT64_MAX / 32 || words * 32 % m.bits) return "its weight does not hold whole values";
+    if (words > INT64_MAX / 32 || words * 32 % m.bits)
+        return "its weight does not hold whole values";
     *cols = words * 32 / m.bits;
     if (*cols % m.group) return "its rows are not whole groups";
     if (!fits(t, scales, *cols / m.group)) return "its scales have another shape";
-    if (affine ? !is_float(scales->dtype) : scales->dtype != AP_U8) return "its scales have another type";
+    if (affine ? !is_float(scales->dtype) : scales->dtype != AP_U8)
+        return "its scales have another type";
     if (affine != (biases != NULL)) return affine ? "its biases are missing" : "it has biases";
     if (affine && !fits(t, biases, *cols / m.group)) return "its biases have another shape";
-    if (affine && biases->dtype != scales->dtype) return "its biases have another type than its scales";
+    if (affine && biases->dtype != scales->dtype)
+        return "its biases have another type than its scales";
     return NULL;
 }
 
-static apus_err join_mlx(const ap_weights *w, struct item *it, const ap_tensor *scales, const ap_tensor *biases,
-                         ap_quant_mode m, apus_diag *diag)
+static apus_err join_mlx(const ap_weights *w, struct item *it, const ap_tensor *scales,
+                         const ap_tensor *biases, ap_quant_mode m, apus_diag *diag)
 {
     ap_tensor *t = &it->tensor;
     int64_t cols = 0;
     const char *file = w->shard[it->shard].path;
     if (m.dtype < AP_MLX_AFFINE || m.dtype > AP_MLX_MXFP8)
-        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" has scales, but config.json does not say it is quantised",
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\" has scales, but config.json does not say it is quantised",
                        file, it->name);
     const char *fault = mlx_fault(t, scales, biases, m, &cols);
     if (fault)
-        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\": %s, expected %s, %d bits, groups of %d", file, it->name,
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\": %s, expected %s, %d bits, groups of %d", file, it->name,
                        fault, ap_dtype_name(m.dtype), m.bits, m.group);
     t->dtype = m.dtype;
     t->bits = m.bits;
@@ -494,9 +515,11 @@ static apus_err join_mlx(const ap_weights *w, struct item *it, const ap_tensor *
 static apus_err join_fp8(const ap_weights *w, struct item *it, const ap_tensor *s, apus_diag *diag)
 {
     ap_tensor *t = &it->tensor;
-    if (t->dtype != AP_F8_E4M3 || t->rank != 2 || s->rank != 2 || s->shape[0] != (t->shape[0] + 127) / 128 ||
-        s->shape[1] != (t->shape[1] + 127) / 128 || !is_float(s->dtype))
-        return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\": its weight_scale_inv does not fit blocks of 128 x 128",
+    if (t->dtype != AP_F8_E4M3 || t->rank != 2 || s->rank != 2 ||
+        s->shape[0] != (t->shape[0] + 127) / 128 || s->shape[1] != (t->shape[1] + 127) / 128 ||
+        !is_float(s->dtype))
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\": its weight_scale_inv does not fit blocks of 128 x 128",
                        w->shard[it->shard].path, it->name);
     t->dtype = AP_FP8_BLOCK;
     t->bits = 8;
@@ -512,12 +535,13 @@ apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q, apus
     for (size_t i = 0; i < w->n; i++) {
         struct item *it = &w->item[i];
         /* MLX writes convolutions with the channel last, and shifts the norms in the same pass. */
-        if (ends_with(it->name, "linear_attn.conv1d.weight") && it->tensor.rank == 3 && it->tensor.shape[2] == 1 &&
-            it->tensor.shape[1] > 1)
+        if (ends_with(it->name, "linear_attn.conv1d.weight") && it->tensor.rank == 3 &&
+            it->tensor.shape[2] == 1 && it->tensor.shape[1] > 1)
             w->traits.norms_shifted = true;
         if (!q->present || !ends_with(it->name, tail)) continue;
         size_t len = it->name_len - (sizeof tail - 1);
-        const struct item *scales = sibling(w, it->name, len, ".scales"), *biases = sibling(w, it->name, len, ".biases");
+        const struct item *scales = sibling(w, it->name, len, ".scales"),
+                          *biases = sibling(w, it->name, len, ".biases");
         const struct item *inv = sibling(w, it->name, len, ".weight_scale_inv");
         apus_err err = APUS_OK;
         if (scales)
@@ -562,7 +586,10 @@ const ap_tensor *ap_weights_find(const ap_weights *w, const char *name)
     return i ? &i->tensor : NULL;
 }
 
-size_t ap_weights_count(const ap_weights *w) { return w->n; }
+size_t ap_weights_count(const ap_weights *w)
+{
+    return w->n;
+}
 
 const ap_tensor *ap_weights_at(const ap_weights *w, size_t i, const char **name)
 {
@@ -577,7 +604,10 @@ const char *ap_weights_file(const ap_weights *w, const char *name)
     return i ? w->shard[i->shard].path : w->dir;
 }
 
-const char *ap_weights_text_prefix(const ap_weights *w) { return w->prefix; }
+const char *ap_weights_text_prefix(const ap_weights *w)
+{
+    return w->prefix;
+}
 
 static void shape_text(char *out, size_t size, int rank, const int64_t *shape)
 {
@@ -602,10 +632,11 @@ apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, i
     if (!t) return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", w->dir, name);
     const char *file = ap_weights_file(w, name);
     if (!ap_dtype_is_weight(t->dtype))
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: tensor \"%s\" has type %s, expected f32, f16, bf16 or a quantised type whose "
-                       "scales are there",
-                       file, name, ap_dtype_name(t->dtype));
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: tensor \"%s\" has type %s, expected f32, f16, bf16 or a quantised type whose "
+            "scales are there",
+            file, name, ap_dtype_name(t->dtype));
     bool same = t->rank == rank;
     for (int i = 0; same && i < rank; i++) same = shape[i] < 0 || shape[i] == t->shape[i];
     if (!same) {

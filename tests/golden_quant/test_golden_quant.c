@@ -93,7 +93,11 @@ static bool run(rig *r, const gold *g, const gold_prompt *p, int piece, float *o
     for (int i = 0; i < p->n; i++) rows[i] = i;
     for (int at = 0; ok && at < p->n; at += piece) {
         int n = p->n - at < piece ? p->n - at : piece;
-        apus_feed f = {.session = s, .tok = p->ids + at, .n = n, .rows = rows, .n_rows = n,
+        apus_feed f = {.session = s,
+                       .tok = p->ids + at,
+                       .n = n,
+                       .rows = rows,
+                       .n_rows = n,
                        .logits = out + (size_t)at * (size_t)g->vocab};
         ok = apus_feed_batch(r->engine, &f, 1, NULL, NULL, &d) == APUS_OK;
     }
@@ -134,7 +138,8 @@ static double compare_gold(const char *name, const gold *g, int k, const float *
         if (p->rgap && p->rgap[at] < RGAP_NEAR) continue;
         double d = distance(p->logits + (size_t)i * v, got + (size_t)at * v, v);
         double tol = 2.0 * (double)p->noise[i];
-        check(d <= (tol > TOL_GOLD ? tol : TOL_GOLD), name, "logits differ from the reference", k, d);
+        check(d <= (tol > TOL_GOLD ? tol : TOL_GOLD), name, "logits differ from the reference", k,
+              d);
         worst = d > worst ? d : worst;
     }
     for (int i = 0; i < GOLD_GREEDY; i++) {

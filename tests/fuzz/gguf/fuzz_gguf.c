@@ -48,7 +48,8 @@ static void check_values(const ap_gguf *g)
             count++;
         }
         require(v->type != AP_GGUF_STRING || (count == v->count && at == v->end));
-        if (v->count && ap_gguf_int(v, v->count - 1, &whole)) require(ap_gguf_num(v, v->count - 1, &number));
+        if (v->count && ap_gguf_int(v, v->count - 1, &whole))
+            require(ap_gguf_num(v, v->count - 1, &number));
         require(!ap_gguf_int(v, v->count, &whole) && !ap_gguf_num(v, v->count, &number));
     }
 }

@@ -13,16 +13,27 @@ static void require(bool ok)
 static void check_mode(ap_quant_mode m)
 {
     switch (m.dtype) {
-    case AP_F32: require(m.bits == 0 && m.group == 0); break;
+    case AP_F32:
+        require(m.bits == 0 && m.group == 0);
+        break;
     case AP_MLX_AFFINE:
         require(m.bits >= 2 && m.bits <= 8 && m.bits != 7 && m.group_rows == 1);
         require(m.group == 32 || m.group == 64 || m.group == 128);
         break;
-    case AP_MLX_MXFP4: require(m.bits == 4 && m.group == 32 && m.group_rows == 1); break;
-    case AP_MLX_NVFP4: require(m.bits == 4 && m.group == 16 && m.group_rows == 1); break;
-    case AP_MLX_MXFP8: require(m.bits == 8 && m.group == 32 && m.group_rows == 1); break;
-    case AP_FP8_BLOCK: require(m.bits == 8 && m.group == 128 && m.group_rows == 128); break;
-    default: abort();
+    case AP_MLX_MXFP4:
+        require(m.bits == 4 && m.group == 32 && m.group_rows == 1);
+        break;
+    case AP_MLX_NVFP4:
+        require(m.bits == 4 && m.group == 16 && m.group_rows == 1);
+        break;
+    case AP_MLX_MXFP8:
+        require(m.bits == 8 && m.group == 32 && m.group_rows == 1);
+        break;
+    case AP_FP8_BLOCK:
+        require(m.bits == 8 && m.group == 128 && m.group_rows == 128);
+        break;
+    default:
+        abort();
     }
 }
 

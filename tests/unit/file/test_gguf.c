@@ -73,7 +73,8 @@ static void kv_array(bytes *f, const char *key, ap_gguf_type type, uint64_t n)
 }
 
 /* A matrix of ggml type `type`, innermost size first. */
-static void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type, uint64_t at)
+static void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type,
+                   uint64_t at)
 {
     put_text(f, name);
     put(f, 2, 4);
@@ -120,8 +121,8 @@ static bytes good(void)
     kv_array(&f, "a.list", AP_GGUF_STRING, 2);
     put_text(&f, "x");
     put_text(&f, "");
-    record(&f, "one", 32, 2, 8, 0);   /* Q8_0: 68 bytes */
-    record(&f, "two", 4, 1, 0, 96);   /* F32: 16 bytes */
+    record(&f, "one", 32, 2, 8, 0); /* Q8_0: 68 bytes */
+    record(&f, "two", 4, 1, 0, 96); /* F32: 16 bytes */
     finish(&f, 112);
     return f;
 }
@@ -179,7 +180,8 @@ static void test_counts(void **state)
     fails(&f, f.n, APUS_EFORMAT, "\"a.b\" appears twice");
 }
 
-static void one_record(uint64_t cols, uint64_t rows, uint32_t type, uint64_t at, apus_err want, const char *part)
+static void one_record(uint64_t cols, uint64_t rows, uint32_t type, uint64_t at, apus_err want,
+                       const char *part)
 {
     bytes f = begin();
     record(&f, "one", cols, rows, type, at);
@@ -225,9 +227,10 @@ static void test_tensors(void **state)
 
 static void base_keys(bytes *f, const char *arch, const char *without)
 {
-    static const char *const keys[] = {"block_count", "embedding_length", "attention.head_count", "context_length",
-                                       "attention.key_length", "attention.head_count_kv", "expert_count",
-                                       "expert_used_count", "expert_feed_forward_length"};
+    static const char *const keys[] = {
+        "block_count",    "embedding_length",     "attention.head_count",
+        "context_length", "attention.key_length", "attention.head_count_kv",
+        "expert_count",   "expert_used_count",    "expert_feed_forward_length"};
     static const uint32_t values[] = {2, 8, 2, 64, 4, 1, 2, 1, 8};
     kv_text(f, "general.architecture", arch);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
@@ -263,9 +266,10 @@ static void config_fails(bytes *f, apus_err want, const char *part)
 static void test_keys(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"block_count", "embedding_length", "attention.head_count", "context_length",
-                                       "attention.key_length", "attention.head_count_kv", "expert_count",
-                                       "expert_used_count", "expert_feed_forward_length"};
+    static const char *const keys[] = {
+        "block_count",    "embedding_length",     "attention.head_count",
+        "context_length", "attention.key_length", "attention.head_count_kv",
+        "expert_count",   "expert_used_count",    "expert_feed_forward_length"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         char part[100];
         bytes f = begin();
@@ -352,7 +356,8 @@ static int remove_dir(void **state)
 }
 
 /* Part `no` (from 0) of `of`, with one tensor. */
-static void write_part(const char *name, uint32_t no, uint32_t of, uint32_t total, const char *tensor)
+static void write_part(const char *name, uint32_t no, uint32_t of, uint32_t total,
+                       const char *tensor)
 {
     bytes f = begin();
     if (no == 0) base_keys(&f, "qwen3moe", NULL);
@@ -371,7 +376,8 @@ static void open_fails(const char *name, apus_err want, const char *part)
 {
     diag = (apus_diag){0};
     apus_err err = ap_weights_open_gguf(in(name), &w, &diag);
-    if (err != want || !strstr(diag.text, part)) fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+    if (err != want || !strstr(diag.text, part))
+        fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
 }
 
 static void test_split(void **state)
@@ -397,9 +403,11 @@ static void test_split(void **state)
     write_part("m-00002-of-00002.gguf", 1, 3, 0, "blk.0.attn_q.weight");
     open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "part 2 of 3, expected part 2 of 2");
     write_part("m-00002-of-00002.gguf", 1, 2, 0, "token_embd.weight");
-    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "\"model.embed_tokens.weight\" is in two files");
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT,
+               "\"model.embed_tokens.weight\" is in two files");
     write_part("m-00001-of-00002.gguf", 0, 2, 5, "token_embd.weight");
-    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT, "split.tensors.count is 5, but the 2 parts hold 2 tensors");
+    open_fails("m-00001-of-00002.gguf", APUS_EFORMAT,
+               "split.tensors.count is 5, but the 2 parts hold 2 tensors");
 }
 
 /* ---------------------------------------------------------------- MLX and FP8 */
@@ -415,7 +423,8 @@ static void join(const char *config, const char *tensors, apus_err want, const c
         err = ap_weights_join_quantised(w, &q, &diag);
         ap_quant_config_free(&q);
     }
-    if (err != want || !strstr(diag.text, part)) fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
+    if (err != want || !strstr(diag.text, part))
+        fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
     if (err && w) assert_non_null(strstr(diag.text, "\"a.weight\""));
     ap_weights_close(err ? w : NULL);
     if (err) w = NULL;
@@ -446,21 +455,25 @@ static void test_mlx(void **state)
          "its rows are not whole groups");
     join(AFFINE, "a.weight U16 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
          "its weight is not a matrix of u32");
-    join("{\"quantization\":{\"bits\":3}}", "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+    join("{\"quantization\":{\"bits\":3}}",
+         "a.weight U32 [2,16];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
          "its weight does not hold whole values, expected mlx_affine, 3 bits, groups of 64");
-    join("{\"quantization\":{\"bits\":4,\"a\":false}}", "a.weight U32 [2,16];a.scales BF16 [2,2]", APUS_EFORMAT,
-         "config.json does not say it is quantised");
-    join("{\"quantization\":{\"mode\":\"mxfp4\"}}", "a.weight U32 [2,16];a.scales BF16 [2,4]", APUS_EFORMAT,
-         "its scales have another type, expected mlx_mxfp4");
-    join("{\"quantization\":{\"mode\":\"mxfp4\"}}", "a.weight U32 [2,16];a.scales U8 [2,4];a.biases U8 [2,4]",
-         APUS_EFORMAT, "it has biases");
-    join("{\"quantization\":{\"bits\":7}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "7 bits in groups of 64");
-    join("{\"quantization\":{\"mode\":\"abc\"}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "\"abc\" is not supported");
-    join("{\"quantization\":{\"bits\":4,\"x\":{\"bits\":4,\"group_size\":16}}}", "a.weight U32 [2,16]",
-         APUS_EUNSUPPORTED, "4 bits in groups of 16");
+    join("{\"quantization\":{\"bits\":4,\"a\":false}}", "a.weight U32 [2,16];a.scales BF16 [2,2]",
+         APUS_EFORMAT, "config.json does not say it is quantised");
+    join("{\"quantization\":{\"mode\":\"mxfp4\"}}", "a.weight U32 [2,16];a.scales BF16 [2,4]",
+         APUS_EFORMAT, "its scales have another type, expected mlx_mxfp4");
+    join("{\"quantization\":{\"mode\":\"mxfp4\"}}",
+         "a.weight U32 [2,16];a.scales U8 [2,4];a.biases U8 [2,4]", APUS_EFORMAT, "it has biases");
+    join("{\"quantization\":{\"bits\":7}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED,
+         "7 bits in groups of 64");
+    join("{\"quantization\":{\"mode\":\"abc\"}}", "a.weight U32 [2,16]", APUS_EUNSUPPORTED,
+         "\"abc\" is not supported");
+    join("{\"quantization\":{\"bits\":4,\"x\":{\"bits\":4,\"group_size\":16}}}",
+         "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "4 bits in groups of 16");
 }
 
-#define FP8(block) "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":" block "}}"
+#define FP8(block)                                                                                 \
+    "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":" block "}}"
 
 static void test_fp8(void **state)
 {
@@ -474,7 +487,8 @@ static void test_fp8(void **state)
     join(FP8("[128,128]"), "a.weight F8_E4M3 [130,256];a.scales F32 [2,2]", APUS_EFORMAT,
          "config.json does not say it is quantised");
     join(FP8("[64,128]"), "a.weight F8_E4M3 [1,1]", APUS_EUNSUPPORTED, "weight_block_size");
-    join("{\"quantization_config\":{\"quant_method\":\"gptq\"}}", "a.weight F32 [1]", APUS_EUNSUPPORTED, "\"gptq\"");
+    join("{\"quantization_config\":{\"quant_method\":\"gptq\"}}", "a.weight F32 [1]",
+         APUS_EUNSUPPORTED, "\"gptq\"");
 }
 
 /* ---------------------------------------------------------------- memory */

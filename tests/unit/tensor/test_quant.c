@@ -63,8 +63,12 @@ static record next(size_t *at)
     memcpy(name, take(at, 16), 16);
     memcpy(h, take(at, sizeof h), sizeof h);
     memcpy(kind, take(at, 16), 16);
-    record r = {.t = {.dtype = type_of(name), .rank = 2, .shape = {h[3], h[4]}, .bits = (int)h[0],
-                      .group = (int)h[1], .group_rows = (int)h[2]}};
+    record r = {.t = {.dtype = type_of(name),
+                      .rank = 2,
+                      .shape = {h[3], h[4]},
+                      .bits = (int)h[0],
+                      .group = (int)h[1],
+                      .group_rows = (int)h[2]}};
     if (kind[0]) r.t.scale_dtype = type_of(kind);
     r.t.data = take(at, h[5]);
     r.t.scales = h[6] ? take(at, h[6]) : NULL;

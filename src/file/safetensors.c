@@ -61,12 +61,13 @@ static apus_err fail_tensor(reader *r, const char *what)
 static apus_err begin_entry(reader *r, const ap_json_event *e)
 {
     bool meta = !strcmp(r->cur.name, "__metadata__");
-    if (e->type != AP_JSON_EV_BEGIN_OBJECT)
+    bool none = meta && e->type == AP_JSON_EV_NULL; /* as MLX and the format's own reader have it */
+    if (!none && e->type != AP_JSON_EV_BEGIN_OBJECT)
         return fail_tensor(r, "expected an object with dtype, shape and data_offsets");
     if (meta && r->has_meta)
         return ap_fail(r->diag, APUS_EFORMAT, "%s: \"__metadata__\" appears twice", r->file);
     r->has_meta |= meta;
-    r->state = meta ? IN_META : IN_TENSOR;
+    r->state = none ? AT_TOP : meta ? IN_META : IN_TENSOR;
     return APUS_OK;
 }
 

@@ -3,7 +3,7 @@
  * Layout: u64 little-endian header length, that many bytes of JSON
  *   {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
  *    "__metadata__": {"key": "text", ...}}
- * (trailing spaces allowed), then the data section, which the tensors cover exactly: no overlap, no
+ * (trailing spaces allowed; a null __metadata__ counts as none), then the data section, which the tensors cover exactly: no overlap, no
  * holes, nothing behind the last one. A rank of 0 (one element) and sizes of 0 are legal.
  * Refused besides what the format forbids: header over 100 MB, rank over AP_MAX_RANK, a zero byte
  * or emptiness in a name, unknown keys of a tensor. Memory taken is bounded by a small multiple of

@@ -52,8 +52,8 @@ static void test_good(void **state)
     assert_int_equal(st.n, 0);
     ap_safetensors_close(&st);
     assert_int_equal(parse("{\"__metadata__\":{}}", 0, &st), APUS_OK);
-    assert_int_equal(parse("{\"__metadata__\":null}", 0, &st), APUS_OK);
     ap_safetensors_close(&st);
+    assert_int_equal(parse("{\"__metadata__\":null}", 0, &st), APUS_OK);
     ap_safetensors_close(&st);
 }
 

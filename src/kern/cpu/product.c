@@ -129,7 +129,8 @@ static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_
 }
 
 /* A K block of all rows, tile by tile, with the sums times -zero that products start from. */
-static void gather_inputs(const ap_qx *const *x, int rows, int n_tiles, int b0, int n, int zero, ap_qx *to)
+static void gather_inputs(const ap_qx *const *x, int rows, int n_tiles, int b0, int n, int zero,
+                          ap_qx *to)
 {
     for (int t = 0; t < n_tiles; t++, to += AP_Q_TILE * AP_Q_K_BLOCKS) {
         int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
@@ -170,8 +171,25 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
             for (int t = 0; t < n_tiles; t++) {
                 int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
                 const ap_qx *in = inputs + t * AP_Q_TILE * AP_Q_K_BLOCKS;
-                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld, b0 > 0);
+                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld,
+                        b0 > 0);
             }
+        }
+    }
+}
+
+/* Few rows: a few panels at a time over all inputs, so that memory is read in long runs. */
+static void product_few(const ap_micro_matmul *mm, const ap_mat *w, int p0, int n_panel,
+                        const float *const *x, int rows, float *out, int ld)
+{
+    for (int p = 0, np; p < n_panel; p += np) {
+        np = n_panel - p < mm->few_panels ? n_panel - p : mm->few_panels;
+        for (int k0 = 0; k0 < w->cols; k0 += AP_K_BLOCK) {
+            int n = w->cols - k0 < AP_K_BLOCK ? w->cols - k0 : AP_K_BLOCK;
+            block b = block_at(w, p0 + p, k0);
+            const float *at[AP_FEW_ROWS] = {0};
+            for (int r = 0; r < rows; r++) at[r] = x[r] + k0;
+            mm->few[b.type](at, rows, b.w, b.panel_bytes, np, n, out + p * AP_PANEL, ld, k0 > 0);
         }
     }
 }
@@ -185,9 +203,14 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     bool packed = false;
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;
-        if (w[j]->q.bits) product_integer(m->qdot, w[j], p0, n_panel, x.q, rows, out, ld);
-        else if (w[j]->data) packed = true;
-        else product_quantised(m, w[j], p0, n_panel, x.f, rows, out, ld);
+        if (w[j]->q.bits)
+            product_integer(m->qdot, w[j], p0, n_panel, x.q, rows, out, ld);
+        else if (w[j]->data && rows <= AP_FEW_ROWS)
+            product_few(mm, w[j], p0, n_panel, x.f, rows, out, ld);
+        else if (w[j]->data)
+            packed = true;
+        else
+            product_quantised(m, w[j], p0, n_panel, x.f, rows, out, ld);
     }
     for (int k0 = 0; k0 < cols && packed; k0 += AP_K_BLOCK) {
         int n = cols - k0 < AP_K_BLOCK ? cols - k0 : AP_K_BLOCK;
@@ -196,7 +219,8 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
             for (int j = 0; j < n_mat; j++) {
                 if (!w[j]->data || w[j]->q.bits) continue;
                 block b = block_at(w[j], p0, k0);
-                multiply(mm, &br, xpack, &b, n_panel, n, tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
+                multiply(mm, &br, xpack, &b, n_panel, n,
+                         tile + (size_t)br.r0 * ld + j * n_panel * AP_PANEL, ld, k0 > 0);
             }
         }
     }

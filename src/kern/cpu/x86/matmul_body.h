@@ -4,7 +4,7 @@
  *   vec_zero, vec_load, vec_store, vec_add, vec_fma(a, b, c) = a*b + c, vec_all(p) = *p everywhere
  *   w_f32, w_f16       (panel + offset, half): the weights of one input
  *   w_even, w_odd      (panel + offset, half): of the first and second input of a bf16 pair
- *   AHEAD              bytes to prefetch in front of the weights
+ *   AHEAD              bytes to prefetch in front of each of WIDE panels
  *   FULL_ROWS, FULL_PANELS  the shape of a full tile (sums that fit the registers)
  *
  * Every sum is one register, so its order over k is the plain one; rows and panels only give the
@@ -39,10 +39,12 @@ INLINE void step(sums s, load_fn load, int NR, int NP, bool many, const rows_in 
     }
 }
 
+/* The fewer panels run side by side, the sooner the next bytes of each are wanted. */
 INLINE void prefetch(const uint8_t *w, size_t pb, int NP)
 {
+    const size_t ahead = NP < WIDE ? 2 * AHEAD : AHEAD;
 #pragma GCC unroll 16
-    for (int p = 0; p < NP; p++) __builtin_prefetch(w + (size_t)p * pb + AHEAD);
+    for (int p = 0; p < NP; p++) __builtin_prefetch(w + (size_t)p * pb + ahead);
 }
 
 /* NR rows x NP panels; t, NR, NP and many (x is a tile) are constants at every call. */

@@ -102,11 +102,11 @@ typedef struct apus_model_settings {
     const char *hub_cache;     /* Hugging Face cache folder for org/repo names; NULL = none */
     apus_progress_fn progress; /* may be NULL */
     void *progress_ctx;
-    /* Quantised weights: false (default) = activations are rounded to 8 bits, 32 of them to a scale,
-     * and products run in integers; true = products run in f32 on the numbers that the file defines,
-     * several times slower. Other weights are always exact. Results do not depend on batch, chunks or
-     * threads either way. */
-    bool exact;
+    /* Quantised weights: false (default) = products run in f32 on the numbers that the file defines;
+     * true = activations are rounded to 8 bits, 32 of them to a scale, and products run in integers,
+     * many times faster (docs/performance.md has the cost in quality). Other weights are always exact.
+     * Results do not depend on batch, chunks or threads either way. */
+    bool fast;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
@@ -132,7 +132,7 @@ typedef struct apus_info {
     int n_layers, n_attn_full, n_attn_sliding, n_recurrent, n_moe;
     int hidden, vocab, experts, experts_used, sliding_window;
     int context; /* positions the model was made for */
-    bool has_tokenizer, has_chat_template, is_multimodal;
+    bool has_tokenizer, has_chat_template, is_multimodal, is_quantised;
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);

@@ -136,7 +136,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
 {
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.exact = s->exact;
+    m->kern.exact = !s->fast;
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
                             &m->impl, diag);
@@ -151,7 +151,7 @@ static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apu
 {
     apus_err err = ap_pool_create(1, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.exact = s->exact;
+    m->kern.exact = !s->fast;
     return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
 }
 
@@ -210,6 +210,7 @@ static void describe_types(apus_model *m, const census *c)
     m->weight_types[0] = 0;
     for (int t = 0; t < AP_DTYPE_COUNT * 9 && c->bytes; t++) {
         uint64_t bytes = c->bytes_of[t / 9][t % 9];
+        m->info.is_quantised |= bytes && ap_dtype_block((ap_dtype)(t / 9)) != 1;
         if (!bytes || at >= cap) continue;
         char bits[16] = "";
         if (t % 9) snprintf(bits, sizeof bits, "_%dbit", t % 9);

@@ -61,7 +61,6 @@ static bool rig_open(const char *folder, const gold *g, int threads, apus_cpu cp
     apus_model_settings_default(&ms);
     ms.cpu = cpu;
     ms.threads = threads;
-    ms.exact = true;
     *r = (rig){0};
     if (apus_model_open(path, &ms, &r->model, &d) == APUS_OK) {
         apus_engine_settings_default(&es);

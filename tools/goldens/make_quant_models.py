@@ -519,7 +519,7 @@ def apus_logits(apus, path, ids, folder):
     out = os.path.join(folder, "out.safetensors")
     with open(os.path.join(folder, "ids.txt"), "w") as f:
         f.write(" ".join(map(str, ids)))
-    r = subprocess.run([os.path.abspath(apus), "logits", path, "--exact", "--ids", f.name,
+    r = subprocess.run([os.path.abspath(apus), "logits", path, "--ids", f.name,
                         "-o", out], capture_output=True, text=True)
     if r.returncode:
         return r.stderr.strip().splitlines()[-1]

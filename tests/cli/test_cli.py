@@ -331,7 +331,10 @@ class Tiny(Case):
 
     @unittest.skipIf(os.environ.get("APUS_EMULATOR"), "terminal test runs natively only")
     def test_chat_on_a_terminal(self):
-        pid, fd = pty.fork()
+        try:
+            pid, fd = pty.fork()
+        except OSError as e:  # no /dev/pts, as in a bare chroot
+            self.skipTest(str(e))
         if pid == 0:
             os.environ.update(TERM="xterm", XDG_STATE_HOME=str(self.dir))
             os.execv(APUS[0], APUS + ["chat", str(TINY), "--temp", "0", "--no-think"])

@@ -20,8 +20,8 @@ const opt common_table[] = {
      "highest processor level: ref, avx2, avx512, amx, neon\nor auto (default)"},
     {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
      "prompt tokens computed at once (default 512);\nresults do not depend on it"},
-    {"fast", 0, OPT_FLAG, &common.fast, NULL, 0, 0, NULL,
-     "meet quantised weights with 8-bit inputs: many times\nfaster, not quite the same answers"},
+    {"precision", 0, OPT_STRING, &common.precision, NULL, 0, 0, "P",
+     "of products with quantised weights: high (default),\nexact (f32 throughout, slow) or fast"},
     {"ctx", 'c', OPT_INT, &common.ctx, NULL, 1, INT_MAX, "N",
      "tokens that fit in the conversation\n(default: the model's, at most 8192)"},
     {0}};
@@ -219,9 +219,10 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress_bar;
-    s.fast = common.fast;
     int rc = cpu_level(c, &s.cpu);
     if (rc >= 0) return rc;
+    if (common.precision && apus_precision_parse(common.precision, &s.precision, &d))
+        return usage_error(c, "--precision: %s", d.text);
     if (!name) {
         name = default_model();
         if (!name) {
@@ -236,11 +237,6 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
     }
     if (apus_model_open(name, &s, out, &d)) return report(c, &d);
     progress_clear();
-    apus_info info = {.size = sizeof info};
-    if (load == APUS_LOAD_ALL && !common.fast && isatty(STDERR_FILENO) &&
-        !apus_model_info(*out, &info, &d) && info.is_quantised)
-        fprintf(stderr, "%sthe weights are quantised: --fast answers many times faster%s\n",
-                dim(stderr), plain(stderr));
     return -1;
 }
 

@@ -88,6 +88,21 @@ typedef enum apus_load {
     APUS_LOAD_ALL = 2   /* everything: ready for an engine */
 } apus_load;
 
+/* How products with quantised weights are computed. Weights keep the values that the file defines;
+ * what differs is what their inputs are rounded to. Weights in bf16, f16 and f32 are not concerned
+ * unless FAST says so. docs/performance.md has the cost in quality of each. */
+typedef enum apus_precision {
+    APUS_PRECISION_HIGH = 0, /* integers: inputs of 15 bits, 32 of them to a scale */
+    APUS_PRECISION_EXACT,    /* f32 inputs and sums */
+    APUS_PRECISION_FAST      /* inputs of 8 bits or bf16, whatever runs fastest for the row count */
+} apus_precision;
+
+/* "high", "exact", "fast" to a precision. EINVAL: unknown name. */
+APUS_API apus_err apus_precision_parse(const char *name, apus_precision *out, apus_diag *diag);
+
+/* Name of a precision. Never NULL. */
+APUS_API const char *apus_precision_name(apus_precision p);
+
 /* Called while something long runs, from the calling thread, at most some 20 times a second.
  *   stage  "load" or "prefill"
  *   done, total  work units (bytes or tokens), 0 <= done <= total
@@ -102,11 +117,7 @@ typedef struct apus_model_settings {
     const char *hub_cache;     /* Hugging Face cache folder for org/repo names; NULL = none */
     apus_progress_fn progress; /* may be NULL */
     void *progress_ctx;
-    /* Quantised weights: false (default) = products run in f32 on the numbers that the file defines;
-     * true = activations are rounded to 8 bits, 32 of them to a scale, and products run in integers,
-     * many times faster (docs/performance.md has the cost in quality). Other weights are always exact.
-     * Results do not depend on batch, chunks or threads either way. */
-    bool fast;
+    apus_precision precision; /* default APUS_PRECISION_HIGH */
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);

@@ -10,7 +10,7 @@ apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, a
 {
     apus_err err = ap_pool_create(s->threads, pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, *pool, kern, diag);
-    if (!err) kern->exact = m->kern.exact;
+    if (!err) kern->precision = m->kern.precision;
     return err;
 }
 

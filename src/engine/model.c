@@ -12,7 +12,8 @@
 
 void apus_model_settings_default(apus_model_settings *s)
 {
-    *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO};
+    *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
+                               .precision = APUS_PRECISION_EXACT};
 }
 
 static bool ends_with(const char *s, const char *end)
@@ -136,7 +137,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
 {
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.exact = !s->fast;
+    m->kern.precision = s->precision;
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
                             &m->impl, diag);
@@ -151,7 +152,7 @@ static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apu
 {
     apus_err err = ap_pool_create(1, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.exact = !s->fast;
+    m->kern.precision = s->precision;
     return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
 }
 

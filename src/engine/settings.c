@@ -19,6 +19,25 @@ apus_err ap_settings_take(void *known, size_t known_size, const void *given, con
     return APUS_OK;
 }
 
+static const char *const precisions[] = {"high", "exact", "fast"};
+enum { N_PRECISIONS = sizeof precisions / sizeof *precisions };
+
+apus_err apus_precision_parse(const char *name, apus_precision *out, apus_diag *diag)
+{
+    if (!name || !out) return ap_fail(diag, APUS_EINVAL, "precision: no name given");
+    for (int i = 0; i < N_PRECISIONS; i++) {
+        if (strcmp(name, precisions[i])) continue;
+        *out = (apus_precision)i;
+        return APUS_OK;
+    }
+    return ap_fail(diag, APUS_EINVAL, "precision: expected high, exact or fast, found '%.40s'", name);
+}
+
+const char *apus_precision_name(apus_precision p)
+{
+    return (unsigned)p < N_PRECISIONS ? precisions[p] : "unknown";
+}
+
 void apus_engine_settings_default(apus_engine_settings *s)
 {
     *s = (apus_engine_settings){.size = sizeof *s, .cpu = APUS_CPU_AUTO, .max_sessions = 1};

@@ -302,7 +302,7 @@ struct ap_kern {
     apus_cpu level;
     ap_pool *pool;
     const void *impl; /* the backend's own (cpu: ap_micro) */
-    bool exact;       /* quantised weights meet f32 inputs, in the Order of f32 weights */
+    apus_precision precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
     /* Room for inputs in integer form, 64-byte aligned, or NULL: 2 bytes for each input of a product
      * let it run at once, less cuts it into pieces with the same results. */
     void *inputs;

@@ -164,7 +164,7 @@ void check_pack_quant(kc *c)
                 kc_fail(c, "%s: bytes differ", c->kern[k].name);
         }
         ap_kern exact = *c->ref;
-        exact.exact = true;
+        exact.precision = APUS_PRECISION_EXACT;
         exact.pack(&exact, &src, NULL, &m);
         if (exact.pack_bytes(&exact, &src) || m.data || m.q.bits || m.raw.data != src.data)
             kc_fail(c, "exact mode packs");
@@ -274,7 +274,7 @@ static void check_exact(kc *c, const form *f)
     for (int k = 0; k < c->n_kern; k++) {
         ap_kern kern = c->kern[k].k;
         ap_mat w;
-        kern.exact = true;
+        kern.precision = APUS_PRECISION_EXACT;
         kern.pack(&kern, &src, NULL, &w);
         ap_matmul_args a = {.x = x, .w = &w, .y = y, .ldx = K, .ldy = N, .n_tok = T};
         kc_poison(y, (size_t)T * N);

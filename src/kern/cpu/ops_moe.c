@@ -64,7 +64,7 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(unit));
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
     l.out = place(&at, pairs, (size_t)l.ld_out * sizeof(float));
-    if (!k->exact) {
+    if (k->precision != APUS_PRECISION_EXACT) {
         l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
         l.mid_q = place(&at, pairs, ap_input_bytes(ffn));
     }

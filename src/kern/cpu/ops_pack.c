@@ -16,7 +16,7 @@ size_t ap_panel_bytes(ap_dtype t, int cols)
 /* The integer form that src is packed to; bits 0: none. */
 static ap_qform form_of(const ap_kern *k, const ap_tensor *src)
 {
-    return k->exact ? (ap_qform){0} : ap_q_form(src);
+    return k->precision == APUS_PRECISION_EXACT ? (ap_qform){0} : ap_q_form(src);
 }
 
 size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)

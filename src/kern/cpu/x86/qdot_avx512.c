@@ -1,12 +1,9 @@
 /* qdot_avx512.c - weights in integer form: 16 rows x 4 inputs per vpdpbusd. */
-#include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/x86/qload_avx512.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 #define AHEAD 1024
 
 /* ------------------------------------------------------------------ inputs */
@@ -47,93 +44,6 @@ static void quantise(const float *x, int n, ap_qx *out)
 }
 
 /* ------------------------------------------------------------------ weights */
-
-/* 4 bits with a table are kind 0, else the kind is the number of bits. */
-#define TABLE 0
-
-INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    if (kind == 8) {
-        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_load_si512(p + 64 * j);
-        return;
-    }
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m512i w = _mm512_load_si512(p + 64 * i);
-        v[2 * i] = _mm512_and_si512(w, low);
-        v[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi32(w, 4), low);
-    }
-    if (kind == TABLE) {
-        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_shuffle_epi8(table, v[j]);
-    } else if (kind == 5) {
-        const __m512i bit = _mm512_set1_epi8(16);
-        __m512i h = _mm512_load_si512(p + 256);
-        UNROLL for (int j = 0; j < 8; j++) {
-            __m512i s = j < 4 ? _mm512_slli_epi32(h, (unsigned)(4 - j)) : _mm512_srli_epi32(h, (unsigned)(j - 4));
-            v[j] = _mm512_ternarylogic_epi32(v[j], s, bit, 0xf8); /* v | s & bit */
-        }
-    } else if (kind == 6) {
-        const __m512i two = _mm512_set1_epi8(48);
-        UNROLL for (int j = 0; j < 8; j++) {
-            __m512i h = _mm512_load_si512(p + 256 + j / 4 * 64);
-            int shift = 4 - 2 * (j % 4);
-            __m512i s = shift >= 0 ? _mm512_slli_epi32(h, (unsigned)shift) : _mm512_srli_epi32(h, 2);
-            v[j] = _mm512_ternarylogic_epi32(v[j], s, two, 0xf8);
-        }
-    }
-}
-
-INLINE __m512 half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-INLINE __m512 brain(const uint8_t *p)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
-}
-INLINE __m512i bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
-INLINE __m512i signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
-
-/* s and b of n blocks from b0 on, for each block (or half block) its own. */
-static void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
-{
-    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
-    int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
-    int left = per_group - b0 % per_group, end = n * per_block;
-    __m512 d = _mm512_setzero_ps(), m = d, vs, vb = d;
-    for (int i = 0; i < end; at.at += at.step) {
-        const uint8_t *p = at.at, *second = p + at.step / 2;
-        if (f.scale == AP_QS_SUPER) {
-            if (i == 0 || (b0 + i / per_block) % 8 == 0) {
-                d = half(at.super);
-                if (f.affine) m = half(at.super + 32);
-            }
-            vs = _mm512_mul_ps(d, _mm512_cvtepi32_ps(f.is_signed ? signed_bytes(p) : bytes(p)));
-            if (f.affine) {
-                vb = _mm512_mul_ps(m, _mm512_cvtepi32_ps(bytes(second)));
-                vb = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(vb), sign));
-            }
-            if ((b0 * per_block + i + 1) % (8 * per_block) == 0) at.super += f.affine ? 64 : 32;
-        } else if (f.scale == AP_QS_F16) {
-            vs = half(p);
-            if (f.affine) vb = half(second);
-        } else if (f.scale == AP_QS_BF16) {
-            vs = brain(p);
-            if (f.affine) vb = brain(second);
-        } else {
-            vs = _mm512_loadu_ps((const float *)p);
-            if (f.affine) vb = _mm512_loadu_ps((const float *)second);
-        }
-        for (; left > 0 && i < end; left--, i++) {
-            _mm512_store_ps(s + i * AP_PANEL, vs);
-            if (f.affine) _mm512_store_ps(b + i * AP_PANEL, vb);
-        }
-        left = per_group;
-    }
-}
-
-static __m512i table_of(ap_qform f)
-{
-    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)ap_qtable[f.table]));
-}
 
 INLINE void unpack_blocks(int kind, __m512i table, const uint8_t *p, size_t step, int n, uint8_t *q)
 {

@@ -1,0 +1,98 @@
+/* qload_avx2.h - a packed panel's bits (kern.h, qpack.h) to vectors of q and of scales. For files of the
+ * level avx2. */
+#ifndef AP_KERN_CPU_X86_QLOAD_AVX2_H
+#define AP_KERN_CPU_X86_QLOAD_AVX2_H
+
+#include <immintrin.h>
+
+#include "kern/cpu/micro_qdot.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* 4 bits with a table are kind 0, else the kind is the number of bits. */
+#define TABLE 0
+
+INLINE int kind_of(ap_qform f) { return f.table ? TABLE : f.bits; }
+
+INLINE __m256i load(const uint8_t *p) { return _mm256_load_si256((const __m256i *)p); }
+
+/* Rows 8h .. 8h+7 of a block, 4 inputs to a vector; wide q minus 128. */
+INLINE void load_half(int kind, const uint8_t *p, int h, __m256i table, __m256i v[8])
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    p += 32 * h;
+    if (kind == 8) {
+        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm256_xor_si256(load(p + 64 * j), _mm256_set1_epi8(-128));
+        return;
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i w = load(p + 64 * i);
+        v[2 * i] = _mm256_and_si256(w, low);
+        v[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi32(w, 4), low);
+    }
+    if (kind == TABLE) {
+        UNROLL for (int j = 0; j < 8; j++)
+            v[j] = _mm256_xor_si256(_mm256_shuffle_epi8(table, v[j]), _mm256_set1_epi8(-128));
+    } else if (kind == 5) {
+        __m256i high = load(p + 256);
+        UNROLL for (int j = 0; j < 8; j++) {
+            __m256i s = j < 4 ? _mm256_slli_epi32(high, 4 - j) : _mm256_srli_epi32(high, j - 4);
+            v[j] = _mm256_or_si256(v[j], _mm256_and_si256(s, _mm256_set1_epi8(16)));
+        }
+    } else if (kind == 6) {
+        UNROLL for (int j = 0; j < 8; j++) {
+            __m256i high = load(p + 256 + j / 4 * 64);
+            int shift = 4 - 2 * (j % 4);
+            __m256i s = shift >= 0 ? _mm256_slli_epi32(high, shift) : _mm256_srli_epi32(high, 2);
+            v[j] = _mm256_or_si256(v[j], _mm256_and_si256(s, _mm256_set1_epi8(48)));
+        }
+    }
+}
+
+INLINE __m256 half(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE __m256 brain(const uint8_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+INLINE __m256 factor(const uint8_t *p, bool is_signed)
+{
+    __m128i b = _mm_loadl_epi64((const __m128i *)p);
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+}
+
+INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
+{
+    if (f.scale == AP_QS_F16) return half(p + 16 * h);
+    if (f.scale == AP_QS_BF16) return brain(p + 16 * h);
+    return _mm256_loadu_ps((const float *)p + 8 * h);
+}
+
+/* s and b of n blocks from b0 on, for each block (or half block) its own. */
+static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+{
+    int per_block = ap_q_halves(f) ? 2 : 1;
+    for (int i = 0; i < n; i++) {
+        ap_qscales at = ap_q_scales_at(f, panel, cols, b0 + i);
+        for (int g = 0; g < per_block; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
+            for (int h = 0; h < 2; h++) {
+                const uint8_t *second = at.at + at.step / 2;
+                if (f.scale == AP_QS_SUPER) {
+                    _mm256_store_ps(s + 8 * h, _mm256_mul_ps(half(at.super + 16 * h), factor(at.at + 8 * h, f.is_signed)));
+                    if (!f.affine) continue;
+                    __m256 m = _mm256_mul_ps(half(at.super + 32 + 16 * h), factor(second + 8 * h, false));
+                    _mm256_store_ps(b + 8 * h, _mm256_xor_ps(m, _mm256_set1_ps(-0.0f)));
+                } else {
+                    _mm256_store_ps(s + 8 * h, number(f, at.at, h));
+                    if (f.affine) _mm256_store_ps(b + 8 * h, number(f, second, h));
+                }
+            }
+    }
+}
+
+INLINE __m256i table_of(ap_qform f)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)ap_qtable[f.table]));
+}
+
+#endif

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "engine/model.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
@@ -14,12 +15,6 @@ void apus_model_settings_default(apus_model_settings *s)
 {
     *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
                                .precision = APUS_PRECISION_EXACT};
-}
-
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), e = strlen(end);
-    return n >= e && memcmp(s + n - e, end, e) == 0;
 }
 
 static ap_chat_syntax syntax_of(ap_arch_id arch)
@@ -164,7 +159,7 @@ typedef struct census {
 /* Tensors of the text model; towers and drafters stand outside its prefix. */
 static bool is_text_tensor(const apus_model *m, const char *prefix, const char *name)
 {
-    if (ends_with(name, "lm_head.weight")) return !m->config.tie_embeddings;
+    if (ap_ends_with(name, "lm_head.weight")) return !m->config.tie_embeddings;
     if (strncmp(name, prefix, strlen(prefix)) != 0 || strncmp(name, "mtp.", 4) == 0) return false;
     int layer; /* GGUF files keep drafters as further layers */
     return sscanf(name + strlen(prefix), "layers.%9d.", &layer) != 1 || layer < m->config.n_layer;
@@ -176,7 +171,7 @@ static const ap_tensor *scaled_weight(const apus_model *m, const char *name)
     static const char *const tails[] = {".scales", ".biases", ".weight_scale_inv"};
     char weight[1024];
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
-        if (!ends_with(name, tails[i])) continue;
+        if (!ap_ends_with(name, tails[i])) continue;
         int n = snprintf(weight, sizeof weight, "%.*s.weight",
                          (int)(strlen(name) - strlen(tails[i])), name);
         return n > 0 && n < (int)sizeof weight ? ap_weights_find(m->weights, weight) : NULL;
@@ -199,8 +194,8 @@ static void count_tensors(const apus_model *m, census *out)
         out->bytes_of[type->dtype][type->dtype == AP_MLX_AFFINE ? type->bits : 0] += bytes;
         if (of) continue;
         out->params += n;
-        if (ends_with(name, "embed_tokens.weight")) out->embed += n;
-        if (ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
+        if (ap_ends_with(name, "embed_tokens.weight")) out->embed += n;
+        if (ap_ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
         if (strstr(name, ".experts.") || strstr(name, ".switch_mlp.")) out->experts += n;
     }
 }
@@ -278,7 +273,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
         err =
-            ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
+            ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "file/config_in.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
@@ -163,20 +164,14 @@ static const struct family *find_family(const ap_fields *f)
     return NULL;
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* Classifiers and the like share a model_type with the generators. */
 static void check_class(const ap_fields *f)
 {
     const ap_json *list = ap_field_array(f, "architectures");
     for (const ap_json *e = list ? list->first : NULL; e; e = e->next) {
         if (e->type == AP_JSON_STRING &&
-            (ends_with(e->str, "ForCausalLM") || ends_with(e->str, "ForConditionalGeneration") ||
-             ends_with(e->str, "Model")))
+            (ap_ends_with(e->str, "ForCausalLM") || ap_ends_with(e->str, "ForConditionalGeneration") ||
+             ap_ends_with(e->str, "Model")))
             continue;
         ap_field_fail(f, APUS_EUNSUPPORTED, "architectures", e,
                       "expected a class that generates text");

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/str.h"
 
 /* ---------------------------------------------------------------- names */
 
@@ -64,19 +65,13 @@ static bool parse_name(const char *name, repo_name *r)
 
 /* ---------------------------------------------------------------- paths */
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* A path that exists: the folder itself, or the folder of a model's file. */
 static apus_err resolve_path(const char *name, char **dir, apus_diag *diag)
 {
-    if (ap_path_is_dir(name) || ends_with(name, ".gguf")) {
+    if (ap_path_is_dir(name) || ap_ends_with(name, ".gguf")) {
         *dir = ap_strdup(name);
-    } else if (ends_with(name, ".safetensors") || ends_with(name, "config.json") ||
-               ends_with(name, ".safetensors.index.json")) {
+    } else if (ap_ends_with(name, ".safetensors") || ap_ends_with(name, "config.json") ||
+               ap_ends_with(name, ".safetensors.index.json")) {
         const char *slash = strrchr(name, '/');
         *dir = !slash ? ap_strdup(".") : slash == name ? ap_strdup("/")
                : ap_strndup(name, (size_t)(slash - name));

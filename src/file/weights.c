@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "file/gguf_hf.h"
 #include "file/names.h"
 #include "file/safetensors.h"
@@ -177,12 +178,6 @@ static apus_err check_index(index_reader *x)
     return APUS_OK;
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* The only *.safetensors of the folder. */
 static apus_err add_only_file(ap_weights *w, apus_diag *diag)
 {
@@ -191,7 +186,7 @@ static apus_err add_only_file(ap_weights *w, apus_diag *diag)
     apus_err err = APUS_OK;
     int n = 0;
     for (struct dirent *e; !err && (e = readdir(d));) {
-        if (e->d_name[0] == '.' || !ends_with(e->d_name, ".safetensors")) continue;
+        if (e->d_name[0] == '.' || !ap_ends_with(e->d_name, ".safetensors")) continue;
         if (n++ == 0) err = add_shard(w, e->d_name, diag);
     }
     closedir(d);
@@ -375,7 +370,7 @@ static apus_err open_parts(ap_weights *w, const char *path, int count, apus_diag
 /* The shared expert's gate is one row; converters squeeze it to a vector. */
 static ap_tensor as_matrix(ap_tensor t, const char *name)
 {
-    if (t.rank == 1 && ends_with(name, "shared_expert_gate.weight")) {
+    if (t.rank == 1 && ap_ends_with(name, "shared_expert_gate.weight")) {
         t.rank = 2;
         t.shape[1] = t.shape[0];
         t.shape[0] = 1;
@@ -535,10 +530,10 @@ apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q, apus
     for (size_t i = 0; i < w->n; i++) {
         struct item *it = &w->item[i];
         /* MLX writes convolutions with the channel last, and shifts the norms in the same pass. */
-        if (ends_with(it->name, "linear_attn.conv1d.weight") && it->tensor.rank == 3 &&
+        if (ap_ends_with(it->name, "linear_attn.conv1d.weight") && it->tensor.rank == 3 &&
             it->tensor.shape[2] == 1 && it->tensor.shape[1] > 1)
             w->traits.norms_shifted = true;
-        if (!q->present || !ends_with(it->name, tail)) continue;
+        if (!q->present || !ap_ends_with(it->name, tail)) continue;
         size_t len = it->name_len - (sizeof tail - 1);
         const struct item *scales = sibling(w, it->name, len, ".scales"),
                           *biases = sibling(w, it->name, len, ".biases");

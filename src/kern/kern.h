@@ -51,6 +51,7 @@ typedef struct ap_qform {
     uint8_t scale;  /* ap_qscale */
     bool affine;    /* b is not 0 */
     bool is_signed; /* AP_QS_SUPER: of the small scales */
+    bool is_float;  /* q is e4m3: widened to f32, never in integer products */
     uint8_t group;  /* 16, 32, 64 or 128 inputs */
     int16_t zero;
 } ap_qform;

@@ -31,7 +31,7 @@ static void glu_task(void *arg, int task, int worker)
         x[r] = a->x + (t0 + r) * a->ldx;
         if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->gate->cols / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, q}, rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->inputs ? q : NULL}, rows, tile, 2 * wide);
     for (int r = 0; r < rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         j->m->elem->act_mul(a->act, gate, gate + wide, a->y + (t0 + r) * a->ldy + n0, n);
@@ -62,6 +62,6 @@ static void run_integer(const ap_kern *k, const ap_glu_args *a)
 
 void ap_cpu_glu(const ap_kern *k, const ap_glu_args *a)
 {
-    if (a->gate->q.bits || a->up->q.bits) run_integer(k, a);
+    if (ap_meets_integers(k, a->gate) || ap_meets_integers(k, a->up)) run_integer(k, a);
     else run(k, a, NULL);
 }

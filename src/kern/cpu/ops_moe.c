@@ -111,7 +111,7 @@ static void glu_task(void *arg, int task, int worker)
     const ap_expert *e = &j->a->experts[u->expert];
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS];
-    const ap_qx *q[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS] = {0};
     (void)worker;
 
     int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(&e->gate) - p0;
@@ -121,9 +121,9 @@ static void glu_task(void *arg, int task, int worker)
     const ap_mat *w[2] = {&e->gate, &e->up};
     for (int r = 0; r < u->rows; r++) {
         x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
-        q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
+        if (j->x_q) q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, q}, u->rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL}, u->rows, tile, 2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         float *mid = j->mid + (size_t)(u->slot + r) * j->ld_mid + n0;
@@ -137,17 +137,17 @@ static void down_task(void *arg, int task, int worker)
     const unit *u = &j->units[task / j->split.n_groups];
     const ap_mat *w = &j->a->experts[u->expert].down;
     const float *x[AP_TASK_ROWS];
-    const ap_qx *q[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS] = {0};
     (void)worker;
 
     int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(w) - p0;
     int panels = left < j->split.group ? left : j->split.group;
     for (int r = 0; r < u->rows; r++) {
         x[r] = j->mid + (size_t)(u->slot + r) * j->ld_mid;
-        q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
+        if (j->mid_q) q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
     }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
-    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, q}, u->rows,
+    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, j->mid_q ? q : NULL}, u->rows,
                j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
@@ -205,13 +205,15 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     bool glu_q = false, down_q = false; /* is any expert in integer form? */
     for (int u = 0; u < j.n_units; u++) {
         const ap_expert *x = &a->experts[j.units[u].expert];
-        glu_q |= x->gate.q.bits || x->up.q.bits;
-        down_q |= x->down.q.bits;
+        glu_q |= ap_meets_integers(k, &x->gate) || ap_meets_integers(k, &x->up);
+        down_q |= ap_meets_integers(k, &x->down);
     }
-    if (glu_q) ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
+    if (!glu_q) j.x_q = NULL;
+    else ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units);
     ap_op_run(k, glu_task, &j, j.n_units * j.split.n_groups);
-    if (down_q) ap_quantise(k, j.mid, j.ld_mid, a->n_tok * a->n_used, ffn, j.mid_q);
+    if (!down_q) j.mid_q = NULL;
+    else ap_quantise(k, j.mid, j.ld_mid, a->n_tok * a->n_used, ffn, j.mid_q);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->down), ffn, 1, j.n_units);
     ap_op_run(k, down_task, &j, j.n_units * j.split.n_groups);
     j.n_tasks = ap_op_tasks(k, a->n_tok, (int64_t)hidden / 16 * a->n_used);

@@ -203,7 +203,7 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     bool packed = false;
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;
-        if (w[j]->q.bits)
+        if (w[j]->q.bits && !w[j]->q.is_float && x.q)
             product_integer(m->qdot, w[j], p0, n_panel, x.q, rows, out, ld);
         else if (w[j]->data && rows <= AP_FEW_ROWS)
             product_few(mm, w[j], p0, n_panel, x.f, rows, out, ld);

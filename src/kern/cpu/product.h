@@ -30,7 +30,14 @@ typedef struct ap_split {
  *            to be cut for every thread */
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units);
 
-/* Pointers to the rows of a task: f32 for those matrices that want it, integer form for the others. */
+/* Does a product with w want its inputs in integer form? */
+static inline bool ap_meets_integers(const ap_kern *k, const ap_mat *w)
+{
+    return w->q.bits && !w->q.is_float && k->precision != APUS_PRECISION_EXACT;
+}
+
+/* Pointers to the rows of a task: f32 for those matrices that want it, integer form (NULL if no matrix
+ * meets integers) for the others. */
 typedef struct ap_rows {
     const float *const *f;
     const ap_qx *const *q;

@@ -17,7 +17,7 @@ const opt common_table[] = {
     {"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
      "worker threads (default: one per physical core)"},
     {"cpumask", 0, OPT_STRING, &common.cpumask, NULL, 0, 0, "L",
-     "highest processor level: ref, avx2, avx512, amx, neon\nor auto (default)"},
+     "highest processor level: ref, avx2, avx512, amx,\nneon, dot, i8mm or auto (default)"},
     {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
      "prompt tokens computed at once (default 512);\nresults do not depend on it"},
     {"precision", 0, OPT_STRING, &common.precision, NULL, 0, 0, "P",

@@ -8,7 +8,7 @@ _apus() {
         return
     fi
     if [ "$prev" = --cpumask ]; then
-        mapfile -t COMPREPLY < <(compgen -W "auto ref avx2 avx512 amx neon" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "auto ref avx2 avx512 amx neon dot i8mm" -- "$cur")
         return
     fi
     if [ "$prev" = --precision ]; then

@@ -66,10 +66,12 @@ typedef enum apus_cpu {
     APUS_CPU_AVX2,     /* AVX2, FMA, F16C, BMI2 */
     APUS_CPU_AVX512,   /* F, BW, DQ, VL, VNNI */
     APUS_CPU_AMX,      /* tile, int8, bf16, with the system's permission */
-    APUS_CPU_NEON      /* aarch64 baseline */
+    APUS_CPU_NEON,     /* aarch64 baseline */
+    APUS_CPU_DOT,      /* aarch64 with dot products of bytes (FEAT_DotProd) */
+    APUS_CPU_I8MM      /* and with their matrix products (FEAT_I8MM) */
 } apus_cpu;
 
-/* "auto", "ref", "avx2", "avx512", "amx", "neon" to a level. EINVAL: unknown name. */
+/* "auto", "ref", "avx2", "avx512", "amx", "neon", "dot", "i8mm" to a level. EINVAL: unknown name. */
 APUS_API apus_err apus_cpu_parse(const char *name, apus_cpu *out, apus_diag *diag);
 
 /* Name of a level. Never NULL. */
@@ -244,6 +246,21 @@ APUS_API void apus_chat_parser_free(apus_chat_parser *p);
 
 typedef struct apus_engine apus_engine;
 
+/* What keys and values are kept as. BF16 takes half the memory of F32, Q8 (8 bits, a scale for each
+ * 64 dims of a key and for each value) a little more than a quarter; docs/performance.md has what it costs. */
+typedef enum apus_kv {
+    APUS_KV_AUTO = 0, /* F32 for a model opened with precision EXACT, else BF16 */
+    APUS_KV_F32,
+    APUS_KV_BF16,
+    APUS_KV_Q8
+} apus_kv;
+
+/* "auto", "f32", "bf16", "q8" to a type. EINVAL: unknown name. */
+APUS_API apus_err apus_kv_parse(const char *name, apus_kv *out, apus_diag *diag);
+
+/* Name of a type. Never NULL. */
+APUS_API const char *apus_kv_name(apus_kv type);
+
 typedef struct apus_engine_settings {
     size_t size;
     apus_cpu cpu; /* default AUTO; not above the level of the processor */
@@ -253,6 +270,7 @@ typedef struct apus_engine_settings {
     int max_sessions; /* default 1; memory for all of them is taken at creation */
     bool gdn_chunked; /* delta rule in the 64-token chunk form instead of the recurrence: equal to
                         * rounding, not to the bit; default false */
+    apus_kv kv;       /* default AUTO; EUNSUPPORTED: not for this model's head size */
 } apus_engine_settings;
 
 APUS_API void apus_engine_settings_default(apus_engine_settings *s);
@@ -266,7 +284,8 @@ typedef struct apus_plan {
     uint64_t state_bytes;        /* recurrent and conv states with snapshots */
     uint64_t scratch_bytes;      /* one step */
     uint64_t total_bytes;
-    int ctx; /* as it would be */
+    int ctx;    /* as it would be */
+    apus_kv kv; /* likewise: not AUTO */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,

@@ -42,7 +42,16 @@ static apus_cpu detect(void)
     return APUS_CPU_AMX;
 }
 #elif defined(__aarch64__)
-static apus_cpu detect(void) { return APUS_CPU_NEON; } /* part of the base architecture */
+#include <sys/auxv.h>
+
+/* bits of Linux's asm/hwcap.h, which older systems lack */
+enum { CAP_ASIMDDP = 1 << 20, CAP2_I8MM = 1 << 13 };
+
+static apus_cpu detect(void)
+{
+    if (!(getauxval(AT_HWCAP) & CAP_ASIMDDP)) return APUS_CPU_NEON; /* part of the architecture */
+    return getauxval(AT_HWCAP2) & CAP2_I8MM ? APUS_CPU_I8MM : APUS_CPU_DOT;
+}
 #else
 static apus_cpu detect(void) { return APUS_CPU_REF; }
 #endif
@@ -53,11 +62,11 @@ int ap_cpu_has(apus_cpu level)
 {
     if (level == APUS_CPU_AUTO || level == APUS_CPU_REF) return 1;
     apus_cpu best = detect();
-    if (level == APUS_CPU_NEON || best == APUS_CPU_NEON) return level == best;
-    return level >= APUS_CPU_AVX2 && level <= best;
+    apus_cpu lowest = best >= APUS_CPU_NEON ? APUS_CPU_NEON : APUS_CPU_AVX2;
+    return level >= lowest && level <= best;
 }
 
-static const char *const names[] = {"auto", "ref", "avx2", "avx512", "amx", "neon"};
+static const char *const names[] = {"auto", "ref", "avx2", "avx512", "amx", "neon", "dot", "i8mm"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 apus_err apus_cpu_parse(const char *name, apus_cpu *out, apus_diag *diag)
@@ -70,7 +79,8 @@ apus_err apus_cpu_parse(const char *name, apus_cpu *out, apus_diag *diag)
         }
     }
     return ap_fail(diag, APUS_EINVAL,
-                   "processor level: expected auto, ref, avx2, avx512, amx or neon, found '%.40s'",
+                   "processor level: expected auto, ref, avx2, avx512, amx, neon, dot or "
+                   "i8mm, found '%.40s'",
                    name);
 }
 

@@ -4,7 +4,7 @@
 
 #include "apus/apus.h"
 
-/* Best level by CPUID and XGETBV (and, for AMX, the kernel's permission). */
+/* Best level by CPUID and XGETBV (and, for AMX, the kernel's permission); on aarch64 by HWCAP. */
 apus_cpu ap_cpu_best(void);
 
 /* Can this machine run `level`? AUTO and REF always. */

@@ -80,14 +80,14 @@ static void check_chunks(bench *b)
 static void check_levels(bench *b)
 {
     static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
-                                      APUS_CPU_NEON};
+                                      APUS_CPU_NEON, APUS_CPU_DOT, APUS_CPU_I8MM};
     apus_cpu best = apus_cpu_best();
+    apus_cpu lowest = best >= APUS_CPU_NEON ? APUS_CPU_NEON : APUS_CPU_AVX2;
     char what[64];
     if (b->o->cpu != APUS_CPU_AUTO) return; /* one level was asked for */
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         apus_cpu level = levels[i];
-        bool has = level == APUS_CPU_REF || level == best ||
-                   (best != APUS_CPU_NEON && level != APUS_CPU_NEON && level < best);
+        bool has = level == APUS_CPU_REF || (level >= lowest && level <= best);
         if (!has) continue;
         rig_spec spec = plain(b);
         spec.cpu = level;

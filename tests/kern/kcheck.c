@@ -41,7 +41,7 @@ _Static_assert(sizeof(ap_kern) - offsetof(ap_kern, pack_bytes) == N_SLOTS * size
                "a slot of struct ap_kern has no check");
 
 static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
-                                  APUS_CPU_NEON};
+                                  APUS_CPU_NEON, APUS_CPU_DOT, APUS_CPU_I8MM};
 enum { N_LEVELS = sizeof levels / sizeof levels[0], N_THREAD_COUNTS = 3 };
 
 typedef struct options {

@@ -34,6 +34,15 @@ static const ap_micro micro_avx512 = {
     .attn = &ap_attn_avx512,
     .recur = &ap_recur_avx512,
 };
+#elif defined(__aarch64__)
+static const ap_micro micro_neon = {
+    .level = APUS_CPU_NEON,
+    .matmul = &ap_matmul_neon,
+    .qdot = &ap_qdot_ref,
+    .elem = &ap_elem_neon,
+    .attn = &ap_attn_ref,
+    .recur = &ap_recur_ref,
+};
 #endif
 
 const ap_micro *ap_micro_for(apus_cpu level)
@@ -41,6 +50,9 @@ const ap_micro *ap_micro_for(apus_cpu level)
 #if defined(__x86_64__)
     if (level == APUS_CPU_AVX2) return &micro_avx2;
     if (level == APUS_CPU_AVX512 || level == APUS_CPU_AMX) return &micro_avx512;
+#endif
+#if defined(__aarch64__)
+    if (level >= APUS_CPU_NEON) return &micro_neon;
 #endif
     (void)level;
     return &micro_ref;

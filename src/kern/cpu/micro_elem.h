@@ -32,6 +32,8 @@ typedef struct ap_micro_elem {
 extern const ap_micro_elem ap_elem_ref;
 #if defined(__x86_64__)
 extern const ap_micro_elem ap_elem_avx2, ap_elem_avx512;
+#elif defined(__aarch64__)
+extern const ap_micro_elem ap_elem_neon;
 #endif
 
 #endif

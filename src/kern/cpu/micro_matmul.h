@@ -35,6 +35,8 @@ typedef struct ap_micro_matmul {
 extern const ap_micro_matmul ap_matmul_ref;
 #if defined(__x86_64__)
 extern const ap_micro_matmul ap_matmul_avx2, ap_matmul_avx512;
+#elif defined(__aarch64__)
+extern const ap_micro_matmul ap_matmul_neon;
 #endif
 
 #endif

@@ -28,7 +28,7 @@ static void test_cpu_names(void **state)
     (void)state;
     apus_diag d;
     apus_cpu level;
-    for (int i = APUS_CPU_AUTO; i <= APUS_CPU_NEON; i++) {
+    for (int i = APUS_CPU_AUTO; i <= APUS_CPU_I8MM; i++) {
         assert_int_equal(apus_cpu_parse(apus_cpu_name((apus_cpu)i), &level, &d), APUS_OK);
         assert_int_equal(level, i);
     }

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-typedef __m256 vec;
+typedef __m256 vec, input;
 #define HALVES               2
 #define FULL_ROWS            6
 #define FULL_PANELS          1
@@ -63,6 +63,6 @@ static inline vec w_odd(const uint8_t *w, int half)
         _mm256_and_si256(_mm256_load_si256((const __m256i *)w + half), high));
 }
 
-#include "kern/cpu/x86/matmul_body.h"
+#include "kern/cpu/matmul_body.h"
 
 const ap_micro_matmul ap_matmul_avx2 = MATMUL_TABLE;

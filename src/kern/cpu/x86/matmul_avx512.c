@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-typedef __m512 vec;
+typedef __m512 vec, input;
 #define HALVES      1
 #define FULL_ROWS   12
 #define FULL_PANELS 2
@@ -67,6 +67,6 @@ static inline vec w_odd(const uint8_t *w, int half)
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_load_si512(w), high));
 }
 
-#include "kern/cpu/x86/matmul_body.h"
+#include "kern/cpu/matmul_body.h"
 
 const ap_micro_matmul ap_matmul_avx512 = MATMUL_TABLE;

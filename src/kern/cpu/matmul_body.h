@@ -1,7 +1,9 @@
-/* matmul_body.h - products with packed weights for one vector width; included by matmul_avx2.c and
- * matmul_avx512.c, which define beforehand
+/* matmul_body.h - products with packed weights for one vector width; included by matmul_LEVEL.c,
+ * which defines beforehand
  *   vec, HALVES        a vector of AP_PANEL / HALVES floats
- *   vec_zero, vec_load, vec_store, vec_add, vec_fma(a, b, c) = a*b + c, vec_all(p) = *p everywhere
+ *   vec_zero, vec_load, vec_store, vec_add
+ *   input              what holds one input: a vec of copies or, where lanes multiply, a float
+ *   vec_all(p)         *p as input;  vec_fma(input, vec, c) = product + c
  *   w_f32, w_f16       (panel + offset, half): the weights of one input
  *   w_even, w_odd      (panel + offset, half): of the first and second input of a bf16 pair
  *   AHEAD              bytes to prefetch in front of each of WIDE panels
@@ -33,7 +35,7 @@ INLINE void step(sums s, load_fn load, int NR, int NP, bool many, const rows_in 
 #pragma GCC unroll 16
     for (int r = 0; r < NR; r++) {
         const float *row = many ? x->tile + r * AP_XPACK_LD : x->few[r < AP_FEW_ROWS ? r : 0];
-        vec xr = vec_all(row + i);
+        input xr = vec_all(row + i);
 #pragma GCC unroll 16
         for (int c = 0; c < NP * HALVES; c++) s[r][c] = vec_fma(xr, v[c], s[r][c]);
     }

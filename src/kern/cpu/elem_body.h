@@ -1,5 +1,5 @@
-/* elem_body.h - row kernels for one vector width; included by elem_avx2.c and elem_avx512.c, which
- * define beforehand
+/* elem_body.h - row kernels for one vector width; included by elem_LEVEL.c, which defines
+ * beforehand
  *   vec, WIDTH          a vector of WIDTH floats
  *   vec_all(f), vec_load, vec_store, vec_add, vec_sub, vec_mul, vec_div, vec_fma(a, b, c) = a*b + c
  *   vec_load_n, vec_store_n   the first n < WIDTH values; the others are read as zero

@@ -115,6 +115,7 @@ void bench_pack(kc_bench *b)
         r.dst = kc_bytes(b->c, n);
         kc_time(b, shape, 0, 2.0 * (double)n, run_pack, &r);
     }
+    bench_pack_quant(b);
 }
 
 /* ------------------------------------------------------------------ matmul */

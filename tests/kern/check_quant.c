@@ -375,6 +375,34 @@ void check_moe_quant(kc *c)
 
 /* ------------------------------------------------------------------ timing */
 
+typedef struct pack_run {
+    ap_tensor src;
+    void *dst;
+} pack_run;
+
+static void run_pack(const ap_kern *k, void *arg)
+{
+    pack_run *r = arg;
+    ap_mat m;
+    k->pack(k, &r->src, r->dst, &m);
+}
+
+void bench_pack_quant(kc_bench *b)
+{
+    enum { N = 4096, K = 2048 };
+    for (int i = 0; i < N_FORMS; i++) {
+        const form *f = &forms[i];
+        char shape[64];
+        pack_run r = {.src = weights(b->c, f, N, K)};
+        size_t n = b->k->pack_bytes(b->k, &r.src);
+        if (!n) continue;
+        r.dst = kc_bytes(b->c, n);
+        snprintf(shape, sizeof shape, "%dx%d %s%.0d%s%.0d", N, K, ap_dtype_name(f->type), f->bits,
+                 f->group ? "g" : "", f->group);
+        kc_time(b, shape, 0, (double)ap_tensor_bytes(&r.src) + (double)n, run_pack, &r);
+    }
+}
+
 typedef struct run {
     ap_matmul_args a;
     ap_mat *w;

@@ -124,6 +124,7 @@ void check_matmul_quant(kc *c);
 void check_glu_quant(kc *c);
 void check_moe_quant(kc *c);
 void bench_matmul_quant(kc_bench *b);
+void bench_pack_quant(kc_bench *b);
 
 void bench_pack(kc_bench *b);
 void bench_embed(kc_bench *b);

@@ -16,7 +16,8 @@ size_t ap_panel_bytes(ap_dtype t, int cols)
 /* The integer form that src is packed to; bits 0: none. */
 static ap_qform form_of(const ap_kern *k, const ap_tensor *src)
 {
-    return k->precision == APUS_PRECISION_EXACT ? (ap_qform){0} : ap_q_form(src);
+    ap_qform f = ap_q_form(src);
+    return k->precision == APUS_PRECISION_EXACT || f.is_float ? (ap_qform){0} : f;
 }
 
 size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)
@@ -31,6 +32,7 @@ size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)
 }
 
 typedef struct pack_job {
+    bool plain; /* by the definition, number by number */
     const ap_tensor *tensor;
     ap_qform q;
     const uint8_t *src;
@@ -42,14 +44,24 @@ typedef struct pack_job {
 /* Rows of 32-bit units, `units` of them whole and in the source. */
 static void pack_u32(const uint8_t *src, size_t row_bytes, int rows, int units, uint32_t *dst)
 {
-    for (int i = 0; i < units; i++)
+    int done = rows == AP_PANEL ? units / 4 * 4 : 0;
+    ap_q_transpose(src, row_bytes, done / 4, dst);
+    for (int i = done; i < units; i++)
         for (int r = 0; r < rows; r++)
             memcpy(&dst[(size_t)i * AP_PANEL + r], src + r * row_bytes + (size_t)i * 4, 4);
 }
 
 static void pack_u16(const uint8_t *src, size_t row_bytes, int rows, int units, uint16_t *dst)
 {
-    for (int i = 0; i < units; i++)
+    int done = 0;
+    for (; rows == AP_PANEL && done + 8 <= units; done += 8) {
+        uint32_t pair[4][AP_PANEL];
+        ap_q_transpose(src + (size_t)done * 2, row_bytes, 1, pair[0]);
+        for (int i = 0; i < 8; i++)
+            for (int r = 0; r < AP_PANEL; r++)
+                dst[(size_t)(done + i) * AP_PANEL + (size_t)r] = (uint16_t)(pair[i / 2][r] >> 16 * (i % 2));
+    }
+    for (int i = done; i < units; i++)
         for (int r = 0; r < rows; r++)
             memcpy(&dst[(size_t)i * AP_PANEL + r], src + r * row_bytes + (size_t)i * 2, 2);
 }
@@ -57,7 +69,8 @@ static void pack_u16(const uint8_t *src, size_t row_bytes, int rows, int units, 
 static void pack_panel(const pack_job *j, int p)
 {
     if (j->q.bits) {
-        ap_q_pack_panel(j->tensor, j->q, p, j->dst + (size_t)p * ap_q_panel_bytes(j->q, j->cols));
+        uint8_t *dst = j->dst + (size_t)p * ap_q_panel_bytes(j->q, j->cols);
+        if (j->plain || !ap_q_pack_panel_fast(j->tensor, j->q, p, dst)) ap_q_pack_panel(j->tensor, j->q, p, dst);
         return;
     }
     size_t panel = ap_panel_bytes(j->type, j->cols);
@@ -103,6 +116,7 @@ void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
         return;
     }
     pack_job j = {
+        .plain = k->level == APUS_CPU_REF,
         .tensor = src,
         .q = q,
         .src = src->data,

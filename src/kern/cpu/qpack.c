@@ -1,4 +1,5 @@
-/* qpack.c - quantised weights from the file's form to the integer form of kern.h. */
+/* qpack.c - quantised weights from the file's form to the integer form of kern.h: the definition, a number
+ * at a time, which serves panels that are not whole. qpack_fast.c packs the others. */
 #include "kern/cpu/qpack.h"
 
 #include <string.h>
@@ -29,6 +30,7 @@ static const ap_qform forms[AP_DTYPE_COUNT] = {
     [AP_MXFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 32, .zero = 128},
     [AP_MLX_MXFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 32, .zero = 128},
     [AP_MLX_NVFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 16, .zero = 128},
+    [AP_MLX_MXFP8] = {.bits = 8, .is_float = true, .scale = AP_QS_BF16, .group = 32},
 };
 
 static ap_qform affine_form(const ap_tensor *t)
@@ -45,19 +47,34 @@ static ap_qform affine_form(const ap_tensor *t)
     return f;
 }
 
+static ap_qform fp8_form(const ap_tensor *t)
+{
+    ap_qform f = {.is_float = true, .group = 128, .scale = AP_QS_F32};
+    if (t->bits != 8 || t->group != 128) return f;
+    if (t->scale_dtype == AP_BF16) f.scale = AP_QS_BF16;
+    else if (t->scale_dtype != AP_F32) return f;
+    f.bits = 8;
+    return f;
+}
+
 ap_qform ap_q_form(const ap_tensor *t)
 {
     ap_qform none = {0}, f;
     if (t->rank != 2 || (unsigned)t->dtype >= AP_DTYPE_COUNT) return none;
-    f = t->dtype == AP_MLX_AFFINE ? affine_form(t) : forms[t->dtype];
+    f = t->dtype == AP_MLX_AFFINE  ? affine_form(t)
+        : t->dtype == AP_FP8_BLOCK ? fp8_form(t)
+                                   : forms[t->dtype];
     if (!f.bits || t->shape[0] <= 0 || t->shape[1] <= 0 || t->shape[1] > AP_Q_MAX_COLS) return none;
-    int unit = f.scale == AP_QS_SUPER ? AP_Q_SUPER : f.group > AP_Q_BLOCK ? f.group : AP_Q_BLOCK;
+    int unit = f.scale == AP_QS_SUPER                       ? AP_Q_SUPER
+               : f.group > AP_Q_BLOCK && !f.is_float ? f.group
+                                                            : AP_Q_BLOCK;
     return t->shape[1] % unit == 0 ? f : none;
 }
 
 size_t ap_q_panel_bytes(ap_qform f, int cols)
 {
-    size_t n = (size_t)cols, per = (size_t)AP_PANEL * (f.affine ? 2 : 1), scales = n / f.group * per;
+    size_t n = (size_t)cols, per = (size_t)AP_PANEL * (f.affine ? 2 : 1);
+    size_t scales = (n + f.group - 1) / f.group * per;
     if (f.scale == AP_QS_SUPER) scales += n / AP_Q_SUPER * per * 2;
     else scales *= f.scale == AP_QS_F32 ? 4 : 2;
     return n / AP_Q_BLOCK * ap_q_block_bytes(f) + ap_round_up(scales, 64);
@@ -85,7 +102,6 @@ static void nibbles(const uint8_t *p, uint8_t *q)
     }
 }
 
-static uint16_t half_of_e8m0(uint8_t e) { return e > 1 ? (uint16_t)((e - 1) << 7) : (uint16_t)(0x20 << e); }
 
 /* Blocks of 32 with their own scale. */
 static void read_simple(ap_dtype t, const uint8_t *p, int n, chunk *c)
@@ -93,7 +109,7 @@ static void read_simple(ap_dtype t, const uint8_t *p, int n, chunk *c)
     size_t bytes = ap_dtype_block_bytes(t);
     for (int i = 0; i < n / 32; i++, p += bytes) {
         uint8_t *q = c->q + 32 * i;
-        c->s[i] = t == AP_MXFP4 ? half_of_e8m0(p[0]) : load16(p);
+        c->s[i] = t == AP_MXFP4 ? ap_half_of_e8m0(p[0]) : load16(p);
         if (t == AP_Q4_1 || t == AP_Q5_1) c->b[i] = load16(p + 2);
         if (t == AP_Q8_0) {
             for (int j = 0; j < 32; j++) q[j] = p[2 + j] ^ 0x80;
@@ -186,22 +202,23 @@ static uint16_t half_of_e4m3(uint8_t b)
     return ap_f32_to_bf16(b & 0x80 ? -v : v);
 }
 
-static uint32_t split_scale(const ap_tensor *t, const void *base, size_t i)
+uint32_t ap_q_split_scale(const ap_tensor *t, const uint8_t *p)
 {
-    const uint8_t *p = (const uint8_t *)base + i * ap_dtype_bytes(t->scale_dtype);
-    if (t->dtype == AP_MLX_MXFP4) return *p == 255 ? 0x7fc0 : half_of_e8m0(*p);
+    if (t->dtype == AP_MLX_MXFP4) return *p == 255 ? 0x7fc0 : ap_half_of_e8m0(*p);
+    if (t->dtype == AP_MLX_MXFP8) return *p == 255 ? 0x7fc0 : *p ? (uint32_t)*p << 7 : 0x40;
     if (t->dtype == AP_MLX_NVFP4) return half_of_e4m3(*p);
     return t->scale_dtype == AP_F32 ? load32(p) : load16(p);
 }
 
 static void read_split(const ap_tensor *t, size_t row, int k0, int n, chunk *c)
 {
-    size_t group = (size_t)t->group, per_row = (size_t)t->shape[1] / group;
+    size_t group = (size_t)t->group, per_row = ((size_t)t->shape[1] + group - 1) / group;
     size_t first = row / (size_t)t->group_rows * per_row + (size_t)k0 / group;
     const uint8_t *p = (const uint8_t *)t->data + row * ap_tensor_row_bytes(t) + (size_t)k0 * (size_t)t->bits / 8;
-    for (size_t g = 0; g < (size_t)n / group; g++) {
-        c->s[g] = split_scale(t, t->scales, first + g);
-        if (t->biases) c->b[g] = split_scale(t, t->biases, first + g);
+    size_t size = ap_dtype_bytes(t->scale_dtype);
+    for (size_t g = 0; g < ((size_t)n + group - 1) / group; g++) {
+        c->s[g] = ap_q_split_scale(t, (const uint8_t *)t->scales + (first + g) * size);
+        if (t->biases) c->b[g] = ap_q_split_scale(t, (const uint8_t *)t->biases + (first + g) * size);
     }
     if (t->bits == 8) {
         memcpy(c->q, p, (size_t)n);
@@ -301,6 +318,6 @@ void ap_q_pack_panel(const ap_tensor *src, ap_qform f, int p, uint8_t *dst)
         uint8_t *to = dst + (size_t)(k0 / AP_Q_BLOCK) * ap_q_block_bytes(f);
         for (int i = 0; i < n; i += AP_Q_BLOCK, to += ap_q_block_bytes(f))
             put_block(f.bits, c[0].q + i, sizeof c[0], to);
-        put_scales(f, c, n / f.group, dst, cols, k0);
+        put_scales(f, c, (n + f.group - 1) / f.group, dst, cols, k0);
     }
 }

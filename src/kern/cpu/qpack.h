@@ -30,8 +30,22 @@ static inline bool ap_q_wide(ap_qform f) { return f.bits == 8 || f.table; }
 
 size_t ap_q_panel_bytes(ap_qform f, int cols);
 
-/* Panel p of src to dst; rows that src lacks become zero. */
+/* Panel p of src to dst; rows that src lacks become zero. The fast one has the same bytes; false, and
+ * nothing done: not a whole panel. */
 void ap_q_pack_panel(const ap_tensor *src, ap_qform f, int p, uint8_t *dst);
+bool ap_q_pack_panel_fast(const ap_tensor *src, ap_qform f, int p, uint8_t *dst);
+
+/* 16 rows of 16 * n bytes, `stride` apart, as 32-bit units side by side: out[unit][row]. */
+void ap_q_transpose(const uint8_t *p, size_t stride, int n, uint32_t *out);
+
+/* Half of 2^(e - 127) as bf16; e < 255. */
+static inline uint16_t ap_half_of_e8m0(uint8_t e)
+{
+    return e > 1 ? (uint16_t)((e - 1) << 7) : (uint16_t)(0x20 << e);
+}
+
+/* The bits that a scale or bias of a split type at p has in a panel. */
+uint32_t ap_q_split_scale(const ap_tensor *t, const uint8_t *p);
 
 /* Where block b's numbers are. Of AP_QS_SUPER: `super` the d of its 256 inputs, `at` the factors. */
 typedef struct ap_qscales {

@@ -157,6 +157,18 @@ void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn f
     fflush(stdout);
 }
 
+/* Multiply-adds of bytes that a lane does in the place of one of f32. */
+static double dots_per_fma(apus_cpu level)
+{
+    switch (level) {
+    case APUS_CPU_AVX512: /* vpdpbusd */
+    case APUS_CPU_AMX:
+    case APUS_CPU_DOT: return 4.0; /* sdot */
+    case APUS_CPU_I8MM: return 8.0; /* smmla: 2 x 2 sums of 8 in four lanes */
+    default: return 2.0; /* AVX2: two instructions and an addition; NEON: smlal of bytes */
+    }
+}
+
 static void run_bench(const options *o, kc *c)
 {
     for (int v = 0; v < c->n_kern; v++) {
@@ -164,8 +176,7 @@ static void run_bench(const options *o, kc *c)
         kc_bench b = {.k = &kern->k, .name = kern->name, .c = c};
         b.peak_flops = ap_peak_flops(kern->k.level, kern->k.pool);
         b.peak_bytes = ap_peak_bytes(kern->k.level, kern->k.pool);
-        /* VNNI: 4 multiply-adds in a lane instead of one; AVX2 takes two instructions and an addition */
-        b.peak_dots = b.peak_flops * (kern->k.level >= APUS_CPU_AVX512 ? 4.0 : 2.0);
+        b.peak_dots = b.peak_flops * dots_per_fma(kern->k.level);
         printf("\n%s: peak %.1f GFLOP/s (f32 fma), %.1f GB/s (read)\n", kern->name,
                b.peak_flops * 1e-9, b.peak_bytes * 1e-9);
         for (int i = 0; i < N_SLOTS; i++) {

@@ -86,6 +86,45 @@ static bool read_wide(apus_cpu level, const uint8_t *p, const uint8_t *end)
         return false;
     return true;
 }
+#elif defined(__aarch64__)
+#define FMA(n) "fmla v" n ".4s, v30.4s, v31.4s\n\t"
+#define FMA24                                                                                      \
+    FMA("0")                                                                                       \
+    FMA("1") FMA("2") FMA("3") FMA("4") FMA("5") FMA("6") FMA("7") FMA("8") FMA("9") FMA("10")     \
+        FMA("11") FMA("12") FMA("13") FMA("14") FMA("15") FMA("16") FMA("17") FMA("18") FMA("19")  \
+            FMA("20") FMA("21") FMA("22") FMA("23")
+#define CLEAR(n) "movi v" n ".4s, #0\n\t"
+#define CLEAR_ALL                                                                                  \
+    CLEAR("0")                                                                                     \
+    CLEAR("1") CLEAR("2") CLEAR("3") CLEAR("4") CLEAR("5") CLEAR("6") CLEAR("7") CLEAR("8")        \
+        CLEAR("9") CLEAR("10") CLEAR("11") CLEAR("12") CLEAR("13") CLEAR("14") CLEAR("15")         \
+            CLEAR("16") CLEAR("17") CLEAR("18") CLEAR("19") CLEAR("20") CLEAR("21") CLEAR("22")    \
+                CLEAR("23") CLEAR("30") CLEAR("31")
+
+static double fma_loops(apus_cpu level, long n)
+{
+    if (level < APUS_CPU_NEON) return 0;
+    __asm__ volatile(CLEAR_ALL "1:\n\t" FMA24 "subs %0, %0, #1\n\tb.ne 1b"
+                     : "+r"(n)
+                     :
+                     : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",
+                       "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+                       "v23", "v30", "v31", "cc");
+    return 24 * 4;
+}
+
+static bool read_wide(apus_cpu level, const uint8_t *p, const uint8_t *end)
+{
+    if (level < APUS_CPU_NEON) return false;
+    __asm__ volatile("1:\n\tldp q0, q1, [%0]\n\tldp q2, q3, [%0, #32]\n\t"
+                     "ldp q0, q1, [%0, #64]\n\tldp q2, q3, [%0, #96]\n\t"
+                     "prfm pldl1keep, [%0, #2048]\n\tprfm pldl1keep, [%0, #2112]\n\t"
+                     "add %0, %0, #128\n\tcmp %0, %1\n\tb.lo 1b"
+                     : "+r"(p)
+                     : "r"(end)
+                     : "v0", "v1", "v2", "v3", "cc", "memory");
+    return true;
+}
 #else
 static double fma_loops(apus_cpu level, long n)
 {

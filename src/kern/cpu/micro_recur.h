@@ -10,6 +10,7 @@
 #define AP_DELTA_ROWS  16 /* value channels that `step` takes at once */
 #define AP_DELTA_CHUNK 64 /* tokens of a chunk of the chunked form */
 #define AP_DELTA_SUB   16 /* tokens of a block of its triangular solve */
+#define AP_CONV_TOKENS 4  /* tokens that `conv` takes at once */
 
 /* The gates of one token and value head. */
 typedef struct ap_delta_gate {
@@ -28,20 +29,30 @@ typedef struct ap_micro_recur {
     /* out[i] = (x[i] * r) * s. */
     void (*scale)(const float *x, float r, float s, int n, float *out);
 
+    /* g[i] = neg_exp_a * softplus(a[i] + dt_bias) in double, beta[i] = ap_sigmoidf(b[i]). */
+    void (*gates)(int n, const float *a, float dt_bias, float neg_exp_a, const float *b, double *g,
+                  float *beta);
+
+    /* e[i] = e^(top + sign * g[i]), less1[i] = e^.. - 1, each rounded by itself from double; sign
+     * is 1 or -1. */
+    void (*exps)(int n, double top, double sign, const double *g, float *e, float *less1);
+
     /* One token for n_row <= AP_DELTA_ROWS value channels, see the Order in kern.h.
      *   state  f32 [n_row][k_dim], replaced;  k, q  f32 [k_dim];  v  f32 [n_row]
-     *   o      f32 [n_row] out */
+     *   o      f32 [n_row] out
+     * Memory `ahead` floats behind the state (0 = none) is prefetched meanwhile, as much of it. */
     void (*step)(float *state, int n_row, int k_dim, const float *k, const float *q,
-                 const ap_delta_gate *g, const float *v, float *o);
+                 const ap_delta_gate *g, const float *v, float *o, int64_t ahead);
 
-    /* o[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]), r = 1 / sqrtf(sum o^2 / n + eps). */
-    void (*gated_norm)(float *o, const float *w, const float *z, int n, float eps);
+    /* out[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]), r = 1 / sqrtf(sum o^2 / n + eps); out may be
+     * o. */
+    void (*gated_norm)(const float *o, const float *w, const float *z, int n, float eps,
+                       float *out);
 
-    /* out[c] = ap_siluf(acc), acc = fma(tap, row, acc) over the taps ascending, from 0, c < n.
-     * The first n_old taps meet the rows of `old`, the next n_new those of `x`, ldx apart; rows
-     * of `old` and of w are ld_old apart. */
-    void (*conv)(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
-                 int64_t ldx, const float *w, int n, float *out);
+    /* out[t*ldout + c] = ap_siluf(acc), acc = fma(w[j*ldw + c], row[t + j][c], acc), j ascending
+     * over [0, n_tap), from 0; t < n_tok <= AP_CONV_TOKENS, c < n. */
+    void (*conv)(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw, int n,
+                 float *out, int64_t ldout);
 
     /* c[i*ldc + j] = fma(a[i*ra + l*ca], b[l*ldb + j], c[i*ldc + j]), l ascending over [0, kk),
      * from 0 or from the old c. Any m, n, kk >= 0. */
@@ -55,6 +66,18 @@ typedef struct ap_micro_recur {
     /* out[j] = e^(top - g[j]), j < n, as ap_expf of the difference in f32, times 1 + what the
      * rounding of the difference left. */
     void (*decays)(double top, const double *g, int n, float *out);
+
+    /* y[c*ldy + r] = x[r*ldx + c], r < rows, c < cols. */
+    void (*transpose)(const float *x, int64_t ldx, int rows, int cols, float *y, int64_t ldy);
+
+    /* out[i] = (by * a[i]) * b[i] */
+    void (*mul)(float by, const float *a, const float *b, int n, float *out);
+
+    /* x[i] = beta * (v[i] - decay * x[i]) */
+    void (*residual)(float *x, const float *v, float decay, float beta, int n);
+
+    /* s[i] = s[i] + (less1 * s[i] + step[i]), or (not weak) s[i] = decay * s[i] + step[i] */
+    void (*grow)(float *s, const float *step, const ap_delta_gate *g, int n);
 } ap_micro_recur;
 
 extern const ap_micro_recur ap_recur_ref, ap_recur_avx2, ap_recur_avx512;

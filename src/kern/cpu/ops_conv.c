@@ -2,11 +2,12 @@
 #include <string.h>
 
 #include "kern/cpu/micro.h"
-#include "kern/cpu/micro_recur.h"
+#include "kern/cpu/delta.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-#define BLOCK 256 /* channels of a task: the rows of all taps stay in L1 */
+#define BLOCK   256 /* channels of a task: the rows of all taps stay in L1 */
+#define MAX_TAP 64
 
 typedef struct job {
     const ap_conv_args *a;
@@ -27,22 +28,32 @@ static void carry(const ap_conv_args *a, const ap_recur_seq *s, int c, int n)
     }
 }
 
+/* Row t of a sequence, t >= -(n_tap - 1), from channel c on. */
+static const float *row_at(const ap_conv_args *a, const ap_recur_seq *s, int t, int c)
+{
+    return t < 0 ? s->conv_state + (int64_t)(a->n_tap - 1 + t) * a->n_channel + c
+                 : a->x + (s->begin + t) * a->ldx + c;
+}
+
 static void conv_task(void *arg, int task, int worker)
 {
     const job *j = arg;
     const ap_conv_args *a = j->a;
     const ap_recur_seq *s = &a->seq[task / j->n_block];
     int64_t C = a->n_channel;
-    int c = task % j->n_block * BLOCK, old = a->n_tap - 1;
+    int c = task % j->n_block * BLOCK;
     int n = a->n_channel - c < BLOCK ? a->n_channel - c : BLOCK;
     (void)worker;
     if (s->n_tok <= 0) return;
-    for (int t = 0; t < s->n_tok; t++) {
-        int n_old = old - t > 0 ? old - t : 0, n_new = a->n_tap - n_old;
-        const float *x = a->x + (s->begin + t - n_new + 1) * a->ldx + c;
-        const float *state = n_old > 0 ? s->conv_state + t * C + c : x;
-        j->m->conv(state, n_old, C, x, n_new, a->ldx, a->weight + c, n,
-                   a->out + (s->begin + t) * C + c);
+    for (int t = 0; t < s->n_tok; t += AP_CONV_TOKENS) {
+        const float *row[AP_CONV_TOKENS + MAX_TAP];
+        int n_tok = s->n_tok - t < AP_CONV_TOKENS ? s->n_tok - t : AP_CONV_TOKENS;
+        for (int i = 0; i < n_tok + a->n_tap - 1; i++)
+            row[i] = row_at(a, s, t + i - (a->n_tap - 1), c);
+        /* rows lie far apart, which the processor's own prefetch does not follow */
+        for (int i = t + n_tok; i < t + n_tok + AP_CONV_TOKENS && i < s->n_tok; i++)
+            ap_prefetch_row(row_at(a, s, i, c), n);
+        j->m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->out + (s->begin + t) * C + c, C);
     }
     carry(a, s, c, n);
 }

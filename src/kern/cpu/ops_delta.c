@@ -1,6 +1,6 @@
 /* ops_delta.c - the gated delta rule, token by token (exact) or in chunks of 64.
  *
- * Value channels never interact, so a task owns some channels of one head of one sequence for all
+ * Value channels never interact, so a task owns some channels of some heads of one sequence for all
  * tokens of the step. It works on blocks of tokens: gates and normalised q, k of a block once, then
  * the state rows, AP_DELTA_ROWS at a time, over all tokens of the block while they are in L1. The
  * gated norm needs whole heads: where a head is cut into several tasks it is a second pass. */
@@ -14,34 +14,31 @@
 
 #define BLOCK 16 /* tokens that are prepared at once: they and a slice of the state fit in L1 */
 
-/* In double: a gate acts on the state for as long as the state remembers, so an error of one f32
- * ulp of e^g would grow with the length of the text. */
-ap_delta_gate ap_delta_gate_of(const ap_delta_args *a, int64_t t, int h, double *g)
+void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int key_head,
+                   float *q, float *k)
 {
-    double x = (double)a->a[t * a->lda + h] + (double)a->dt_bias[h];
-    double softplus = x > 20 ? x : log1p(exp(x));
-    *g = (double)a->neg_exp_a[h] * softplus;
-    float decay = (float)exp(*g);
-    return (ap_delta_gate){.decay = decay,
-                           .decay_less1 = (float)expm1(*g),
-                           .weak = decay >= 0.5f,
-                           .beta = ap_sigmoidf(a->b[t * a->ldb + h])};
-}
-
-void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h, float *q,
-                   float *k)
-{
-    int Dk = a->k_dim, key_head = a->tiled ? h % a->n_k_head : h / (a->n_v_head / a->n_k_head);
-    const float *x = ap_delta_row(a, t) + (size_t)key_head * (size_t)Dk;
-    const float *y = x + (size_t)a->n_k_head * (size_t)Dk;
+    int Dk = a->k_dim;
+    const float *x = ap_delta_query(a, t, key_head), *y = x + (int64_t)a->n_k_head * Dk;
     m->scale(x, 1.0f / sqrtf(m->dot(x, x, Dk) + 1e-6f), (float)(1.0 / sqrt((double)Dk)), Dk, q);
     m->scale(y, 1.0f / sqrtf(m->dot(y, y, Dk) + 1e-6f), 1.0f, Dk, k);
+}
+
+void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int n, int h,
+                    double *g, float *beta)
+{
+    float x[AP_DELTA_CHUNK], b[AP_DELTA_CHUNK];
+    for (int i = 0; i < n; i++) {
+        x[i] = a->a[(t + i) * a->lda + h];
+        b[i] = a->b[(t + i) * a->ldb + h];
+    }
+    m->gates(n, x, a->dt_bias[h], a->neg_exp_a[h], b, g, beta);
 }
 
 typedef struct job {
     const ap_delta_args *a;
     const ap_micro_recur *m;
-    int splits; /* tasks of a head */
+    int heads;  /* value heads of a task: 1 or all of a key head */
+    int splits; /* tasks of those heads */
     int rows;   /* value channels of a task, a multiple of AP_DELTA_ROWS */
     size_t worker_bytes;
 } job;
@@ -51,7 +48,9 @@ typedef struct job {
 typedef struct block {
     float *q, *k; /* [BLOCK][Dk] */
     float *v, *o; /* [BLOCK][Dv] */
-    ap_delta_gate gate[BLOCK];
+    float kq[BLOCK];
+    int n, next; /* tokens, tokens of the block after it */
+    int64_t t;   /* the first one's row of the step */
 } block;
 
 static size_t block_bytes(int k_dim, int v_dim)
@@ -67,102 +66,158 @@ static void block_open(block *b, void *scratch, int k_dim, int v_dim)
     b->o = b->v + BLOCK * v_dim;
 }
 
-/* Tokens [t, t + n) of the step for channels [row, row_end) of head h. */
-static void run_block(const job *j, block *b, float *state, int h, int row, int row_end, int64_t t,
-                      int n)
+static void load_keys(const job *j, block *b, int key_head)
+{
+    int Dk = j->a->k_dim;
+    for (int i = 0; i < b->n; i++) {
+        ap_delta_keys(j->m, j->a, b->t + i, key_head, b->q + i * Dk, b->k + i * Dk);
+        b->kq[i] = j->m->dot(b->k + i * Dk, b->q + i * Dk, Dk);
+    }
+}
+
+static void load_gates(const job *j, const block *b, int h, ap_delta_gate *gate)
+{
+    double g[BLOCK];
+    float beta[BLOCK], decay[BLOCK], less1[BLOCK];
+    ap_delta_gates(j->m, j->a, b->t, b->n, h, g, beta);
+    j->m->exps(b->n, 0, 1, g, decay, less1);
+    for (int i = 0; i < b->n; i++)
+        gate[i] = (ap_delta_gate){.decay = decay[i],
+                                  .decay_less1 = less1[i],
+                                  .weak = decay[i] >= 0.5f,
+                                  .beta = beta[i],
+                                  .kq = b->kq[i]};
+}
+
+/* What the next block reads of head h: tokens [first, first + 2) of it. */
+static void prefetch_next(const job *j, const block *b, int key_head, int h, int row, int width,
+                          int first)
+{
+    const ap_delta_args *a = j->a;
+    for (int i = first; i < first + 2 && i < b->next; i++) {
+        int64_t t = b->t + b->n + i;
+        const float *q = ap_delta_query(a, t, key_head);
+        ap_prefetch_row(q, a->k_dim);
+        ap_prefetch_row(q + (int64_t)a->n_k_head * a->k_dim, a->k_dim);
+        ap_prefetch_row(ap_delta_value(a, t, h) + row, width);
+        if (j->splits == 1) ap_prefetch_row(ap_delta_z(a, t, h), a->v_dim);
+    }
+}
+
+/* A block for channels [row, row_end) of head h. */
+static void run_block(const job *j, block *b, float *state, int key_head, int h, int row,
+                      int row_end)
 {
     const ap_delta_args *a = j->a;
     int Dk = a->k_dim, width = row_end - row;
     size_t bytes = (size_t)width * sizeof(float);
-    double g;
-    for (int i = 0; i < n; i++) {
-        ap_delta_keys(j->m, a, t + i, h, b->q + i * Dk, b->k + i * Dk);
-        b->gate[i] = ap_delta_gate_of(a, t + i, h, &g);
-        b->gate[i].kq = j->m->dot(b->k + i * Dk, b->q + i * Dk, Dk);
-        memcpy(b->v + i * width, ap_delta_value(a, t + i, h) + row, bytes);
-    }
+    ap_delta_gate gate[BLOCK];
+    load_gates(j, b, h, gate);
+    for (int i = 0; i < b->n; i++)
+        memcpy(b->v + i * width, ap_delta_value(a, b->t + i, h) + row, bytes);
     state += ((size_t)h * (size_t)a->v_dim + (size_t)row) * (size_t)Dk;
     for (int r = 0; r < width; r += AP_DELTA_ROWS, state += AP_DELTA_ROWS * Dk) {
         int rows = width - r < AP_DELTA_ROWS ? width - r : AP_DELTA_ROWS;
-        for (int i = 0; i < n; i++)
-            j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &b->gate[i],
-                       b->v + i * width + r, b->o + i * width + r);
+        prefetch_next(j, b, key_head, h, row, width, 2 * (r / AP_DELTA_ROWS));
+        for (int i = 0; i < b->n; i++)
+            j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &gate[i],
+                       b->v + i * width + r, b->o + i * width + r, i == 0 ? AP_DELTA_ROWS * Dk : 0);
     }
-    for (int i = 0; i < n; i++) memcpy(ap_delta_out(a, t + i, h) + row, b->o + i * width, bytes);
-}
-
-static void norm_tokens(const job *j, int64_t t, int64_t end, int h)
-{
-    const ap_delta_args *a = j->a;
-    for (; t < end; t++)
-        j->m->gated_norm(ap_delta_out(a, t, h), a->norm_weight,
-                         a->z + t * a->ldz + (int64_t)h * a->v_dim, a->v_dim, a->eps);
+    for (int i = 0; i < b->n; i++) {
+        float *out = ap_delta_out(a, b->t + i, h) + row;
+        if (j->splits > 1)
+            memcpy(out, b->o + i * width, bytes);
+        else
+            j->m->gated_norm(b->o + i * width, a->norm_weight, ap_delta_z(a, b->t + i, h), width,
+                             a->eps, out);
+    }
 }
 
 static void recurrent_task(void *arg, int task, int worker)
 {
     const job *j = arg;
     const ap_delta_args *a = j->a;
-    const ap_recur_seq *s = &a->seq[task / (a->n_v_head * j->splits)];
-    int h = task / j->splits % a->n_v_head, row = task % j->splits * j->rows;
+    int groups = a->n_v_head / j->heads, group = task / j->splits;
+    const ap_recur_seq *s = &a->seq[group / groups];
+    ap_delta_heads heads = ap_delta_group(a, group % groups, j->heads);
+    int row = task % j->splits * j->rows;
     int row_end = row + j->rows < a->v_dim ? row + j->rows : a->v_dim;
     block b;
     block_open(&b, (char *)a->scratch + (size_t)worker * j->worker_bytes, a->k_dim, a->v_dim);
     for (int t = 0; t < s->n_tok; t += BLOCK) {
-        int n = s->n_tok - t < BLOCK ? s->n_tok - t : BLOCK;
-        run_block(j, &b, s->delta_state, h, row, row_end, s->begin + t, n);
-        if (j->splits == 1) norm_tokens(j, s->begin + t, s->begin + t + n, h);
+        int rest = s->n_tok - t - BLOCK;
+        b.t = s->begin + t;
+        b.n = rest < 0 ? BLOCK + rest : BLOCK;
+        b.next = rest < 0 ? 0 : rest < BLOCK ? rest : BLOCK;
+        load_keys(j, &b, heads.key);
+        for (int i = 0; i < heads.n; i++)
+            run_block(j, &b, s->delta_state, heads.key, heads.first + i * heads.stride, row,
+                      row_end);
     }
 }
 
 static void norm_task(void *arg, int task, int worker)
 {
     const job *j = arg;
-    const ap_recur_seq *s = &j->a->seq[task / j->a->n_v_head];
+    const ap_delta_args *a = j->a;
+    const ap_recur_seq *s = &a->seq[task / a->n_v_head];
+    int h = task % a->n_v_head;
     (void)worker;
-    norm_tokens(j, s->begin, s->begin + s->n_tok, task % j->a->n_v_head);
+    for (int64_t t = s->begin; t < s->begin + s->n_tok; t++) {
+        float *out = ap_delta_out(a, t, h);
+        j->m->gated_norm(out, a->norm_weight, ap_delta_z(a, t, h), a->v_dim, a->eps, out);
+    }
 }
 
 static void chunked_task(void *arg, int task, int worker)
 {
     const job *j = arg;
     const ap_delta_args *a = j->a;
-    const ap_recur_seq *s = &a->seq[task / a->n_v_head];
-    int h = task % a->n_v_head;
-    if (s->n_tok <= 0) return;
-    ap_delta_chunks(j->m, a, s, h, (char *)a->scratch + (size_t)worker * j->worker_bytes);
-    norm_tokens(j, s->begin, s->begin + s->n_tok, h);
+    int groups = a->n_v_head / j->heads;
+    const ap_recur_seq *s = &a->seq[task / groups];
+    ap_delta_heads heads = ap_delta_group(a, task % groups, j->heads);
+    if (s->n_tok > 0)
+        ap_delta_chunks(j->m, a, s, &heads, (char *)a->scratch + (size_t)worker * j->worker_bytes);
 }
 
-static size_t worker_bytes(int k_dim, int v_dim)
+static size_t worker_bytes(int k_dim, int v_dim, int n_heads)
 {
-    size_t chunk = ap_delta_chunk_bytes(k_dim, v_dim), step = block_bytes(k_dim, v_dim);
+    size_t chunk = ap_delta_chunk_bytes(k_dim, v_dim, n_heads), step = block_bytes(k_dim, v_dim);
     return chunk > step ? chunk : step;
 }
 
 size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
                                   int v_dim)
 {
-    (void)n_k_head, (void)n_v_head;
-    return worker_bytes(k_dim, v_dim) * (size_t)ap_pool_threads(k->pool);
+    return worker_bytes(k_dim, v_dim, n_v_head / n_k_head) * (size_t)ap_pool_threads(k->pool);
+}
+
+/* All heads of a key head in one task if that leaves all threads about the same work. */
+static int heads_per_task(const ap_delta_args *a, int threads)
+{
+    int tasks = a->n_seq * a->n_k_head;
+    return tasks % threads == 0 || tasks >= 4 * threads ? a->n_v_head / a->n_k_head : 1;
 }
 
 void ap_cpu_delta(const ap_kern *k, const ap_delta_args *a)
 {
-    int heads = a->n_seq * a->n_v_head, wanted = 2 * ap_pool_threads(k->pool);
-    int groups = (a->v_dim + AP_DELTA_ROWS - 1) / AP_DELTA_ROWS;
-    job j = {a, ((const ap_micro *)k->impl)->recur, 1, groups * AP_DELTA_ROWS,
-             worker_bytes(a->k_dim, a->v_dim)};
-    if (heads <= 0) return;
+    int threads = ap_pool_threads(k->pool);
+    int slices = (a->v_dim + AP_DELTA_ROWS - 1) / AP_DELTA_ROWS;
+    job j = {.a = a,
+             .m = ((const ap_micro *)k->impl)->recur,
+             .heads = heads_per_task(a, threads),
+             .worker_bytes = worker_bytes(a->k_dim, a->v_dim, a->n_v_head / a->n_k_head)};
+    int tasks = a->n_seq * (a->n_v_head / j.heads);
+    if (tasks <= 0) return;
     if (a->form == AP_DELTA_CHUNKED) {
-        ap_op_run(k, chunked_task, &j, heads);
+        ap_op_run(k, chunked_task, &j, tasks);
         return;
     }
     /* Whole heads where there are enough of them: each task prepares q, k and gates itself. */
-    j.splits = (wanted + heads - 1) / heads;
-    if (j.splits > groups) j.splits = groups;
-    j.rows = (groups + j.splits - 1) / j.splits * AP_DELTA_ROWS;
+    j.splits = tasks % threads == 0 ? 1 : (2 * threads + tasks - 1) / tasks;
+    if (j.splits > slices) j.splits = slices;
+    j.rows = (slices + j.splits - 1) / j.splits * AP_DELTA_ROWS;
     j.splits = (a->v_dim + j.rows - 1) / j.rows;
-    ap_op_run(k, recurrent_task, &j, heads * j.splits);
-    if (j.splits > 1) ap_op_run(k, norm_task, &j, heads);
+    ap_op_run(k, recurrent_task, &j, tasks * j.splits);
+    if (j.splits > 1) ap_op_run(k, norm_task, &j, a->n_seq * a->n_v_head);
 }

@@ -6,7 +6,8 @@
  *   S' = e^(G_C) S + K^T (e^(G_C - G) X)
  * X is solved for by substitution in blocks of 16, which needs no inverse; of exponentials only
  * those of differences <= 0 are formed, G in double (spec section 3.3). The state is held
- * transposed, [Dk][Dv], between the chunks. A last chunk of fewer tokens is just smaller. */
+ * transposed, [Dk][Dv], between the chunks. A last chunk of fewer tokens is just smaller.
+ * Q, K and their products are made once for all value heads of a task. */
 #include <math.h>
 #include <string.h>
 
@@ -15,17 +16,22 @@
 
 #define CHUNK AP_DELTA_CHUNK
 #define STRIP 12 /* key channels whose update is formed at once */
+#define AHEAD 8  /* rows to prefetch ahead */
 
 typedef struct chunk {
-    float *q, *k; /* [CHUNK][Dk] */
-    float *kt;    /* [Dk][CHUNK] */
-    float *st;    /* [Dk][Dv] */
-    float *x;     /* [CHUNK][Dv] */
-    float *strip; /* [STRIP][Dv] */
-    float *a, *p; /* [CHUNK][CHUNK]; a is -A */
-    double sum[CHUNK];
-    float beta[CHUNK], decay[CHUNK], row[CHUNK];
+    const ap_micro_recur *m;
+    const ap_delta_args *a;
+    int64_t t; /* row of the first token */
     int n;
+    float *q, *k;   /* [CHUNK][Dk] */
+    float *kt;      /* [Dk][CHUNK] */
+    float *kk, *qk; /* [CHUNK][CHUNK] k_i . k_j, q_i . k_j; j up to the end of i's block */
+    float *st;      /* [heads][Dk][Dv] */
+    float *x, *o;   /* [CHUNK][Dv] */
+    float *strip;   /* [STRIP][Dv] */
+    float *na, *p;  /* [CHUNK][CHUNK]: -A, P */
+    double sum[CHUNK];
+    float beta[CHUNK], decay[CHUNK], rest[CHUNK];
 } chunk;
 
 static float *carve(char *base, size_t *at, size_t count)
@@ -36,24 +42,27 @@ static float *carve(char *base, size_t *at, size_t count)
 }
 
 /* Cuts the scratch and returns its size; base may be NULL. */
-static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv)
+static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv, size_t heads)
 {
     size_t at = 0;
     c->q = carve(base, &at, CHUNK * Dk);
     c->k = carve(base, &at, CHUNK * Dk);
     c->kt = carve(base, &at, CHUNK * Dk);
-    c->st = carve(base, &at, Dk * Dv);
+    c->kk = carve(base, &at, CHUNK * CHUNK);
+    c->qk = carve(base, &at, CHUNK * CHUNK);
+    c->st = carve(base, &at, heads * Dk * Dv);
     c->x = carve(base, &at, CHUNK * Dv);
+    c->o = carve(base, &at, CHUNK * Dv);
     c->strip = carve(base, &at, STRIP * Dv);
-    c->a = carve(base, &at, CHUNK * CHUNK);
+    c->na = carve(base, &at, CHUNK * CHUNK);
     c->p = carve(base, &at, CHUNK * CHUNK);
     return at;
 }
 
-size_t ap_delta_chunk_bytes(int k_dim, int v_dim)
+size_t ap_delta_chunk_bytes(int k_dim, int v_dim, int n_heads)
 {
     chunk c;
-    return layout(&c, NULL, (size_t)k_dim, (size_t)v_dim);
+    return layout(&c, NULL, (size_t)k_dim, (size_t)v_dim, (size_t)n_heads);
 }
 
 static int min_int(int a, int b)
@@ -61,112 +70,131 @@ static int min_int(int a, int b)
     return a < b ? a : b;
 }
 
-/* Rows [t, t + c->n) of the step: q, k, gates. */
-static void load(chunk *c, const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h)
+/* q^, k^ and their products. */
+static void load_keys(chunk *c, int key_head)
 {
-    int Dk = a->k_dim;
-    double sum = 0;
+    int Dk = c->a->k_dim;
+    int64_t to_key = (int64_t)c->a->n_k_head * Dk;
     for (int i = 0; i < c->n; i++) {
-        double g;
-        float *k = c->k + i * Dk;
-        ap_delta_gate gate = ap_delta_gate_of(a, t + i, h, &g);
-        ap_delta_keys(m, a, t + i, h, c->q + i * Dk, k);
-        for (int d = 0; d < Dk; d++) c->kt[d * CHUNK + i] = k[d];
-        sum += g;
-        c->sum[i] = sum;
-        c->beta[i] = gate.beta;
-        c->decay[i] = (float)exp(sum);
+        if (i + AHEAD < c->n) {
+            const float *next = ap_delta_query(c->a, c->t + i + AHEAD, key_head);
+            ap_prefetch_row(next, Dk);
+            ap_prefetch_row(next + to_key, Dk);
+        }
+        ap_delta_keys(c->m, c->a, c->t + i, key_head, c->q + i * Dk, c->k + i * Dk);
+    }
+    c->m->transpose(c->k, Dk, c->n, Dk, c->kt, CHUNK);
+    for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
+        int rows = min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
+        float *kk = c->kk + i * CHUNK, *qk = c->qk + i * CHUNK;
+        c->m->gemm(rows, cols, Dk, c->k + i * Dk, Dk, 1, c->kt, CHUNK, kk, CHUNK, false);
+        c->m->gemm(rows, cols, Dk, c->q + i * Dk, Dk, 1, c->kt, CHUNK, qk, CHUNK, false);
     }
 }
 
-/* -A and P, in blocks of rows; beyond the diagonal zero as far as the block of rows goes. */
-static void masks(chunk *c, const ap_micro_recur *m, int Dk)
+/* Returns how the state decays over the chunk. */
+static ap_delta_gate load_gates(chunk *c, int h)
 {
-    for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
-        int rows = min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
-        m->gemm(rows, cols, Dk, c->k + i * Dk, Dk, 1, c->kt, CHUNK, c->a + i * CHUNK, CHUNK, false);
-        m->gemm(rows, cols, Dk, c->q + i * Dk, Dk, 1, c->kt, CHUNK, c->p + i * CHUNK, CHUNK, false);
-        for (int r = i; r < i + rows; r++) {
-            float *a = c->a + r * CHUNK, *p = c->p + r * CHUNK;
-            m->decays(c->sum[r], c->sum, r + 1, c->row);
-            for (int j = 0; j <= r; j++) {
-                a[j] = -(c->beta[r] * a[j]) * c->row[j];
-                p[j] = p[j] * c->row[j];
-            }
-            for (int j = r; j < cols; j++) a[j] = 0;
-            for (int j = r + 1; j < cols; j++) p[j] = 0;
-        }
+    float unused[CHUNK];
+    ap_delta_gate all = {0};
+    double sum = 0;
+    ap_delta_gates(c->m, c->a, c->t, c->n, h, c->sum, c->beta);
+    for (int i = 0; i < c->n; i++) c->sum[i] = sum = sum + c->sum[i];
+    c->m->exps(c->n, 0, 1, c->sum, c->decay, unused);
+    c->m->exps(c->n, sum, -1, c->sum, c->rest, unused);
+    c->m->exps(1, 0, 1, &sum, &all.decay, &all.decay_less1);
+    all.weak = all.decay >= 0.5f;
+    return all;
+}
+
+/* -A and P; beyond the diagonal zero as far as the block of rows goes. */
+static void masks(chunk *c)
+{
+    float by[CHUNK];
+    for (int i = 0; i < c->n; i++) {
+        int end = min_int(c->n, (i / AP_DELTA_SUB + 1) * AP_DELTA_SUB);
+        float *na = c->na + i * CHUNK, *p = c->p + i * CHUNK;
+        c->m->decays(c->sum[i], c->sum, i + 1, by);
+        c->m->mul(-c->beta[i], c->kk + i * CHUNK, by, i, na);
+        c->m->mul(1, c->qk + i * CHUNK, by, i + 1, p);
+        memset(na + i, 0, (size_t)(end - i) * sizeof *na);
+        memset(p + i + 1, 0, (size_t)(end - i - 1) * sizeof *p);
     }
 }
 
 /* X: the effective updates of the state. */
-static void updates(chunk *c, const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h)
+static void updates(chunk *c, const float *st, int h)
 {
-    int Dk = a->k_dim, Dv = a->v_dim;
-    m->gemm(c->n, Dv, Dk, c->k, Dk, 1, c->st, Dv, c->x, Dv, false);
+    int Dk = c->a->k_dim, Dv = c->a->v_dim;
+    c->m->gemm(c->n, Dv, Dk, c->k, Dk, 1, st, Dv, c->x, Dv, false);
     for (int i = 0; i < c->n; i++) {
-        const float *v = ap_delta_value(a, t + i, h);
-        float *x = c->x + i * Dv;
-        for (int j = 0; j < Dv; j++) x[j] = c->beta[i] * (v[j] - c->decay[i] * x[j]);
+        if (i + AHEAD < c->n) ap_prefetch_row(ap_delta_value(c->a, c->t + i + AHEAD, h), Dv);
+        c->m->residual(c->x + i * Dv, ap_delta_value(c->a, c->t + i, h), c->decay[i], c->beta[i],
+                       Dv);
     }
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i);
-        float *x = c->x + i * Dv, *na = c->a + i * CHUNK;
-        m->gemm(rows, Dv, i, na, CHUNK, 1, c->x, Dv, x, Dv, true);
-        m->solve(rows, Dv, na + i, CHUNK, x, Dv);
+        float *x = c->x + i * Dv, *na = c->na + i * CHUNK;
+        c->m->gemm(rows, Dv, i, na, CHUNK, 1, c->x, Dv, x, Dv, true);
+        c->m->solve(rows, Dv, na + i, CHUNK, x, Dv);
     }
 }
 
-static void outputs(chunk *c, const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int h)
+static void outputs(chunk *c, const float *st, int h)
 {
-    int Dk = a->k_dim, Dv = a->v_dim;
-    int64_t ld = (int64_t)a->n_v_head * Dv;
-    float *out = ap_delta_out(a, t, h);
-    m->gemm(c->n, Dv, Dk, c->q, Dk, 1, c->st, Dv, out, ld, false);
-    for (int i = 0; i < c->n; i++)
-        for (int j = 0; j < Dv; j++) out[i * ld + j] *= c->decay[i];
+    int Dk = c->a->k_dim, Dv = c->a->v_dim;
+    c->m->gemm(c->n, Dv, Dk, c->q, Dk, 1, st, Dv, c->o, Dv, false);
+    for (int i = 0; i < c->n; i++) c->m->scale(c->o + i * Dv, c->decay[i], 1.0f, Dv, c->o + i * Dv);
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i);
-        m->gemm(rows, Dv, i + rows, c->p + i * CHUNK, CHUNK, 1, c->x, Dv, out + i * ld, ld, true);
+        c->m->gemm(rows, Dv, i + rows, c->p + i * CHUNK, CHUNK, 1, c->x, Dv, c->o + i * Dv, Dv,
+                   true);
+    }
+    for (int i = 0; i < c->n; i++) {
+        if (i + AHEAD < c->n) ap_prefetch_row(ap_delta_z(c->a, c->t + i + AHEAD, h), Dv);
+        c->m->gated_norm(c->o + i * Dv, c->a->norm_weight, ap_delta_z(c->a, c->t + i, h), Dv,
+                         c->a->eps, ap_delta_out(c->a, c->t + i, h));
     }
 }
 
-static void advance(chunk *c, const ap_micro_recur *m, int Dk, int Dv)
+static void advance(chunk *c, float *st, const ap_delta_gate *all)
 {
-    double total = c->sum[c->n - 1];
-    float decay = (float)exp(total), less1 = (float)expm1(total);
-    for (int i = 0; i < c->n; i++) {
-        float rest = (float)exp(total - c->sum[i]);
-        for (int j = 0; j < Dv; j++) c->x[i * Dv + j] *= rest;
-    }
+    int Dk = c->a->k_dim, Dv = c->a->v_dim;
+    for (int i = 0; i < c->n; i++) c->m->scale(c->x + i * Dv, c->rest[i], 1.0f, Dv, c->x + i * Dv);
     for (int d = 0; d < Dk; d += STRIP) {
         int rows = min_int(STRIP, Dk - d);
-        float *st = c->st + d * Dv;
-        m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
-        /* as in ap_delta_gate: neither form alone keeps all digits */
-        for (int j = 0; j < rows * Dv && decay >= 0.5f; j++)
-            st[j] = st[j] + (less1 * st[j] + c->strip[j]);
-        for (int j = 0; j < rows * Dv && decay < 0.5f; j++) st[j] = decay * st[j] + c->strip[j];
+        c->m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
+        c->m->grow(st + d * Dv, c->strip, all, rows * Dv);
     }
 }
 
-void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s, int h,
-                     void *scratch)
+void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s,
+                     const ap_delta_heads *heads, void *scratch)
 {
     int Dk = a->k_dim, Dv = a->v_dim;
-    float *state = s->delta_state + (size_t)h * (size_t)Dv * (size_t)Dk;
-    chunk c;
-    layout(&c, scratch, (size_t)Dk, (size_t)Dv);
-    for (int v = 0; v < Dv; v++)
-        for (int d = 0; d < Dk; d++) c.st[d * Dv + v] = state[v * Dk + d];
-    for (int t = 0; t < s->n_tok; t += CHUNK) {
-        c.n = min_int(CHUNK, s->n_tok - t);
-        load(&c, m, a, s->begin + t, h);
-        masks(&c, m, Dk);
-        updates(&c, m, a, s->begin + t, h);
-        outputs(&c, m, a, s->begin + t, h);
-        advance(&c, m, Dk, Dv);
+    size_t size = (size_t)Dv * (size_t)Dk;
+    chunk c = {.m = m, .a = a};
+    layout(&c, scratch, (size_t)Dk, (size_t)Dv, (size_t)heads->n);
+    for (int i = 0; i < heads->n; i++) {
+        int h = heads->first + i * heads->stride;
+        m->transpose(s->delta_state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
     }
-    for (int v = 0; v < Dv; v++)
-        for (int d = 0; d < Dk; d++) state[v * Dk + d] = c.st[d * Dv + v];
+    for (int t = 0; t < s->n_tok; t += CHUNK) {
+        c.t = s->begin + t;
+        c.n = min_int(CHUNK, s->n_tok - t);
+        load_keys(&c, heads->key);
+        for (int i = 0; i < heads->n; i++) {
+            int h = heads->first + i * heads->stride;
+            float *st = c.st + (size_t)i * size;
+            ap_delta_gate all = load_gates(&c, h);
+            masks(&c);
+            updates(&c, st, h);
+            outputs(&c, st, h);
+            advance(&c, st, &all);
+        }
+    }
+    for (int i = 0; i < heads->n; i++) {
+        int h = heads->first + i * heads->stride;
+        m->transpose(c.st + (size_t)i * size, Dv, Dk, Dv, s->delta_state + (size_t)h * size, Dk);
+    }
 }

@@ -3,6 +3,7 @@
 
 #include "kern/cpu/micro.h"
 #include "kern/cpu/micro_recur.h"
+#include "kern/cpu/recur_body.h"
 
 static float dot_ref(const float *x, const float *y, int n)
 {
@@ -16,9 +17,17 @@ static void scale_ref(const float *x, float r, float s, int n, float *out)
     for (int i = 0; i < n; i++) out[i] = (x[i] * r) * s;
 }
 
-static void step_ref(float *state, int n_row, int k_dim, const float *k, const float *q,
-                     const ap_delta_gate *g, const float *v, float *o)
+static void gates_ref(int n, const float *a, float dt_bias, float neg_exp_a, const float *b,
+                      double *g, float *beta)
 {
+    recur_log_decays(n, a, dt_bias, neg_exp_a, g);
+    for (int i = 0; i < n; i++) beta[i] = ap_sigmoidf(b[i]);
+}
+
+static void step_ref(float *state, int n_row, int k_dim, const float *k, const float *q,
+                     const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+{
+    (void)ahead;
     for (int r = 0; r < n_row; r++) {
         float *s = state + r * k_dim;
         float kv = g->decay * dot_ref(s, k, k_dim);
@@ -31,22 +40,22 @@ static void step_ref(float *state, int n_row, int k_dim, const float *k, const f
     }
 }
 
-static void gated_norm_ref(float *o, const float *w, const float *z, int n, float eps)
+static void gated_norm_ref(const float *o, const float *w, const float *z, int n, float eps,
+                           float *out)
 {
     float r = 1.0f / sqrtf(dot_ref(o, o, n) / (float)n + eps);
-    for (int i = 0; i < n; i++) o[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]);
+    for (int i = 0; i < n; i++) out[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]);
 }
 
-static void conv_ref(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
-                     int64_t ldx, const float *w, int n, float *out)
+static void conv_ref(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
+                     int n, float *out, int64_t ldout)
 {
-    for (int c = 0; c < n; c++) {
-        const float *tap = w + c;
-        float acc = 0;
-        for (int j = 0; j < n_old; j++, tap += ld_old) acc = fmaf(*tap, old[j * ld_old + c], acc);
-        for (int j = 0; j < n_new; j++, tap += ld_old) acc = fmaf(*tap, x[j * ldx + c], acc);
-        out[c] = ap_siluf(acc);
-    }
+    for (int t = 0; t < n_tok; t++)
+        for (int c = 0; c < n; c++) {
+            float acc = 0;
+            for (int j = 0; j < n_tap; j++) acc = fmaf(w[j * ldw + c], row[t + j][c], acc);
+            out[t * ldout + c] = ap_siluf(acc);
+        }
 }
 
 static void gemm_ref(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
@@ -76,5 +85,19 @@ static void decays_ref(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_ref = {dot_ref,  scale_ref, step_ref,  gated_norm_ref,
-                                     conv_ref, gemm_ref,  solve_ref, decays_ref};
+const ap_micro_recur ap_recur_ref = {
+    .dot = dot_ref,
+    .scale = scale_ref,
+    .gates = gates_ref,
+    .exps = recur_exps,
+    .step = step_ref,
+    .gated_norm = gated_norm_ref,
+    .conv = conv_ref,
+    .gemm = gemm_ref,
+    .solve = solve_ref,
+    .decays = decays_ref,
+    .transpose = recur_transpose,
+    .mul = recur_mul,
+    .residual = recur_residual,
+    .grow = recur_grow,
+};

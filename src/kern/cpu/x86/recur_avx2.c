@@ -3,6 +3,7 @@
 #include <stdbool.h>
 
 #include "kern/cpu/micro_recur.h"
+#include "kern/cpu/recur_body.h"
 #include "kern/cpu/x86/math_avx2.h"
 #include "kern/cpu/x86/tile_avx2.h"
 
@@ -21,6 +22,16 @@ static float dot_avx2(const float *x, const float *y, int n)
     return ap_sum16(s);
 }
 
+static void gates_avx2(int n, const float *a, float dt_bias, float neg_exp_a, const float *b,
+                       double *g, float *beta)
+{
+    recur_log_decays(n, a, dt_bias, neg_exp_a, g);
+    for (int i = 0; i < n; i += 8) {
+        __m256i m = ap_mask_avx2(n - i < 8 ? n - i : 8);
+        _mm256_maskstore_ps(beta + i, m, ap_sigmoid_avx2(_mm256_maskload_ps(b + i, m)));
+    }
+}
+
 static void scale_avx2(const float *x, float r, float s, int n, float *out)
 {
     int i = 0;
@@ -31,9 +42,15 @@ static void scale_avx2(const float *x, float r, float s, int n, float *out)
     for (; i < n; i++) out[i] = (x[i] * r) * s;
 }
 
+static inline void prefetch(const float *p, int64_t ahead)
+{
+    uintptr_t at = (uintptr_t)p + (uintptr_t)ahead * sizeof(float);
+    _mm_prefetch((const char *)at, _MM_HINT_T0);
+}
+
 /* First step of ap_sum16 for `rows` state rows against k and q: 8 sums each. */
 TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const float *k,
-                          const float *q, __m256 *k_sum, __m256 *q_sum)
+                          const float *q, int64_t ahead, __m256 *k_sum, __m256 *q_sum)
 {
     __m256 kl[2], kh[2], ql[2], qh[2];
     for (int r = 0; r < rows; r++) kl[r] = kh[r] = ql[r] = qh[r] = _mm256_setzero_ps();
@@ -44,6 +61,7 @@ TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const f
         for (int r = 0; r < rows; r++) {
             __m256 s0 = _mm256_loadu_ps(state + r * k_dim + i);
             __m256 s1 = _mm256_loadu_ps(state + r * k_dim + i + 8);
+            if (ahead != 0) prefetch(state + r * k_dim + i, ahead);
             kl[r] = _mm256_fmadd_ps(s0, k0, kl[r]);
             kh[r] = _mm256_fmadd_ps(s1, k1, kh[r]);
             ql[r] = _mm256_fmadd_ps(s0, q0, ql[r]);
@@ -104,15 +122,16 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
 }
 
 static void step_avx2(float *state, int n_row, int k_dim, const float *k, const float *q,
-                      const ap_delta_gate *g, const float *v, float *o)
+                      const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
 {
     float d[8];
     for (int base = 0; base < n_row; base += 8) {
         __m256 k_sum[8], q_sum[8];
         float *s = state + base * k_dim;
         int rows = n_row - base < 8 ? n_row - base : 8, r = 0;
-        for (; r + 2 <= rows; r += 2) row_sums(2, s + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
-        for (; r < rows; r++) row_sums(1, s + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
+        for (; r + 2 <= rows; r += 2)
+            row_sums(2, s + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
+        for (; r < rows; r++) row_sums(1, s + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
         for (; r < 8; r++) k_sum[r] = q_sum[r] = _mm256_setzero_ps();
 
         __m256i m = ap_mask_avx2(rows);
@@ -130,7 +149,8 @@ static void step_avx2(float *state, int n_row, int k_dim, const float *k, const 
     }
 }
 
-static void gated_norm_avx2(float *o, const float *w, const float *z, int n, float eps)
+static void gated_norm_avx2(const float *o, const float *w, const float *z, int n, float eps,
+                            float *out)
 {
     const __m256 r = _mm256_set1_ps(1.0f / sqrtf(dot_avx2(o, o, n) / (float)n + eps));
     for (int i = 0; i < n; i += 8) {
@@ -138,25 +158,37 @@ static void gated_norm_avx2(float *o, const float *w, const float *z, int n, flo
         __m256 y = _mm256_mul_ps(_mm256_maskload_ps(o + i, m), r);
         y = _mm256_mul_ps(y, _mm256_maskload_ps(w + i, m));
         y = _mm256_mul_ps(y, ap_silu_avx2(_mm256_maskload_ps(z + i, m)));
-        _mm256_maskstore_ps(o + i, m, y);
+        _mm256_maskstore_ps(out + i, m, y);
     }
 }
 
-static void conv_avx2(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
-                      int64_t ldx, const float *w, int n, float *out)
+/* Tokens side by side, so that a row is loaded once for all of them. */
+TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *const *row,
+                             const float *w, int64_t ldw, int n, float *out, int64_t ldout)
 {
     for (int c = 0; c < n; c += 8) {
         __m256i m = ap_mask_avx2(n - c < 8 ? n - c : 8);
-        const float *tap = w + c;
-        __m256 acc = _mm256_setzero_ps();
-        for (int j = 0; j < n_old; j++, tap += ld_old)
-            acc = _mm256_fmadd_ps(_mm256_maskload_ps(tap, m),
-                                  _mm256_maskload_ps(old + j * ld_old + c, m), acc);
-        for (int j = 0; j < n_new; j++, tap += ld_old)
-            acc = _mm256_fmadd_ps(_mm256_maskload_ps(tap, m),
-                                  _mm256_maskload_ps(x + j * ldx + c, m), acc);
-        _mm256_maskstore_ps(out + c, m, ap_silu_avx2(acc));
+        __m256 acc[AP_CONV_TOKENS];
+        for (int t = 0; t < n_tok; t++) acc[t] = _mm256_setzero_ps();
+        for (int j = 0; j < n_tap; j++) {
+            __m256 tap = _mm256_maskload_ps(w + j * ldw + c, m);
+            for (int t = 0; t < n_tok; t++)
+                acc[t] = _mm256_fmadd_ps(tap, _mm256_maskload_ps(row[t + j] + c, m), acc[t]);
+        }
+        for (int t = 0; t < n_tok; t++)
+            _mm256_maskstore_ps(out + t * ldout + c, m, ap_silu_avx2(acc[t]));
     }
+}
+
+static void conv_avx2(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
+                      int n, float *out, int64_t ldout)
+{
+    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
+        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
+        return;
+    }
+    for (int t = 0; t < n_tok; t++)
+        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
 }
 
 static void gemm_avx2(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
@@ -216,6 +248,38 @@ static void solve_avx2(int m, int n, const float *a, int64_t lda, float *x, int6
     for (; i < m; i++) gemm_avx2(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
 }
 
+/* 8 x 8 values: in each half of a vector 4 x 4, then the halves. */
+static void transpose_block(const float *x, int64_t ldx, float *y, int64_t ldy)
+{
+    __m256 b[8];
+    for (int i = 0; i < 8; i += 4) {
+        __m256 r0 = _mm256_loadu_ps(x + i * ldx), r1 = _mm256_loadu_ps(x + (i + 1) * ldx);
+        __m256 r2 = _mm256_loadu_ps(x + (i + 2) * ldx), r3 = _mm256_loadu_ps(x + (i + 3) * ldx);
+        __m256 s = _mm256_unpacklo_ps(r0, r1), t = _mm256_unpackhi_ps(r0, r1);
+        __m256 u = _mm256_unpacklo_ps(r2, r3), v = _mm256_unpackhi_ps(r2, r3);
+        b[i] = _mm256_shuffle_ps(s, u, 0x44), b[i + 1] = _mm256_shuffle_ps(s, u, 0xee);
+        b[i + 2] = _mm256_shuffle_ps(t, v, 0x44), b[i + 3] = _mm256_shuffle_ps(t, v, 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(y + i * ldy, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+        _mm256_storeu_ps(y + (i + 4) * ldy, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+    }
+}
+
+static void transpose_avx2(const float *x, int64_t ldx, int rows, int cols, float *y, int64_t ldy)
+{
+    for (int r = 0; r < rows; r += 8)
+        for (int c = 0; c < cols; c += 8) {
+            const float *from = x + r * ldx + c;
+            float *to = y + c * ldy + r;
+            if (rows - r >= 8 && cols - c >= 8)
+                transpose_block(from, ldx, to, ldy);
+            else
+                recur_transpose(from, ldx, rows - r < 8 ? rows - r : 8, cols - c < 8 ? cols - c : 8,
+                                to, ldy);
+        }
+}
+
 static void decays_avx2(double top, const double *g, int n, float *out)
 {
     const __m256d t = _mm256_set1_pd(top);
@@ -235,5 +299,19 @@ static void decays_avx2(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_avx2 = {dot_avx2,  scale_avx2, step_avx2,  gated_norm_avx2,
-                                      conv_avx2, gemm_avx2,  solve_avx2, decays_avx2};
+const ap_micro_recur ap_recur_avx2 = {
+    .dot = dot_avx2,
+    .scale = scale_avx2,
+    .gates = gates_avx2,
+    .exps = recur_exps,
+    .step = step_avx2,
+    .gated_norm = gated_norm_avx2,
+    .conv = conv_avx2,
+    .gemm = gemm_avx2,
+    .solve = solve_avx2,
+    .decays = decays_avx2,
+    .transpose = transpose_avx2,
+    .mul = recur_mul,
+    .residual = recur_residual,
+    .grow = recur_grow,
+};

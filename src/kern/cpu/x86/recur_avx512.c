@@ -3,6 +3,7 @@
 #include <stdbool.h>
 
 #include "kern/cpu/micro_recur.h"
+#include "kern/cpu/recur_body.h"
 #include "kern/cpu/x86/math_avx512.h"
 #include "kern/cpu/x86/tile_avx512.h"
 
@@ -22,6 +23,16 @@ static float dot_avx512(const float *x, const float *y, int n)
     return ap_sum16_avx512(s);
 }
 
+static void gates_avx512(int n, const float *a, float dt_bias, float neg_exp_a, const float *b,
+                         double *g, float *beta)
+{
+    recur_log_decays(n, a, dt_bias, neg_exp_a, g);
+    for (int i = 0; i < n; i += 16) {
+        __mmask16 m = head_mask(n - i);
+        _mm512_mask_storeu_ps(beta + i, m, ap_sigmoid_avx512(_mm512_maskz_loadu_ps(m, b + i)));
+    }
+}
+
 static void scale_avx512(const float *x, float r, float s, int n, float *out)
 {
     for (int i = 0; i < n; i += 16) {
@@ -31,9 +42,15 @@ static void scale_avx512(const float *x, float r, float s, int n, float *out)
     }
 }
 
+static inline void prefetch(const float *p, int64_t ahead)
+{
+    uintptr_t at = (uintptr_t)p + (uintptr_t)ahead * sizeof(float);
+    _mm_prefetch((const char *)at, _MM_HINT_T0);
+}
+
 /* The partial sums of `rows` (1..4) state rows against k and q, to k_sum and q_sum [rows][16]. */
 TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const float *k,
-                          const float *q, __m512 *k_sum, __m512 *q_sum)
+                          const float *q, int64_t ahead, __m512 *k_sum, __m512 *q_sum)
 {
     __m512 ks[4], qs[4];
     for (int r = 0; r < rows; r++) ks[r] = qs[r] = _mm512_setzero_ps();
@@ -42,6 +59,7 @@ TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const f
         __m512 kv = _mm512_loadu_ps(k + i), qv = _mm512_loadu_ps(q + i);
         for (int r = 0; r < rows; r++) {
             __m512 s = _mm512_loadu_ps(state + r * k_dim + i);
+            if (ahead != 0) prefetch(state + r * k_dim + i, ahead);
             ks[r] = _mm512_fmadd_ps(s, kv, ks[r]);
             qs[r] = _mm512_fmadd_ps(s, qv, qs[r]);
         }
@@ -104,14 +122,14 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
 }
 
 static void step_avx512(float *state, int n_row, int k_dim, const float *k, const float *q,
-                        const ap_delta_gate *g, const float *v, float *o)
+                        const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
 {
     __m512 k_sum[AP_DELTA_ROWS], q_sum[AP_DELTA_ROWS];
     float d[AP_DELTA_ROWS];
     int r = 0;
     for (; r + 4 <= n_row; r += 4)
-        row_sums(4, state + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
-    for (; r < n_row; r++) row_sums(1, state + r * k_dim, k_dim, k, q, k_sum + r, q_sum + r);
+        row_sums(4, state + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
+    for (; r < n_row; r++) row_sums(1, state + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
     for (; r < AP_DELTA_ROWS; r++) k_sum[r] = q_sum[r] = _mm512_setzero_ps();
 
     __mmask16 m = head_mask(n_row);
@@ -130,7 +148,8 @@ static void step_avx512(float *state, int n_row, int k_dim, const float *k, cons
         update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
 }
 
-static void gated_norm_avx512(float *o, const float *w, const float *z, int n, float eps)
+static void gated_norm_avx512(const float *o, const float *w, const float *z, int n, float eps,
+                              float *out)
 {
     float r = 1.0f / sqrtf(dot_avx512(o, o, n) / (float)n + eps);
     for (int i = 0; i < n; i += 16) {
@@ -138,25 +157,37 @@ static void gated_norm_avx512(float *o, const float *w, const float *z, int n, f
         __m512 y = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, o + i), _mm512_set1_ps(r));
         y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(m, w + i));
         y = _mm512_mul_ps(y, ap_silu_avx512(_mm512_maskz_loadu_ps(m, z + i)));
-        _mm512_mask_storeu_ps(o + i, m, y);
+        _mm512_mask_storeu_ps(out + i, m, y);
     }
 }
 
-static void conv_avx512(const float *old, int n_old, int64_t ld_old, const float *x, int n_new,
-                        int64_t ldx, const float *w, int n, float *out)
+/* Tokens side by side, so that a row is loaded once for all of them. */
+TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *const *row,
+                             const float *w, int64_t ldw, int n, float *out, int64_t ldout)
 {
     for (int c = 0; c < n; c += 16) {
         __mmask16 m = head_mask(n - c);
-        const float *tap = w + c;
-        __m512 acc = _mm512_setzero_ps();
-        for (int j = 0; j < n_old; j++, tap += ld_old)
-            acc = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, tap),
-                                  _mm512_maskz_loadu_ps(m, old + j * ld_old + c), acc);
-        for (int j = 0; j < n_new; j++, tap += ld_old)
-            acc = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, tap),
-                                  _mm512_maskz_loadu_ps(m, x + j * ldx + c), acc);
-        _mm512_mask_storeu_ps(out + c, m, ap_silu_avx512(acc));
+        __m512 acc[AP_CONV_TOKENS];
+        for (int t = 0; t < n_tok; t++) acc[t] = _mm512_setzero_ps();
+        for (int j = 0; j < n_tap; j++) {
+            __m512 tap = _mm512_maskz_loadu_ps(m, w + j * ldw + c);
+            for (int t = 0; t < n_tok; t++)
+                acc[t] = _mm512_fmadd_ps(tap, _mm512_maskz_loadu_ps(m, row[t + j] + c), acc[t]);
+        }
+        for (int t = 0; t < n_tok; t++)
+            _mm512_mask_storeu_ps(out + t * ldout + c, m, ap_silu_avx512(acc[t]));
     }
+}
+
+static void conv_avx512(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
+                        int n, float *out, int64_t ldout)
+{
+    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
+        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
+        return;
+    }
+    for (int t = 0; t < n_tok; t++)
+        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
 }
 
 static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_t ca,
@@ -213,6 +244,44 @@ static void solve_avx512(int m, int n, const float *a, int64_t lda, float *x, in
     for (; i < m; i++) gemm_avx512(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
 }
 
+/* 16 x 16 values: in each quarter of a vector 4 x 4, then the quarters. */
+static void transpose_block(const float *x, int64_t ldx, float *y, int64_t ldy)
+{
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_ps(x + i * ldx);
+    for (int i = 0; i < 16; i += 4) {
+        __m512 s = _mm512_unpacklo_ps(a[i], a[i + 1]), t = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        __m512 u = _mm512_unpacklo_ps(a[i + 2], a[i + 3]);
+        __m512 v = _mm512_unpackhi_ps(a[i + 2], a[i + 3]);
+        b[i] = _mm512_shuffle_ps(s, u, 0x44), b[i + 1] = _mm512_shuffle_ps(s, u, 0xee);
+        b[i + 2] = _mm512_shuffle_ps(t, v, 0x44), b[i + 3] = _mm512_shuffle_ps(t, v, 0xee);
+    }
+    for (int i = 0; i < 4; i++) { /* quarter w of b[4 j + i]: column 4 w + i of rows 4 j .. */
+        __m512 s = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88);
+        __m512 t = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+        __m512 u = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+        __m512 v = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+        _mm512_storeu_ps(y + i * ldy, _mm512_shuffle_f32x4(s, u, 0x88));
+        _mm512_storeu_ps(y + (i + 8) * ldy, _mm512_shuffle_f32x4(s, u, 0xdd));
+        _mm512_storeu_ps(y + (i + 4) * ldy, _mm512_shuffle_f32x4(t, v, 0x88));
+        _mm512_storeu_ps(y + (i + 12) * ldy, _mm512_shuffle_f32x4(t, v, 0xdd));
+    }
+}
+
+static void transpose_avx512(const float *x, int64_t ldx, int rows, int cols, float *y, int64_t ldy)
+{
+    for (int r = 0; r < rows; r += 16)
+        for (int c = 0; c < cols; c += 16) {
+            const float *from = x + r * ldx + c;
+            float *to = y + c * ldy + r;
+            if (rows - r >= 16 && cols - c >= 16)
+                transpose_block(from, ldx, to, ldy);
+            else
+                recur_transpose(from, ldx, rows - r < 16 ? rows - r : 16,
+                                cols - c < 16 ? cols - c : 16, to, ldy);
+        }
+}
+
 static void decays_avx512(double top, const double *g, int n, float *out)
 {
     const __m512d t = _mm512_set1_pd(top);
@@ -226,5 +295,19 @@ static void decays_avx512(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_avx512 = {dot_avx512,  scale_avx512, step_avx512,  gated_norm_avx512,
-                                        conv_avx512, gemm_avx512,  solve_avx512, decays_avx512};
+const ap_micro_recur ap_recur_avx512 = {
+    .dot = dot_avx512,
+    .scale = scale_avx512,
+    .gates = gates_avx512,
+    .exps = recur_exps,
+    .step = step_avx512,
+    .gated_norm = gated_norm_avx512,
+    .conv = conv_avx512,
+    .gemm = gemm_avx512,
+    .solve = solve_avx512,
+    .decays = decays_avx512,
+    .transpose = transpose_avx512,
+    .mul = recur_mul,
+    .residual = recur_residual,
+    .grow = recur_grow,
+};

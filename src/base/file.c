@@ -129,6 +129,38 @@ void ap_map_close(ap_map *m)
     if (m) *m = (ap_map){NULL, 0};
 }
 
+/* Clip [p, p + n) to the mapping, then to pages: outwards, or inwards. False: nothing is left. */
+static bool clip(const ap_map *m, const uint8_t **p, size_t *n, bool inwards)
+{
+    uintptr_t begin = (uintptr_t)*p, end = begin + *n, first = (uintptr_t)m->data, last = first + m->len;
+    long size = sysconf(_SC_PAGESIZE);
+    uintptr_t page = size > 0 ? (uintptr_t)size : 4096;
+    if (end < begin) end = UINTPTR_MAX;
+    if (begin < first) begin = first;
+    if (end > last) end = last;
+    if (begin >= end) return false;
+    if (inwards) {
+        begin = (begin + page - 1) / page * page;
+        if (end < last) end = end / page * page; /* nothing lies behind the end in its page */
+    } else {
+        begin = begin / page * page;
+    }
+    if (begin >= end) return false;
+    *p = (const uint8_t *)begin;
+    *n = end - begin;
+    return true;
+}
+
+void ap_map_want(const ap_map *m, const uint8_t *p, size_t n)
+{
+    if (m->len && clip(m, &p, &n, false)) madvise((void *)(uintptr_t)p, n, MADV_WILLNEED);
+}
+
+void ap_map_drop(const ap_map *m, const uint8_t *p, size_t n)
+{
+    if (m->len && clip(m, &p, &n, true)) madvise((void *)(uintptr_t)p, n, MADV_DONTNEED);
+}
+
 bool ap_path_exists(const char *path)
 {
     struct stat st;

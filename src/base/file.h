@@ -16,6 +16,10 @@ typedef struct ap_map {
 } ap_map;
 apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag);
 void ap_map_close(ap_map *m);
+/* Bytes of a mapping (any range is clipped to it): soon read, so start reading them; or read and done with:
+ * their whole pages stop counting as ours. Hints: the bytes can be read as before. */
+void ap_map_want(const ap_map *m, const uint8_t *p, size_t n);
+void ap_map_drop(const ap_map *m, const uint8_t *p, size_t n);
 
 bool ap_path_exists(const char *path);
 bool ap_path_is_dir(const char *path);

@@ -593,6 +593,27 @@ const ap_tensor *ap_weights_at(const ap_weights *w, size_t i, const char **name)
     return &w->item[i].tensor;
 }
 
+static const ap_map *map_of(const ap_weights *w, size_t i)
+{
+    const shard *s = &w->shard[i];
+    return w->gguf ? &s->gguf.map : &s->st.map;
+}
+
+void ap_weights_want(const ap_weights *w, const void *p, size_t n)
+{
+    for (size_t i = 0; i < w->n_shards && p; i++) ap_map_want(map_of(w, i), p, n);
+}
+
+void ap_weights_drop(const ap_weights *w, const void *p, size_t n)
+{
+    for (size_t i = 0; i < w->n_shards && p; i++) ap_map_drop(map_of(w, i), p, n);
+}
+
+void ap_weights_drop_all(const ap_weights *w)
+{
+    for (size_t i = 0; i < w->n_shards; i++) ap_map_drop(map_of(w, i), map_of(w, i)->data, map_of(w, i)->len);
+}
+
 const char *ap_weights_file(const ap_weights *w, const char *name)
 {
     const struct item *i = find(w, name);

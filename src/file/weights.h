@@ -39,6 +39,12 @@ typedef struct ap_weights_traits {
 ap_weights_traits ap_weights_traits_of(const ap_weights *w);
 void ap_weights_close(ap_weights *w);
 
+/* Hints about bytes of the files: soon read; read and done with. Ranges may lie anywhere: what is in no
+ * file of ours is left alone. `drop_all`: everything. */
+void ap_weights_want(const ap_weights *w, const void *p, size_t n);
+void ap_weights_drop(const ap_weights *w, const void *p, size_t n);
+void ap_weights_drop_all(const ap_weights *w);
+
 /* The tensor of that full name, or NULL. Constant time. */
 const ap_tensor *ap_weights_find(const ap_weights *w, const char *name);
 

@@ -9,6 +9,8 @@
 
 #define NAME_MAX_LEN 512
 #define PROGRESS_US  50000
+#define SLICE        ((size_t)16 << 20) /* bytes of a file that are packed before they are given back */
+#define SLICE_ROWS   128                /* slices begin at a multiple: whole panels, whole FP8 blocks */
 
 static void vname(const ap_bind *b, char *out, const char *fmt, va_list ap)
 {
@@ -67,14 +69,52 @@ bool ap_bind_has(ap_bind *b, const char *fmt, ...)
     return ap_weights_find(b->w, name) != NULL;
 }
 
+/* The bytes of a tensor's scales or biases. */
+static size_t scale_bytes(const ap_tensor *t)
+{
+    if (!t->scales) return 0;
+    size_t rows = ((size_t)t->shape[0] + (size_t)t->group_rows - 1) / (size_t)t->group_rows;
+    return rows * (((size_t)t->shape[1] + (size_t)t->group - 1) / (size_t)t->group) *
+           ap_dtype_bytes(t->scale_dtype);
+}
+
+static void give_back(ap_bind *b, const ap_tensor *t)
+{
+    ap_weights_drop(b->w, t->data, ap_tensor_bytes(t));
+    ap_weights_drop(b->w, t->scales, scale_bytes(t));
+    if (t->biases) ap_weights_drop(b->w, t->biases, scale_bytes(t));
+}
+
+/* Slice by slice, so that hardly more of the file than one slice is in our memory; the system reads the
+ * next one meanwhile. */
+static void pack_slices(ap_bind *b, ap_mat *out, const ap_tensor *view, uint8_t *dst)
+{
+    int64_t rows = view->shape[0], step = (int64_t)(SLICE / (ap_tensor_row_bytes(view) + 1));
+    step = step / SLICE_ROWS * SLICE_ROWS;
+    if (step < SLICE_ROWS) step = SLICE_ROWS;
+    for (int64_t begin = 0; begin < rows && !b->err; begin += step) {
+        ap_tensor part = ap_tensor_rows(view, begin, begin + step < rows ? begin + step : rows);
+        size_t bytes = b->k->pack_bytes(b->k, &part);
+        ap_mat m = {0};
+        ap_weights_want(b->w, (const uint8_t *)part.data + ap_tensor_bytes(&part), SLICE);
+        b->k->pack(b->k, &part, dst, &m);
+        if (begin == 0) *out = m;
+        give_back(b, &part);
+        dst += bytes;
+        report(b, bytes);
+    }
+    out->rows = (int)rows;
+}
+
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
 {
     if (b->err) return;
     size_t bytes = b->k->pack_bytes(b->k, view);
     void *dst = take(b, bytes);
+    if (!bytes) b->in_place += ap_tensor_bytes(view) + scale_bytes(view) * (view->biases ? 2 : 1);
     if (!dst || b->err) return;
-    b->k->pack(b->k, view, dst, out);
-    report(b, bytes);
+    if (bytes) pack_slices(b, out, view, dst);
+    else b->k->pack(b->k, view, dst, out);
 }
 
 /* Scales of the picked rows, one row each, into the model's memory. */
@@ -199,14 +239,68 @@ static bool bind_fused(ap_bind *b, int l, const char *module, stacked *s)
     return true;
 }
 
-/* Rows [begin, end) of expert e. */
-static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, int e, int64_t begin,
-                            int64_t end)
+/* All experts as one matrix, its rows one below the other. */
+static ap_tensor flat(const ap_tensor *all)
+{
+    ap_tensor t = *all;
+    t.rank = 2;
+    t.shape[0] = all->shape[0] * all->shape[1];
+    t.shape[1] = all->shape[2];
+    return t;
+}
+
+/* May experts of F rows be cut out of the packed flat matrix? If no panel has rows of two of them. */
+static bool is_flat(ap_bind *b, const ap_tensor *all, int64_t F)
+{
+    if (b->err || F % AP_PANEL || (all->scales && all->shape[1] % all->group_rows)) return false;
+    if (all->shape[0] * all->shape[1] > INT32_MAX) return false;
+    ap_tensor t = flat(all);
+    return b->k->pack_bytes(b->k, &t) > 0;
+}
+
+/* Rows [begin, end) of expert e; whole: the packed flat matrix, or NULL. */
+static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, const ap_mat *whole, int e,
+                            int64_t begin, int64_t end)
 {
     if (b->err) return;
+    if (whole) {
+        ap_tensor panel = flat(all);
+        panel.shape[0] = AP_PANEL;
+        size_t first = (size_t)(e * all->shape[1] + begin) / AP_PANEL;
+        *out = *whole;
+        out->rows = (int)(end - begin);
+        if (whole->data) out->data = (const uint8_t *)whole->data + first * b->k->pack_bytes(b->k, &panel);
+        return;
+    }
     ap_tensor one = ap_tensor_index(all, e);
     ap_tensor rows = ap_tensor_rows(&one, begin, end);
     ap_bind_mat_view(b, out, &rows);
+}
+
+/* Projections of all experts that lie in one tensor each. */
+static void bind_stack(ap_bind *b, ap_model_impl *m, int l, const stacked *s, bool fused)
+{
+    const ap_config *c = b->c;
+    int64_t F = c->expert_ffn, H = c->hidden, up_at = fused ? F : 0;
+    const ap_tensor *all[3] = {&s->gate, &s->up, &s->down};
+    ap_mat mat[3] = {{0}};
+    const ap_mat *whole[3] = {NULL};
+    if (b->err) return;
+    for (int i = 0; i < 3; i++) {
+        if (i == 1 && fused) {
+            whole[1] = whole[0];
+        } else if (is_flat(b, all[i], i < 2 ? F : H)) {
+            ap_tensor t = flat(all[i]);
+            ap_bind_mat_view(b, &mat[i], &t);
+            whole[i] = &mat[i];
+        }
+    }
+    for (int e = 0; e < c->n_expert && !b->err; e++) {
+        ap_expert *x = ap_experts_slot(m->experts, l, e);
+        bind_expert_mat(b, &x->gate, &s->gate, whole[0], e, 0, F);
+        bind_expert_mat(b, &x->up, &s->up, whole[1], e, up_at, up_at + F);
+        bind_expert_mat(b, &x->down, &s->down, whole[2], e, 0, H);
+    }
 }
 
 void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
@@ -218,17 +312,11 @@ void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
     bool fused = bind_fused(b, l, module, &s);
     bool split = fused || bind_stacked(b, l, module, "", &s) ||
                  bind_stacked(b, l, mlx_module, ".weight", &s);
-    for (int e = 0; e < E && !b->err; e++) {
-        ap_expert *x = ap_experts_slot(m->experts, l, e);
-        if (split) {
-            bind_expert_mat(b, &x->gate, &s.gate, e, 0, F);
-            bind_expert_mat(b, &x->up, &s.up, e, fused ? F : 0, fused ? 2 * (int64_t)F : F);
-            bind_expert_mat(b, &x->down, &s.down, e, 0, H);
-        } else {
-            ap_ffn f = {{0}, {0}, {0}};
-            ap_bind_ffn(b, &f, H, F, "layers.%d.%s.%d", l, module, e);
-            *x = (ap_expert){f.gate, f.up, f.down};
-        }
+    if (split) bind_stack(b, m, l, &s, fused);
+    for (int e = 0; e < E && !split && !b->err; e++) {
+        ap_ffn f = {{0}, {0}, {0}};
+        ap_bind_ffn(b, &f, H, F, "layers.%d.%s.%d", l, module, e);
+        *ap_experts_slot(m->experts, l, e) = (ap_expert){f.gate, f.up, f.down};
     }
 }
 

@@ -118,6 +118,7 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     b.progress = progress;
     b.progress_ctx = ctx;
     bind_all(&b, m);
+    ap_weights_drop_all(w);
     err = b.err;
     if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
         err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");

@@ -76,6 +76,7 @@ typedef struct ap_bind {
     const char *prefix; /* of the text model, such as "model.language_model." */
     uint8_t *mem;       /* NULL in the sizing pass */
     size_t used;
+    size_t in_place; /* bytes of matrices that are used where the files have them */
     uint64_t done_bytes, total_bytes; /* of packed weights, for progress */
     apus_progress_fn progress;
     void *progress_ctx;

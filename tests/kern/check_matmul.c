@@ -245,6 +245,7 @@ void check_matmul(kc *c)
     }
     check_matmul_case(c, AP_BF16, 30, 100, 1601, true, 0.0f);
     check_matmul_quant(c);
+    check_matmul_amx(c);
 }
 
 typedef struct matmul_run {
@@ -295,6 +296,7 @@ void bench_matmul(kc_bench *b)
     bench_matmul_case(b, AP_F32, 1, 4096, 2048);
     bench_matmul_case(b, AP_F32, 256, 4096, 2048);
     bench_matmul_quant(b);
+    bench_matmul_amx(b);
 }
 
 /* ------------------------------------------------------------------ glu */
@@ -372,6 +374,7 @@ void check_glu(kc *c)
     check_glu_case(c, AP_BF16, AP_BF16, 1, 900, 700, AP_ACT_SILU);
     check_glu_case(c, AP_BF16, AP_BF16, 9, 200, 1030, AP_ACT_GELU_TANH);
     check_glu_quant(c);
+    check_glu_amx(c);
 }
 
 static void run_glu(const ap_kern *k, void *arg)

@@ -215,6 +215,7 @@ void check_moe(kc *c)
     check_moe_case(c, 1, 8, 4, 600, 300, ANY, true);
     check_moe_case(c, 260, 4, 1, 24, 40, ALL_TO_ONE, false);
     check_moe_quant(c);
+    check_moe_amx(c);
 }
 
 static void run_moe(const ap_kern *k, void *arg)

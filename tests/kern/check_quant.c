@@ -90,6 +90,13 @@ static ap_tensor weights(kc *c, const form *f, int rows, int cols)
     return t;
 }
 
+bool kc_quant_tensor(kc *c, int i, int rows, int units, ap_tensor *out)
+{
+    if (i >= N_FORMS) return false;
+    *out = weights(c, &forms[i], rows, units * forms[i].unit);
+    return true;
+}
+
 static void describe(kc *c, const form *f, const char *what, int T, int N, int K)
 {
     kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits, f->group, T, N, K);

@@ -177,8 +177,13 @@ static void run_bench(const options *o, kc *c)
         b.peak_flops = ap_peak_flops(kern->k.level, kern->k.pool);
         b.peak_bytes = ap_peak_bytes(kern->k.level, kern->k.pool);
         b.peak_dots = b.peak_flops * dots_per_fma(kern->k.level);
+        b.peak_tiles = ap_peak_tiles(kern->k.level, AP_TILES_BF16, kern->k.pool);
         printf("\n%s: peak %.1f GFLOP/s (f32 fma), %.1f GB/s (read)\n", kern->name,
                b.peak_flops * 1e-9, b.peak_bytes * 1e-9);
+        if (b.peak_tiles > 0)
+            printf("%s: peak %.1f GFLOP/s (bf16 tiles), %.1f GOP/s (8-bit tiles)\n", kern->name,
+                   b.peak_tiles * 1e-9,
+                   ap_peak_tiles(kern->k.level, AP_TILES_INT8, kern->k.pool) * 1e-9);
         for (int i = 0; i < N_SLOTS; i++) {
             if (!slots[i].bench || (o->op && strcmp(o->op, slots[i].name))) continue;
             c->slot = b.slot = slots[i].name;

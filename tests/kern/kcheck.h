@@ -88,6 +88,7 @@ typedef struct kc_bench {
     const char *slot;
     double peak_flops, peak_bytes; /* per second, at this level and thread count */
     double peak_dots;       /* operations of 8-bit dot products */
+    double peak_tiles;             /* of bf16 tiles; 0 without */
     kc *c;                         /* memory and random numbers */
 } kc_bench;
 
@@ -124,6 +125,16 @@ void check_matmul_quant(kc *c);
 void check_glu_quant(kc *c);
 void check_moe_quant(kc *c);
 void bench_matmul_quant(kc_bench *b);
+
+/* A random tensor of form i of those that have an integer form, [rows, units * a number of its own];
+ * false: there is no form i. */
+bool kc_quant_tensor(kc *c, int i, int rows, int units, ap_tensor *out);
+
+/* products in bf16 tiles; parts of the above */
+void check_matmul_amx(kc *c);
+void check_glu_amx(kc *c);
+void check_moe_amx(kc *c);
+void bench_matmul_amx(kc_bench *b);
 void bench_pack_quant(kc_bench *b);
 
 void bench_pack(kc_bench *b);

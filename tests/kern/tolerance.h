@@ -24,5 +24,8 @@ typedef struct kc_tol {
 #define KC_ROUTE ((kc_tol){16 * KC_EPS, 24 * KC_EPS, 1e-35})
 /* sums whose terms went through exp or other sums first: attention, experts, the delta rule */
 #define KC_CHAIN ((kc_tol){64 * KC_EPS, 96 * KC_EPS, 1e-37})
+/* sums in tiles, where denormals count as zero; with weights rounded to bf16: 2^-8 of each term */
+#define KC_TILES ((kc_tol){16 * KC_EPS, 48 * KC_EPS, 1e-36})
+#define KC_BF16 ((kc_tol){16 * KC_EPS, 1.0 / 256 + 48 * KC_EPS, 1e-36})
 
 #endif

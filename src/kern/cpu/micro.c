@@ -1,6 +1,7 @@
 /* micro.c - the table of each level. Constant, so nothing needs a lock. */
 #include "kern/cpu/micro.h"
 
+#include "kern/cpu/micro_amx.h"
 #include "kern/cpu/micro_attn.h"
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/micro_matmul.h"
@@ -34,6 +35,16 @@ static const ap_micro micro_avx512 = {
     .attn = &ap_attn_avx512,
     .recur = &ap_recur_avx512,
 };
+
+static const ap_micro micro_amx = {
+    .level = APUS_CPU_AMX,
+    .matmul = &ap_matmul_avx512,
+    .qdot = &ap_qdot_avx512,
+    .amx = &ap_product_amx,
+    .elem = &ap_elem_avx512,
+    .attn = &ap_attn_avx512,
+    .recur = &ap_recur_avx512,
+};
 #elif defined(__aarch64__)
 static const ap_micro micro_neon = {
     .level = APUS_CPU_NEON,
@@ -49,7 +60,8 @@ const ap_micro *ap_micro_for(apus_cpu level)
 {
 #if defined(__x86_64__)
     if (level == APUS_CPU_AVX2) return &micro_avx2;
-    if (level == APUS_CPU_AVX512 || level == APUS_CPU_AMX) return &micro_avx512;
+    if (level == APUS_CPU_AVX512) return &micro_avx512;
+    if (level == APUS_CPU_AMX) return &micro_amx;
 #endif
 #if defined(__aarch64__)
     if (level >= APUS_CPU_NEON) return &micro_neon;

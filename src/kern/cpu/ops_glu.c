@@ -3,6 +3,7 @@
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/product.h"
+#include "kern/cpu/tiled.h"
 
 typedef struct glu_job {
     const ap_micro *m;
@@ -62,6 +63,7 @@ static void run_integer(const ap_kern *k, const ap_glu_args *a)
 
 void ap_cpu_glu(const ap_kern *k, const ap_glu_args *a)
 {
+    if (ap_tiled_glu(k, a)) return;
     if (ap_meets_integers(k, a->gate) || ap_meets_integers(k, a->up)) run_integer(k, a);
     else run(k, a, NULL);
 }

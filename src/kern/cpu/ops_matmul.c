@@ -4,6 +4,7 @@
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/product.h"
+#include "kern/cpu/tiled.h"
 
 typedef struct matmul_job {
     const ap_micro *m;
@@ -70,6 +71,7 @@ static void run_integer(const ap_kern *k, const ap_matmul_args *a)
 
 void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a)
 {
+    if (ap_tiled_matmul(k, a)) return;
     if (ap_meets_integers(k, a->w)) run_integer(k, a);
     else run(k, a, NULL);
 }

@@ -3,7 +3,8 @@
  * The T*K (token, rank) pairs are sorted by expert; a pair's place in that order is its slot. Slots
  * of one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a
  * small matrix product, and all tasks of all units form one flat list, so that the workers finish
- * together whatever the routing is. */
+ * together whatever the routing is. Experts that go by tiles (tiled.h) have the first slots and units
+ * of their own. */
 #include <stdalign.h>
 #include <string.h>
 
@@ -11,31 +12,31 @@
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/product.h"
+#include "kern/cpu/tiled.h"
 
 #define COMBINE_CHUNK 512
 
-typedef struct unit {
-    int32_t expert, slot, rows;
-} unit;
-
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
-    size_t slot_of, tok_of, start, units, mid, out, x_q, mid_q, total;
+    size_t slot_of, tok_of, start, units, mid, out, x_q, mid_q, x_t, mid_t, total;
     int ld_mid, ld_out;
 } layout;
 
 typedef struct moe_job {
+    const ap_kern *k;
     const ap_micro *m;
     const ap_moe_args *a;
     int32_t *slot_of; /* [T*K] slot of a pair */
     int32_t *tok_of;  /* [T*K] token of a slot */
-    int32_t *start;   /* [E+1] first slot of an expert */
-    unit *units;
+    int32_t *start;   /* [E] pairs of an expert; then its next slot */
+    ap_moe_unit *units; /* those of tiles, then the others */
     float *mid; /* [T*K, F] act(gate) * up */
     float *out; /* [T*K, H] */
     ap_qx *x_q;       /* [T, H/32] x and */
     ap_qx *mid_q;     /* [T*K, F/32] mid, for weights in integer form */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
+    int n_tiled_slot;   /* slots of units by tiles */
+    ap_tiled_moe tiled;
     ap_split split; /* of one unit */
 } moe_job;
 
@@ -59,15 +60,17 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     l.ld_out = (hidden + 15) / 16 * 16;
     l.slot_of = place(&at, pairs, sizeof(int32_t));
     l.tok_of = place(&at, pairs, sizeof(int32_t));
-    l.start = place(&at, (size_t)n_expert + 1, sizeof(int32_t));
+    l.start = place(&at, (size_t)n_expert, sizeof(int32_t));
     /* an expert has one unit that is not full, at most */
-    l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(unit));
+    l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
     l.out = place(&at, pairs, (size_t)l.ld_out * sizeof(float));
     if (k->precision != APUS_PRECISION_EXACT) {
         l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
         l.mid_q = place(&at, pairs, ap_input_bytes(ffn));
     }
+    l.x_t = place(&at, 1, ap_tiled_moe_bytes(k, pairs, n_expert, hidden));
+    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(k, pairs, n_expert, ffn));
     l.total = at;
     return l;
 }
@@ -78,28 +81,56 @@ size_t ap_cpu_moe_scratch_bytes(const ap_kern *k, int n_tok, int n_expert, int n
     return lay_out(k, n_tok, n_expert, n_used, hidden, ffn).total;
 }
 
-/* Counting sort of the pairs by expert; returns the rows of the largest unit. */
+/* Slots and units of an expert with `rows` pairs; returns the rows of the largest unit. */
+static int add_units(moe_job *j, int e, int rows, bool tiled, int *slot)
+{
+    ap_tiled_moe *t = &j->tiled;
+    int widest = 0, most = tiled ? AP_TILED_UNIT : AP_TASK_ROWS;
+    int n = rows / most + (rows % most != 0), rough = tiled ? 16 : 1;
+    for (int u = 0; u < n; u++) {
+        int begin = ap_op_first(rows, u, n) / rough * rough;
+        int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;
+        ap_moe_unit *at = tiled ? &j->units[t->n_unit++] : &j->units[j->n_units++];
+        *at = (ap_moe_unit){.expert = e, .slot = *slot + begin, .rows = end - begin, .tile = t->n_tile};
+        if (tiled) t->n_tile += (end - begin + 15) / 16;
+        if (end - begin > widest) widest = end - begin;
+    }
+    j->start[e] = *slot;
+    *slot += rows;
+    return widest;
+}
+
+/* Counting sort of the pairs by expert, those of tiles first; returns the rows of the largest other
+ * unit. */
 static int sort_pairs(moe_job *j)
 {
     const ap_moe_args *a = j->a;
-    int pairs = a->n_tok * a->n_used, n_expert = a->n_expert, widest = 0;
-    memset(j->start, 0, ((size_t)n_expert + 1) * sizeof(int32_t));
-    for (int i = 0; i < pairs; i++) j->start[a->ids[i] + 1]++;
-    for (int e = 0; e < n_expert; e++) {
-        int rows = j->start[e + 1], first = j->start[e];
-        int n = rows / AP_TASK_ROWS + (rows % AP_TASK_ROWS != 0);
-        for (int u = 0; u < n; u++) {
-            int begin = ap_op_first(rows, u, n), end = ap_op_first(rows, u + 1, n);
-            j->units[j->n_units++] = (unit){e, first + begin, end - begin};
-            if (end - begin > widest) widest = end - begin;
-        }
-        j->start[e + 1] = first + rows;
+    int pairs = a->n_tok * a->n_used, slot = 0, widest = 0;
+    memset(j->start, 0, (size_t)a->n_expert * sizeof(int32_t));
+    for (int i = 0; i < pairs; i++) j->start[a->ids[i]]++;
+    /* an expert is taken in the second round unless it was in the first: which that is depends on its
+     * rows, and start[e] then is no longer their number */
+    for (int e = 0; e < a->n_expert; e++) {
+        int rows = j->start[e];
+        if (!rows || !ap_tiled_expert(j->k, &a->experts[e], rows)) continue;
+        add_units(j, e, rows, true, &slot);
+        j->start[e] = -1 - j->start[e];
     }
-    /* start[e] runs on to the first slot of e + 1 while pairs are placed */
+    j->n_tiled_slot = slot;
+    j->units += j->tiled.n_unit;
+    for (int e = 0; e < a->n_expert; e++) {
+        int rows = j->start[e], n;
+        if (rows < 0) {
+            j->start[e] = -1 - rows;
+        } else if (rows) {
+            n = add_units(j, e, rows, false, &slot);
+            if (n > widest) widest = n;
+        }
+    }
     for (int i = 0; i < pairs; i++) {
-        int slot = j->start[a->ids[i]]++;
-        j->slot_of[i] = slot;
-        j->tok_of[slot] = i / a->n_used;
+        int to = j->start[a->ids[i]]++;
+        j->slot_of[i] = to;
+        j->tok_of[to] = i / a->n_used;
     }
     return widest;
 }
@@ -107,7 +138,13 @@ static int sort_pairs(moe_job *j)
 static void glu_task(void *arg, int task, int worker)
 {
     const moe_job *j = arg;
-    const unit *u = &j->units[task / j->split.n_groups];
+    int tiled = ap_tiled_glu_tasks(&j->tiled);
+    if (task < tiled) {
+        ap_tiled_moe_glu(&j->tiled, task);
+        return;
+    }
+    task -= tiled;
+    const ap_moe_unit *u = &j->units[task / j->split.n_groups];
     const ap_expert *e = &j->a->experts[u->expert];
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS];
@@ -134,7 +171,13 @@ static void glu_task(void *arg, int task, int worker)
 static void down_task(void *arg, int task, int worker)
 {
     const moe_job *j = arg;
-    const unit *u = &j->units[task / j->split.n_groups];
+    int tiled = ap_tiled_down_tasks(&j->tiled);
+    if (task < tiled) {
+        ap_tiled_moe_down(&j->tiled, task);
+        return;
+    }
+    task -= tiled;
+    const ap_moe_unit *u = &j->units[task / j->split.n_groups];
     const ap_mat *w = &j->a->experts[u->expert].down;
     const float *x[AP_TASK_ROWS];
     const ap_qx *q[AP_TASK_ROWS] = {0};
@@ -178,6 +221,28 @@ static void combine_task(void *arg, int task, int worker)
     for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) combine_row(j, t);
 }
 
+static void begin_tiled(moe_job *j, uint8_t *x, uint8_t *mid)
+{
+    j->tiled = (ap_tiled_moe){.k = j->k,
+                              .a = j->a,
+                              .tok_of = j->tok_of,
+                              .units = j->units,
+                              .out = j->out,
+                              .ld_out = j->ld_out,
+                              .x = x,
+                              .mid = mid,
+                              .hidden = j->hidden,
+                              .ffn = j->ffn};
+}
+
+/* The slots behind those of tiles. */
+static void quantise_mid(const moe_job *j)
+{
+    size_t first = (size_t)j->n_tiled_slot, blocks = (size_t)(j->ffn / AP_Q_BLOCK);
+    int rows = j->a->n_tok * j->a->n_used - j->n_tiled_slot;
+    ap_quantise(j->k, j->mid + first * (size_t)j->ld_mid, j->ld_mid, rows, j->ffn, j->mid_q + first * blocks);
+}
+
 void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
 {
     if (a->n_tok == 0) return;
@@ -186,12 +251,13 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     layout l = lay_out(k, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
     uint8_t *s = a->scratch;
     moe_job j = {
+        .k = k,
         .m = k->impl,
         .a = a,
         .slot_of = (int32_t *)(s + l.slot_of),
         .tok_of = (int32_t *)(s + l.tok_of),
         .start = (int32_t *)(s + l.start),
-        .units = (unit *)(s + l.units),
+        .units = (ap_moe_unit *)(s + l.units),
         .mid = (float *)(s + l.mid),
         .out = (float *)(s + l.out),
         .x_q = (ap_qx *)(s + l.x_q),
@@ -201,7 +267,9 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .hidden = hidden,
         .ffn = ffn,
     };
+    begin_tiled(&j, s + l.x_t, s + l.mid_t);
     int rows = sort_pairs(&j);
+    ap_tiled_moe_begin(&j.tiled);
     bool glu_q = false, down_q = false; /* is any expert in integer form? */
     for (int u = 0; u < j.n_units; u++) {
         const ap_expert *x = &a->experts[j.units[u].expert];
@@ -211,11 +279,11 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     if (!glu_q) j.x_q = NULL;
     else ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units);
-    ap_op_run(k, glu_task, &j, j.n_units * j.split.n_groups);
+    ap_op_run(k, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
     if (!down_q) j.mid_q = NULL;
-    else ap_quantise(k, j.mid, j.ld_mid, a->n_tok * a->n_used, ffn, j.mid_q);
+    else quantise_mid(&j);
     j.split = ap_split_product(k, rows, ap_n_panels(&e->down), ffn, 1, j.n_units);
-    ap_op_run(k, down_task, &j, j.n_units * j.split.n_groups);
+    ap_op_run(k, down_task, &j, ap_tiled_down_tasks(&j.tiled) + j.n_units * j.split.n_groups);
     j.n_tasks = ap_op_tasks(k, a->n_tok, (int64_t)hidden / 16 * a->n_used);
     ap_op_run(k, combine_task, &j, j.n_tasks);
 }

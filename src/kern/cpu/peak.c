@@ -200,3 +200,11 @@ double ap_peak_bytes(apus_cpu level, ap_pool *pool)
     ap_big_free(data, READ_BYTES);
     return (double)READ_BYTES / best;
 }
+
+#if !defined(__x86_64__)
+double ap_peak_tiles(apus_cpu level, ap_tile_kind kind, ap_pool *pool)
+{
+    (void)level, (void)kind, (void)pool;
+    return 0;
+}
+#endif

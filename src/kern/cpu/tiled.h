@@ -1,0 +1,59 @@
+/* tiled.h - matmul, glu and moe in bf16 tiles (micro_amx.h), where precision, level, weights and the
+ * number of rows speak for it. */
+#ifndef AP_KERN_CPU_TILED_H
+#define AP_KERN_CPU_TILED_H
+
+#include "kern/cpu/micro_amx.h"
+
+/* Rows of a product from which on tiles are quicker than integers, which waste nothing on rows that
+ * are not there and unpack less. An estimate: 16 rows cost a tile as much as one. */
+#define AP_TILED_ROWS 13
+
+/* Which operand the weights of a product are; NONE: it does not go by tiles. All n_mat matrices have
+ * the same side. */
+ap_amx_side ap_tiled_side(const ap_kern *k, const ap_mat *const *w, int n_mat, int rows);
+
+/* The slots; false = not by tiles, nothing was done. Inputs of a product are packed in the table's
+ * room for inputs, in pieces of rows if it is small. */
+bool ap_tiled_matmul(const ap_kern *k, const ap_matmul_args *a);
+bool ap_tiled_glu(const ap_kern *k, const ap_glu_args *a);
+
+/* ------------------------------------------------------------------ experts */
+
+#define AP_TILED_UNIT 256 /* rows of an expert that are computed together, at most */
+
+/* Rows [slot, slot + rows) of the pairs sorted by expert. */
+typedef struct ap_moe_unit {
+    int32_t expert, slot, rows;
+    int32_t tile; /* tiles of rows of all units before it */
+} ap_moe_unit;
+
+/* The experts of a step that go by tiles. */
+typedef struct ap_tiled_moe {
+    const ap_kern *k;
+    const ap_moe_args *a;
+    const int32_t *tok_of;    /* [pairs] token of a slot */
+    const ap_moe_unit *units; /* each cut at a multiple of 16 rows */
+    int n_unit, n_tile;       /* n_tile: tiles of rows of all units */
+    float *out;               /* f32 [pairs, hidden] ld_out: results of slots */
+    int ld_out;
+    uint8_t *x, *mid;         /* packed inputs of both products, unit by unit */
+    int hidden, ffn;
+    int glu_group, glu_groups, down_group, down_groups; /* panels of a task; tasks of a unit */
+} ap_tiled_moe;
+
+/* Does an expert with this many rows go by tiles? */
+bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows);
+
+/* Bytes of x and of mid for any routing; 0 where there are no tiles. SIZE_MAX / 2 or more: too large. */
+size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols);
+
+/* Packs the inputs of all units and chooses the groups. Then glu_tasks tasks, in any order, by any
+ * threads; then down_tasks of them. */
+void ap_tiled_moe_begin(ap_tiled_moe *j);
+static inline int ap_tiled_glu_tasks(const ap_tiled_moe *j) { return j->n_unit * j->glu_groups; }
+static inline int ap_tiled_down_tasks(const ap_tiled_moe *j) { return j->n_unit * j->down_groups; }
+void ap_tiled_moe_glu(const ap_tiled_moe *j, int task);
+void ap_tiled_moe_down(const ap_tiled_moe *j, int task);
+
+#endif

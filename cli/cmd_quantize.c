@@ -1,5 +1,6 @@
 /* cmd_quantize.c - apus quantize: a model of floats to a smaller one. */
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -7,26 +8,35 @@
 #include "common.h"
 
 static struct {
-    const char *to;
+    const char *to, *recipe;
     int group;
 } o;
 
 static const opt quantize_table[] = {
-    {"to", 0, OPT_STRING, &o.to, NULL, 0, 0, "FORMAT", "mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8"},
+    {"to", 0, OPT_STRING, &o.to, NULL, 0, 0, "TYPE",
+     "GGUF: q8_0, q6_k, q5_k, q4_k, q3_k, q2_k, q5_1, q5_0,\nq4_1, q4_0, iq4_xs, iq4_nl, mxfp4, "
+     "bf16, f16, f32;\nMLX: mlx2, mlx3, mlx4, mlx5, mlx6, mlx8"},
+    {"recipe", 0, OPT_STRING, &o.recipe, NULL, 0, 0, "FILE",
+     "types of single matrices: lines of PATTERN TYPE"},
     {"group", 0, OPT_INT, &o.group, NULL, 32, 128, "N",
-     "weights that share a scale: 32, 64 (default) or 128"},
+     "MLX: weights that share a scale: 32, 64 (default) or 128"},
     {0}};
 
 static int run(int argc, char **argv);
 const command cmd_quantize = {
-    "quantize", "SRC DST --to FORMAT [--group N] [options]", "write a model with smaller weights",
+    "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [options]",
+    "write a model with smaller weights",
     "SRC is a folder of f32, f16 or bf16 safetensors; DST must not exist, and appears when it is\n"
-    "complete. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each group, in "
+    "complete. A GGUF type gives the file DST, whose name ends in .gguf, with tokenizer and "
+    "template\n"
+    "inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each group, in a\n"
+    "folder with the tokenizer and template of SRC. Matrices where few weights decide much get "
+    "more\n"
+    "bits; norms, other vectors and convolutions are not quantised. A recipe's first line that "
+    "fits "
     "a\n"
-    "folder with the tokenizer and template of SRC. mlx2 to mlx4 keep the embedding, the head and\n"
-    "the routers at 8 bits. Norms and other vectors, convolutions, and matrices whose width is no\n"
-    "multiple of the group stay as they are. 'apus perplexity DST -f TEXT --kl-against SRC' tells\n"
-    "what was lost.",
+    "matrix decides: 'layers.*.self_attn.v_proj.weight q6_k'. 'apus perplexity DST -f TEXT\n"
+    "--kl-against SRC' tells what was lost.",
     run};
 
 static volatile sig_atomic_t interrupted;
@@ -49,6 +59,16 @@ static int bits_of(const char *to)
     return ok ? to[3] - '0' : 0;
 }
 
+static bool is_gguf(const char *to)
+{
+    static const char *const known[] = {"q8_0",  "q6_k", "q5_k", "q4_k", "q3_k",   "q2_k",
+                                        "q5_1",  "q5_0", "q4_1", "q4_0", "iq4_xs", "iq4_nl",
+                                        "mxfp4", "bf16", "f16",  "f32",  NULL};
+    for (const char *const *k = known; *k; k++)
+        if (!strcmp(*k, to)) return true;
+    return false;
+}
+
 static int run(int argc, char **argv)
 {
     const opt *tables[] = {quantize_table, common_table, NULL};
@@ -66,17 +86,27 @@ static int run(int argc, char **argv)
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress;
-    if (!s.bits)
-        return usage_error(&cmd_quantize,
-                           "--to: expected mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8, found '%s'", o.to);
+    if (!s.bits) {
+        if (!is_gguf(o.to))
+            return usage_error(&cmd_quantize,
+                               "--to: expected one of the types of --help, found '%s'", o.to);
+        s.bits = 4;
+        s.gguf_type = o.to;
+    }
     if (s.group != 32 && s.group != 64 && s.group != 128)
         return usage_error(&cmd_quantize, "--group: expected 32, 64 or 128, found %d", s.group);
     struct sigaction sa = {0};
     sa.sa_handler = on_interrupt;
     sigemptyset(&sa.sa_mask);
     sigaction(SIGINT, &sa, NULL);
+    size_t len;
+    char *recipe = o.recipe ? read_input(&cmd_quantize, o.recipe, &len) : NULL;
+    if (o.recipe && !recipe) return EXIT_FAILED;
+    s.recipe = recipe;
+    s.recipe_name = o.recipe;
     apus_err err = apus_quantize(argv[1], argv[2], &s, &d);
     progress_clear();
+    free(recipe);
     if (err) report(&cmd_quantize, &d);
     return err == APUS_ECANCELLED ? 130 : err ? EXIT_FAILED : 0;
 }

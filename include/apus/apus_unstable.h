@@ -23,26 +23,31 @@ APUS_API int32_t apus_text_start(const apus_model *m);
 
 typedef struct apus_quantize_settings {
     size_t size;           /* sizeof(apus_quantize_settings) */
-    int bits;              /* 2, 3, 4, 5, 6 or 8; default 4 */
-    int group;             /* weights that share a scale: 32, 64 or 128; default 64 */
+    int bits;              /* of MLX's format: 2, 3, 4, 5, 6 or 8; default 4 */
+    int group;             /* of MLX's format, weights that share a scale: 32, 64 or 128; default 64 */
     int threads;           /* 0 = one per physical core allowed to us */
     const char *hub_cache; /* as in apus_model_settings */
-    apus_progress_fn progress; /* stage "quantize", in bytes of the source; may be NULL */
+    apus_progress_fn progress; /* stage "quantize"; may be NULL */
     void *progress_ctx;
+    const char *gguf_type;   /* "q4_k", "q8_0", "bf16", ...: a GGUF file; NULL (default): MLX's format */
+    const char *recipe;      /* lines of "PATTERN TYPE", see docs/quantising.md; NULL = defaults */
+    const char *recipe_name; /* what to call it in errors; may be NULL */
 } apus_quantize_settings;
 
 APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 
-/* Write a model with its matrices in MLX's affine format: a folder with config.json,
- * model.safetensors and the text files of the source.
- *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`
- *   dst  a folder that does not exist yet; it appears when it is complete
- * Matrices whose width is no multiple of the group, norms and the other vectors, convolutions and
- * the gate of a shared expert stay as they are, and so do vision and audio towers. Up to 4 bits the
- * embedding, the head, routers and the decay and gate inputs of recurrent layers take 8. Memory is
- * a few rows, whatever the size of the model; as much disk as the result needs.
- * Returns OK; EINVAL; EFILE; EFORMAT, EUNSUPPORTED (quantised already, not a folder of
- * safetensors); ENOMEM; ECANCELLED. Nothing is left behind then. */
+/* Write a model with smaller weights.
+ *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`; for GGUF also
+ *        one of the block FP8 releases
+ *   dst  what does not exist yet; it appears when it is complete. A GGUF file (NAME.gguf), or a
+ *        folder with config.json, model.safetensors and the text files of the source
+ * Which matrix gets which type: the recipe, else the defaults of docs/quantising.md. Vectors and
+ * convolutions are never quantised. Vision and audio towers and draft heads stay as they are in
+ * folders and are left out of GGUF files. Memory is some megabytes, whatever the size of the model; as
+ * much disk as the result needs.
+ * Returns OK; EINVAL (also: a line of the recipe that fits nothing); EFILE (also: not enough room);
+ * EFORMAT, EUNSUPPORTED (quantised already, not a folder of safetensors); ENOMEM; ECANCELLED.
+ * Nothing is left behind then. */
 APUS_API apus_err apus_quantize(const char *src, const char *dst,
                                 const apus_quantize_settings *settings, apus_diag *diag);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -48,6 +49,33 @@ apus_err ap_output_close(ap_output *o, apus_diag *diag)
     ap_free(o->path);
     *o = (ap_output){-1, NULL};
     return err;
+}
+
+void ap_file_remove(const char *path)
+{
+    unlink(path);
+}
+
+uint64_t ap_disk_room(const char *path)
+{
+    struct statvfs v;
+    char *dir = ap_strdup(path);
+    if (!dir) return UINT64_MAX;
+    size_t n = strlen(dir);
+    while (n > 1 && dir[n - 1] == '/') dir[--n] = 0;
+    char *slash = strrchr(dir, '/');
+    if (slash && slash > dir) *slash = 0;
+    int failed = statvfs(!slash ? "." : slash == dir ? "/" : dir, &v);
+    ap_free(dir);
+    return failed ? UINT64_MAX : (uint64_t)v.f_bavail * v.f_frsize;
+}
+
+apus_err ap_disk_check(const char *path, uint64_t bytes, apus_diag *diag)
+{
+    uint64_t room = ap_disk_room(path);
+    if (bytes <= room) return APUS_OK;
+    return ap_fail(diag, APUS_EFILE, "%s: %.2f GB are needed, but only %.2f GB are free there",
+                   path, (double)bytes / 1e9, (double)room / 1e9);
 }
 
 apus_err ap_folder_create(const char *path, apus_diag *diag)

@@ -2,6 +2,8 @@
 #ifndef AP_BASE_OUTPUT_H
 #define AP_BASE_OUTPUT_H
 
+#include <stdint.h>
+
 #include "base/err.h"
 
 /* A file written in any order. */
@@ -17,11 +19,20 @@ apus_err ap_output_put(const ap_output *o, uint64_t at, const void *data, size_t
 /* Frees *o in any case. EFILE if what was put may not have been written. */
 apus_err ap_output_close(ap_output *o, apus_diag *diag);
 
+/* Remove a file, if it is there. */
+void ap_file_remove(const char *path);
+
+/* Bytes that may still be written to the file system of `path`, which need not exist itself but
+ * whose folder must. UINT64_MAX if it cannot be told. */
+uint64_t ap_disk_room(const char *path);
+/* EFILE with both numbers unless that many bytes fit. */
+apus_err ap_disk_check(const char *path, uint64_t bytes, apus_diag *diag);
+
 /* Create a folder, which must not exist. */
 apus_err ap_folder_create(const char *path, apus_diag *diag);
 /* Remove a folder of plain files, as far as that succeeds. */
 void ap_folder_remove(const char *path);
-/* Give a folder its name, which nothing must have. */
+/* Give a folder or a file its name, which nothing must have. */
 apus_err ap_folder_rename(const char *from, const char *to, apus_diag *diag);
 
 #endif

@@ -99,6 +99,26 @@ bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap)
     return hf && (size_t)snprintf(out, cap, "model.layers.%d.%s", layer, hf) < cap;
 }
 
+static const char *look_back(const name_pair *table, const char *hf)
+{
+    for (; table->gguf; table++)
+        if (!strcmp(table->hf, hf)) return table->gguf;
+    return NULL;
+}
+
+bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap)
+{
+    int layer, used = 0;
+    const char *gguf = look_back(global_names, hf);
+    if (gguf) return (size_t)snprintf(out, cap, "%s", gguf) < cap;
+    if (sscanf(hf, "model.layers.%d.%n", &layer, &used) != 1 || !used || layer < 0) return false;
+    /* The one name that is a matter of the architecture stands first among its own. */
+    if (arch == AP_ARCH_QWEN3_MOE) gguf = look_back(qwen_names, hf + used);
+    if (!gguf) gguf = look_back(shared_names, hf + used);
+    if (!gguf) gguf = look_back(arch == AP_ARCH_GEMMA4 ? gemma_names : qwen_names, hf + used);
+    return gguf && (size_t)snprintf(out, cap, "blk.%d.%s", layer, gguf) < cap;
+}
+
 /* ---------------------------------------------------------------- metadata */
 
 static const struct family {

@@ -9,6 +9,7 @@
 #define AP_FILE_GGUF_HF_H
 
 #include "base/json.h"
+#include "file/config.h"
 #include "file/gguf.h"
 
 typedef struct ap_gguf_traits {
@@ -27,5 +28,7 @@ apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, ap_buf *out, apus_diag 
 
 /* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
 bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap);
+/* The other way, from a name beginning with "model." or "lm_head.". */
+bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap);
 
 #endif

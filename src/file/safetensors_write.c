@@ -77,6 +77,13 @@ apus_err ap_st_writer_add(ap_st_writer *w, const char *name, ap_dtype t, int ran
     return fits ? APUS_OK : ap_fail_nomem(diag, SIZE_MAX, name);
 }
 
+uint64_t ap_st_writer_bytes(const ap_st_writer *w)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < w->n; i++) n += w->item[i].bytes;
+    return n;
+}
+
 static apus_err check_names(const ap_st_writer *w, const char *path, apus_diag *diag)
 {
     ap_names names = {0};

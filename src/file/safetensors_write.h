@@ -18,6 +18,9 @@ void ap_st_writer_free(ap_st_writer *w);
 apus_err ap_st_writer_add(ap_st_writer *w, const char *name, ap_dtype t, int rank,
                           const int64_t *shape, size_t *index, apus_diag *diag);
 
+/* Bytes of all tensors added so far. */
+uint64_t ap_st_writer_bytes(const ap_st_writer *w);
+
 /* Create the file, which must not exist, with its header. EFILE; EFORMAT: a name appears twice. */
 apus_err ap_st_writer_begin(ap_st_writer *w, const char *path, apus_diag *diag);
 

@@ -1,0 +1,42 @@
+/* quantize.h - what the writers of quantised models share. */
+#ifndef AP_ENGINE_QUANTIZE_H
+#define AP_ENGINE_QUANTIZE_H
+
+#include "apus/apus_unstable.h"
+
+#include "base/pool.h"
+#include "engine/recipe.h"
+#include "file/config.h"
+#include "file/weights.h"
+
+typedef struct ap_quantizer {
+    apus_quantize_settings s;
+    char *src, *part; /* part: the folder or file that is being written */
+    ap_config *config;
+    char *config_text;
+    size_t config_len;
+    ap_weights *weights;
+    const char *prefix; /* of the text model's tensors */
+    ap_recipe *recipe;  /* NULL: none given */
+    ap_pool *pool;
+    uint64_t done, total; /* bytes or values of the source, for the progress bar */
+    int64_t told_us;
+    apus_diag *diag;
+} ap_quantizer;
+
+/* Count units as done; ECANCELLED if the caller's progress function wants to stop. */
+apus_err ap_quantizer_tell(ap_quantizer *q, uint64_t units);
+
+/* A text file of the source; *text NULL if there is none. ap_free it. */
+apus_err ap_quantizer_text(ap_quantizer *q, const char *name, char **text, size_t *len);
+
+/* Every line of the recipe fitted something. */
+apus_err ap_quantizer_check_recipe(const ap_quantizer *q);
+
+/* Write q->part, to be called dst in the end. A GGUF file of `target`; what there is of it after an
+ * error is left to the caller. */
+apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target, const char *dst);
+/* A folder of MLX's format; nothing is left after an error. */
+apus_err ap_quantize_mlx(ap_quantizer *q, const char *dst);
+
+#endif

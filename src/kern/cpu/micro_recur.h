@@ -22,6 +22,26 @@ typedef struct ap_delta_gate {
     float kq; /* k^ . q^ */
 } ap_delta_gate;
 
+/* Products whose inputs are split: x = hi + lo, both bf16, some 16 bits in all. hi*hi, hi*lo and lo*hi
+ * are summed in f32 on matrix tiles. The order of the sums is the processor's own, the same at every
+ * run. Operands are packed in pairs of tiles, hi and lo, AP_SPLIT_PAIR bytes, 64-byte aligned:
+ *   left   [16 rows of x][32 columns], tiles [row tile][step of 32 columns]
+ *   right  [16 pairs of rows][16 columns][2], tiles [column tile][step of 32 rows]
+ * Rows and columns that x does not have are zero. */
+#define AP_SPLIT_PAIR 2048
+
+typedef struct ap_micro_split {
+    void (*begin)(void), (*end)(void); /* around the products of a task */
+    void (*left)(const float *x, int64_t ldx, int rows, int cols, int row_tiles, int steps,
+                 uint8_t *out);
+    void (*right)(const float *x, int64_t ldx, int rows, int cols, int col_tiles, int steps,
+                  uint8_t *out);
+    /* c = (c +) the product over `steps`; operands have tiles of a_steps and b_steps. Both numbers of
+     * tiles are even; c has all their rows and columns. */
+    void (*product)(int row_tiles, int col_tiles, int steps, const uint8_t *a, int a_steps,
+                    const uint8_t *b, int b_steps, float *c, int64_t ldc, bool accumulate);
+} ap_micro_split;
+
 typedef struct ap_micro_recur {
     /* 16 partial fma sums x[i]*y[i], i = j, j+16, ..., then ap_sum16. */
     float (*dot)(const float *x, const float *y, int n);
@@ -78,8 +98,11 @@ typedef struct ap_micro_recur {
 
     /* s[i] = s[i] + (less1 * s[i] + step[i]), or (not weak) s[i] = decay * s[i] + step[i] */
     void (*grow)(float *s, const float *step, const ap_delta_gate *g, int n);
+
+    const ap_micro_split *split; /* for precision FAST; NULL = none */
 } ap_micro_recur;
 
-extern const ap_micro_recur ap_recur_ref, ap_recur_avx2, ap_recur_avx512;
+extern const ap_micro_recur ap_recur_ref, ap_recur_avx2, ap_recur_avx512, ap_recur_amx;
+extern const ap_micro_split ap_split_amx;
 
 #endif

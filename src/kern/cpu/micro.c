@@ -52,7 +52,7 @@ static const ap_micro micro_neon = {
     .qdot = &ap_qdot_ref,
     .elem = &ap_elem_neon,
     .attn = &ap_attn_ref,
-    .recur = &ap_recur_ref,
+    .recur = &ap_recur_neon,
 };
 #endif
 

@@ -103,6 +103,7 @@ typedef struct ap_micro_recur {
 } ap_micro_recur;
 
 extern const ap_micro_recur ap_recur_ref, ap_recur_avx2, ap_recur_avx512, ap_recur_amx;
+extern const ap_micro_recur ap_recur_neon;
 extern const ap_micro_split ap_split_amx;
 
 #endif

@@ -124,7 +124,11 @@ static apus_err open_folder_weights(apus_model *m, apus_diag *diag)
 static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
 {
     apus_err err = ap_config_read(m->dir, &m->config, diag);
-    if (!err && load != APUS_LOAD_TEXT) err = open_folder_weights(m, diag);
+    m->no_weights = !err && load == APUS_LOAD_INFO && !ap_weights_present(m->dir);
+    if (m->no_weights)
+        err = ap_weights_imagine(m->dir, &m->config, &m->weights, diag);
+    else if (!err && load != APUS_LOAD_TEXT)
+        err = open_folder_weights(m, diag);
     return err ? err : load_text(m, load, diag);
 }
 
@@ -245,6 +249,8 @@ static void fill_info(apus_model *m)
     census n;
     count_tensors(m, &n);
     describe_types(m, &n);
+    if (m->no_weights)
+        snprintf(m->weight_types, sizeof m->weight_types, "not here; this is their size in bf16");
     i->params_total = n.params;
     i->weight_bytes = n.bytes;
     /* A tied embedding is read whole as the head; else only a row of it. */

@@ -13,6 +13,7 @@ struct apus_model {
     ap_config config;
     char *dir;
     ap_weights *weights;     /* NULL with APUS_LOAD_TEXT */
+    bool no_weights;         /* APUS_LOAD_INFO of a configuration alone: weights has no data */
     ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
     ap_chat *chat;           /* likewise */
     ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */

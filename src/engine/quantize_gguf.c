@@ -16,7 +16,7 @@
 #include "file/gguf_meta.h"
 #include "file/gguf_write.h"
 #include "tensor/quant.h"
-#include "tensor/quantize.h"
+#include "tensor/quantize_row.h"
 
 #define BATCH_BYTES ((size_t)8 << 20) /* of output rows in one go */
 

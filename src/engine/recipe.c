@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "file/gguf_write.h"
-#include "tensor/quantize.h"
+#include "tensor/quantize_row.h"
 
 typedef struct line {
     char *pattern;

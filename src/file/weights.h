@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "file/config.h"
 #include "file/gguf.h"
 #include "file/quant_config.h"
 #include "tensor/tensor.h"
@@ -23,6 +24,13 @@ apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag);
 /* Open a GGUF file, and the other parts if it is the first of a split model
  * (NAME-00001-of-000NN.gguf). Tensors appear under their Hugging Face names (gguf_hf.h). */
 apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *diag);
+
+/* Does the folder hold any *.safetensors? */
+bool ap_weights_present(const char *dir);
+
+/* The tensors that a model of this configuration has (model_tensors.h), as bf16 without any data: for
+ * counting and measuring. Their names begin with "model.". dir: for sentences. ENOMEM. */
+apus_err ap_weights_imagine(const char *dir, const ap_config *c, ap_weights **out, apus_diag *diag);
 
 /* The files of a GGUF model, [0] with the metadata; NULL for safetensors. */
 const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n);

@@ -1,4 +1,4 @@
-/* quantize_blocks.h - one block of f32 to each GGUF type; quantize.h is the way in. */
+/* quantize_blocks.h - one block of f32 to each GGUF type; quantize_row.h is the way in. */
 #ifndef AP_TENSOR_QUANTIZE_BLOCKS_H
 #define AP_TENSOR_QUANTIZE_BLOCKS_H
 

@@ -1,4 +1,4 @@
-#include "tensor/quantize.h"
+#include "tensor/quantize_row.h"
 
 #include "tensor/quantize_blocks.h"
 

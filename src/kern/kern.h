@@ -103,11 +103,13 @@ typedef struct ap_norm_args {
  * partial result (not 0 + it); the next ones are added to it. With accumulate: y_old + total, last.
  * cap: c * ap_tanhf(y / c).
  *
- * Weights in integer form meet inputs in integer form. Per row and 32 inputs: a = max |x|,
- * X = round to even(x * (127 / a)), d = a * (1/127 rounded); a < 1e-30: X = 0, d = 0; an infinity or
+ * With precision HIGH or FAST, weights in integer form meet inputs in integer form, of 15 bits (HIGH:
+ * L = 16256 = 127 * 128) or of 8 (FAST: L = 127). Per row and 32 inputs: a = max |x|,
+ * X = round to even(x * (L / a)), d = a * (1/L rounded); a < 1e-30: X = 0, d = 0; an infinity or
  * NaN: X = 0, d = NaN. xs = d * sum X, over the 32 inputs, or over 16 of them for groups of 16.
  * Order: from acc = 0, blocks of 32 inputs ascending: acc = fma(s * float(sum (q - zero) X), d, acc),
- * once, or for groups of 16 twice; then, if affine, acc = fma(b, xs, acc), likewise. */
+ * once, or for groups of 16 twice; then, if affine, acc = fma(b, xs, acc), likewise. The sum of
+ * (q - zero) X is exact (32 * 255 * 16256 < 2^31) and is rounded once, to even, by float(). */
 typedef struct ap_matmul_args {
     const float *x; /* f32 [T, K] ldx */
     const ap_mat *w;
@@ -304,7 +306,7 @@ struct ap_kern {
     ap_pool *pool;
     const void *impl; /* the backend's own (cpu: ap_micro) */
     apus_precision precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
-    /* Room for inputs in integer form, 64-byte aligned, or NULL: 2 bytes for each input of a product
+    /* Room for inputs in integer form, 64-byte aligned, or NULL: 3 bytes for each input of a product
      * let it run at once, less cuts it into pieces with the same results. */
     void *inputs;
     size_t input_bytes;

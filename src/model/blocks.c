@@ -90,7 +90,7 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     w->recur_seq = carve(base, &at, (size_t)n_seq, sizeof(ap_recur_seq));
     w->op = carve(base, &at, op, 1);
     widest = max_int(max_int(c->hidden, ffn), max_int((int)q_width, c->gdn_v_head * c->gdn_v_dim));
-    w->input_bytes = k->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest * 2;
+    w->input_bytes = k->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest * 3;
     w->inputs = carve(base, &at, w->input_bytes, 1);
     w->bytes = at;
 }

@@ -1,4 +1,4 @@
-/* check_quant.c - weights in integer form: packing, products with 8-bit inputs, the f32 mode. Called by
+/* check_quant.c - weights in integer form: packing, products with 15-bit and 8-bit inputs, exact mode. Called by
  * the checks of pack, matmul, glu and moe. */
 #include <math.h>
 #include <stdio.h>
@@ -102,15 +102,31 @@ static void describe(kc *c, const form *f, const char *what, int T, int N, int K
     kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits, f->group, T, N, K);
 }
 
+static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST};
+
+static ap_kern with_precision(const ap_kern *k, apus_precision p)
+{
+    ap_kern copy = *k;
+    copy.precision = p;
+    return copy;
+}
+
+/* Tiles of matrix units round otherwise than the Order: check_amx.c. */
+static bool follows_order(const ap_kern *k, apus_precision p)
+{
+    return p != APUS_PRECISION_FAST || k->level != APUS_CPU_AMX;
+}
+
 /* ------------------------------------------------------------------ the oracle */
 
-/* x as 8-bit inputs stand for it, by the words of kern.h. */
-static void round_inputs(const float *x, int n, double *out)
+/* x as integers stand for it, by the words of kern.h. */
+static void round_inputs(apus_precision p, const float *x, int n, double *out)
 {
+    float largest = p == APUS_PRECISION_FAST ? 127.0f : 16256.0f;
     for (int k = 0; k < n; k += 32) {
         float most = 0;
         for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[k + i]));
-        float d = most * (1.0f / 127.0f), inv = 127.0f / most;
+        float d = most * (1.0f / largest), inv = largest / most;
         for (int i = 0; i < 32; i++)
             out[k + i] = most < 1e-30f ? 0.0 : (double)d * (double)rintf(x[k + i] * inv);
     }
@@ -118,12 +134,13 @@ static void round_inputs(const float *x, int n, double *out)
 
 /* y of the product and the magnitude of its terms. What is added up are q X and b X apart, so terms
  * are larger than |w X|: at most 256 steps of q, bounded by twice the largest weight of the group. */
-static void oracle(const ap_tensor *w, const float *x, int64_t ldx, int T, double *y, double *mag, kc *c)
+static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, int64_t ldx, int T, double *y,
+                   double *mag)
 {
     int N = (int)w->shape[0], K = (int)w->shape[1];
     float *row = kc_bytes(c, (size_t)K * sizeof(float));
     double *in = kc_f64(c, (size_t)T * K);
-    for (int t = 0; t < T; t++) round_inputs(x + t * ldx, K, in + (size_t)t * K);
+    for (int t = 0; t < T; t++) round_inputs(p, x + t * ldx, K, in + (size_t)t * K);
     for (int n = 0; n < N; n++) {
         ap_tensor_row_f32(w, n, 0, K, row);
         for (int t = 0; t < T; t++) {
@@ -180,28 +197,30 @@ void check_pack_quant(kc *c)
 
 /* ------------------------------------------------------------------ matmul */
 
-static void run_with_room(const kc_kern *kern, const ap_matmul_args *a, void *room, size_t bytes)
+static void run_with_room(const ap_kern *kern, const ap_matmul_args *a, void *room, size_t bytes)
 {
-    ap_kern k = kern->k;
+    ap_kern k = *kern;
     k.inputs = room;
     k.input_bytes = bytes;
     k.matmul(&k, a);
 }
 
-static void check_levels(kc *c, const ap_matmul_args *args, const float *old, const float *want, int N)
+static void check_levels(kc *c, apus_precision p, const ap_matmul_args *args, const float *old, const float *want, int N)
 {
     ap_matmul_args a = *args;
     size_t ny = (size_t)(a.n_tok * a.ldy);
-    size_t room = (size_t)a.w->cols * 2 * (size_t)(a.n_tok + 1);
+    size_t room = (size_t)a.w->cols * 3 * (size_t)(a.n_tok + 1);
     float *y = kc_out(c, ny);
     void *at = kc_bytes(c, room);
     a.y = y;
     for (int k = 0; k < c->n_kern; k++) {
+        ap_kern kern = with_precision(&c->kern[k].k, p);
+        if (!follows_order(&kern, p)) continue;
         for (int with = 0; with < 2; with++) {
             kc_poison(y, ny);
             for (int t = 0; t < a.n_tok && a.accumulate; t++)
                 memcpy(y + t * a.ldy, old + t * a.ldy, (size_t)N * sizeof(float));
-            run_with_room(&c->kern[k], &a, with ? at : NULL, with ? room : 0);
+            run_with_room(&kern, &a, with ? at : NULL, with ? room : 0);
             kc_written(c, "y", y, a.n_tok, N, a.ldy);
             kc_same(c, c->kern[k].name, "y", y, a.ldy, want, a.ldy, a.n_tok, N);
         }
@@ -214,39 +233,41 @@ static void check_levels(kc *c, const ap_matmul_args *args, const float *old, co
             part.x += r * a.ldx;
             part.y += r * a.ldy;
             part.n_tok = n;
-            c->kern[k].k.matmul(&c->kern[k].k, &part);
+            kern.matmul(&kern, &part);
         }
         kc_same(c, c->kern[k].name, "rows in pieces", y, a.ldy, want, a.ldy, a.n_tok, N);
     }
 }
 
-static void check_case(kc *c, const form *f, int T, int N, int K, bool accumulate)
+static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int K, bool accumulate)
 {
+    ap_kern ref = with_precision(c->ref, p);
     int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
     float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny);
     double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
-    describe(c, f, "matmul", T, N, K);
+    describe(c, f, p == APUS_PRECISION_FAST ? "fast" : "high", T, N, K);
     if (T > 2) memset(x + ldx, 0, (size_t)K * sizeof(float)); /* a row of zeros */
     ap_tensor src = weights(c, f, N, K);
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate};
-    oracle(&src, x, ldx, T, y64, mag, c);
+    oracle(c, p, &src, x, ldx, T, y64, mag);
     for (int t = 0; t < T && accumulate; t++)
         for (int n = 0; n < N; n++) {
             want[t * ldy + n] = old[t * ldy + n];
             y64[(size_t)t * N + n] += (double)old[t * ldy + n];
             mag[(size_t)t * N + n] += fabs((double)old[t * ldy + n]);
         }
-    c->ref->matmul(c->ref, &a);
+    ref.matmul(&ref, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
-    check_levels(c, &a, old, want, N);
+    check_levels(c, p, &a, old, want, N);
 }
 
 /* Infinities, NaNs and denormals of a row stay in that row. */
-static void check_special(kc *c, const form *f)
+static void check_special(kc *c, apus_precision p, const form *f)
 {
+    ap_kern ref = with_precision(c->ref, p);
     enum { T = 8, N = 20 };
     int K = f->unit > 64 ? f->unit : 96;
     if (K % f->unit) K = f->unit;
@@ -258,11 +279,11 @@ static void check_special(kc *c, const form *f)
     ap_tensor src = weights(c, f, N, K);
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
-    c->ref->matmul(c->ref, &a);
+    ref.matmul(&ref, &a);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
             if (!isfinite(want[r * N + n]) != (r == 1 || r == 2)) kc_fail(c, "row %d", r);
-    check_levels(c, &a, NULL, want, N);
+    check_levels(c, p, &a, NULL, want, N);
 }
 
 /* Exact mode is the product with the numbers that the format defines, in the Order of f32 weights. */
@@ -293,19 +314,22 @@ static void check_exact(kc *c, const form *f)
 void check_matmul_quant(kc *c)
 {
     static const int toks[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}, rows[] = {1, 15, 16, 17, 33, 64, 100};
-    for (int i = 0; i < N_FORMS * 6; i++) {
-        const form *f = &forms[i / 6];
-        int T = i % 6 == 5 ? kc_int(c, 100, 130) : toks[kc_int(c, 0, 9)], N = rows[kc_int(c, 0, 6)];
+    for (int i = 0; i < N_FORMS * 9; i++) {
+        apus_precision p = precisions[i % 9 >= 6];
+        const form *f = &forms[i / 9];
+        int T = i % 3 == 2 && i % 9 > 2 ? kc_int(c, 100, 130) : toks[kc_int(c, 0, 9)], N = rows[kc_int(c, 0, 6)];
         int K = f->unit * kc_int(c, 1, 1 + 1300 / f->unit);
         if (T > 100) K = f->unit * kc_int(c, 1, 1 + 500 / f->unit), N = rows[kc_int(c, 0, 4)];
-        check_case(c, f, T, N, K, i % 3 == 1);
+        check_case(c, p, f, T, N, K, i % 3 == 1);
     }
     for (int i = 0; i < N_FORMS; i++) {
-        check_special(c, &forms[i]);
+        for (int p = 0; p < 2; p++) check_special(c, precisions[p], &forms[i]);
         check_exact(c, &forms[i]);
     }
-    check_case(c, &forms[0], 1, 16, 32768, false); /* the widest; one row of inputs fills the stack */
-    check_case(c, &forms[7], 6, 17, 32768, false);
+    for (int p = 0; p < 2; p++) {
+        check_case(c, precisions[p], &forms[0], 1, 16, 32768, false); /* the widest; one row of inputs fills the stack */
+        check_case(c, precisions[p], &forms[7], 6, 17, 32768, false);
+    }
 }
 
 /* ------------------------------------------------------------------ glu and moe */
@@ -315,8 +339,10 @@ static float act(ap_act a, float g, float u) { return (a == AP_ACT_SILU ? ap_sil
 /* The same through plain matmuls: gate and up of the same or of different forms, or one in f32. */
 void check_glu_quant(kc *c)
 {
-    for (int i = 0; i < N_FORMS; i++) {
-        const form *f = &forms[i], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
+    for (int i = 0; i < N_FORMS * 2; i++) {
+        apus_precision p = precisions[i / N_FORMS];
+        ap_kern ref = with_precision(c->ref, p);
+        const form *f = &forms[i % N_FORMS], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
         int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
         size_t n = (size_t)T * F;
         describe(c, f, "glu", T, F, K);
@@ -325,15 +351,17 @@ void check_glu_quant(kc *c)
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
         ap_matmul_args a = {.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T};
         ap_act which = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
-        c->ref->matmul(c->ref, &a);
+        ref.matmul(&ref, &a);
         a.w = &up;
         a.y = u;
-        c->ref->matmul(c->ref, &a);
+        ref.matmul(&ref, &a);
         for (size_t j = 0; j < n; j++) g[j] = act(which, g[j], u[j]);
         for (int k = 0; k < c->n_kern; k++) {
             ap_glu_args b = {.x = x, .gate = &gate, .up = &up, .y = y, .ldx = K, .ldy = F, .n_tok = T, .act = which};
+            ap_kern kern = with_precision(&c->kern[k].k, p);
+            if (!follows_order(&kern, p)) continue;
             kc_poison(y, n);
-            c->kern[k].k.glu(&c->kern[k].k, &b);
+            kern.glu(&kern, &b);
             kc_same(c, c->kern[k].name, "y", y, F, g, F, T, F);
         }
     }
@@ -343,8 +371,10 @@ void check_glu_quant(kc *c)
 void check_moe_quant(kc *c)
 {
     enum { E = 5, R = 2, T = 9 };
-    for (int i = 0; i < N_FORMS; i++) {
-        const form *f = &forms[i], *f2 = &forms[(i + 4) % N_FORMS];
+    for (int i = 0; i < N_FORMS * 2; i++) {
+        apus_precision p = precisions[i / N_FORMS];
+        ap_kern ref = with_precision(c->ref, p);
+        const form *f = &forms[i % N_FORMS], *f2 = &forms[(i + 4) % N_FORMS];
         int H = 256, F = 256;
         describe(c, f, "moe", T, F, H);
         ap_expert e[E];
@@ -363,14 +393,15 @@ void check_moe_quant(kc *c)
             for (int r = 0; r < R; r++) {
                 const ap_expert *x1 = &e[ids[t * R + r]];
                 weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
-                c->ref->glu(c->ref, &(ap_glu_args){.x = x + (size_t)t * H, .gate = &x1->gate, .up = &x1->up, .y = mid,
+                ref.glu(&ref, &(ap_glu_args){.x = x + (size_t)t * H, .gate = &x1->gate, .up = &x1->up, .y = mid,
                                                    .ldx = H, .ldy = F, .n_tok = 1, .act = AP_ACT_SILU});
-                c->ref->matmul(c->ref, &(ap_matmul_args){.x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
+                ref.matmul(&ref, &(ap_matmul_args){.x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
                 for (int h = 0; h < H; h++) want[(size_t)t * H + h] = fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
             }
         }
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *kern = &c->kern[k].k;
+            ap_kern copy = with_precision(&c->kern[k].k, p), *kern = &copy;
+            if (!follows_order(kern, p)) continue;
             void *scratch = kc_bytes(c, kern->moe_scratch_bytes(kern, T, E, R, H, F));
             kc_poison(y, (size_t)T * H);
             kern->moe(kern, &(ap_moe_args){.x = x, .ids = ids, .weights = weight, .experts = e, .y = y, .ldx = H, .ldy = H,
@@ -424,7 +455,7 @@ static void run_one(const ap_kern *k, void *arg)
     k->matmul(k, &r->a);
 }
 
-static void bench_case(kc_bench *b, const form *f, int T, int N, int K)
+static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int N, int K)
 {
     enum { MAX_MATS = 64 };
     ap_mat w[MAX_MATS];
@@ -439,25 +470,28 @@ static void bench_case(kc_bench *b, const form *f, int T, int N, int K)
         w[i] = w[0];
         w[i].data = memcpy(kc_bytes(b->c, bytes), w[0].data, bytes);
     }
-    ap_kern k = *b->k;
+    ap_kern k = with_precision(b->k, p);
     kc_bench with_room = *b;
-    k.input_bytes = (size_t)T * (size_t)K * 2;
+    k.input_bytes = (size_t)T * (size_t)K * 3;
     k.inputs = kc_bytes(b->c, k.input_bytes);
     with_room.k = &k;
-    with_room.peak_flops = b->peak_dots;
+    with_room.peak_flops = p == APUS_PRECISION_FAST ? b->peak_dots : b->peak_dots / 2;
     r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
                            .ldx = K, .ldy = N, .n_tok = T};
-    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d%s%.0d", T, N, K, ap_dtype_name(f->type), f->bits,
-             f->group ? "g" : "", f->group);
+    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d%s%.0d%s", T, N, K, ap_dtype_name(f->type), f->bits,
+             f->group ? "g" : "", f->group, p == APUS_PRECISION_FAST ? " fast" : "");
     kc_time(&with_room, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_one, &r);
 }
 
 void bench_matmul_quant(kc_bench *b)
 {
     static const int picked[] = {0, 4, 7, 8, 9, 11, 13, 15}, toks[] = {1, 2, 4, 16, 64, 512};
-    for (size_t i = 0; i < sizeof picked / sizeof *picked; i++) bench_case(b, &forms[picked[i]], 1, 4096, 2048);
-    for (int i = 1; i < 6; i++) bench_case(b, &forms[7], toks[i], 4096, 2048);
-    bench_case(b, &forms[13], 512, 4096, 2048);
-    bench_case(b, &forms[9], 512, 4096, 2048);
-    bench_case(b, &forms[4], 512, 4096, 2048);
+    for (int i = 0; i < 2; i++) {
+        apus_precision p = precisions[i];
+        for (size_t j = 0; j < sizeof picked / sizeof *picked; j++) bench_case(b, p, &forms[picked[j]], 1, 4096, 2048);
+        for (int j = 1; j < 6; j++) bench_case(b, p, &forms[7], toks[j], 4096, 2048);
+        bench_case(b, p, &forms[13], 512, 4096, 2048);
+        bench_case(b, p, &forms[9], 512, 4096, 2048);
+        bench_case(b, p, &forms[4], 512, 4096, 2048);
+    }
 }

@@ -8,6 +8,7 @@
 typedef struct glu_job {
     const ap_micro *m;
     const ap_glu_args *a;
+    const ap_micro_qdot *qdot;
     const ap_qx *inputs; /* [n_tok, cols / AP_Q_BLOCK] of weights in integer form */
     ap_split split;
 } glu_job;
@@ -32,7 +33,7 @@ static void glu_task(void *arg, int task, int worker)
         x[r] = a->x + (t0 + r) * a->ldx;
         if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->gate->cols / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->inputs ? q : NULL}, rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile, 2 * wide);
     for (int r = 0; r < rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         j->m->elem->act_mul(a->act, gate, gate + wide, a->y + (t0 + r) * a->ldy + n0, n);
@@ -41,7 +42,7 @@ static void glu_task(void *arg, int task, int worker)
 
 static void run(const ap_kern *k, const ap_glu_args *a, const ap_qx *inputs)
 {
-    glu_job j = {.m = k->impl, .a = a, .inputs = inputs};
+    glu_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
     j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1);
     ap_op_run(k, glu_task, &j, j.split.n_tasks);
 }

@@ -9,6 +9,7 @@
 typedef struct matmul_job {
     const ap_micro *m;
     const ap_matmul_args *a;
+    const ap_micro_qdot *qdot;
     const ap_qx *inputs; /* [n_tok, cols / AP_Q_BLOCK] of weights in integer form */
     ap_split split;
 } matmul_job;
@@ -42,14 +43,14 @@ static void matmul_task(void *arg, int task, int worker)
         x[r] = a->x + (t0 + r) * a->ldx;
         if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->w->cols / AP_Q_BLOCK);
     }
-    ap_product(j->m, &a->w, 1, p0, panels, (ap_rows){x, j->inputs ? q : NULL}, rows, tile, ld);
+    ap_product(j->m, &a->w, 1, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile, ld);
     for (int r = 0; r < rows; r++)
         finish(j->m->elem, a, tile + (size_t)r * ld, a->y + (t0 + r) * a->ldy + n0, n);
 }
 
 static void run(const ap_kern *k, const ap_matmul_args *a, const ap_qx *inputs)
 {
-    matmul_job j = {.m = k->impl, .a = a, .inputs = inputs};
+    matmul_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
     j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1);
     ap_op_run(k, matmul_task, &j, j.split.n_tasks);
 }

@@ -26,6 +26,7 @@ typedef struct moe_job {
     const ap_kern *k;
     const ap_micro *m;
     const ap_moe_args *a;
+    const ap_micro_qdot *qdot;
     int32_t *slot_of; /* [T*K] slot of a pair */
     int32_t *tok_of;  /* [T*K] token of a slot */
     int32_t *start;   /* [E] pairs of an expert; then its next slot */
@@ -160,7 +161,7 @@ static void glu_task(void *arg, int task, int worker)
         x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
         if (j->x_q) q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL}, u->rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL, j->qdot}, u->rows, tile, 2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         float *mid = j->mid + (size_t)(u->slot + r) * j->ld_mid + n0;
@@ -190,7 +191,7 @@ static void down_task(void *arg, int task, int worker)
         if (j->mid_q) q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
     }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
-    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, j->mid_q ? q : NULL}, u->rows,
+    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot}, u->rows,
                j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
@@ -254,6 +255,7 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .k = k,
         .m = k->impl,
         .a = a,
+        .qdot = ap_qdot_of(k),
         .slot_of = (int32_t *)(s + l.slot_of),
         .tok_of = (int32_t *)(s + l.tok_of),
         .start = (int32_t *)(s + l.start),

@@ -128,9 +128,9 @@ static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_
     }
 }
 
-/* A K block of all rows, tile by tile, with the sums times -zero that products start from. */
-static void gather_inputs(const ap_qx *const *x, int rows, int n_tiles, int b0, int n, int zero,
-                          ap_qx *to)
+/* A K block of all rows, tile by tile, maybe with the sums times -zero that products start from. */
+static void gather_inputs(const ap_micro_qdot *m, const ap_qx *const *x, int rows, int n_tiles,
+                          int b0, int n, int zero, ap_qx *to)
 {
     for (int t = 0; t < n_tiles; t++, to += AP_Q_TILE * AP_Q_K_BLOCKS) {
         int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
@@ -138,6 +138,7 @@ static void gather_inputs(const ap_qx *const *x, int rows, int n_tiles, int b0, 
             for (int i = 0; i < n; i++) {
                 ap_qx *at = &to[i * AP_Q_TILE + r];
                 *at = x[r0 + r][b0 + i];
+                if (!m->zero_in_sums) continue;
                 at->sum *= -zero;
                 at->sum16[0] *= -zero;
                 at->sum16[1] *= -zero;
@@ -161,9 +162,9 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
     alignas(64) ap_qx inputs[AP_TASK_ROWS * AP_Q_K_BLOCKS];
     int blocks = w->cols / AP_Q_BLOCK, n_tiles = ceil_div(rows, AP_Q_TILE);
     int zero = m->is_signed && ap_q_wide(w->q) ? w->q.zero - 128 : w->q.zero;
-    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
-        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
-        gather_inputs(x, rows, n_tiles, b0, n, zero, inputs);
+    for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
+        int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
+        gather_inputs(m, x, rows, n_tiles, b0, n, zero, inputs);
         for (int p = 0; p < n_panel; p += Q_PANELS) {
             int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
             for (int i = 0; i < np; i++)
@@ -204,7 +205,7 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;
         if (w[j]->q.bits && !w[j]->q.is_float && x.q)
-            product_integer(m->qdot, w[j], p0, n_panel, x.q, rows, out, ld);
+            product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld);
         else if (w[j]->data && rows <= AP_FEW_ROWS)
             product_few(mm, w[j], p0, n_panel, x.f, rows, out, ld);
         else if (w[j]->data)
@@ -247,8 +248,7 @@ static void quantise_task(void *arg, int task, int worker)
 
 void ap_quantise(const ap_kern *k, const float *x, int64_t ldx, int rows, int cols, ap_qx *out)
 {
-    const ap_micro *m = k->impl;
-    quantise_job j = {.m = m->qdot, .x = x, .ldx = ldx, .out = out, .rows = rows, .cols = cols};
+    quantise_job j = {.m = ap_qdot_of(k), .x = x, .ldx = ldx, .out = out, .rows = rows, .cols = cols};
     j.n_tasks = ap_op_tasks(k, rows, cols / 4);
     ap_op_run(k, quantise_task, &j, j.n_tasks);
 }

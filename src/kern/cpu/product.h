@@ -36,11 +36,19 @@ static inline bool ap_meets_integers(const ap_kern *k, const ap_mat *w)
     return w->q.bits && !w->q.is_float && k->precision != APUS_PRECISION_EXACT;
 }
 
+/* Inputs of 8 or of 15 bits? */
+static inline const ap_micro_qdot *ap_qdot_of(const ap_kern *k)
+{
+    const ap_micro *m = k->impl;
+    return k->precision == APUS_PRECISION_FAST ? m->qdot->fast : m->qdot;
+}
+
 /* Pointers to the rows of a task: f32 for those matrices that want it, integer form (NULL if no matrix
  * meets integers) for the others. */
 typedef struct ap_rows {
     const float *const *f;
     const ap_qx *const *q;
+    const ap_micro_qdot *qdot; /* the kernels that q is meant for */
 } ap_rows;
 
 /* tile[r * ld + i * n_panel * 16 + c] = x[r] . row (p0 * 16 + c) of w[i], in the Order of matmul, for

@@ -4,7 +4,7 @@
 
 #include "kern/cpu/micro_qdot.h"
 
-static void quantise_block(const float *x, ap_qx *out)
+static void quantise_block(int largest, const float *x, ap_qx *out)
 {
     uint32_t most = 0;
     for (int i = 0; i < AP_Q_BLOCK; i++) {
@@ -21,11 +21,11 @@ static void quantise_block(const float *x, ap_qx *out)
     float a;
     memcpy(&a, &most, 4);
     if (a < 1e-30f) return;
-    float inv = 127.0f / a;
-    out->d = a * (1.0f / 127.0f);
+    float inv = (float)largest / a;
+    out->d = a * (1.0f / (float)largest);
     for (int i = 0; i < AP_Q_BLOCK; i++) {
         int v = (int)rintf(x[i] * inv);
-        out->q[i] = (int8_t)v;
+        out->w[i] = (int16_t)v;
         out->sum16[i / 16] += v;
     }
     out->sum = out->sum16[0] + out->sum16[1];
@@ -35,7 +35,12 @@ static void quantise_block(const float *x, ap_qx *out)
 
 static void quantise(const float *x, int n, ap_qx *out)
 {
-    for (int i = 0; i < n; i++) quantise_block(x + (size_t)i * AP_Q_BLOCK, &out[i]);
+    for (int i = 0; i < n; i++) quantise_block(AP_Q_HIGH, x + (size_t)i * AP_Q_BLOCK, &out[i]);
+}
+
+static void quantise8(const float *x, int n, ap_qx *out)
+{
+    for (int i = 0; i < n; i++) quantise_block(AP_Q_FAST, x + (size_t)i * AP_Q_BLOCK, &out[i]);
 }
 
 static void unpack_block(ap_qform f, const uint8_t *p, uint8_t *q)
@@ -102,7 +107,7 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 }
 
 /* sum of q X over inputs [from, to) of a block, plus start */
-static int dot(const uint8_t *q, const int8_t *x, int row, int from, int to, int start)
+static int dot(const uint8_t *q, const int16_t *x, int row, int from, int to, int start)
 {
     for (int k = from; k < to; k++) start += q[k / 4 * 64 + row * 4 + k % 4] * x[k];
     return start;
@@ -114,13 +119,13 @@ static float block(ap_qform f, const uint8_t *q, const float *s, const float *b,
 {
     if (ap_q_halves(f)) {
         for (int h = 0; h < 2; h++) {
-            int v = dot(q, x->q, row, 16 * h, 16 * h + 16, sums[h]);
+            int v = dot(q, x->w, row, 16 * h, 16 * h + 16, sums[h]);
             acc = fmaf(s[h * AP_PANEL + row] * (float)v, x->d, acc);
         }
         for (int h = 0; h < 2 && f.affine; h++) acc = fmaf(b[h * AP_PANEL + row], x->xs16[h], acc);
         return acc;
     }
-    acc = fmaf(s[row] * (float)dot(q, x->q, row, 0, 32, sums[2]), x->d, acc);
+    acc = fmaf(s[row] * (float)dot(q, x->w, row, 0, 32, sums[2]), x->d, acc);
     return f.affine ? fmaf(b[row], x->xs, acc) : acc;
 }
 
@@ -164,4 +169,7 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
         }
 }
 
-const ap_micro_qdot ap_qdot_ref = {.quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .zero_in_sums = true, .quantise = quantise,
+                                   .few = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot8_ref = {
+    .k_blocks = 16, .zero_in_sums = true, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};

@@ -1,79 +1,40 @@
-/* qdot_avx2.c - weights in integer form: 8 rows x 4 inputs per multiplication. Products of q <= 15, 31
- * and 63 with X are summed in 16 bits for 8, 4 and 2 steps before they could overflow; wider q is made
- * signed, so that two products fit (128 * 127 * 2). */
-#include <math.h>
-#include <string.h>
-
+/* qdot_avx2.c - weights in integer form, inputs of 15 bits: q and X meet as 16-bit numbers, 8 rows x 2
+ * inputs per multiplication. Of each four inputs 0 and 2 are one vector, 1 and 3 the next: a mask and a
+ * shift make them of the packed bytes. */
+#include "kern/cpu/x86/qinput_avx2.h"
 #include "kern/cpu/x86/qload_avx2.h"
 
 #define AHEAD 1024
 
-/* ------------------------------------------------------------------ inputs */
-
-static int most_of(__m256i v)
-{
-    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-    return _mm_cvtsi128_si32(m);
-}
-
-static int sum_of(__m256i v)
-{
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-    return _mm_cvtsi128_si32(s);
-}
-
-static void quantise_block(const float *x, ap_qx *out)
-{
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256 v[4];
-    __m256i q[4], a = _mm256_setzero_si256();
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm256_loadu_ps(x + 8 * i);
-        a = _mm256_max_epi32(a, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
-    }
-    int most = most_of(a);
-    float amax;
-    memcpy(&amax, &most, 4);
-    if (most >= 0x7f800000 || amax < 1e-30f) {
-        memset(out, 0, sizeof *out);
-        if (most >= 0x7f800000) out->d = out->xs = out->xs16[0] = out->xs16[1] = NAN;
-        return;
-    }
-    __m256 inv = _mm256_set1_ps(127.0f / amax);
-    for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inv));
-    int s0 = sum_of(_mm256_add_epi32(q[0], q[1])), s1 = sum_of(_mm256_add_epi32(q[2], q[3]));
-    __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    p = _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)out->q, p);
-    float d = amax * (1.0f / 127.0f);
-    out->d = d;
-    out->xs = d * (float)(s0 + s1);
-    out->xs16[0] = d * (float)s0;
-    out->xs16[1] = d * (float)s1;
-    out->sum = s0 + s1;
-    out->sum16[0] = s0;
-    out->sum16[1] = s1;
-    out->pad = 0;
-}
-
 static void quantise(const float *x, int n, ap_qx *out)
 {
-    for (int i = 0; i < n; i++) quantise_block(x + (size_t)i * AP_Q_BLOCK, &out[i]);
+    for (int i = 0; i < n; i++) quantise_block(true, x + (size_t)i * AP_Q_BLOCK, &out[i]);
 }
+
+/* Of wide q, which load_half makes signed, sign and all. */
+INLINE __m256i even(bool wide, __m256i v)
+{
+    return wide ? _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8) : _mm256_and_si256(v, _mm256_set1_epi16(255));
+}
+INLINE __m256i odd(bool wide, __m256i v) { return wide ? _mm256_srai_epi16(v, 8) : _mm256_srli_epi16(v, 8); }
+
+INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE; }
 
 /* ------------------------------------------------------------------ weights */
 
-INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step, int n, uint8_t *q)
+INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step, int n, int zero, uint8_t *q)
 {
-    for (int i = 0; i < n; i++, p += step, q += 512)
+    const bool wide = wide_kind(kind);
+    const __m256i z = _mm256_set1_epi16((short)(wide ? zero - 128 : zero));
+    for (int i = 0; i < n; i++, p += step, q += 1024)
         for (int h = 0; h < 2; h++) {
             __m256i v[8];
             load_half(kind, p, h, table, v);
-            UNROLL for (int j = 0; j < 8; j++) _mm256_store_si256((__m256i *)(q + 64 * j + 32 * h), v[j]);
+            UNROLL for (int j = 0; j < 8; j++) {
+                __m256i *to = (__m256i *)(q + 128 * j + 32 * h);
+                _mm256_store_si256(to, _mm256_sub_epi16(even(wide, v[j]), z));
+                _mm256_store_si256(to + 2, _mm256_sub_epi16(odd(wide, v[j]), z));
+            }
         }
 }
 
@@ -83,36 +44,21 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
     const uint8_t *p = panel + (size_t)b0 * step;
     __m256i table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(TABLE, table, p, step, n, out->q);
-    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, out->q);
-    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, out->q);
-    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, out->q);
-    else unpack_blocks(8, table, p, step, n, out->q);
+    if (f.table) unpack_blocks(TABLE, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, f.zero, out->q);
+    else unpack_blocks(8, table, p, step, n, f.zero, out->q);
 }
 
 /* ------------------------------------------------------------------ products */
 
-/* Steps that 16 bits hold. */
-#define STEPS(kind) ((kind) == 4 ? 8 : (kind) == 5 ? 4 : (kind) == 6 ? 2 : 1)
-
-/* start + sum over the 4 n inputs of n vectors. */
-INLINE __m256i dot(int steps, const __m256i *v, const int8_t *x, int n, __m256i start)
+/* Inputs 4j and 4j+2 (o = 0) or 4j+1 and 4j+3 (o = 1). */
+INLINE __m256i two(const ap_qx *x, int j, int o)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
-    if (steps > n) steps = n;
-    UNROLL for (int j = 0; j < n; j += steps) {
-        __m256i sum = _mm256_setzero_si256();
-        UNROLL for (int i = j; i < j + steps; i++) {
-            int32_t four;
-            memcpy(&four, x + 4 * i, 4);
-            __m256i xi = _mm256_set1_epi32(four), p;
-            if (steps == 1) p = _mm256_maddubs_epi16(_mm256_abs_epi8(v[i]), _mm256_sign_epi8(xi, v[i]));
-            else p = _mm256_maddubs_epi16(v[i], xi);
-            sum = i == j ? p : _mm256_add_epi16(sum, p);
-        }
-        start = _mm256_add_epi32(start, _mm256_madd_epi16(sum, ones));
-    }
-    return start;
+    int32_t v;
+    memcpy(&v, x->w + 4 * j + 2 * o, 4);
+    return _mm256_set1_epi32(v);
 }
 
 INLINE __m256 scaled(__m256i sum, const float *s, float d, __m256 acc)
@@ -124,26 +70,44 @@ INLINE __m256 biased(const float *b, float xs, __m256 acc)
     return _mm256_fmadd_ps(_mm256_load_ps(b), _mm256_set1_ps(xs), acc);
 }
 
-/* A block of 8 rows with one row of inputs; times: what the sums of X start the products with. */
-INLINE __m256 block(int steps, bool halves, bool affine, const __m256i v[8], const float *s, const float *b,
-                    const ap_qx *x, int times, __m256 acc)
+/* A block of 8 rows with R rows of inputs. */
+INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], int zero, const float *s, const float *b,
+                      bool affine, const ap_qx *const *x, int block, __m256 (*acc)[2], int h)
 {
-    if (halves) {
-        acc = scaled(dot(steps, v, x->q, 4, _mm256_set1_epi32(times * x->sum16[0])), s, x->d, acc);
-        acc = scaled(dot(steps, v + 4, x->q + 16, 4, _mm256_set1_epi32(times * x->sum16[1])), s + AP_PANEL, x->d, acc);
-        if (!affine) return acc;
-        acc = biased(b, x->xs16[0], acc);
-        return biased(b + AP_PANEL, x->xs16[1], acc);
+    __m256i dot[AP_Q_FEW][2];
+    UNROLL for (int r = 0; r < R; r++) {
+        const ap_qx *at = &x[r][block];
+        dot[r][0] = _mm256_set1_epi32(-zero * (halves ? at->sum16[0] : at->sum));
+        dot[r][1] = halves ? _mm256_set1_epi32(-zero * at->sum16[1]) : _mm256_setzero_si256();
     }
-    acc = scaled(dot(steps, v, x->q, 8, _mm256_set1_epi32(times * x->sum)), s, x->d, acc);
-    return affine ? biased(b, x->xs, acc) : acc;
+    UNROLL for (int j = 0; j < 8; j++) {
+        __m256i e = even(wide_kind(kind), v[j]), o = odd(wide_kind(kind), v[j]);
+        UNROLL for (int r = 0; r < R; r++) {
+            const ap_qx *at = &x[r][block];
+            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(e, two(at, j, 0)), _mm256_madd_epi16(o, two(at, j, 1)));
+            dot[r][j / 4] = _mm256_add_epi32(dot[r][j / 4], sum);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        const ap_qx *at = &x[r][block];
+        __m256 a = acc[r][h];
+        if (halves) {
+            a = scaled(dot[r][0], s, at->d, a);
+            a = scaled(dot[r][1], s + AP_PANEL, at->d, a);
+            if (affine) a = biased(b + AP_PANEL, at->xs16[1], biased(b, at->xs16[0], a));
+        } else {
+            a = scaled(_mm256_add_epi32(dot[r][0], dot[r][1]), s, at->d, a);
+            if (affine) a = biased(b, at->xs, a);
+        }
+        acc[r][h] = a;
+    }
 }
 
 INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *panel, int cols,
                       const ap_qx *const *x, float *out, int ld)
 {
     _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
-    int blocks = cols / AP_Q_BLOCK, times = ap_q_wide(f) ? 128 - f.zero : -f.zero, wide = halves ? 32 : 16;
+    int blocks = cols / AP_Q_BLOCK, zero = wide_kind(kind) ? f.zero - 128 : f.zero, wide = halves ? 32 : 16;
     size_t step = ap_q_block_bytes(f);
     const uint8_t *p = panel;
     __m256i table = table_of(f);
@@ -157,9 +121,8 @@ INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *p
             UNROLL for (int h = 0; h < 2; h++) {
                 __m256i v[8];
                 load_half(kind, p, h, table, v);
-                UNROLL for (int r = 0; r < R; r++)
-                    acc[r][h] = block(STEPS(kind), halves, f.affine, v, s + i * wide + 8 * h, b + i * wide + 8 * h,
-                                      &x[r][b0 + i], times, acc[r][h]);
+                few_block(kind, halves, R, v, zero, s + i * wide + 8 * h, b + i * wide + 8 * h, f.affine, x, b0 + i,
+                          acc, h);
             }
         }
     }
@@ -198,53 +161,75 @@ static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *
     fns[f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
 }
 
-/* Block by block: the 8 weight vectors stay in registers while the rows pass; sums are in the tile. */
-INLINE void tile_form(int kind, bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x,
-                      int rows, int n, float *out, int ld, bool add)
+/* Rows of a tile that pass at once: 2 x 3 sums in registers. */
+#define SUB 3
+
+/* R rows with one block of a panel; the f32 sums are in the tile. */
+INLINE void tile_block(int R, bool halves, bool affine, const uint8_t *q, const float *s, const float *b,
+                       const ap_qx *x, float *out, int ld, bool add)
+{
+    __m256 acc[SUB][2];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int h = 0; h < 2; h++)
+            acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
+    UNROLL for (int g = 0; g < 2; g++) {
+        if (g == 1 && !halves) break;
+        const int from = 8 * g, to = halves ? from + 8 : 16;
+        __m256i dot[SUB][2];
+        UNROLL for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+        for (int j = from; j < to; j++) {
+            __m256i v0 = load(q + 64 * j), v1 = load(q + 64 * j + 32);
+            UNROLL for (int r = 0; r < R; r++) {
+                __m256i xr = two(&x[r], j / 2, j % 2);
+                dot[r][0] = _mm256_add_epi32(dot[r][0], _mm256_madd_epi16(v0, xr));
+                dot[r][1] = _mm256_add_epi32(dot[r][1], _mm256_madd_epi16(v1, xr));
+            }
+        }
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int h = 0; h < 2; h++)
+                acc[r][h] = scaled(dot[r][h], s + AP_PANEL * g + 8 * h, x[r].d, acc[r][h]);
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int h = 0; h < 2; h++) {
+            if (affine && halves) {
+                acc[r][h] = biased(b + 8 * h, x[r].xs16[0], acc[r][h]);
+                acc[r][h] = biased(b + AP_PANEL + 8 * h, x[r].xs16[1], acc[r][h]);
+            } else if (affine) {
+                acc[r][h] = biased(b + 8 * h, x[r].xs, acc[r][h]);
+            }
+            _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
+        }
+}
+
+INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n,
+                      float *out, int ld, bool add)
 {
     const int wide = halves ? 32 : 16;
     for (int p = 0; p < n_panel; p++)
-        for (int h = 0; h < 2; h++)
-            for (int i = 0; i < n; i++) {
-                const uint8_t *q = w[p].q + i * 512 + 32 * h;
-                const float *s = w[p].s + i * wide + 8 * h, *b = w[p].b + i * wide + 8 * h;
-                __m256i v[8];
-                UNROLL for (int j = 0; j < 8; j++) v[j] = load(q + 64 * j);
-                for (int r = 0; r < rows; r++) {
-                    float *o = out + r * ld + p * AP_PANEL + 8 * h;
-                    __m256 acc = add || i > 0 ? _mm256_load_ps(o) : _mm256_setzero_ps();
-                    acc = block(STEPS(kind), halves, affine, v, s, b, &x[i * AP_Q_TILE + r], 1, acc);
-                    _mm256_store_ps(o, acc);
-                }
+        for (int i = 0; i < n; i++)
+            for (int r = 0; r < rows; r += SUB) {
+                const uint8_t *q = w[p].q + i * 1024;
+                const float *s = w[p].s + i * wide, *b = w[p].b + i * wide;
+                const ap_qx *at = x + i * AP_Q_TILE + r;
+                float *o = out + r * ld + p * AP_PANEL;
+                if (rows - r >= 3) tile_block(3, halves, affine, q, s, b, at, o, ld, add || i > 0);
+                else if (rows - r == 2) tile_block(2, halves, affine, q, s, b, at, o, ld, add || i > 0);
+                else tile_block(1, halves, affine, q, s, b, at, o, ld, add || i > 0);
             }
 }
-
-#define TILE(kind)                                                                                 \
-    static void tile_##kind(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, \
-                            int n, float *out, int ld, bool add)                                   \
-    {                                                                                              \
-        if (ap_q_halves(f)) {                                                                      \
-            if (f.affine) tile_form(kind, true, true, w, n_panel, x, rows, n, out, ld, add);       \
-            else tile_form(kind, true, false, w, n_panel, x, rows, n, out, ld, add);               \
-        } else if (f.affine) {                                                                     \
-            tile_form(kind, false, true, w, n_panel, x, rows, n, out, ld, add);                    \
-        } else {                                                                                   \
-            tile_form(kind, false, false, w, n_panel, x, rows, n, out, ld, add);                   \
-        }                                                                                          \
-    }
-TILE(4)
-TILE(5)
-TILE(6)
-TILE(8)
 
 static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
                  int ld, bool add)
 {
-    if (ap_q_wide(f)) tile_8(f, w, n_panel, x, rows, n, out, ld, add);
-    else if (f.bits == 4) tile_4(f, w, n_panel, x, rows, n, out, ld, add);
-    else if (f.bits == 5) tile_5(f, w, n_panel, x, rows, n, out, ld, add);
-    else tile_6(f, w, n_panel, x, rows, n, out, ld, add);
+    if (ap_q_halves(f)) {
+        if (f.affine) tile_form(true, true, w, n_panel, x, rows, n, out, ld, add);
+        else tile_form(true, false, w, n_panel, x, rows, n, out, ld, add);
+    } else if (f.affine) {
+        tile_form(false, true, w, n_panel, x, rows, n, out, ld, add);
+    } else {
+        tile_form(false, false, w, n_panel, x, rows, n, out, ld, add);
+    }
 }
 
 const ap_micro_qdot ap_qdot_avx2 = {
-    .is_signed = true, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+    .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};

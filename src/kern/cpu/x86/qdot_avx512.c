@@ -1,56 +1,31 @@
-/* qdot_avx512.c - weights in integer form: 16 rows x 4 inputs per vpdpbusd. */
-#include <math.h>
-#include <string.h>
-
+/* qdot_avx512.c - weights in integer form, inputs of 15 bits: q and X meet as 16-bit numbers, 16 rows x 2
+ * inputs per vpdpwssd. Of each four inputs 0 and 2 are one vector, 1 and 3 the next: a mask and a shift
+ * make them of the packed bytes. */
+#include "kern/cpu/x86/qinput_avx512.h"
 #include "kern/cpu/x86/qload_avx512.h"
 
 #define AHEAD 1024
 
-/* ------------------------------------------------------------------ inputs */
-
-static void quantise_block(const float *x, ap_qx *out)
-{
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
-    __m512i a = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(x0), magnitude),
-                                 _mm512_and_si512(_mm512_castps_si512(x1), magnitude));
-    int most = _mm512_reduce_max_epi32(a);
-    float amax;
-    memcpy(&amax, &most, 4);
-    if (most >= 0x7f800000 || amax < 1e-30f) {
-        memset(out, 0, sizeof *out);
-        if (most >= 0x7f800000) out->d = out->xs = out->xs16[0] = out->xs16[1] = NAN;
-        return;
-    }
-    __m512 inv = _mm512_set1_ps(127.0f / amax);
-    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
-    int s0 = _mm512_reduce_add_epi32(q0), s1 = _mm512_reduce_add_epi32(q1);
-    _mm_store_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
-    _mm_store_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    float d = amax * (1.0f / 127.0f);
-    out->d = d;
-    out->xs = d * (float)(s0 + s1);
-    out->xs16[0] = d * (float)s0;
-    out->xs16[1] = d * (float)s1;
-    out->sum = s0 + s1;
-    out->sum16[0] = s0;
-    out->sum16[1] = s1;
-    out->pad = 0;
-}
-
 static void quantise(const float *x, int n, ap_qx *out)
 {
-    for (int i = 0; i < n; i++) quantise_block(x + (size_t)i * AP_Q_BLOCK, &out[i]);
+    for (int i = 0; i < n; i++) quantise_block(true, x + (size_t)i * AP_Q_BLOCK, &out[i]);
 }
+
+INLINE __m512i even(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi16(255)); }
+INLINE __m512i odd(__m512i v) { return _mm512_srli_epi16(v, 8); }
 
 /* ------------------------------------------------------------------ weights */
 
-INLINE void unpack_blocks(int kind, __m512i table, const uint8_t *p, size_t step, int n, uint8_t *q)
+INLINE void unpack_blocks(int kind, __m512i table, const uint8_t *p, size_t step, int n, int zero, uint8_t *q)
 {
-    for (int i = 0; i < n; i++, p += step, q += 512) {
+    const __m512i z = _mm512_set1_epi16((short)zero);
+    for (int i = 0; i < n; i++, p += step, q += 1024) {
         __m512i v[8];
         load_block(kind, p, table, v);
-        UNROLL for (int j = 0; j < 8; j++) _mm512_store_si512(q + 64 * j, v[j]);
+        UNROLL for (int j = 0; j < 8; j++) {
+            _mm512_store_si512(q + 128 * j, _mm512_sub_epi16(even(v[j]), z));
+            _mm512_store_si512(q + 128 * j + 64, _mm512_sub_epi16(odd(v[j]), z));
+        }
     }
 }
 
@@ -60,19 +35,20 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
     const uint8_t *p = panel + (size_t)b0 * step;
     __m512i table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(TABLE, table, p, step, n, out->q);
-    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, out->q);
-    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, out->q);
-    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, out->q);
-    else unpack_blocks(8, table, p, step, n, out->q);
+    if (f.table) unpack_blocks(TABLE, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, f.zero, out->q);
+    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, f.zero, out->q);
+    else unpack_blocks(8, table, p, step, n, f.zero, out->q);
 }
 
 /* ------------------------------------------------------------------ products */
 
-INLINE __m512i four(const ap_qx *x, int j)
+/* Inputs 4j and 4j+2 (o = 0) or 4j+1 and 4j+3 (o = 1). */
+INLINE __m512i two(const ap_qx *x, int j, int o)
 {
     int32_t v;
-    memcpy(&v, x->q + 4 * j, 4);
+    memcpy(&v, x->w + 4 * j + 2 * o, 4);
     return _mm512_set1_epi32(v);
 }
 
@@ -86,31 +62,55 @@ INLINE __m512 biased(const float *b, float xs, __m512 acc)
     return _mm512_fmadd_ps(_mm512_load_ps(b), _mm512_set1_ps(xs), acc);
 }
 
+
+INLINE void fetch_scales(ap_qform f, const uint8_t *panel, int cols, int b0, size_t panel_bytes)
+{
+    int blocks = cols / AP_Q_BLOCK;
+    b0 += AP_Q_K_BLOCKS;
+    if (b0 >= blocks) panel += panel_bytes, b0 = 0;
+    int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
+    size_t bytes = (size_t)(n * AP_Q_BLOCK / f.group) * at.step;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
+    if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super), __builtin_prefetch(at.super + 64);
+}
+
 INLINE void few_panel(int kind, int R, bool halves, ap_qform f, const uint8_t *panel, int cols,
                       const ap_qx *const *x, float *out, int ld)
 {
     _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
-    int blocks = cols / AP_Q_BLOCK, mz = -f.zero;
-    size_t step = ap_q_block_bytes(f);
-    const uint8_t *p = panel;
+    int blocks = cols / AP_Q_BLOCK, zero = f.zero;
+    size_t step = ap_q_block_bytes(f), panel_bytes = ap_q_panel_bytes(f, cols);
+    const uint8_t *p = panel, *end = panel + (size_t)blocks * step, *ahead = p + AHEAD;
     __m512i table = table_of(f);
     __m512 acc[AP_Q_FEW];
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
         int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+        fetch_scales(f, panel, cols, b0, panel_bytes);
         load_scales(f, panel, cols, b0, n, s, b);
-        for (int i = 0; i < n; i++, p += step) {
-            __m512i v[8];
-            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
+        for (int i = 0; i < n; i++, p += step, ahead += step) {
+            __m512i v[8], dot[AP_Q_FEW][4];
+            if (ahead >= end && ahead < end + step) ahead += panel_bytes - (size_t)blocks * step;
+            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(ahead + a);
             load_block(kind, p, table, v);
             UNROLL for (int r = 0; r < R; r++) {
                 const ap_qx *at = &x[r][b0 + i];
-                __m512i lo = _mm512_set1_epi32(mz * (halves ? at->sum16[0] : at->sum));
-                __m512i hi = halves ? _mm512_set1_epi32(mz * at->sum16[1]) : _mm512_setzero_si512();
-                UNROLL for (int j = 0; j < 4; j++) {
-                    lo = _mm512_dpbusd_epi32(lo, v[j], four(at, j));
-                    hi = _mm512_dpbusd_epi32(hi, v[j + 4], four(at, j + 4));
+                dot[r][0] = _mm512_set1_epi32(-zero * (halves ? at->sum16[0] : at->sum));
+                dot[r][2] = halves ? _mm512_set1_epi32(-zero * at->sum16[1]) : _mm512_setzero_si512();
+                dot[r][1] = dot[r][3] = _mm512_setzero_si512();
+            }
+            UNROLL for (int j = 0; j < 8; j++) {
+                __m512i e = even(v[j]), o = odd(v[j]);
+                UNROLL for (int r = 0; r < R; r++) {
+                    const ap_qx *at = &x[r][b0 + i];
+                    dot[r][j / 4 * 2] = _mm512_dpwssd_epi32(dot[r][j / 4 * 2], e, two(at, j, 0));
+                    dot[r][j / 4 * 2 + 1] = _mm512_dpwssd_epi32(dot[r][j / 4 * 2 + 1], o, two(at, j, 1));
                 }
+            }
+            UNROLL for (int r = 0; r < R; r++) {
+                const ap_qx *at = &x[r][b0 + i];
+                __m512i lo = _mm512_add_epi32(dot[r][0], dot[r][1]), hi = _mm512_add_epi32(dot[r][2], dot[r][3]);
                 if (halves) {
                     acc[r] = scaled(lo, s + i * 32, at->d, acc[r]);
                     acc[r] = scaled(hi, s + i * 32 + 16, at->d, acc[r]);
@@ -173,14 +173,13 @@ INLINE void tile_block(int R, int P, bool halves, bool affine, const ap_qpanel *
         UNROLL for (int h = 0; h < 2; h++) {
             if (halves || h == 0)
                 UNROLL for (int r = 0; r < R; r++)
-                    UNROLL for (int p = 0; p < P; p++)
-                        dot[r][p] = _mm512_set1_epi32(halves ? x[r].sum16[h] : x[r].sum);
-            UNROLL for (int j = 4 * h; j < 4 * h + 4; j++) {
+                    UNROLL for (int p = 0; p < P; p++) dot[r][p] = _mm512_setzero_si512();
+            UNROLL for (int j = 8 * h; j < 8 * h + 8; j++) {
                 __m512i v[2];
-                UNROLL for (int p = 0; p < P; p++) v[p] = _mm512_load_si512(w[p].q + i * 512 + j * 64);
+                UNROLL for (int p = 0; p < P; p++) v[p] = _mm512_load_si512(w[p].q + i * 1024 + j * 64);
                 UNROLL for (int r = 0; r < R; r++) {
-                    __m512i xr = four(&x[r], j);
-                    UNROLL for (int p = 0; p < P; p++) dot[r][p] = _mm512_dpbusd_epi32(dot[r][p], v[p], xr);
+                    __m512i xr = two(&x[r], j / 2, j % 2);
+                    UNROLL for (int p = 0; p < P; p++) dot[r][p] = _mm512_dpwssd_epi32(dot[r][p], v[p], xr);
                 }
             }
             if (halves || h == 1)
@@ -228,4 +227,5 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
     tiles[n_panel - 1][ap_q_halves(f)][f.affine][rows - 1](w, x, n, out, ld, add);
 }
 
-const ap_micro_qdot ap_qdot_avx512 = {.quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot_avx512 = {
+    .fast = &ap_qdot8_avx512, .k_blocks = 8, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};

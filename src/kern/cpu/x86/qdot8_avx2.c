@@ -1,0 +1,199 @@
+/* qdot8_avx2.c - weights in integer form, inputs of 8 bits: 8 rows x 4 inputs per multiplication. Products
+ * of q <= 15, 31 and 63 with X are summed in 16 bits for 8, 4 and 2 steps before they could overflow;
+ * wider q is made signed, so that two products fit (128 * 127 * 2). */
+#include <math.h>
+#include <string.h>
+
+#include "kern/cpu/x86/qinput_avx2.h"
+#include "kern/cpu/x86/qload_avx2.h"
+
+#define AHEAD 1024
+
+static void quantise(const float *x, int n, ap_qx *out)
+{
+    for (int i = 0; i < n; i++) quantise_block(false, x + (size_t)i * AP_Q_BLOCK, &out[i]);
+}
+
+/* ------------------------------------------------------------------ weights */
+
+INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step, int n, uint8_t *q)
+{
+    for (int i = 0; i < n; i++, p += step, q += 512)
+        for (int h = 0; h < 2; h++) {
+            __m256i v[8];
+            load_half(kind, p, h, table, v);
+            UNROLL for (int j = 0; j < 8; j++) _mm256_store_si256((__m256i *)(q + 64 * j + 32 * h), v[j]);
+        }
+}
+
+static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out)
+{
+    size_t step = ap_q_block_bytes(f);
+    const uint8_t *p = panel + (size_t)b0 * step;
+    __m256i table = table_of(f);
+    load_scales(f, panel, cols, b0, n, out->s, out->b);
+    if (f.table) unpack_blocks(TABLE, table, p, step, n, out->q);
+    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, out->q);
+    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, out->q);
+    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, out->q);
+    else unpack_blocks(8, table, p, step, n, out->q);
+}
+
+/* ------------------------------------------------------------------ products */
+
+/* Steps that 16 bits hold. */
+#define STEPS(kind) ((kind) == 4 ? 8 : (kind) == 5 ? 4 : (kind) == 6 ? 2 : 1)
+
+/* start + sum over the 4 n inputs of n vectors. */
+INLINE __m256i dot(int steps, const __m256i *v, const int8_t *x, int n, __m256i start)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    if (steps > n) steps = n;
+    UNROLL for (int j = 0; j < n; j += steps) {
+        __m256i sum = _mm256_setzero_si256();
+        UNROLL for (int i = j; i < j + steps; i++) {
+            int32_t four;
+            memcpy(&four, x + 4 * i, 4);
+            __m256i xi = _mm256_set1_epi32(four), p;
+            if (steps == 1) p = _mm256_maddubs_epi16(_mm256_abs_epi8(v[i]), _mm256_sign_epi8(xi, v[i]));
+            else p = _mm256_maddubs_epi16(v[i], xi);
+            sum = i == j ? p : _mm256_add_epi16(sum, p);
+        }
+        start = _mm256_add_epi32(start, _mm256_madd_epi16(sum, ones));
+    }
+    return start;
+}
+
+INLINE __m256 scaled(__m256i sum, const float *s, float d, __m256 acc)
+{
+    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_load_ps(s), _mm256_cvtepi32_ps(sum)), _mm256_set1_ps(d), acc);
+}
+INLINE __m256 biased(const float *b, float xs, __m256 acc)
+{
+    return _mm256_fmadd_ps(_mm256_load_ps(b), _mm256_set1_ps(xs), acc);
+}
+
+/* A block of 8 rows with one row of inputs; times: what the sums of X start the products with. */
+INLINE __m256 block(int steps, bool halves, bool affine, const __m256i v[8], const float *s, const float *b,
+                    const ap_qx *x, int times, __m256 acc)
+{
+    if (halves) {
+        acc = scaled(dot(steps, v, x->q, 4, _mm256_set1_epi32(times * x->sum16[0])), s, x->d, acc);
+        acc = scaled(dot(steps, v + 4, x->q + 16, 4, _mm256_set1_epi32(times * x->sum16[1])), s + AP_PANEL, x->d, acc);
+        if (!affine) return acc;
+        acc = biased(b, x->xs16[0], acc);
+        return biased(b + AP_PANEL, x->xs16[1], acc);
+    }
+    acc = scaled(dot(steps, v, x->q, 8, _mm256_set1_epi32(times * x->sum)), s, x->d, acc);
+    return affine ? biased(b, x->xs, acc) : acc;
+}
+
+INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *panel, int cols,
+                      const ap_qx *const *x, float *out, int ld)
+{
+    _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
+    int blocks = cols / AP_Q_BLOCK, times = ap_q_wide(f) ? 128 - f.zero : -f.zero, wide = halves ? 32 : 16;
+    size_t step = ap_q_block_bytes(f);
+    const uint8_t *p = panel;
+    __m256i table = table_of(f);
+    __m256 acc[AP_Q_FEW][2];
+    UNROLL for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
+        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
+        load_scales(f, panel, cols, b0, n, s, b);
+        for (int i = 0; i < n; i++, p += step) {
+            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
+            UNROLL for (int h = 0; h < 2; h++) {
+                __m256i v[8];
+                load_half(kind, p, h, table, v);
+                UNROLL for (int r = 0; r < R; r++)
+                    acc[r][h] = block(STEPS(kind), halves, f.affine, v, s + i * wide + 8 * h, b + i * wide + 8 * h,
+                                      &x[r][b0 + i], times, acc[r][h]);
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + r * ld + 8 * h, acc[r][h]);
+}
+
+#define FEW(name, kind, halves)                                                                    \
+    static void few_##name(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, \
+                           float *out, int ld)                                                     \
+    {                                                                                              \
+        if (rows == 1) few_panel(kind, halves, 1, f, panel, cols, x, out, ld);                     \
+        else if (rows == 2) few_panel(kind, halves, 2, f, panel, cols, x, out, ld);                \
+        else if (rows == 3) few_panel(kind, halves, 3, f, panel, cols, x, out, ld);                \
+        else few_panel(kind, halves, 4, f, panel, cols, x, out, ld);                               \
+    }
+FEW(table, TABLE, false)
+FEW(table_h, TABLE, true)
+FEW(4, 4, false)
+FEW(4_h, 4, true)
+FEW(5, 5, false)
+FEW(5_h, 5, true)
+FEW(6, 6, false)
+FEW(6_h, 6, true)
+FEW(8, 8, false)
+FEW(8_h, 8, true)
+
+
+
+static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
+                int ld)
+{
+    typedef void (*few_fn)(ap_qform, const uint8_t *, int, const ap_qx *const *, int, float *, int);
+    static const few_fn fns[5][2] = {
+        {few_table, few_table_h}, {few_4, few_4_h}, {few_5, few_5_h}, {few_6, few_6_h}, {few_8, few_8_h}};
+    fns[f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
+}
+
+/* Block by block: the 8 weight vectors stay in registers while the rows pass; sums are in the tile. */
+INLINE void tile_form(int kind, bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x,
+                      int rows, int n, float *out, int ld, bool add)
+{
+    const int wide = halves ? 32 : 16;
+    for (int p = 0; p < n_panel; p++)
+        for (int h = 0; h < 2; h++)
+            for (int i = 0; i < n; i++) {
+                const uint8_t *q = w[p].q + i * 512 + 32 * h;
+                const float *s = w[p].s + i * wide + 8 * h, *b = w[p].b + i * wide + 8 * h;
+                __m256i v[8];
+                UNROLL for (int j = 0; j < 8; j++) v[j] = load(q + 64 * j);
+                for (int r = 0; r < rows; r++) {
+                    float *o = out + r * ld + p * AP_PANEL + 8 * h;
+                    __m256 acc = add || i > 0 ? _mm256_load_ps(o) : _mm256_setzero_ps();
+                    acc = block(STEPS(kind), halves, affine, v, s, b, &x[i * AP_Q_TILE + r], 1, acc);
+                    _mm256_store_ps(o, acc);
+                }
+            }
+}
+
+#define TILE(kind)                                                                                 \
+    static void tile_##kind(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, \
+                            int n, float *out, int ld, bool add)                                   \
+    {                                                                                              \
+        if (ap_q_halves(f)) {                                                                      \
+            if (f.affine) tile_form(kind, true, true, w, n_panel, x, rows, n, out, ld, add);       \
+            else tile_form(kind, true, false, w, n_panel, x, rows, n, out, ld, add);               \
+        } else if (f.affine) {                                                                     \
+            tile_form(kind, false, true, w, n_panel, x, rows, n, out, ld, add);                    \
+        } else {                                                                                   \
+            tile_form(kind, false, false, w, n_panel, x, rows, n, out, ld, add);                   \
+        }                                                                                          \
+    }
+TILE(4)
+TILE(5)
+TILE(6)
+TILE(8)
+
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
+                 int ld, bool add)
+{
+    if (ap_q_wide(f)) tile_8(f, w, n_panel, x, rows, n, out, ld, add);
+    else if (f.bits == 4) tile_4(f, w, n_panel, x, rows, n, out, ld, add);
+    else if (f.bits == 5) tile_5(f, w, n_panel, x, rows, n, out, ld, add);
+    else tile_6(f, w, n_panel, x, rows, n, out, ld, add);
+}
+
+const ap_micro_qdot ap_qdot8_avx2 = {
+    .k_blocks = 16, .zero_in_sums = true, .is_signed = true, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};

@@ -56,7 +56,7 @@ static void print_text(const apus_info *i, const apus_plan *p)
            i->has_chat_template ? "yes" : "no");
     printf("memory for %d tokens of context\n", p->ctx);
     printf("  weights        %s\n", human(p->weight_bytes, a));
-    printf("  KV pages       %s (%s per token)\n", human(p->kv_bytes, a),
+    printf("  KV pages       %s (%s, %s per token)\n", human(p->kv_bytes, a), apus_kv_name(p->kv),
            human(p->kv_bytes_per_token, b));
     printf("  state          %s\n", human(p->state_bytes, a));
     printf("  scratch        %s\n", human(p->scratch_bytes, a));
@@ -90,6 +90,7 @@ static void print_json(const apus_info *i, const apus_plan *p)
     json_map(j, "memory");
     json_int(j, "ctx", p->ctx);
     json_int(j, "weights_bytes", (int64_t)p->weight_bytes);
+    json_text(j, "kv", apus_kv_name(p->kv));
     json_int(j, "kv_bytes", (int64_t)p->kv_bytes);
     json_int(j, "kv_bytes_per_token", (int64_t)p->kv_bytes_per_token);
     json_int(j, "state_bytes", (int64_t)p->state_bytes);

@@ -22,6 +22,8 @@ const opt common_table[] = {
      "prompt tokens computed at once (default 512);\nresults do not depend on it"},
     {"precision", 0, OPT_STRING, &common.precision, NULL, 0, 0, "P",
      "of products with quantised weights: high (default),\nexact (f32 throughout, slow) or fast"},
+    {"kv", 0, OPT_STRING, &common.kv, NULL, 0, 0, "T",
+     "keep keys and values as f32, bf16 or q8\n(default: bf16, with --precision exact f32)"},
     {"ctx", 'c', OPT_INT, &common.ctx, NULL, 1, INT_MAX, "N",
      "tokens that fit in the conversation\n(default: the model's, at most 8192)"},
     {0}};
@@ -248,6 +250,8 @@ int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_en
     if (apus_model_info(m, &info, &d)) return report(c, &d);
     int rc = cpu_level(c, &out->cpu);
     if (rc >= 0) return rc;
+    if (common.kv && apus_kv_parse(common.kv, &out->kv, &d))
+        return usage_error(c, "--kv: %s", d.text);
     out->threads = common.threads;
     out->prefill_chunk = common.prefill_chunk;
     out->ctx = common.ctx;

@@ -9,13 +9,13 @@
 #include "options.h"
 
 extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_bench,
-    cmd_perplexity, cmd_quantize;
+    cmd_perplexity, cmd_quantize, cmd_synth;
 
 /* Options of every command. */
 typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     const char *cpumask;
-    const char *precision;
+    const char *precision, *kv;
 } common_opts;
 
 extern common_opts common;

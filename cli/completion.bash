@@ -1,7 +1,7 @@
 # bash completion for apus
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local common="--threads --cpumask --prefill-chunk --ctx --precision --help"
+    local common="--threads --cpumask --prefill-chunk --ctx --precision --kv --help"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
     if [ "$COMP_CWORD" = 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize --help --version" -- "$cur")
@@ -13,6 +13,10 @@ _apus() {
     fi
     if [ "$prev" = --precision ]; then
         mapfile -t COMPREPLY < <(compgen -W "high exact fast" -- "$cur")
+        return
+    fi
+    if [ "$prev" = --kv ]; then
+        mapfile -t COMPREPLY < <(compgen -W "auto f32 bf16 q8" -- "$cur")
         return
     fi
     if [ "$prev" = --to ]; then

@@ -35,6 +35,7 @@ typedef struct ap_lane {
 typedef struct ap_sizes {
     int ctx, chunk, n_session, vocab;
     ap_state_shape shape;
+    apus_kv kv;               /* what pages hold; not AUTO */
     int kv_cap[AP_KV_GROUPS]; /* pages of a session at most */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;

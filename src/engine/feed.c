@@ -148,7 +148,8 @@ static void make_step(call *c, ap_step *st, ap_lane **direct)
                     .out_row = e->out_row,
                     .logits = e->logits,
                     .scratch = e->scratch,
-                    .delta_form = e->delta_form};
+                    .delta_form = e->delta_form,
+                    .kv = e->size.kv};
     for (int g = 0; g < AP_KV_GROUPS; g++) st->kv_base[g] = e->pages[g].base;
     *direct = NULL;
     for (int i = 0; i < c->n_lane; i++) {

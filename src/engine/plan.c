@@ -35,6 +35,27 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
     return APUS_OK;
 }
 
+/* What pages hold, and where. Without a wish: what the precision of products asks for, or what the
+ * model's heads allow. */
+static apus_err choose_pages(const apus_model *m, const apus_engine_settings *s, ap_sizes *z,
+                             apus_diag *diag)
+{
+    if ((unsigned)s->kv >= AP_KV_TYPES)
+        return ap_fail(diag, APUS_EINVAL, "apus_engine_settings.kv: expected 0 to %d, found %d",
+                       AP_KV_TYPES - 1, (int)s->kv);
+    bool exact = m->kern.precision == APUS_PRECISION_EXACT;
+    z->kv = s->kv ? s->kv : exact ? APUS_KV_F32 : APUS_KV_BF16;
+    if (ap_state_shape_of(&m->config, z->kv, &z->shape)) return APUS_OK;
+    if (s->kv)
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "apus_engine_settings.kv: %s pages need head sizes that are multiples of 16 "
+                       "and at most 512; this model has others, choose f32",
+                       apus_kv_name(s->kv));
+    z->kv = APUS_KV_F32;
+    ap_state_shape_of(&m->config, z->kv, &z->shape);
+    return APUS_OK;
+}
+
 /* *sum += n * each; false on overflow. */
 static bool add(size_t *sum, size_t n, size_t each)
 {
@@ -60,8 +81,8 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
 {
     ap_sizes z = {0};
     apus_err err = check(&m->config, s, &z, diag);
+    if (!err) err = choose_pages(m, s, &z, diag);
     if (err) return err;
-    ap_state_shape_of(&m->config, &z.shape);
     bool ok = true;
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         if (!z.shape.page_bytes[g]) continue;
@@ -117,7 +138,8 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
                    .state_bytes = z.state_bytes,
                    .scratch_bytes = z.scratch_bytes,
                    .total_bytes = weights + z.kv_bytes + z.state_bytes + z.scratch_bytes,
-                   .ctx = z.ctx};
+                   .ctx = z.ctx,
+                   .kv = z.kv};
     for (int g = 0; g < AP_KV_GROUPS; g++) p.kv_bytes_per_token += z.shape.page_bytes[g] / AP_PAGE;
     memcpy(out, &p, out->size);
     return APUS_OK;

@@ -10,7 +10,7 @@
  *     48  i32 window, i32 n tokens, i32 turn, i32 n snapshots
  *     64  i32 n pages full, i32 n pages sliding
  *     72  u64 bytes of the file
- *     80  u64 zero
+ *     80  u32 what the pages hold: 0 = f32, 1 = bf16, 2 = q8; u32 zero
  *     88  u64 XXH64 of the 88 bytes before
  *   i32 [n tokens] ids
  *   i32 [n pages] ascending logical numbers of the pages, full then sliding
@@ -30,7 +30,7 @@
 static const char magic[8] = "APUSSESS";
 
 typedef struct header {
-    uint32_t version, page_tokens;
+    uint32_t version, page_tokens, kv;
     uint64_t fingerprint, page_bytes[AP_KV_GROUPS], recur_floats;
     int32_t window, n_tok, turn, n_snap, n_page[AP_KV_GROUPS];
     uint64_t file_bytes;
@@ -61,6 +61,7 @@ static header header_of(const apus_session *s)
     const ap_state_shape *shape = &e->size.shape;
     header h = {.version = VERSION,
                 .page_tokens = AP_PAGE,
+                .kv = (uint32_t)(e->size.kv - APUS_KV_F32),
                 .fingerprint = e->model->fingerprint,
                 .recur_floats = shape->recur_floats,
                 .window = shape->window,
@@ -90,7 +91,8 @@ static void write_header(ap_store *f, const header *h)
     ap_store_write_u32(f, (uint32_t)h->n_snap);
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_store_write_u32(f, (uint32_t)h->n_page[g]);
     ap_store_write_u64(f, h->file_bytes);
-    ap_store_write_u64(f, 0);
+    ap_store_write_u32(f, h->kv);
+    ap_store_write_u32(f, 0);
     ap_store_sum(f);
 }
 
@@ -158,7 +160,8 @@ static void read_header(ap_store *f, header *h)
     h->n_snap = (int32_t)ap_store_read_u32(f);
     for (int g = 0; g < AP_KV_GROUPS; g++) h->n_page[g] = (int32_t)ap_store_read_u32(f);
     h->file_bytes = ap_store_read_u64(f);
-    ap_store_read_u64(f);
+    h->kv = ap_store_read_u32(f);
+    ap_store_read_u32(f);
     ap_store_check(f);
 }
 
@@ -180,6 +183,15 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
     if (f->err) return;
     bool same = h->fingerprint == e->model->fingerprint && h->page_tokens == AP_PAGE &&
                 h->recur_floats == shape->recur_floats && h->window == shape->window;
+    bool same_kv = h->kv == (uint32_t)(e->size.kv - APUS_KV_F32);
+    if (same && !same_kv) {
+        const char *kv = h->kv < APUS_KV_Q8 ? apus_kv_name((apus_kv)(h->kv + APUS_KV_F32)) : NULL;
+        f->err = ap_fail(f->diag, APUS_EFORMAT,
+                         "%s: was saved with KV pages of type %s; this engine keeps %s: choose the "
+                         "same type to go on",
+                         f->path, kv ? kv : "unknown", apus_kv_name(e->size.kv));
+        return;
+    }
     for (int g = 0; g < AP_KV_GROUPS; g++) same = same && h->page_bytes[g] == shape->page_bytes[g];
     if (!same) {
         f->err = ap_fail(

@@ -38,6 +38,25 @@ const char *apus_precision_name(apus_precision p)
     return (unsigned)p < N_PRECISIONS ? precisions[p] : "unknown";
 }
 
+static const char *const kv_types[] = {"auto", "f32", "bf16", "q8"};
+
+apus_err apus_kv_parse(const char *name, apus_kv *out, apus_diag *diag)
+{
+    if (!name || !out) return ap_fail(diag, APUS_EINVAL, "type of KV pages: no name given");
+    for (int i = 0; i < AP_KV_TYPES; i++) {
+        if (strcmp(name, kv_types[i])) continue;
+        *out = (apus_kv)i;
+        return APUS_OK;
+    }
+    return ap_fail(diag, APUS_EINVAL,
+                   "type of KV pages: expected auto, f32, bf16 or q8, found '%.40s'", name);
+}
+
+const char *apus_kv_name(apus_kv type)
+{
+    return (unsigned)type < AP_KV_TYPES ? kv_types[type] : "unknown";
+}
+
 void apus_engine_settings_default(apus_engine_settings *s)
 {
     *s = (apus_engine_settings){.size = sizeof *s, .cpu = APUS_CPU_AUTO, .max_sessions = 1};

@@ -24,6 +24,10 @@
 #define AP_PAGE 64      /* tokens of a KV page */
 #define AP_PANEL 16     /* weight rows that are interleaved */
 #define AP_K_BLOCK 512  /* inputs summed before a partial sum is added to the output */
+#define AP_SEGMENT 512  /* keys of attention that are summed apart from others, in whole pages */
+#define AP_KV_TYPES 4   /* of apus_kv, AUTO included */
+#define AP_KV_BLOCK 64  /* dims of a key that share a scale in q8 pages */
+#define AP_HEAD_MAX 1024 /* the largest head_dim */
 
 typedef struct ap_kern ap_kern;
 
@@ -170,10 +174,18 @@ typedef struct ap_rope_args {
 } ap_rope_args;
 
 /* Where the KV pages of one sequence are, for one layer group. Logical page i holds positions
- * [i*AP_PAGE, (i+1)*AP_PAGE). Page memory of one layer:
- *   K  f32 [G][D][AP_PAGE]   (transposed: 16 keys side by side)
- *   V  f32 [G][AP_PAGE][D]
- * at base + (size_t)page[i] * page_bytes + layer_offset, K first, V behind it. */
+ * [i*AP_PAGE, (i+1)*AP_PAGE). Page memory of one layer, ap_kv_layer_bytes of it, is at
+ * base + (size_t)page[i] * page_bytes + layer_offset:
+ *   F32   K f32 [G][D][AP_PAGE]       (transposed: 16 keys side by side)
+ *         V f32 [G][AP_PAGE][D]
+ *   BF16  K u16 [G][D/2][AP_PAGE][2]  (neighbours of a sum side by side: what instructions for
+ *         V u16 [G][AP_PAGE/2][D][2]   pairs, and bf16 tiles, take as it is)
+ *   Q8    K u8  [G][AP_PAGE/16][D/4][16 keys][4 dims]   128 + q
+ *         V i8  [G][D/16][AP_PAGE/4][16 dims][4 keys]   q
+ *         scales of K f32 [G][blocks of AP_KV_BLOCK dims][AP_PAGE], of V f32 [G][AP_PAGE]
+ * Values are rounded when they are written: bf16 to nearest even. Q8: over the dims that share a scale
+ * a = max |x|; q = round to even(x * (127 / a)), scale = a * (1/127 rounded); a < 1e-30: q = 0, scale
+ * = 0; an infinity or NaN: q = 0, scale = NaN. BF16 and Q8 need D to be a multiple of 16, <= 512. */
 typedef struct ap_kv_seq {
     const int32_t *page; /* i32 [pages of the sequence]; -1 = left the window */
     int begin, n_tok;    /* rows [begin, begin + n_tok) of the step */
@@ -185,7 +197,11 @@ typedef struct ap_kv {
     size_t page_bytes, layer_offset;
     const ap_kv_seq *seq; /* [S] */
     int n_seq;
+    apus_kv type;         /* not AUTO */
 } ap_kv;
+
+/* Bytes of one layer's K and V in a page; 0 = the type does not take this head_dim. */
+size_t ap_kv_layer_bytes(apus_kv type, int n_kv_head, int head_dim);
 
 /* Per token and head: q = rope(norm(q)), k = rope(norm(k)), v = maybe norm without weight; q goes to
  * q_out, k and v into the pages. Norms in the Order of ap_norm_args, over D. A rotated pair is
@@ -208,12 +224,23 @@ typedef struct ap_qkv_args {
 
 /* Causal attention over the pages; query head h reads KV head h / (n_head / n_kv_head).
  * window > 0: key p visible to query at P iff 0 <= P - p < window.
- * Order: per query, pages ascending from the first one with a visible key. In a page: score of key
- * j: acc = fma(q[d], K[d][j], acc), d ascending from 0, then * scale; invisible keys are -inf; m' =
- * max(m, page max); p_j = ap_expf(s_j - m') (0 for invisible); c = ap_expf(m - m') (first page: no
- * rescale); l = l*c + ap_sum of the 64 p_j (16 partial sums j, j+16, j+32, j+48 in this order, then
- * ap_sum16); o[d] = o[d]*c, then o[d] = fma(p_j, V[j][d], o[d]) for visible j ascending; at the end
- * o[d] / l.
+ * Order: a query's keys are cut into segments at the multiples of AP_SEGMENT. In each one with a
+ * visible key, from m = -inf, l = 0, o = 0: pages ascending from the first one with a visible key. In
+ * a page: scores of the keys j, times scale; invisible keys are -inf; m' = max(m, page max); p_j =
+ * ap_expf(s_j - m') (0 for invisible); c = ap_expf(m - m'); l = l*c + ap_sum of the 64 p_j (16 partial
+ * sums j, j+16, j+32, j+48 in this order, then ap_sum16); o[d] = o[d]*c, then the values are added.
+ * Segments ascending: the first one's m, l, o are taken as they are; then, with those of the next one
+ * m2, l2, o2: m' = max(m, m2), c = ap_expf(m - m'), c2 = ap_expf(m2 - m'), l = l*c + l2*c2 (two
+ * products, then the sum), o[d] = fma(o2[d], c2, o[d]*c). At the end o[d] / l.
+ *   F32, BF16: score = fma(q[d], K[d][j], acc), d ascending from acc = 0; values: o[d] =
+ *     fma(p_j, V[j][d], o[d]) for visible j ascending.
+ *   Q8: q in integers of 15 bits, X = round to even(q * (16256 / a)), a = max |q[d]|, sq = a * (1/16256
+ *     rounded). score = acc * sq with acc = fma(float(sum of X K), scale of K, acc) over the blocks of
+ *     AP_KV_BLOCK dims ascending from acc = 0. Values: w_j = p_j * scale of V (0 for invisible), a =
+ *     max w_j, W_j = round to even(w_j * (32767 / a)), sw = a * (1/32767 rounded), o[d] = fma(float(sum
+ *     over j of W_j V[j][d]), sw, o[d]). Small and odd a as in the pages (ap_kv_seq).
+ * The Order is that of all precisions but FAST, which may round q and p_j to bf16 for BF16 pages and
+ * add up pairs and blocks in an order of its own; keys that no row of the step sees have no effect.
  * Only pages with a key that some row of the task sees are read. */
 typedef struct ap_attn_args {
     const float *q;  /* f32 [T, n_head, D] */
@@ -222,7 +249,7 @@ typedef struct ap_attn_args {
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
     int window;      /* 0 = all */
-    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D); NULL if that is 0 */
+    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D), 64-byte aligned */
 } ap_attn_args;
 
 /* Sequences of a step for recurrent layers. The states of different sequences do not overlap. */

@@ -36,6 +36,7 @@ typedef struct ap_step {
     float *logits; /* f32 [n_out, V] */
     void *scratch; /* ap_model_scratch_bytes(c, k, T, S) */
     ap_delta_form delta_form;
+    apus_kv kv; /* what the pages hold; not AUTO */
 } ap_step;
 
 typedef struct ap_model_impl ap_model_impl; /* a loaded model: config, weights, packed matrices */
@@ -54,8 +55,8 @@ apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern
 const ap_config *ap_model_config(const ap_model_impl *m);
 size_t ap_model_packed_bytes(const ap_model_impl *m);
 
-/* From the config alone. */
-void ap_state_shape_of(const ap_config *c, ap_state_shape *out);
+/* From the config alone. kv: not AUTO. False: pages of this type do not take a head size of the model. */
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out);
 
 /* Scratch of a step of at most n_tok tokens with at most n_seq sequences. */
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq);

@@ -120,10 +120,11 @@ ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, const ap_work *w, int
 {
     int g = m->c->layer[l].kind == AP_LAYER_SLIDING ? AP_KV_SLIDING : AP_KV_FULL;
     return (ap_kv){.base = s->kv_base[g],
-                   .page_bytes = m->shape.page_bytes[g],
-                   .layer_offset = m->layer[l].kv_offset,
+                   .page_bytes = m->shape[s->kv].page_bytes[g],
+                   .layer_offset = m->layer[l].kv_offset[s->kv],
                    .seq = w->kv_seq[g],
-                   .n_seq = s->n_seq};
+                   .n_seq = s->n_seq,
+                   .type = s->kv};
 }
 
 static void matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok, bool add,

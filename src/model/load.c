@@ -4,11 +4,6 @@
 #include "base/mem.h"
 #include "model/model_impl.h"
 
-static size_t kv_layer_bytes(const ap_layer_config *l)
-{
-    return (size_t)l->n_kv_head * (size_t)l->head_dim * AP_PAGE * 2 * sizeof(float);
-}
-
 static ap_kv_group group_of(const ap_layer_config *l)
 {
     return l->kind == AP_LAYER_SLIDING ? AP_KV_SLIDING : AP_KV_FULL;
@@ -25,9 +20,11 @@ static size_t delta_state_floats(const ap_config *c)
     return ap_round_up((size_t)c->gdn_v_head * (size_t)c->gdn_v_dim * (size_t)c->gdn_k_dim, 16);
 }
 
-/* Where layers keep their state. layer may be NULL when only the sums are wanted. */
-static void lay_out_state(const ap_config *c, ap_layer *layer, ap_state_shape *out)
+/* Where layers keep their state. layer may be NULL when only the sums are wanted. False: kv does not
+ * take a layer's head size. */
+static bool lay_out_state(const ap_config *c, apus_kv kv, ap_layer *layer, ap_state_shape *out)
 {
+    bool fits = true;
     memset(out, 0, sizeof *out);
     out->window = c->window;
     for (int l = 0; l < c->n_layer; l++) {
@@ -39,17 +36,20 @@ static void lay_out_state(const ap_config *c, ap_layer *layer, ap_state_shape *o
             layer[l].conv_offset = conv;
             layer[l].delta_offset = delta;
         } else if (lc->kv_donor == l) {
-            if (layer) layer[l].kv_offset = out->page_bytes[group_of(lc)];
-            out->page_bytes[group_of(lc)] += ap_round_up(kv_layer_bytes(lc), AP_ALIGN);
+            size_t bytes = ap_kv_layer_bytes(kv, lc->n_kv_head, lc->head_dim);
+            fits = fits && bytes;
+            if (layer) layer[l].kv_offset[kv] = out->page_bytes[group_of(lc)];
+            out->page_bytes[group_of(lc)] += ap_round_up(bytes, AP_ALIGN);
         } else if (layer) {
-            layer[l].kv_offset = layer[lc->kv_donor].kv_offset; /* donors come first */
+            layer[l].kv_offset[kv] = layer[lc->kv_donor].kv_offset[kv]; /* donors come first */
         }
     }
+    return fits;
 }
 
-void ap_state_shape_of(const ap_config *c, ap_state_shape *out)
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
 {
-    lay_out_state(c, NULL, out);
+    return lay_out_state(c, kv, NULL, out);
 }
 
 static void bind_all(ap_bind *b, ap_model_impl *m)
@@ -77,7 +77,8 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
         ap_model_free(m);
         return ap_fail_nomem(diag, (size_t)c->n_layer * sizeof *m->layer, "the layer table");
     }
-    lay_out_state(c, m->layer, &m->shape);
+    for (int kv = APUS_KV_F32; kv < AP_KV_TYPES; kv++)
+        lay_out_state(c, (apus_kv)kv, m->layer, &m->shape[kv]);
     *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
     bind_all(b, m);
     m->mem_bytes = b->used;

@@ -45,7 +45,7 @@ typedef struct ap_layer {
     const float *norm_post_ple; /* f32 [H] */
     float layer_scalar;
 
-    size_t kv_offset;                 /* of the K/V this layer reads, in a page of its group */
+    size_t kv_offset[AP_KV_TYPES];    /* of the K/V this layer reads, in a page of its group */
     size_t conv_offset, delta_offset; /* floats into a sequence's recurrent state, linear layers */
 } ap_layer;
 
@@ -59,7 +59,7 @@ struct ap_model_impl {
     const float *norm_out; /* f32 [H] */
     ap_layer *layer;       /* [L] */
     ap_experts *experts;
-    ap_state_shape shape;
+    ap_state_shape shape[AP_KV_TYPES];
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
     uint8_t *mem;           /* every packed matrix and vector */
     size_t mem_bytes;

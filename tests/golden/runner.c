@@ -59,6 +59,7 @@ int rig_open(report *r, const char *folder, const gold *g, rig_spec spec, rig *o
     es.prefill_chunk = spec.chunk;
     es.max_sessions = spec.sessions;
     es.gdn_chunked = spec.gdn_chunked;
+    es.kv = spec.kv ? spec.kv : APUS_KV_F32;
     if (apus_engine_create(out->model, &es, &out->engine, &d) != APUS_OK) {
         fail(r, "apus_engine_create: %s", d.text);
         rig_close(out);

@@ -43,6 +43,7 @@ typedef struct rig_spec {
     apus_cpu cpu;
     int threads, chunk, sessions;
     bool gdn_chunked;
+    apus_kv kv; /* AUTO = F32 */
 } rig_spec;
 
 /* What the checks of a model share. */

@@ -67,6 +67,7 @@ static bool rig_open(const char *folder, const gold *g, int threads, apus_cpu cp
         es.cpu = cpu;
         es.threads = threads;
         es.ctx = g->max_n + GOLD_GREEDY + 8;
+        es.kv = APUS_KV_F32; /* products are what is tested here */
         if (apus_engine_create(r->model, &es, &r->engine, &d) == APUS_OK) return true;
     }
     printf("  FAIL %s: %s\n", folder, d.text);

@@ -3,11 +3,15 @@
  * poison too). */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "kcheck.h"
+#include "harness.h"
+#include "kern/cpu/micro.h"
+#include "kv_view.h"
 
 #define MAX_SEQ 4
+#define MAX_POS 8192
 
 typedef struct shape {
     int heads, groups, D, window;
@@ -29,13 +33,20 @@ static const shape shapes[] = {
     /* more heads than a tile has rows; a batch of decoding sequences */
     {50, 1, 24, 0, 0.2f, 2, {3, 200}, {5, 1}},
     {8, 4, 128, 0, 0.1f, 4, {0, 64, 128, 700}, {1, 1, 1, 1}},
+    /* several segments: few tiles, windows that begin in the middle of one, parts in waves */
+    {8, 1, 80, 0, 0.15f, 2, {1500, 511}, {1, 2}},
+    {16, 2, 64, 600, 0.15f, 2, {1400, 510}, {5, 4}},
+    {4, 1, 32, 1024, 0.3f, 1, {1900}, {150}},
+    {24, 1, 16, 0, 0.3f, 1, {4000}, {2}},
 };
+
+static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
+enum { N_TYPES = sizeof types / sizeof *types };
 
 typedef struct setup {
     const shape *s;
     ap_kv_seq seq[MAX_SEQ];
     int32_t *table[MAX_SEQ];
-    size_t page_floats;
     ap_attn_args a;
     size_t count;
 } setup;
@@ -45,40 +56,41 @@ static int first_key(const shape *s, int pos)
     return s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0;
 }
 
-/* Value d of key (or, with v, value) head g at a position. */
-static float *at(const setup *u, int seq, int pos, int g, int d, bool v)
+static kv_view view(const setup *u, int seq, int pos)
 {
-    int64_t D = u->s->D, G = u->s->groups, j = pos % AP_PAGE;
-    float *page = (float *)(void *)(u->a.kv.base + u->a.kv.layer_offset) +
-                  u->table[seq][pos / AP_PAGE] * (int64_t)u->page_floats;
-    return v ? page + (G * AP_PAGE + g * AP_PAGE + j) * D + d : page + (g * D + d) * AP_PAGE + j;
+    uint8_t *page = u->a.kv.base + u->a.kv.layer_offset +
+                    u->table[seq][pos / AP_PAGE] * (int64_t)u->a.kv.page_bytes;
+    return (kv_view){u->a.kv.type, u->s->groups, u->s->D, page, pos % AP_PAGE};
 }
 
 static void fill(kc *c, const setup *u, int seq)
 {
     const shape *s = u->s;
     size_t D = (size_t)s->D;
-    float *k = kc_in(c, D, 1), *v = kc_in(c, D, 1);
+    float *x = kc_in(c, D, 1);
     for (int pos = first_key(s, s->pos[seq]); pos < s->pos[seq] + s->n_tok[seq]; pos++)
-        for (int g = 0; g < s->groups; g++) {
-            kc_fill(c, k, D, 1);
-            kc_fill(c, v, D, 1);
-            for (int d = 0; d < s->D; d++) {
-                *at(u, seq, pos, g, d, false) = k[d];
-                *at(u, seq, pos, g, d, true) = v[d];
+        for (int g = 0; g < s->groups; g++)
+            for (int v = 0; v < 2; v++) {
+                kv_view at = view(u, seq, pos);
+                kc_fill(c, x, D, 1);
+                for (int d = 0; d < s->D; d++) {
+                    if (u->a.kv.type == APUS_KV_Q8 && d % AP_KV_BLOCK == 0 && (!v || d == 0))
+                        *kv_scale(&at, g, d, v) = fabsf(x[d]) * 0.01f;
+                    kv_set(&at, g, d, v, x[d], kc_int(c, -127, 127));
+                }
             }
-        }
 }
 
-static void make(kc *c, const shape *s, setup *u)
+static void make(kc *c, const shape *s, apus_kv type, setup *u)
 {
     int T = 0, n_page = 0, pages[MAX_SEQ];
-    *u = (setup){.s = s, .page_floats = (size_t)s->groups * (size_t)s->D * 2 * AP_PAGE + 32};
+    size_t page_bytes = ap_kv_layer_bytes(type, s->groups, s->D) + 128;
+    *u = (setup){.s = s};
     for (int i = 0; i < s->n_seq; i++) {
         pages[i] = (s->pos[i] + s->n_tok[i] + AP_PAGE - 1) / AP_PAGE;
         n_page += pages[i];
     }
-    float *memory = kc_out(c, u->page_floats * (size_t)(n_page + 1));
+    float *memory = kc_out(c, page_bytes / sizeof(float) * (size_t)(n_page + 1));
     for (int i = 0; i < s->n_seq; i++) { /* pages in falling order: not a run of memory */
         u->table[i] = kc_bytes(c, (size_t)pages[i] * sizeof(int32_t));
         for (int p = 0; p < pages[i]; p++, n_page--)
@@ -87,9 +99,10 @@ static void make(kc *c, const shape *s, setup *u)
         T += s->n_tok[i];
     }
     u->count = (size_t)T * (size_t)(s->heads * s->D);
-    u->a = (ap_attn_args){.kv = {.base = (uint8_t *)(memory + u->page_floats),
-                                 .page_bytes = u->page_floats * sizeof(float),
-                                 .layer_offset = 16 * sizeof(float),
+    u->a = (ap_attn_args){.kv = {.base = (uint8_t *)memory + page_bytes,
+                                 .page_bytes = page_bytes,
+                                 .layer_offset = 64,
+                                 .type = type,
                                  .seq = u->seq,
                                  .n_seq = s->n_seq},
                           .q = kc_in(c, u->count, 1),
@@ -102,41 +115,53 @@ static void make(kc *c, const shape *s, setup *u)
     for (int i = 0; i < s->n_seq; i++) fill(c, u, i);
 }
 
+/* ------------------------------------------------------------------ what is expected */
+
 /* One query head in f64. An error of a score by a share of its terms moves its weight by that
- * share, so mag has the terms of the scores beside those of the sum. */
+ * share, so mag has the terms of the scores beside those of the sum. Where queries and weights are
+ * rounded to integers, every term may be off by as much as the largest. */
 static void oracle_row(const setup *u, int seq, int row, int pos, int h, double *x, double *y,
                        double *mag)
 {
     int D = u->s->D, g = h / (u->s->heads / u->s->groups), first = first_key(u->s, pos);
+    bool ints = u->a.kv.type == APUS_KV_Q8;
     const float *q = u->a.q + (size_t)(row * u->s->heads + h) * (size_t)D;
-    double top = -INFINITY, total = 0, size = 1;
+    double top = -INFINITY, total = 0, size = 1, most_q = 0, most_w = 0, sum_v = 0;
+    for (int d = 0; d < D; d++) most_q = fmax(most_q, fabs((double)q[d]));
     for (int p = first; p <= pos; p++) {
         double sum = 0, terms = 0;
+        kv_view at = view(u, seq, p);
         for (int d = 0; d < D; d++) {
-            double term = (double)q[d] * (double)*at(u, seq, p, g, d, false);
-            sum += term, terms += fabs(term);
+            double k = (double)kv_get(&at, g, d, false), term = (double)q[d] * k;
+            sum += term, terms += ints ? most_q * fabs(k) : fabs(term);
         }
         x[p] = sum * (double)u->s->scale;
         top = fmax(top, x[p]);
         size = fmax(size, terms * (double)u->s->scale);
     }
     for (int p = first; p <= pos; p++) total += x[p] = exp(x[p] - top);
+    for (int p = first; ints && p <= pos; p++) {
+        kv_view at = view(u, seq, p);
+        most_w = fmax(most_w, x[p] / total * (double)*kv_scale(&at, g, 0, true));
+    }
     for (int d = 0; d < D; d++) {
         double sum = 0, terms = 0;
+        sum_v = 0;
         for (int p = first; p <= pos; p++) {
-            double term = x[p] / total * (double)*at(u, seq, p, g, d, true);
+            kv_view at = view(u, seq, p);
+            double term = x[p] / total * (double)kv_get(&at, g, d, true);
             sum += term, terms += fabs(term);
+            if (ints) sum_v += most_w * abs(kv_int(&at, g, d, true));
         }
         y[d] = sum;
-        mag[d] = terms * (1 + size);
+        mag[d] = terms * (1 + size) + sum_v;
     }
 }
 
-static void check_oracle(kc *c, const setup *u, const float *out)
+static void check_oracle(kc *c, const setup *u, const float *out, kc_tol tol)
 {
     const shape *s = u->s;
-    double *y = kc_f64(c, u->count), *mag = kc_f64(c, u->count), *x = kc_f64(c, 2048);
-    kc_tol tol = KC_CHAIN;
+    double *y = kc_f64(c, u->count), *mag = kc_f64(c, u->count), *x = kc_f64(c, MAX_POS);
     tol.abs =
         1e-33; /* weights below the normal numbers are 0: some keys times 1.2e-38 times a value */
     for (int i = 0; i < s->n_seq; i++)
@@ -147,6 +172,112 @@ static void check_oracle(kc *c, const setup *u, const float *out)
                 oracle_row(u, i, row, s->pos[i] + t, h, x, y + o, mag + o);
             }
     kc_close(c, "out", tol, out, s->D, y, mag, u->a.n_tok * s->heads, s->D);
+}
+
+/* The Order of kern.h, written out once more: ints as in ap_kv_ints. */
+static float to_ints(const float *x, int n, float most, int *out)
+{
+    float a = 0;
+    for (int i = 0; i < n; i++) a = fmaxf(a, fabsf(x[i]));
+    for (int i = 0; i < n; i++) out[i] = a < 1e-30f ? 0 : (int)rintf(x[i] * (most / a));
+    return a < 1e-30f ? 0 : a * (1 / most);
+}
+
+static void scores_of(const setup *u, int seq, int g, const float *q, int first, float *s)
+{
+    int D = u->s->D, *x = (int[512]){0};
+    float unit = u->a.kv.type == APUS_KV_Q8 ? to_ints(q, D, 16256, x) : 0;
+    for (int j = 0; j < AP_PAGE; j++) {
+        float acc = 0;
+        kv_view at = view(u, seq, first + j);
+        for (int d = 0; d < D && u->a.kv.type != APUS_KV_Q8; d++)
+            acc = fmaf(q[d], kv_get(&at, g, d, false), acc);
+        for (int b = 0; b < D && u->a.kv.type == APUS_KV_Q8; b += AP_KV_BLOCK) {
+            int sum = 0;
+            for (int d = b; d < D && d < b + AP_KV_BLOCK; d++)
+                sum += x[d] * kv_int(&at, g, d, false);
+            acc = fmaf((float)sum, *kv_scale(&at, g, b, false), acc);
+        }
+        s[j] = (u->a.kv.type == APUS_KV_Q8 ? acc * unit : acc) * u->s->scale;
+    }
+}
+
+static void add_values(const setup *u, int seq, int g, int first, int lo, int hi, const float *p,
+                       float *o)
+{
+    int w[AP_PAGE];
+    float x[AP_PAGE] = {0}, unit = 0;
+    bool ints = u->a.kv.type == APUS_KV_Q8;
+    kv_view at[AP_PAGE];
+    for (int j = lo; j < hi; j++) at[j] = view(u, seq, first + j);
+    for (int j = lo; j < hi && ints; j++) x[j] = p[j] * *kv_scale(&at[j], g, 0, true);
+    if (ints) unit = to_ints(x, AP_PAGE, 32767, w);
+    for (int d = 0; d < u->s->D; d++) {
+        int sum = 0;
+        for (int j = lo; j < hi && !ints; j++)
+            o[d] = fmaf(p[j], kv_get(&at[j], g, d, true), o[d]);
+        for (int j = lo; j < hi && ints; j++) sum += w[j] * kv_int(&at[j], g, d, true);
+        if (ints) o[d] = fmaf((float)sum, unit, o[d]);
+    }
+}
+
+/* A segment's m, l, o from the keys [first, end). */
+static void order_segment(const setup *u, int seq, int g, const float *q, int first, int end,
+                          float *m, float *l, float *o)
+{
+    *m = -INFINITY, *l = 0;
+    for (int d = 0; d < u->s->D; d++) o[d] = 0;
+    for (int page = first / AP_PAGE; page * AP_PAGE < end; page++) {
+        int at = page * AP_PAGE, lo = first > at ? first - at : 0;
+        int hi = end - at < AP_PAGE ? end - at : AP_PAGE;
+        float s[AP_PAGE], top = *m, sum[16], c;
+        scores_of(u, seq, g, q, at, s);
+        for (int j = lo; j < hi; j++) top = fmaxf(top, s[j]);
+        for (int j = 0; j < AP_PAGE; j++) s[j] = j >= lo && j < hi ? ap_expf(s[j] - top) : 0;
+        for (int j = 0; j < 16; j++) sum[j] = s[j] + s[j + 16] + s[j + 32] + s[j + 48];
+        c = ap_expf(*m - top);
+        *l = *l * c + ap_sum16(sum);
+        *m = top;
+        for (int d = 0; d < u->s->D; d++) o[d] = o[d] * c;
+        add_values(u, seq, g, at, lo, hi, s, o);
+    }
+}
+
+static void order_row(const setup *u, int seq, int row, int pos, int h, float *out)
+{
+    int D = u->s->D, g = h / (u->s->heads / u->s->groups), first = first_key(u->s, pos);
+    const float *q = u->a.q + (size_t)(row * u->s->heads + h) * (size_t)D;
+    float m = 0, l = 0, m2, l2, o[512];
+    for (int s = first / AP_SEGMENT; s <= pos / AP_SEGMENT; s++) {
+        int begin = s * AP_SEGMENT > first ? s * AP_SEGMENT : first;
+        int end = (s + 1) * AP_SEGMENT < pos + 1 ? (s + 1) * AP_SEGMENT : pos + 1;
+        order_segment(u, seq, g, q, begin, end, &m2, &l2, o);
+        if (s == first / AP_SEGMENT) {
+            m = m2, l = l2;
+            memcpy(out, o, (size_t)D * sizeof *out);
+            continue;
+        }
+        float top = fmaxf(m, m2), c = ap_expf(m - top), c2 = ap_expf(m2 - top);
+        l = l * c + l2 * c2;
+        m = top;
+        for (int d = 0; d < D; d++) out[d] = fmaf(o[d], c2, out[d] * c);
+    }
+    for (int d = 0; d < D; d++) out[d] = out[d] / l;
+}
+
+/* The first and the last row of each sequence. */
+static void check_order(kc *c, const setup *u, const float *out)
+{
+    const shape *s = u->s;
+    float *want = kc_out(c, (size_t)s->D);
+    for (int i = 0; i < s->n_seq; i++)
+        for (int last = 0; last < 2; last++)
+            for (int h = 0; h < s->heads; h += last ? 1 : s->heads) {
+                int t = last ? s->n_tok[i] - 1 : 0, row = u->seq[i].begin + t;
+                order_row(u, i, row, s->pos[i] + t, h, want);
+                kc_same(c, "ref", "out in its Order", out + (size_t)(row * s->heads + h) * (size_t)s->D,
+                        s->D, want, s->D, 1, s->D);
+            }
 }
 
 /* Run on fresh memory, `piece` tokens of one sequence at a time (0 = the whole batch). */
@@ -167,27 +298,32 @@ static float *run_pieces(kc *c, const setup *u, const ap_kern *k, int piece)
     return a.out;
 }
 
-void check_attn(kc *c)
+static void check_shape(kc *c, const shape *s, apus_kv type)
 {
     static const int pieces[] = {0, 1, 7, 64};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const shape *s = &shapes[i];
-        setup u;
-        make(c, s, &u);
-        kc_case(c, "T=%d H=%d G=%d D=%d window=%d pos=%d", u.a.n_tok, s->heads, s->groups, s->D,
-                s->window, s->pos[0]);
-        float *out = run_pieces(c, &u, c->ref, 0);
-        check_oracle(c, &u, out);
-        for (int k = 0; k < c->n_kern; k++) {
-            if (c->kern[k].k.level == APUS_CPU_REF && u.count > 20000 && k % 2) continue; /* slow */
-            for (int p = 0; p < 4; p++) {
-                if (c->kern[k].k.level == APUS_CPU_REF && p != k % 4) continue;
-                float *got = run_pieces(c, &u, &c->kern[k].k, pieces[p]);
-                kc_same(c, c->kern[k].name, "out", got, s->D, out, s->D, u.a.n_tok * s->heads,
-                        s->D);
-            }
+    setup u;
+    make(c, s, type, &u);
+    kc_case(c, "%s T=%d H=%d G=%d D=%d window=%d pos=%d", kv_name(type), u.a.n_tok, s->heads,
+            s->groups, s->D, s->window, s->pos[0]);
+    float *out = run_pieces(c, &u, c->ref, 0);
+    check_oracle(c, &u, out, type == APUS_KV_Q8 ? KC_INT15 : KC_CHAIN);
+    check_order(c, &u, out);
+    for (int k = 0; k < c->n_kern; k++) {
+        if (c->kern[k].k.level == APUS_CPU_REF && u.count > 20000 && k % 2) continue; /* slow */
+        for (int p = 0; p < 4; p++) {
+            if (c->kern[k].k.level == APUS_CPU_REF && p != k % 4) continue;
+            float *got = run_pieces(c, &u, &c->kern[k].k, pieces[p]);
+            kc_same(c, c->kern[k].name, "out", got, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
         }
     }
+}
+
+void check_attn(kc *c)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int t = 0; t < N_TYPES; t++)
+            if (ap_kv_layer_bytes(types[t], shapes[i].groups, shapes[i].D))
+                check_shape(c, &shapes[i], types[t]);
 }
 
 /* The scratch of check_attn lies between canaries; here only that the size is one. */
@@ -207,31 +343,38 @@ static void run(const ap_kern *k, void *arg)
     k->attn(k, arg);
 }
 
+static void bench_shape(kc_bench *b, const shape *s, apus_kv type)
+{
+    setup u;
+    char name[96];
+    double keys = 0;
+    make(b->c, s, type, &u);
+    u.a.out = kc_out(b->c, u.count);
+    u.a.scratch = kc_bytes(b->c, b->k->attn_scratch_bytes(b->k, s->heads, s->groups, s->D));
+    for (int t = 0; t < s->n_tok[0]; t++) {
+        int pos = s->pos[0] + t;
+        keys += pos + 1 - first_key(s, pos);
+    }
+    int seen = s->pos[0] + s->n_tok[0] - first_key(s, s->pos[0]);
+    double bytes = (double)ap_kv_layer_bytes(type, s->groups, s->D) / AP_PAGE * seen;
+    snprintf(name, sizeof name, "%-4s T=%d pos=%d H=%d G=%d D=%d%s", kv_name(type),
+             s->n_tok[0], s->pos[0], s->heads, s->groups, s->D, s->window ? " w=1024" : "");
+    kc_time(b, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
+    kc_release(b->c);
+}
+
+/* Qwen's full layers, gemma's sliding and full ones, and one of 128. */
 void bench_attn(kc_bench *b)
 {
     static const shape shape_of[] = {
-        {16, 4, 128, 0, 0.09f, 1, {768}, {256}}, {16, 4, 256, 0, 0.06f, 1, {768}, {256}},
-        {8, 2, 512, 0, 0.04f, 1, {768}, {256}},  {16, 4, 256, 512, 0.06f, 1, {1792}, {256}},
-        {16, 4, 128, 0, 0.09f, 1, {8191}, {1}},  {16, 4, 256, 0, 0.06f, 1, {8191}, {1}},
-        {8, 2, 512, 0, 0.04f, 1, {8191}, {1}},
+        {16, 2, 256, 0, 0.06f, 1, {4095}, {1}},     {16, 2, 256, 0, 0.06f, 1, {32767}, {1}},
+        {16, 8, 256, 1024, 0.06f, 1, {4095}, {1}},  {16, 2, 512, 0, 0.06f, 1, {4095}, {1}},
+        {16, 2, 512, 0, 0.06f, 1, {32767}, {1}},    {32, 8, 128, 0, 0.09f, 1, {8191}, {1}},
+        {16, 2, 256, 0, 0.06f, 1, {0}, {512}},      {16, 2, 256, 0, 0.06f, 1, {4096}, {512}},
+        {16, 8, 256, 1024, 0.06f, 1, {0}, {512}},   {16, 8, 256, 1024, 0.06f, 1, {4096}, {512}},
+        {16, 2, 512, 0, 0.06f, 1, {4096}, {512}},   {32, 8, 128, 0, 0.09f, 1, {4096}, {512}},
     };
-    for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++) {
-        const shape *s = &shape_of[i];
-        setup u;
-        char name[96];
-        double keys = 0;
-        if (b->k->level == APUS_CPU_REF && (s->n_tok[0] > 1 || s->D > 128)) continue; /* minutes */
-        make(b->c, s, &u);
-        u.a.out = kc_out(b->c, u.count);
-        u.a.scratch = kc_bytes(b->c, b->k->attn_scratch_bytes(b->k, s->heads, s->groups, s->D));
-        for (int t = 0; t < s->n_tok[0]; t++) {
-            int pos = s->pos[0] + t;
-            keys += pos + 1 - first_key(s, pos);
-        }
-        int first = first_key(s, s->pos[0]);
-        double bytes = 2.0 * sizeof(float) * (s->pos[0] + s->n_tok[0] - first) * s->groups * s->D;
-        snprintf(name, sizeof name, "T=%d pos=%d H=%d G=%d D=%d window=%d", s->n_tok[0], s->pos[0],
-                 s->heads, s->groups, s->D, s->window);
-        kc_time(b, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
-    }
+    if (b->k->level == APUS_CPU_REF) return; /* minutes */
+    for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++)
+        for (int t = 0; t < N_TYPES; t++) bench_shape(b, &shape_of[i], types[t]);
 }

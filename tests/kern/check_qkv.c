@@ -1,8 +1,10 @@
 /* check_qkv.c - head norm, rotation, and what lands in the KV pages. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kcheck.h"
+#include "kv_view.h"
 
 typedef struct shape {
     int heads, groups, D, n_angle, offset;
@@ -34,10 +36,17 @@ typedef struct setup {
     size_t out_floats;
 } setup;
 
+static void set_type(setup *u, apus_kv type)
+{
+    u->page_floats = ap_kv_layer_bytes(type, u->s->groups, u->s->D) / sizeof(float) + 32;
+    u->a.kv.page_bytes = u->page_floats * sizeof(float);
+    u->a.kv.type = type;
+}
+
 static void make(kc *c, const shape *s, setup *u)
 {
     int T = 0;
-    *u = (setup){.s = s, .page_floats = (size_t)s->groups * (size_t)s->D * 2 * AP_PAGE + 32};
+    *u = (setup){.s = s};
     for (int i = 0; i < s->n_seq; i++) {
         u->seq[i] = (ap_kv_seq){u->table[i], T, s->n_tok[i], s->pos[i]};
         T += s->n_tok[i];
@@ -69,14 +78,13 @@ static void make(kc *c, const shape *s, setup *u)
                          .sin = sin_of,
                          .n_angle = s->n_angle,
                          .pair_offset = s->offset,
-                         .kv = {.page_bytes = u->page_floats * sizeof(float),
-                                .layer_offset = 16 * sizeof(float),
-                                .n_seq = s->n_seq},
+                         .kv = {.layer_offset = 16 * sizeof(float), .n_seq = s->n_seq},
                          .n_tok = T,
                          .n_head = s->heads,
                          .n_kv_head = s->groups,
                          .head_dim = s->D,
                          .q_only = s->q_only};
+    set_type(u, APUS_KV_F32);
 }
 
 /* Run on fresh memory, `piece` tokens at a time (0 = all sequences at once). */
@@ -169,6 +177,52 @@ static void check_oracle(kc *c, const setup *u, const float *out, float *pages)
     check_untouched(c, u, pages);
 }
 
+/* ------------------------------------------------------------------ rounded pages */
+
+static kv_view view(const setup *u, float *pages, int i, int pos)
+{
+    float *page = pages + (size_t)u->table[i][pos / AP_PAGE] * u->page_floats + 16;
+    return (kv_view){u->a.kv.type, u->s->groups, u->s->D, (uint8_t *)page, pos % AP_PAGE};
+}
+
+/* A head's key or value, its exact numbers being `exact`, as `to` has to hold it. */
+static void round_head(const kv_view *exact, const kv_view *to, int g, bool v)
+{
+    int D = exact->D, block = v ? D : AP_KV_BLOCK;
+    for (int b = 0; b < D; b += block) {
+        float a = 0, by;
+        for (int d = b; d < D && d < b + block; d++) a = fmaxf(a, fabsf(kv_get(exact, g, d, v)));
+        by = a < 1e-30f ? 0 : 127 / a;
+        if (to->type == APUS_KV_Q8) *kv_scale(to, g, b, v) = a < 1e-30f ? 0 : a * (1.0f / 127);
+        for (int d = b; d < D && d < b + block; d++) {
+            float x = kv_get(exact, g, d, v);
+            kv_set(to, g, d, v, x, (int)rintf(x * by));
+        }
+    }
+}
+
+/* Pages of the other types hold what f32 pages hold, rounded, and nothing else. */
+static void check_type(kc *c, setup *u, apus_kv type, const setup *exact, float *exact_pages)
+{
+    static const int pieces[] = {0, 1, 7};
+    float *out, *pages, *want;
+    set_type(u, type);
+    want = kc_out(c, u->page_floats * (size_t)u->n_page);
+    for (int i = 0; i < u->s->n_seq && !u->s->q_only; i++)
+        for (int pos = u->s->pos[i]; pos < u->s->pos[i] + u->s->n_tok[i]; pos++)
+            for (int g = 0; g < u->s->groups; g++)
+                for (int v = 0; v < 2; v++) {
+                    kv_view from = view(exact, exact_pages, i, pos), to = view(u, want, i, pos);
+                    round_head(&from, &to, g, v);
+                }
+    for (int k = -1; k < c->n_kern; k++) {
+        run_pieces(c, u, k < 0 ? c->ref : &c->kern[k].k, pieces[(k + 1) % 3], &out, &pages);
+        if (memcmp(want, pages, u->page_floats * (size_t)u->n_page * sizeof(float)) != 0)
+            kc_fail(c, "%s: the %s pages differ", k < 0 ? "ref" : c->kern[k].name,
+                    kv_name(type));
+    }
+}
+
 void check_qkv(kc *c)
 {
     static const int pieces[] = {0, 1, 7};
@@ -187,6 +241,11 @@ void check_qkv(kc *c)
             if (memcmp(pages, pages2, u.page_floats * (size_t)u.n_page * sizeof(float)) != 0)
                 kc_fail(c, "%s: the pages differ", c->kern[k].name);
         }
+        if (!ap_kv_layer_bytes(APUS_KV_BF16, s->groups, s->D)) continue;
+        setup rounded = u;
+        for (int q = 0; q < s->n_seq; q++) rounded.seq[q].page = rounded.table[q];
+        check_type(c, &rounded, APUS_KV_BF16, &u, pages);
+        check_type(c, &rounded, APUS_KV_Q8, &u, pages);
     }
 }
 
@@ -198,11 +257,16 @@ static void run(const ap_kern *k, void *arg)
 void bench_qkv(kc_bench *b)
 {
     static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}};
-    setup u;
-    make(b->c, &s, &u);
-    u.a.q_out = kc_out(b->c, u.out_floats);
-    u.a.kv.base = (uint8_t *)kc_out(b->c, u.page_floats * (size_t)u.n_page);
-    u.a.kv.seq = u.seq;
-    kc_time(b, "T=256 H=16 G=4 D=256", 0,
-            2.0 * sizeof(float) * (double)u.a.n_tok * (16 + 2 * 4) * 256, run, &u.a);
+    static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
+    for (int t = 0; t < 3; t++) {
+        setup u;
+        char name[64];
+        make(b->c, &s, &u);
+        set_type(&u, types[t]);
+        u.a.q_out = kc_out(b->c, u.out_floats);
+        u.a.kv.base = (uint8_t *)kc_out(b->c, u.page_floats * (size_t)u.n_page);
+        u.a.kv.seq = u.seq;
+        snprintf(name, sizeof name, "%-4s T=256 H=16 G=4 D=256", kv_name(types[t]));
+        kc_time(b, name, 0, 2.0 * sizeof(float) * (double)u.a.n_tok * (16 + 2 * 4) * 256, run, &u.a);
+    }
 }

@@ -63,12 +63,13 @@ static void state_set(float *f, uint64_t v)
     for (int i = 4; i < RECUR_FLOATS; i++) f[i] = f[i - 4] * 2;
 }
 
-void ap_state_shape_of(const ap_config *c, ap_state_shape *out)
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
 {
-    (void)c;
+    (void)c, (void)kv;
     *out = (ap_state_shape){.window = fake.window, .recur_floats = fake.recur ? RECUR_FLOATS : 0};
     if (fake.full) out->page_bytes[AP_KV_FULL] = AP_PAGE * sizeof(uint64_t);
     if (fake.window) out->page_bytes[AP_KV_SLIDING] = AP_PAGE * sizeof(uint64_t) * 2;
+    return true;
 }
 
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)

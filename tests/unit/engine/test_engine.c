@@ -75,6 +75,7 @@ static void plans_add_up(void **state)
     assert_ok(apus_engine_plan(m, &s, &p, &diag));
     assert_int_equal(p.size, sizeof p);
     assert_int_equal(p.ctx, 640);
+    assert_int_equal(p.kv, APUS_KV_BF16);
     assert_int_equal(p.weight_bytes, 12345);
     int slide = 4 + 3; /* 149 and 99 tokens */
     assert_int_equal(p.kv_bytes, 3 * (10 * 64 * 8 + slide * 64 * 16));
@@ -98,6 +99,16 @@ static void plans_add_up(void **state)
     assert_int_equal(apus_engine_plan(m, &s, &old, &diag), APUS_EINVAL);
     s.ctx = 5000;
     assert_int_equal(apus_engine_plan(m, &s, &p, &diag), APUS_EINVAL);
+    s.ctx = 640;
+    s.kv = APUS_KV_Q8;
+    assert_ok(apus_engine_plan(m, &s, &p, &diag));
+    assert_int_equal(p.kv, APUS_KV_Q8);
+    s.kv = (apus_kv)4;
+    assert_int_equal(apus_engine_plan(m, &s, &p, &diag), APUS_EINVAL);
+    s.kv = APUS_KV_AUTO;
+    m->kern.precision = APUS_PRECISION_EXACT;
+    assert_ok(apus_engine_plan(m, &s, &p, &diag));
+    assert_int_equal(p.kv, APUS_KV_F32);
     fake_model_free(m);
 }
 

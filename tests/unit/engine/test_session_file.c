@@ -145,6 +145,11 @@ static void other_engines_are_refused(void **state)
     assert_int_equal(apus_session_load(e, path, &s, &diag), APUS_EFORMAT);
     assert_non_null(strstr(diag.text, "another model"));
     m->fingerprint--;
+    e->size.kv = APUS_KV_Q8;
+    assert_int_equal(apus_session_load(e, path, &s, &diag), APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "bf16"));
+    assert_non_null(strstr(diag.text, "q8"));
+    e->size.kv = APUS_KV_BF16;
     assert_ok(apus_session_load(e, path, &s, &diag));
     apus_session_free(s);
     assert_int_equal(apus_session_load(e, "/nonexistent/x", &s, &diag), APUS_EFILE);

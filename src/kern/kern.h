@@ -37,12 +37,12 @@ typedef struct ap_kern ap_kern;
  *   BF16: [panel][cols/2 rounded up][AP_PANEL][2]  u16, an odd last column is padded with zero
  *   F16:  [panel][cols][AP_PANEL]                  u16
  *   F32:  [panel][cols][AP_PANEL]                  f32
- *   quantised: the integer form below, unless the table is exact or the type has no such form; then
- *         they are used where the file has them: data is NULL, raw borrows the file's bytes
+ *   quantised: the integer form below, whatever the precision; types that have no such form are used
+ *         where the file has them: data is NULL, raw borrows the file's bytes
  * data is 64-byte aligned. Memory belongs to whoever called pack. */
 
 /* The integer form of quantised weights: w = s * (q - zero) + b with unsigned q, one s (and b) per group
- * of a row's inputs. A panel is
+ * of a row's inputs (the last group of FP8 rows may be short). A panel is
  *   [cols/32][bits * 64 bytes]  q of 32 inputs x 16 rows. 8 bits: vectors of 64 bytes, [row][4 inputs].
  *                               4 bits: inputs 8i .. 8i+3 in the low, 8i+4 .. 8i+7 in the high nibbles
  *                               of vector i; 5 and 6 bits: those, then the high bits (qpack.h)

@@ -135,9 +135,11 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
     if (b->err) return;
     ap_tensor picked = *view;
     picked.shape[0] = n;
-    size_t bytes = ap_tensor_row_bytes(view);
-    uint8_t *rows =
-        take(b, (size_t)n * bytes); /* quantised rows are used where they are, so they stay */
+    size_t bytes = ap_tensor_row_bytes(view), all;
+    bool stay = b->k->pack_bytes(b->k, &picked) == 0; /* rows that are used as they are */
+    if (!ap_mul_size((size_t)n, bytes, &all)) all = SIZE_MAX;
+    uint8_t *rows = stay ? take(b, all) : b->mem ? ap_malloc(all, 1) : NULL;
+    if (!stay && b->mem && !rows) b->err = ap_fail_nomem(b->diag, all, "rows in another order");
     for (int i = 0; rows && i < n; i++)
         memcpy(rows + (size_t)i * bytes, (const uint8_t *)view->data + (size_t)row[i] * bytes,
                bytes);
@@ -148,6 +150,7 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
         picked.group_rows = 1;
     }
     ap_bind_mat_view(b, out, &picked);
+    if (!stay) ap_free(rows);
 }
 
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)

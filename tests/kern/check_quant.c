@@ -29,6 +29,14 @@ static const form forms[] = {
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
+/* Never in integer products: only packed and widened. */
+static const form floats[] = {
+    {AP_MLX_MXFP8, 8, 32, AP_U8, 32}, {AP_FP8_BLOCK, 8, 128, AP_F32, 32}, {AP_FP8_BLOCK, 8, 128, AP_BF16, 32},
+};
+enum { N_FLOATS = sizeof floats / sizeof *floats };
+
+static const form *any_form(int i) { return i < N_FORMS ? &forms[i] : &floats[i - N_FORMS]; }
+
 /* ------------------------------------------------------------------ weights */
 
 static void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
@@ -83,8 +91,10 @@ static ap_tensor weights(kc *c, const form *f, int rows, int cols)
         for (size_t i = 0; i < bytes; i += block) fill_block(c, f->type, data + i);
         return t;
     }
-    size_t groups = (size_t)rows * (size_t)(cols / f->group);
+    size_t groups = (size_t)rows * (size_t)((cols + f->group - 1) / f->group);
     fill_bytes(c, data, bytes);
+    for (size_t i = 0; i < bytes && (f->type == AP_MLX_MXFP8 || f->type == AP_FP8_BLOCK); i++)
+        if ((data[i] & 0x7f) == 0x7f && i != 5) data[i] ^= 1; /* one NaN at most */
     t.scales = split_scales(c, f, groups);
     if (f->type == AP_MLX_AFFINE) t.biases = split_scales(c, f, groups);
     return t;
@@ -102,7 +112,7 @@ static void describe(kc *c, const form *f, const char *what, int T, int N, int K
     kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits, f->group, T, N, K);
 }
 
-static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST};
+static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST, APUS_PRECISION_EXACT};
 
 static ap_kern with_precision(const ap_kern *k, apus_precision p)
 {
@@ -162,12 +172,18 @@ static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, 
 
 /* ------------------------------------------------------------------ pack */
 
-/* Packed bytes are the same at every level, pack_bytes is kept and exact mode copies nothing. */
+static bool same_form(ap_qform a, ap_qform b)
+{
+    return a.bits == b.bits && a.table == b.table && a.scale == b.scale && a.affine == b.affine &&
+           a.is_signed == b.is_signed && a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
+}
+
+/* Packed bytes are the same at every level and precision, and pack_bytes is kept. */
 void check_pack_quant(kc *c)
 {
     static const int rows[] = {1, 15, 16, 17, 40};
-    for (int i = 0; i < N_FORMS * 2; i++) {
-        const form *f = &forms[i / 2];
+    for (int i = 0; i < (N_FORMS + N_FLOATS) * 2; i++) {
+        const form *f = any_form(i / 2);
         int N = rows[kc_int(c, 0, 4)], K = f->unit * kc_int(c, 1, i % 2 ? 9 : 3);
         describe(c, f, "pack", 0, N, K);
         ap_tensor src = weights(c, f, N, K);
@@ -177,21 +193,22 @@ void check_pack_quant(kc *c)
         ap_mat first, m;
         memset(want, 0x5a, n);
         c->ref->pack(c->ref, &src, want, &first);
-        if (first.data != want || first.rows != N || first.cols != K || !first.q.bits)
+        if (first.data != want || first.rows != N || first.cols != K || !first.q.bits ||
+            first.q.is_float != (i / 2 >= N_FORMS))
             kc_fail(c, "wrong description");
         for (int k = 0; k < c->n_kern; k++) {
             const ap_kern *kern = &c->kern[k].k;
             memset(dst, 0xa5, n); /* other bytes than above: none may be left */
             kern->pack(kern, &src, dst, &m);
             c->values += (int64_t)N * K;
-            if (kern->pack_bytes(kern, &src) != n || memcmp(dst, want, n) || memcmp(&m.q, &first.q, sizeof m.q))
+            if (kern->pack_bytes(kern, &src) != n || memcmp(dst, want, n) || !same_form(m.q, first.q))
                 kc_fail(c, "%s: bytes differ", c->kern[k].name);
         }
         ap_kern exact = *c->ref;
         exact.precision = APUS_PRECISION_EXACT;
-        exact.pack(&exact, &src, NULL, &m);
-        if (exact.pack_bytes(&exact, &src) || m.data || m.q.bits || m.raw.data != src.data)
-            kc_fail(c, "exact mode packs");
+        memset(dst, 0x3c, n);
+        exact.pack(&exact, &src, dst, &m);
+        if (exact.pack_bytes(&exact, &src) != n || memcmp(dst, want, n)) kc_fail(c, "exact mode packs otherwise");
     }
 }
 
@@ -287,14 +304,13 @@ static void check_special(kc *c, apus_precision p, const form *f)
 }
 
 /* Exact mode is the product with the numbers that the format defines, in the Order of f32 weights. */
-static void check_exact(kc *c, const form *f)
+static void check_exact(kc *c, const form *f, int T, int N, int K)
 {
-    enum { T = 6, N = 21 };
-    int K = f->unit * (f->unit > 128 ? 3 : 12);
     describe(c, f, "exact", T, N, K);
     float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N), *y = kc_out(c, (size_t)T * N);
     float *row = kc_bytes(c, (size_t)K * sizeof(float));
     ap_tensor src = weights(c, f, N, K);
+    if (f->type == AP_FP8_BLOCK && T % 2) src.group_rows = 128;
     for (int n = 0; n < N; n++) {
         ap_tensor_row_f32(&src, n, 0, K, row);
         for (int t = 0; t < T; t++) want[t * N + n] = kc_dot(x + (size_t)t * K, row, K);
@@ -302,8 +318,9 @@ static void check_exact(kc *c, const form *f)
     for (int k = 0; k < c->n_kern; k++) {
         ap_kern kern = c->kern[k].k;
         ap_mat w;
-        kern.precision = APUS_PRECISION_EXACT;
-        kern.pack(&kern, &src, NULL, &w);
+        /* forms of floats are exact at any precision */
+        kern.precision = f->type < AP_MLX_MXFP8 ? APUS_PRECISION_EXACT : kern.precision;
+        w = kc_mat(c, &kern, &src);
         ap_matmul_args a = {.x = x, .w = &w, .y = y, .ldx = K, .ldy = N, .n_tok = T};
         kc_poison(y, (size_t)T * N);
         kern.matmul(&kern, &a);
@@ -324,7 +341,13 @@ void check_matmul_quant(kc *c)
     }
     for (int i = 0; i < N_FORMS; i++) {
         for (int p = 0; p < 2; p++) check_special(c, precisions[p], &forms[i]);
-        check_exact(c, &forms[i]);
+    }
+    for (int i = 0; i < N_FORMS + N_FLOATS; i++) {
+        const form *f = any_form(i);
+        check_exact(c, f, 6, 21, f->unit * (f->unit > 128 ? 3 : 12));
+        check_exact(c, f, kc_int(c, 1, 4), kc_int(c, 1, 80), f->unit * kc_int(c, 1, f->unit > 128 ? 5 : 36));
+        check_exact(c, f, kc_int(c, 5, 30), kc_int(c, 1, 140), f->unit * kc_int(c, 1, f->unit > 128 ? 3 : 20));
+        check_exact(c, f, 1, 160, 1024);
     }
     for (int p = 0; p < 2; p++) {
         check_case(c, precisions[p], &forms[0], 1, 16, 32768, false); /* the widest; one row of inputs fills the stack */
@@ -339,7 +362,7 @@ static float act(ap_act a, float g, float u) { return (a == AP_ACT_SILU ? ap_sil
 /* The same through plain matmuls: gate and up of the same or of different forms, or one in f32. */
 void check_glu_quant(kc *c)
 {
-    for (int i = 0; i < N_FORMS * 2; i++) {
+    for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
         ap_kern ref = with_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
@@ -371,7 +394,7 @@ void check_glu_quant(kc *c)
 void check_moe_quant(kc *c)
 {
     enum { E = 5, R = 2, T = 9 };
-    for (int i = 0; i < N_FORMS * 2; i++) {
+    for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
         ap_kern ref = with_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i + 4) % N_FORMS];

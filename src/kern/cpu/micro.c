@@ -6,11 +6,13 @@
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/micro_matmul.h"
 #include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro_qwiden.h"
 #include "kern/cpu/micro_recur.h"
 
 static const ap_micro micro_ref = {
     .level = APUS_CPU_REF,
     .matmul = &ap_matmul_ref,
+    .qwiden = &ap_qwiden_ref,
     .qdot = &ap_qdot_ref,
     .elem = &ap_elem_ref,
     .attn = &ap_attn_ref,
@@ -21,6 +23,7 @@ static const ap_micro micro_ref = {
 static const ap_micro micro_avx2 = {
     .level = APUS_CPU_AVX2,
     .matmul = &ap_matmul_avx2,
+    .qwiden = &ap_qwiden_avx2,
     .qdot = &ap_qdot_avx2,
     .elem = &ap_elem_avx2,
     .attn = &ap_attn_avx2,
@@ -30,6 +33,7 @@ static const ap_micro micro_avx2 = {
 static const ap_micro micro_avx512 = {
     .level = APUS_CPU_AVX512,
     .matmul = &ap_matmul_avx512,
+    .qwiden = &ap_qwiden_avx512,
     .qdot = &ap_qdot_avx512,
     .elem = &ap_elem_avx512,
     .attn = &ap_attn_avx512,
@@ -39,6 +43,7 @@ static const ap_micro micro_avx512 = {
 static const ap_micro micro_amx = {
     .level = APUS_CPU_AMX,
     .matmul = &ap_matmul_avx512,
+    .qwiden = &ap_qwiden_avx512,
     .qdot = &ap_qdot_avx512,
     .amx = &ap_product_amx,
     .elem = &ap_elem_avx512,
@@ -49,6 +54,7 @@ static const ap_micro micro_amx = {
 static const ap_micro micro_neon = {
     .level = APUS_CPU_NEON,
     .matmul = &ap_matmul_neon,
+    .qwiden = &ap_qwiden_ref,
     .qdot = &ap_qdot_ref,
     .elem = &ap_elem_neon,
     .attn = &ap_attn_ref,

@@ -26,6 +26,7 @@ struct ap_micro {
     apus_cpu level;
     const struct ap_micro_matmul *matmul; /* micro_matmul.h */
     const struct ap_micro_qdot *qdot;     /* micro_qdot.h */
+    const struct ap_micro_qwiden *qwiden; /* micro_qwiden.h */
     const struct ap_micro_amx *amx;       /* micro_amx.h; NULL without tiles */
     const struct ap_micro_elem *elem;     /* micro_elem.h */
     const struct ap_micro_attn *attn;     /* micro_attn.h */

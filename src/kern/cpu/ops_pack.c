@@ -13,16 +13,10 @@ size_t ap_panel_bytes(ap_dtype t, int cols)
     return n * AP_PANEL * ap_dtype_bytes(t);
 }
 
-/* The integer form that src is packed to; bits 0: none. */
-static ap_qform form_of(const ap_kern *k, const ap_tensor *src)
-{
-    ap_qform f = ap_q_form(src);
-    return k->precision == APUS_PRECISION_EXACT || f.is_float ? (ap_qform){0} : f;
-}
-
 size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)
 {
-    ap_qform f = form_of(k, t);
+    ap_qform f = ap_q_form(t);
+    (void)k;
     if (!f.bits && t->dtype != AP_F32 && t->dtype != AP_F16 && t->dtype != AP_BF16) return 0;
     if (t->shape[0] <= 0 || t->shape[1] <= 0) return 0;
     int cols = (int)t->shape[1];
@@ -107,7 +101,7 @@ static void pack_task(void *arg, int task, int worker)
 
 void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
 {
-    ap_qform q = form_of(k, src);
+    ap_qform q = ap_q_form(src);
     if (!q.bits && ap_dtype_block(src->dtype) != 1) {
         *out = (ap_mat){.dtype = src->dtype,
                         .rows = (int)src->shape[0],

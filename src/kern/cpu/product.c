@@ -3,11 +3,14 @@
 #include <stdalign.h>
 #include <string.h>
 
+#include "kern/cpu/micro_qwiden.h"
 #include "kern/cpu/ops.h"
 #include "tensor/quant.h"
 
 /* Panels that are unpacked together. */
 #define Q_PANELS 2
+/* Panels that are widened together: 128 KB. */
+#define WIDE_PANELS 4
 _Static_assert(AP_TASK_ROWS % AP_Q_TILE == 0, "tiles of a task");
 
 #define STEPS_PER_TASK   4096 /* of 16 multiply-adds: a microsecond or less */
@@ -94,9 +97,16 @@ static void multiply(const ap_micro_matmul *mm, const block_rows *b, const float
         mm->tile[w->type](xpack, b->n, w->w, w->panel_bytes, n_panel, n, out, ld, add);
 }
 
-/* A K block of a panel of quantised rows as an F32 panel [n][AP_PANEL]. */
-static void widen_panel(const ap_mat *w, int p, int k0, int n, float *row, float *panel)
+/* A K block of a panel of quantised rows as an F32 panel [n][AP_PANEL]: of a packed panel, or of the rows
+ * as the file has them. */
+static void widen_panel(const ap_micro *m, const ap_mat *w, int p, int k0, int n, float *panel)
 {
+    if (w->data) {
+        const uint8_t *packed = (const uint8_t *)w->data + (size_t)p * ap_q_panel_bytes(w->q, w->cols);
+        m->qwiden->widen(w->q, packed, w->cols, k0 / AP_Q_BLOCK, n / AP_Q_BLOCK, panel);
+        return;
+    }
+    float row[AP_K_BLOCK];
     for (int r = 0; r < AP_PANEL; r++) {
         int64_t i = (int64_t)p * AP_PANEL + r;
         if (i < w->rows) ap_tensor_row_f32(&w->raw, i, k0, n, row);
@@ -104,24 +114,31 @@ static void widen_panel(const ap_mat *w, int p, int k0, int n, float *row, float
     }
 }
 
-/* Quantised weights: each K block of each panel is widened once and meets all rows. The sums are
- * those of the same matrix in f32. */
-static void product_quantised(const ap_micro *m, const ap_mat *w, int p0, int n_panel,
-                              const float *const *x, int rows, float *tile, int ld)
+/* Quantised weights in the Order of f32: K blocks of a few panels are widened once and meet all rows. Few
+ * rows take pairs of packed panels without that detour where the level can do so. */
+static void product_widened(const ap_micro *m, const ap_mat *w, int p0, int n_panel,
+                            const float *const *x, int rows, float *tile, int ld)
 {
     const ap_micro_matmul *mm = m->matmul;
-    alignas(64) float panel[AP_K_BLOCK * AP_PANEL];
+    alignas(64) float wide[WIDE_PANELS * AP_K_BLOCK * AP_PANEL];
     alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
-    float row[AP_K_BLOCK];
-    int n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
-    for (int k0 = 0; k0 < w->cols; k0 += AP_K_BLOCK) {
+    int n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows), first = 0;
+    if (w->data && m->qwiden->few && rows <= AP_FEW_ROWS) {
+        size_t bytes = ap_q_panel_bytes(w->q, w->cols);
+        for (; first + 2 <= n_panel; first += 2)
+            m->qwiden->few(w->q, (const uint8_t *)w->data + (size_t)(p0 + first) * bytes, bytes,
+                           w->cols, x, rows, tile + first * AP_PANEL, ld);
+    }
+    for (int k0 = 0; k0 < w->cols && first < n_panel; k0 += AP_K_BLOCK) {
         int n = w->cols - k0 < AP_K_BLOCK ? w->cols - k0 : AP_K_BLOCK;
-        for (int p = 0; p < n_panel; p++) {
-            widen_panel(w, p0 + p, k0, n, row, panel);
-            block b = {(const uint8_t *)panel, sizeof panel, AP_F32};
+        for (int p = first, np; p < n_panel; p += np) {
+            np = n_panel - p < WIDE_PANELS ? n_panel - p : WIDE_PANELS;
+            for (int i = 0; i < np; i++)
+                widen_panel(m, w, p0 + p + i, k0, n, wide + i * AP_K_BLOCK * AP_PANEL);
+            block b = {(const uint8_t *)wide, AP_K_BLOCK * AP_PANEL * sizeof(float), AP_F32};
             for (int i = 0; i < n_tiles; i++) {
                 block_rows br = gather(x, rows, i, n_tiles, k0, n, xpack);
-                multiply(mm, &br, xpack, &b, 1, n, tile + (size_t)br.r0 * ld + p * AP_PANEL, ld,
+                multiply(mm, &br, xpack, &b, np, n, tile + (size_t)br.r0 * ld + p * AP_PANEL, ld,
                          k0 > 0);
             }
         }
@@ -206,12 +223,12 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
         float *out = tile + j * n_panel * AP_PANEL;
         if (w[j]->q.bits && !w[j]->q.is_float && x.q)
             product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld);
-        else if (w[j]->data && rows <= AP_FEW_ROWS)
+        else if (w[j]->q.bits || !w[j]->data)
+            product_widened(m, w[j], p0, n_panel, x.f, rows, out, ld);
+        else if (rows <= AP_FEW_ROWS)
             product_few(mm, w[j], p0, n_panel, x.f, rows, out, ld);
-        else if (w[j]->data)
-            packed = true;
         else
-            product_quantised(m, w[j], p0, n_panel, x.f, rows, out, ld);
+            packed = true;
     }
     for (int k0 = 0; k0 < cols && packed; k0 += AP_K_BLOCK) {
         int n = cols - k0 < AP_K_BLOCK ? cols - k0 : AP_K_BLOCK;

@@ -2,6 +2,7 @@
  * form over pieces of a text to the bit, and its state after 32,768 tokens. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kcheck.h"
@@ -12,6 +13,11 @@
 /* A state that forgets nothing takes one rounding per token: sqrt(32768) of them are worth
  * 4.6e-6 of its norm. A decay that is off by one unit in the last place would be worth 2e-3. */
 #define LONG_STATE 1e-5
+
+/* Split inputs keep 16 bits where f32 has 24, and what they round off points anywhere. */
+#define SPLIT_STATE 1e-4
+#define SPLIT_OUT   1e-3
+#define SPLIT_TOL   ((kc_tol){16.0 / 65536, 8.0 / 65536, 1e-30})
 
 typedef struct shape {
     int Hk, Hv, Dk, Dv;
@@ -30,6 +36,8 @@ static const shape shapes[] = {
     {2, 6, 32, 24, 0, 0, 1, {70}, true},
     {1, 2, 130, 17, 0.99, 1e-4, 1, {63}, false},
     {1, 1, 7, 5, 0.5, 1e-3, 1, {300}, false},
+    {2, 4, 32, 64, 0, 0, 3, {200, 3, 47}, true},
+    {1, 2, 64, 96, 0.9, 0, 2, {79, 128}, false},
     {1, 4, 64, 16, 0, 2000, 1, {70}, false}, /* g far below -88: everything is forgotten */
 };
 
@@ -204,6 +212,16 @@ static void oracle(const setup *u, double *S, double *S_mag, double *y, double *
 
 /* ------------------------------------------------------------------ checks */
 
+/* Chunks begin with the call, and calls of few tokens have none: other cuts are equal to rounding
+ * only. */
+static bool keeps_chunks(const shape *s, int piece)
+{
+    bool same = piece % 64 == 0;
+    for (int i = 0; i < s->n_seq && piece; i++)
+        same = same && (s->n_tok[i] < 64 || s->n_tok[i] % 64 == 0 || s->n_tok[i] % 64 >= 16);
+    return same;
+}
+
 static void check_levels(kc *c, const setup *u, ap_delta_form form, const float *out,
                          const float *state)
 {
@@ -215,12 +233,51 @@ static void check_levels(kc *c, const setup *u, ap_delta_form form, const float 
         for (int p = 0; p < 4; p++) {
             const kc_kern *kern = &c->kern[k];
             bool slow = kern->k.level == APUS_CPU_REF && p != k % 4;
-            /* chunks begin with the call: other cuts are equal to rounding only */
-            if (slow || (form == AP_DELTA_CHUNKED && pieces[p] % 64 != 0)) continue;
+            if (slow || (form == AP_DELTA_CHUNKED && !keeps_chunks(s, pieces[p]))) continue;
             run_pieces(c, u, &kern->k, form, pieces[p], &out2, &state2);
             kc_same(c, kern->name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
             kc_same(c, kern->name, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
         }
+}
+
+static bool on_tiles(const ap_kern *k, const shape *s)
+{
+    return k->level == APUS_CPU_AMX && s->Dk % 32 == 0 && s->Dv % 32 == 0;
+}
+
+/* Precision FAST: chunks without being asked; where there are matrix tiles, on those: equal to the
+ * oracle to their rounding, to themselves to the bit. */
+static void check_fast(kc *c, const setup *u, const double *y, const double *mag, const double *S,
+                       const double *S_mag)
+{
+    const shape *s = u->s;
+    int rows = s->n_seq * s->Hv * s->Dv;
+    float *out, *state, *out2, *state2;
+    for (int i = 0; i < c->n_kern; i++) {
+        ap_kern k = c->kern[i].k;
+        const char *name = c->kern[i].name;
+        if (k.level == APUS_CPU_REF && i > 0) continue;
+        kc_case(c, "fast, %s T=%d Hk=%d Hv=%d Dk=%d Dv=%d", name, u->a.n_tok, s->Hk, s->Hv, s->Dk,
+                s->Dv);
+        if (on_tiles(&k, s)) {
+            k.precision = APUS_PRECISION_FAST;
+            run_pieces(c, u, &k, AP_DELTA_RECURRENT, 0, &out, &state);
+            kc_close(c, "out", SPLIT_TOL, out, s->Dv, y, mag, u->a.n_tok * s->Hv, s->Dv);
+            kc_close(c, "state", SPLIT_TOL, state, s->Dk, S, S_mag, rows, s->Dk);
+            run_pieces(c, u, &k, AP_DELTA_RECURRENT, keeps_chunks(s, 64) ? 64 : 0, &out2, &state2);
+        } else {
+            run_pieces(c, u, &k, AP_DELTA_CHUNKED, 0, &out, &state);
+            k.precision = APUS_PRECISION_FAST;
+            run_pieces(c, u, &k, AP_DELTA_RECURRENT, 0, &out2, &state2);
+        }
+        kc_same(c, name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+        kc_same(c, name, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
+        if (i == 0 || !on_tiles(&k, s) || c->kern[i - 1].k.level != k.level) continue;
+        k = c->kern[i - 1].k; /* another number of threads */
+        k.precision = APUS_PRECISION_FAST;
+        run_pieces(c, u, &k, AP_DELTA_RECURRENT, 0, &out2, &state2);
+        kc_same(c, name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+    }
 }
 
 static void check_forms(kc *c, const setup *u)
@@ -242,6 +299,7 @@ static void check_forms(kc *c, const setup *u)
         kc_close(c, "state", KC_CHAIN, state, s->Dk, S, S_mag, s->n_seq * s->Hv * s->Dv, s->Dk);
         check_levels(c, u, (ap_delta_form)form, out, state);
     }
+    check_fast(c, u, y, mag, S, S_mag);
 }
 
 /* Four heads: all forgotten at once; a memory of 1,000 tokens; of 100,000; of a million at a
@@ -266,47 +324,65 @@ static void make_long(kc *c, const shape *s, setup *u)
     u->a.qkv = qkv, u->a.a = a, u->a.b = b, u->a.neg_exp_a = neg, u->a.dt_bias = dt;
 }
 
+/* How far x is from y, n values every `step`, in proportion to y. */
+static double apart(const float *x, const double *y, size_t n, size_t block, size_t step)
+{
+    double off = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i / block * step + i % block;
+        off += ((double)x[at] - y[at]) * ((double)x[at] - y[at]);
+        size += y[at] * y[at];
+    }
+    return sqrt(off / size);
+}
+
 static void check_long(kc *c, const shape *s)
 {
     const kc_kern *kern = &c->kern[c->n_kern - 1];
+    size_t n = (size_t)(s->Dv * s->Dk), T = (size_t)s->n_tok[0], Dv = (size_t)s->Dv;
     setup u;
     make_long(c, s, &u);
     double *S = kc_f64(c, u.state_floats), *S_mag = kc_f64(c, u.state_floats);
     double *y = kc_f64(c, u.count), *mag = kc_f64(c, u.count);
     for (size_t i = 0; i < u.state_floats; i++) S[i] = (double)u.state[i];
     oracle(&u, S, S_mag, y, mag);
-    for (int form = AP_DELTA_RECURRENT; form <= AP_DELTA_CHUNKED; form++) {
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"recurrent", "chunked", "fast"};
+        ap_kern k = kern->k;
         float *out, *state;
-        size_t n = (size_t)(s->Dv * s->Dk);
-        kc_case(c, "%s T=%d alike=%g", form == AP_DELTA_RECURRENT ? "recurrent" : "chunked",
-                u.a.n_tok, s->alike);
-        run_pieces(c, &u, &kern->k, (ap_delta_form)form, 0, &out, &state);
+        double most = i == 2 && on_tiles(&k, s) ? SPLIT_STATE : LONG_STATE;
+        kc_case(c, "%s T=%d alike=%g", names[i], u.a.n_tok, s->alike);
+        if (i == 2) k.precision = APUS_PRECISION_FAST;
+        run_pieces(c, &u, &k, i == 1 ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT, 0, &out, &state);
         for (size_t h = 0; h < 4; h++) {
-            double off = 0, size = 0;
-            for (size_t i = h * n; i < (h + 1) * n; i++) {
-                off += ((double)state[i] - S[i]) * ((double)state[i] - S[i]);
-                size += S[i] * S[i];
-            }
-            if (!(sqrt(off / size) <= LONG_STATE))
-                kc_fail(c, "%s: state of head %zu is off by %.2e of its norm", kern->name, h,
-                        sqrt(off / size));
+            double off = apart(state + h * n, S + h * n, n, n, 0);
+            double wrong = apart(out + h * Dv, y + h * Dv, T * Dv, Dv, 4 * Dv);
+            if (getenv("KCHECK_ERRORS"))
+                printf("%s %s: head %zu state %.2e out %.2e\n", kern->name, c->where, h, off,
+                       wrong);
+            if (!(off <= most))
+                kc_fail(c, "%s: state of head %zu is off by %.2e of its norm", kern->name, h, off);
+            if (!(wrong <= SPLIT_OUT))
+                kc_fail(c, "%s: outputs of head %zu are off by %.2e", kern->name, h, wrong);
         }
     }
 }
 
 void check_delta(kc *c)
 {
-    shape apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
-          alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
+    shape keys_apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
+          keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
-        apart.n_tok[0] = alike.n_tok[0] = 4096;
+        keys_apart.n_tok[0] = keys_alike.n_tok[0] = 4096;
+    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) /* as narrow as tiles allow */
+        keys_apart.Dv = keys_alike.Dv = 32;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         setup u;
         make(c, &shapes[i], &u);
         check_forms(c, &u);
     }
-    check_long(c, &apart);
-    check_long(c, &alike);
+    check_long(c, &keys_apart);
+    check_long(c, &keys_alike);
 }
 
 /* The scratch of check_delta lies between canaries; here only that the size is one. */

@@ -56,10 +56,10 @@ void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, i
 void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int n, int h,
                     double *g, float *beta);
 
-/* The chunked form for some value heads of one sequence: outputs written, state replaced.
- * scratch: ap_delta_chunk_bytes, AP_ALIGN-aligned. */
+/* The chunked form for some value heads of one sequence: outputs written, state replaced; fast: with
+ * m->split where it is. scratch: ap_delta_chunk_bytes, AP_ALIGN-aligned. */
 void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s,
-                     const ap_delta_heads *heads, void *scratch);
-size_t ap_delta_chunk_bytes(int k_dim, int v_dim, int n_heads);
+                     const ap_delta_heads *heads, bool fast, void *scratch);
+size_t ap_delta_chunk_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n_heads);
 
 #endif

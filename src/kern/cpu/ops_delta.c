@@ -12,7 +12,8 @@
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-#define BLOCK 16 /* tokens that are prepared at once: they and a slice of the state fit in L1 */
+#define BLOCK     16 /* tokens that are prepared at once: they and a slice of the state fit in L1 */
+#define MIN_CHUNK 16 /* tokens of a sequence from which on chunks are faster */
 
 void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int key_head,
                    float *q, float *k)
@@ -37,6 +38,8 @@ void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, 
 typedef struct job {
     const ap_delta_args *a;
     const ap_micro_recur *m;
+    bool chunked; /* sequences of MIN_CHUNK tokens on go in chunks */
+    bool fast;
     int heads;  /* value heads of a task: 1 or all of a key head */
     int splits; /* tasks of those heads */
     int rows;   /* value channels of a task, a multiple of AP_DELTA_ROWS */
@@ -133,6 +136,11 @@ static void run_block(const job *j, block *b, float *state, int key_head, int h,
     }
 }
 
+static bool in_chunks(const job *j, const ap_recur_seq *s)
+{
+    return j->chunked && s->n_tok >= MIN_CHUNK;
+}
+
 static void recurrent_task(void *arg, int task, int worker)
 {
     const job *j = arg;
@@ -142,6 +150,7 @@ static void recurrent_task(void *arg, int task, int worker)
     ap_delta_heads heads = ap_delta_group(a, group % groups, j->heads);
     int row = task % j->splits * j->rows;
     int row_end = row + j->rows < a->v_dim ? row + j->rows : a->v_dim;
+    if (in_chunks(j, s)) return;
     block b;
     block_open(&b, (char *)a->scratch + (size_t)worker * j->worker_bytes, a->k_dim, a->v_dim);
     for (int t = 0; t < s->n_tok; t += BLOCK) {
@@ -163,6 +172,7 @@ static void norm_task(void *arg, int task, int worker)
     const ap_recur_seq *s = &a->seq[task / a->n_v_head];
     int h = task % a->n_v_head;
     (void)worker;
+    if (in_chunks(j, s)) return;
     for (int64_t t = s->begin; t < s->begin + s->n_tok; t++) {
         float *out = ap_delta_out(a, t, h);
         j->m->gated_norm(out, a->norm_weight, ap_delta_z(a, t, h), a->v_dim, a->eps, out);
@@ -176,20 +186,22 @@ static void chunked_task(void *arg, int task, int worker)
     int groups = a->n_v_head / j->heads;
     const ap_recur_seq *s = &a->seq[task / groups];
     ap_delta_heads heads = ap_delta_group(a, task % groups, j->heads);
-    if (s->n_tok > 0)
-        ap_delta_chunks(j->m, a, s, &heads, (char *)a->scratch + (size_t)worker * j->worker_bytes);
+    if (in_chunks(j, s))
+        ap_delta_chunks(j->m, a, s, &heads, j->fast,
+                        (char *)a->scratch + (size_t)worker * j->worker_bytes);
 }
 
-static size_t worker_bytes(int k_dim, int v_dim, int n_heads)
+static size_t worker_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n_heads)
 {
-    size_t chunk = ap_delta_chunk_bytes(k_dim, v_dim, n_heads), step = block_bytes(k_dim, v_dim);
+    size_t chunk = ap_delta_chunk_bytes(m, k_dim, v_dim, n_heads), step = block_bytes(k_dim, v_dim);
     return chunk > step ? chunk : step;
 }
 
 size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
                                   int v_dim)
 {
-    return worker_bytes(k_dim, v_dim, n_v_head / n_k_head) * (size_t)ap_pool_threads(k->pool);
+    const ap_micro_recur *m = ((const ap_micro *)k->impl)->recur;
+    return worker_bytes(m, k_dim, v_dim, n_v_head / n_k_head) * (size_t)ap_pool_threads(k->pool);
 }
 
 /* All heads of a key head in one task if that leaves all threads about the same work. */
@@ -201,18 +213,19 @@ static int heads_per_task(const ap_delta_args *a, int threads)
 
 void ap_cpu_delta(const ap_kern *k, const ap_delta_args *a)
 {
-    int threads = ap_pool_threads(k->pool);
+    int threads = ap_pool_threads(k->pool), few = 0;
     int slices = (a->v_dim + AP_DELTA_ROWS - 1) / AP_DELTA_ROWS;
     job j = {.a = a,
              .m = ((const ap_micro *)k->impl)->recur,
-             .heads = heads_per_task(a, threads),
-             .worker_bytes = worker_bytes(a->k_dim, a->v_dim, a->n_v_head / a->n_k_head)};
+             .fast = k->precision == APUS_PRECISION_FAST,
+             .chunked = a->form == AP_DELTA_CHUNKED || k->precision == APUS_PRECISION_FAST,
+             .heads = heads_per_task(a, threads)};
+    j.worker_bytes = worker_bytes(j.m, a->k_dim, a->v_dim, a->n_v_head / a->n_k_head);
     int tasks = a->n_seq * (a->n_v_head / j.heads);
     if (tasks <= 0) return;
-    if (a->form == AP_DELTA_CHUNKED) {
-        ap_op_run(k, chunked_task, &j, tasks);
-        return;
-    }
+    for (int i = 0; i < a->n_seq; i++) few += !in_chunks(&j, &a->seq[i]);
+    if (few < a->n_seq) ap_op_run(k, chunked_task, &j, tasks);
+    if (few == 0) return;
     /* Whole heads where there are enough of them: each task prepares q, k and gates itself. */
     j.splits = tasks % threads == 0 ? 1 : (2 * threads + tasks - 1) / tasks;
     if (j.splits > slices) j.splits = slices;

@@ -7,16 +7,20 @@
  * X is solved for by substitution in blocks of 16, which needs no inverse; of exponentials only
  * those of differences <= 0 are formed, G in double (spec section 3.3). The state is held
  * transposed, [Dk][Dv], between the chunks. A last chunk of fewer tokens is just smaller.
- * Q, K and their products are made once for all value heads of a task. */
+ * Q, K and their products are made once for all value heads of a task.
+ *
+ * With precision FAST and matrix tiles (ap_micro_split) the products run there, on inputs split into
+ * two bf16; the substitution stays f32, and the state is f32 between the chunks. */
 #include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "kern/cpu/delta.h"
 
-#define CHUNK AP_DELTA_CHUNK
-#define STRIP 12 /* key channels whose update is formed at once */
-#define AHEAD 8  /* rows to prefetch ahead */
+#define CHUNK       AP_DELTA_CHUNK
+#define STRIP       12 /* key channels whose update is formed at once */
+#define SPLIT_STRIP 32
+#define AHEAD       8 /* rows to prefetch ahead */
 
 typedef struct chunk {
     const ap_micro_recur *m;
@@ -28,10 +32,13 @@ typedef struct chunk {
     float *kk, *qk; /* [CHUNK][CHUNK] k_i . k_j, q_i . k_j; j up to the end of i's block */
     float *st;      /* [heads][Dk][Dv] */
     float *x, *o;   /* [CHUNK][Dv] */
-    float *strip;   /* [STRIP][Dv] */
+    float *strip;   /* [STRIP or SPLIT_STRIP][Dv] */
     float *na, *p;  /* [CHUNK][CHUNK]: -A, P */
     double sum[CHUNK];
     float beta[CHUNK], decay[CHUNK], rest[CHUNK];
+
+    const ap_micro_split *split; /* NULL: all products in f32 */
+    uint8_t *q_left, *k_left, *kt_left, *kt_right, *st_right, *p_left, *x_right;
 } chunk;
 
 static float *carve(char *base, size_t *at, size_t count)
@@ -41,8 +48,19 @@ static float *carve(char *base, size_t *at, size_t count)
     return p;
 }
 
+static uint8_t *carve_split(char *base, size_t *at, size_t count)
+{
+    return (uint8_t *)carve(base, at, count); /* two bf16 are as large as a float */
+}
+
+/* Can products of this size run on matrix tiles? */
+static bool can_split(const ap_micro_recur *m, size_t Dk, size_t Dv)
+{
+    return m->split && Dk % 32 == 0 && Dv % 32 == 0;
+}
+
 /* Cuts the scratch and returns its size; base may be NULL. */
-static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv, size_t heads)
+static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv, size_t heads, bool split)
 {
     size_t at = 0;
     c->q = carve(base, &at, CHUNK * Dk);
@@ -53,21 +71,62 @@ static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv, size_t heads)
     c->st = carve(base, &at, heads * Dk * Dv);
     c->x = carve(base, &at, CHUNK * Dv);
     c->o = carve(base, &at, CHUNK * Dv);
-    c->strip = carve(base, &at, STRIP * Dv);
+    c->strip = carve(base, &at, (split ? SPLIT_STRIP : STRIP) * Dv);
     c->na = carve(base, &at, CHUNK * CHUNK);
     c->p = carve(base, &at, CHUNK * CHUNK);
+    if (!split) return at;
+    c->q_left = carve_split(base, &at, CHUNK * Dk);
+    c->k_left = carve_split(base, &at, CHUNK * Dk);
+    c->kt_left = carve_split(base, &at, CHUNK * Dk);
+    c->kt_right = carve_split(base, &at, CHUNK * Dk);
+    c->st_right = carve_split(base, &at, Dk * Dv);
+    c->p_left = carve_split(base, &at, CHUNK * CHUNK);
+    c->x_right = carve_split(base, &at, CHUNK * Dv);
     return at;
 }
 
-size_t ap_delta_chunk_bytes(int k_dim, int v_dim, int n_heads)
+size_t ap_delta_chunk_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n_heads)
 {
     chunk c;
-    return layout(&c, NULL, (size_t)k_dim, (size_t)v_dim, (size_t)n_heads);
+    size_t Dk = (size_t)k_dim, Dv = (size_t)v_dim;
+    return layout(&c, NULL, Dk, Dv, (size_t)n_heads, can_split(m, Dk, Dv));
 }
 
 static int min_int(int a, int b)
 {
     return a < b ? a : b;
+}
+
+/* Tiles of the chunk's rows: even. */
+static int row_tiles(const chunk *c)
+{
+    return (c->n + 31) / 32 * 2;
+}
+
+/* c = product of left (rows of the chunk) and st. */
+static void meet_state(chunk *c, const uint8_t *left, float *out)
+{
+    int Dk = c->a->k_dim, Dv = c->a->v_dim, steps = Dk / 32;
+    c->split->product(row_tiles(c), Dv / 16, steps, left, steps, c->st_right, steps, out, Dv,
+                      false);
+}
+
+/* What load_keys does, in tiles. */
+static void split_keys(chunk *c)
+{
+    const ap_micro_split *s = c->split;
+    int Dk = c->a->k_dim, steps = Dk / 32, tiles = row_tiles(c);
+    s->left(c->q, Dk, c->n, Dk, tiles, steps, c->q_left);
+    s->left(c->k, Dk, c->n, Dk, tiles, steps, c->k_left);
+    s->left(c->kt, CHUNK, Dk, c->n, Dk / 16, CHUNK / 32, c->kt_left);
+    s->right(c->kt, CHUNK, Dk, c->n, tiles, steps, c->kt_right);
+    for (int i = 0; i < tiles; i += 2) {
+        size_t at = (size_t)(i * steps) * AP_SPLIT_PAIR, to = (size_t)i * 16 * CHUNK;
+        s->product(2, i + 2, steps, c->k_left + at, steps, c->kt_right, steps, c->kk + to, CHUNK,
+                   false);
+        s->product(2, i + 2, steps, c->q_left + at, steps, c->kt_right, steps, c->qk + to, CHUNK,
+                   false);
+    }
 }
 
 /* q^, k^ and their products. */
@@ -84,6 +143,10 @@ static void load_keys(chunk *c, int key_head)
         ap_delta_keys(c->m, c->a, c->t + i, key_head, c->q + i * Dk, c->k + i * Dk);
     }
     c->m->transpose(c->k, Dk, c->n, Dk, c->kt, CHUNK);
+    if (c->split) {
+        split_keys(c);
+        return;
+    }
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
         float *kk = c->kk + i * CHUNK, *qk = c->qk + i * CHUNK;
@@ -126,7 +189,12 @@ static void masks(chunk *c)
 static void updates(chunk *c, const float *st, int h)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim;
-    c->m->gemm(c->n, Dv, Dk, c->k, Dk, 1, st, Dv, c->x, Dv, false);
+    if (c->split) {
+        c->split->right(st, Dv, Dk, Dv, Dv / 16, Dk / 32, c->st_right);
+        meet_state(c, c->k_left, c->x);
+    } else {
+        c->m->gemm(c->n, Dv, Dk, c->k, Dk, 1, st, Dv, c->x, Dv, false);
+    }
     for (int i = 0; i < c->n; i++) {
         if (i + AHEAD < c->n) ap_prefetch_row(ap_delta_value(c->a, c->t + i + AHEAD, h), Dv);
         c->m->residual(c->x + i * Dv, ap_delta_value(c->a, c->t + i, h), c->decay[i], c->beta[i],
@@ -140,12 +208,27 @@ static void updates(chunk *c, const float *st, int h)
     }
 }
 
+/* o += P X in tiles. */
+static void split_outputs(chunk *c)
+{
+    int Dv = c->a->v_dim, tiles = row_tiles(c), steps = CHUNK / 32;
+    c->split->left(c->p, CHUNK, c->n, c->n, tiles, steps, c->p_left);
+    c->split->right(c->x, Dv, c->n, Dv, Dv / 16, steps, c->x_right);
+    for (int i = 0; i < tiles; i += 2)
+        c->split->product(2, Dv / 16, i / 2 + 1, c->p_left + i * steps * AP_SPLIT_PAIR, steps,
+                          c->x_right, steps, c->o + (int64_t)i * 16 * Dv, Dv, true);
+}
+
 static void outputs(chunk *c, const float *st, int h)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim;
-    c->m->gemm(c->n, Dv, Dk, c->q, Dk, 1, st, Dv, c->o, Dv, false);
+    if (c->split)
+        meet_state(c, c->q_left, c->o);
+    else
+        c->m->gemm(c->n, Dv, Dk, c->q, Dk, 1, st, Dv, c->o, Dv, false);
     for (int i = 0; i < c->n; i++) c->m->scale(c->o + i * Dv, c->decay[i], 1.0f, Dv, c->o + i * Dv);
-    for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
+    if (c->split) split_outputs(c);
+    for (int i = 0; i < c->n && !c->split; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i);
         c->m->gemm(rows, Dv, i + rows, c->p + i * CHUNK, CHUNK, 1, c->x, Dv, c->o + i * Dv, Dv,
                    true);
@@ -161,20 +244,29 @@ static void advance(chunk *c, float *st, const ap_delta_gate *all)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim;
     for (int i = 0; i < c->n; i++) c->m->scale(c->x + i * Dv, c->rest[i], 1.0f, Dv, c->x + i * Dv);
-    for (int d = 0; d < Dk; d += STRIP) {
-        int rows = min_int(STRIP, Dk - d);
-        c->m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
+    int steps = CHUNK / 32, strip = c->split ? SPLIT_STRIP : STRIP;
+    if (c->split) c->split->right(c->x, Dv, c->n, Dv, Dv / 16, steps, c->x_right);
+    for (int d = 0; d < Dk; d += strip) {
+        int rows = min_int(strip, Dk - d);
+        if (c->split)
+            c->split->product(2, Dv / 16, (c->n + 31) / 32,
+                              c->kt_left + d / 16 * steps * AP_SPLIT_PAIR, steps, c->x_right, steps,
+                              c->strip, Dv, false);
+        else
+            c->m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
         c->m->grow(st + d * Dv, c->strip, all, rows * Dv);
     }
 }
 
 void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s,
-                     const ap_delta_heads *heads, void *scratch)
+                     const ap_delta_heads *heads, bool fast, void *scratch)
 {
     int Dk = a->k_dim, Dv = a->v_dim;
     size_t size = (size_t)Dv * (size_t)Dk;
     chunk c = {.m = m, .a = a};
-    layout(&c, scratch, (size_t)Dk, (size_t)Dv, (size_t)heads->n);
+    if (fast && can_split(m, (size_t)Dk, (size_t)Dv)) c.split = m->split;
+    layout(&c, scratch, (size_t)Dk, (size_t)Dv, (size_t)heads->n, c.split != NULL);
+    if (c.split) c.split->begin();
     for (int i = 0; i < heads->n; i++) {
         int h = heads->first + i * heads->stride;
         m->transpose(s->delta_state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
@@ -197,4 +289,5 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
         int h = heads->first + i * heads->stride;
         m->transpose(c.st + (size_t)i * size, Dv, Dk, Dv, s->delta_state + (size_t)h * size, Dk);
     }
+    if (c.split) c.split->end();
 }

@@ -295,19 +295,13 @@ static void decays_avx512(double top, const double *g, int n, float *out)
     }
 }
 
-const ap_micro_recur ap_recur_avx512 = {
-    .dot = dot_avx512,
-    .scale = scale_avx512,
-    .gates = gates_avx512,
-    .exps = recur_exps,
-    .step = step_avx512,
-    .gated_norm = gated_norm_avx512,
-    .conv = conv_avx512,
-    .gemm = gemm_avx512,
-    .solve = solve_avx512,
-    .decays = decays_avx512,
-    .transpose = transpose_avx512,
-    .mul = recur_mul,
-    .residual = recur_residual,
-    .grow = recur_grow,
-};
+#define SLOTS                                                                                      \
+    .dot = dot_avx512, .scale = scale_avx512, .gates = gates_avx512, .exps = recur_exps,           \
+    .step = step_avx512, .gated_norm = gated_norm_avx512, .conv = conv_avx512,                     \
+    .gemm = gemm_avx512, .solve = solve_avx512, .decays = decays_avx512,                           \
+    .transpose = transpose_avx512, .mul = recur_mul, .residual = recur_residual,                   \
+    .grow = recur_grow
+
+const ap_micro_recur ap_recur_avx512 = {SLOTS};
+/* with matrix tiles where precision allows */
+const ap_micro_recur ap_recur_amx = {SLOTS, .split = &ap_split_amx};

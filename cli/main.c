@@ -5,7 +5,8 @@
 
 static const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
                                           &cmd_tokenize, &cmd_render,     &cmd_logits,
-                                          &cmd_bench,    &cmd_perplexity, &cmd_quantize};
+                                          &cmd_bench,    &cmd_perplexity, &cmd_quantize,
+                                          &cmd_synth};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void help(FILE *f)

@@ -51,6 +51,30 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 APUS_API apus_err apus_quantize(const char *src, const char *dst,
                                 const apus_quantize_settings *settings, apus_diag *diag);
 
+typedef struct apus_synth_settings {
+    size_t size;    /* sizeof(apus_synth_settings) */
+    const char *to; /* type of most weights. GGUF: any of its types, such as "q4_k"; folders: "bf16",
+                     * "f16", "f32", "mlx2" .. "mlx8"; NULL = "bf16" */
+    uint64_t seed;  /* the same seed gives the same file; default 0 */
+    int layers;     /* only the first ones; 0 = all */
+    int threads;    /* 0 = one per physical core allowed to us */
+    apus_progress_fn progress; /* stage "synth", in bytes; may be NULL */
+    void *progress_ctx;
+} apus_synth_settings;
+
+APUS_API void apus_synth_settings_default(apus_synth_settings *s);
+
+/* Write a model with random weights and a tokenizer that stands in for the real one: as large and as
+ * fast as the real model, and it says nothing sensible.
+ *   config  a config.json, or the folder that holds one; generation_config.json beside it is taken too
+ *   dst     what does not exist yet; a name that ends in .gguf gives a GGUF file, any other a folder of
+ *           safetensors
+ * Types of single matrices follow the default recipes of apus_quantize. The text model alone is made.
+ * Returns OK; EINVAL; EFILE (also: not enough room); EFORMAT, EUNSUPPORTED; ENOMEM; ECANCELLED.
+ * Nothing is left behind then. */
+APUS_API apus_err apus_synth(const char *config, const char *dst, const apus_synth_settings *settings,
+                             apus_diag *diag);
+
 #ifdef __cplusplus
 }
 #endif

@@ -49,13 +49,6 @@ typedef struct batch {
     bool *broken;                 /* [tasks]: a value that is not finite */
 } batch;
 
-static bool has_ending(const char *s, const char *const *ends)
-{
-    for (; *ends; ends++)
-        if (ap_ends_with(s, *ends)) return true;
-    return false;
-}
-
 /* ---------------------------------------------------------------- what becomes of a tensor */
 
 static bool is_text(const mlx_plan *p, const char *name)
@@ -70,22 +63,18 @@ static bool is_float(ap_dtype t)
     return t == AP_F32 || t == AP_F16 || t == AP_BF16;
 }
 
-/* Bits for a matrix; 0 = it stays. Few weights decide much in the sensitive ones. */
+/* Bits for a matrix; 0 = it stays. */
 static int bits_for(const mlx_plan *p, const char *name, const ap_tensor *t)
 {
-    static const char *const kept[] = {"conv1d.weight", "shared_expert_gate.weight", "norm.weight",
-                                       NULL};
-    static const char *const sensitive[] = {
-        "embed_tokens.weight", "lm_head.weight",   "mlp.gate.weight",   "router.proj.weight",
-        "in_proj_a.weight",    "in_proj_b.weight", "in_proj_ba.weight", NULL};
-    if (!is_float(t->dtype) || t->rank < 2 || t->shape[t->rank - 1] % p->q->s.group) return 0;
-    if (ap_tensor_count(t) == 0 || has_ending(name, kept)) return 0;
+    int bits = ap_recipe_mlx_default(p->q->s.bits, name);
     size_t inside = strlen(p->q->prefix);
     ap_choice c;
+    if (!is_float(t->dtype) || t->rank < 2 || t->shape[t->rank - 1] % p->q->s.group) return 0;
+    if (ap_tensor_count(t) == 0 || !bits) return 0;
     if (ap_recipe_find(p->q->recipe, strncmp(name, p->q->prefix, inside) ? name : name + inside,
                        &c))
         return c.bits;
-    return p->q->s.bits <= 4 && has_ending(name, sensitive) ? 8 : p->q->s.bits;
+    return bits;
 }
 
 static apus_err add_override(mlx_plan *p, const char *module, int bits)
@@ -166,15 +155,20 @@ static apus_err add_experts(mlx_plan *p, const char *name, const char *leaf, con
     return err;
 }
 
+static bool is_stacked(const char *name)
+{
+    return ap_ends_with(name, ".experts.gate_up_proj") ||
+           ap_ends_with(name, ".experts.gate_proj") || ap_ends_with(name, ".experts.up_proj") ||
+           ap_ends_with(name, ".experts.down_proj");
+}
+
 static apus_err plan_tensor(mlx_plan *p, const char *name, const ap_tensor *t)
 {
-    static const char *const stacked[] = {".experts.gate_up_proj", ".experts.gate_proj",
-                                          ".experts.up_proj", ".experts.down_proj", NULL};
     if (strlen(name) > MAX_NAME - 32)
         return ap_fail(p->q->diag, APUS_EUNSUPPORTED, "%s: tensor \"%.200s\": the name is too long",
                        p->q->src, name);
     if (!is_text(p, name)) return add_plain(p, name, t, 0);
-    if (has_ending(name, stacked) && t->rank == 3 && t->shape[1] > 0 && t->shape[1] % 2 == 0)
+    if (is_stacked(name) && t->rank == 3 && t->shape[1] > 0 && t->shape[1] % 2 == 0)
         return add_experts(p, name, strrchr(name, '.') + 1, t);
     return add_plain(p, name, t,
                      t->rank == 2 && ap_ends_with(name, ".weight") ? bits_for(p, name, t) : 0);

@@ -20,15 +20,19 @@ struct ap_recipe {
     size_t n, cap;
 };
 
-bool ap_gguf_target(const char *name, ap_dtype *out)
+bool ap_gguf_known(const char *name, ap_dtype *out)
 {
     for (int t = 0; t < AP_DTYPE_COUNT; t++)
-        if (!strcmp(ap_dtype_name((ap_dtype)t), name) && ap_quantize_can((ap_dtype)t) &&
-            ap_gguf_type_number((ap_dtype)t) >= 0) {
+        if (!strcmp(ap_dtype_name((ap_dtype)t), name) && ap_gguf_type_number((ap_dtype)t) >= 0) {
             *out = (ap_dtype)t;
             return true;
         }
     return false;
+}
+
+bool ap_gguf_target(const char *name, ap_dtype *out)
+{
+    return ap_gguf_known(name, out) && ap_quantize_can(*out);
 }
 
 /* ---------------------------------------------------------------- files */
@@ -257,4 +261,16 @@ ap_dtype ap_recipe_default(ap_dtype target, const ap_config *c, const ap_model_t
     if (t->role == AP_ROLE_EMBED) return c->tie_embeddings ? s->most : target;
     if (t->role == AP_ROLE_PLE_EMBED) return s->more;
     return of_layer(s, c, t);
+}
+
+/* Few weights decide much in the sensitive ones. */
+int ap_recipe_mlx_default(int bits, const char *name)
+{
+    static const char *const kept[] = {"conv1d.weight", "shared_expert_gate.weight", "norm.weight",
+                                       NULL};
+    static const char *const sensitive[] = {
+        "embed_tokens.weight", "lm_head.weight",   "mlp.gate.weight",   "router.proj.weight",
+        "in_proj_a.weight",    "in_proj_b.weight", "in_proj_ba.weight", NULL};
+    if (is_one_of(name, kept)) return 0;
+    return bits <= 4 && is_one_of(name, sensitive) ? 8 : bits;
 }

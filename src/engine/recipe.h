@@ -34,10 +34,15 @@ const char *ap_recipe_unused(const ap_recipe *r, int *line);
 
 /* "q4_k", "bf16", ... to a type that GGUF files can be quantised to; false: unknown. */
 bool ap_gguf_target(const char *name, ap_dtype *out);
+/* The same for every type that GGUF files can hold. */
+bool ap_gguf_known(const char *name, ap_dtype *out);
 
 /* The type of a matrix of that name in a GGUF file whose target is `target`: small and sensitive
  * matrices get more bits (docs/quantising.md lists them). */
 ap_dtype ap_recipe_default(ap_dtype target, const ap_config *c, const ap_model_tensor *t);
+
+/* Bits of the matrix of that name in MLX's format of `bits`; 0: it stays as it is. */
+int ap_recipe_mlx_default(int bits, const char *name);
 
 /* A type near `want` that rows of `cols` values fit into. */
 ap_dtype ap_type_for_width(ap_dtype want, size_t cols);

@@ -495,6 +495,15 @@ static const char qwen_pipeline[] =
     "offsets\":false,"
     "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"byte_fallback\":false";
 
+void ap_tokenizer_pipeline(bool gemma, bool marks, ap_buf *b)
+{
+    if (gemma)
+        ap_buf_adds(b, gemma_pipeline);
+    else
+        ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
+                    marks ? "\\\\p{M}" : "");
+}
+
 static int64_t token_type(const ap_gguf_value *types, int64_t id)
 {
     int64_t t = TOKEN_NORMAL;
@@ -570,11 +579,7 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
                        "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
     ap_buf_adds(b, "{\"version\":\"1.0\"");
     added_tokens(tokens, ap_gguf_find(g, "tokenizer.ggml.token_type"), gemma, b);
-    if (gemma)
-        ap_buf_adds(b, gemma_pipeline);
-    else
-        ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
-                    marks ? "\\\\p{M}" : "");
+    ap_tokenizer_pipeline(gemma, marks, b);
     ap_buf_adds(b, ",\"vocab\":{");
     add_strings(tokens, true, b);
     ap_buf_adds(b, "},\"merges\":[");

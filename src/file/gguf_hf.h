@@ -26,6 +26,10 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
 apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
 apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
 
+/* The members of tokenizer.json from "normalizer" on, up to the opening of "model" and its type.
+ * marks: combining marks count as letters (Qwen 3.5). */
+void ap_tokenizer_pipeline(bool gemma, bool marks, ap_buf *out);
+
 /* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
 bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap);
 /* The other way, from a name beginning with "model." or "lm_head.". */

@@ -246,7 +246,7 @@ apus_err ap_gguf_writer_put(ap_gguf_writer *w, size_t index, uint64_t at, const 
 {
     const entry *e = &w->item[index];
     apus_err err = ap_output_put(&w->out, w->data_at + e->begin + at, data, n, diag);
-    w->put += n;
+    __atomic_fetch_add(&w->put, n, __ATOMIC_RELAXED);
     return err;
 }
 

@@ -42,7 +42,7 @@ uint64_t ap_gguf_writer_bytes(const ap_gguf_writer *w);
 /* Create the file, which must not exist, with its header. EFILE; EFORMAT: a name appears twice. */
 apus_err ap_gguf_writer_begin(ap_gguf_writer *w, const char *path, apus_diag *diag);
 
-/* Write bytes [at, at + n) of a tensor. EFILE. */
+/* Write bytes [at, at + n) of a tensor. Several threads may at once. EFILE. */
 apus_err ap_gguf_writer_put(ap_gguf_writer *w, size_t index, uint64_t at, const void *data,
                             size_t n, apus_diag *diag);
 

@@ -144,7 +144,7 @@ apus_err ap_st_writer_begin(ap_st_writer *w, const char *path, apus_diag *diag)
 apus_err ap_st_writer_put(ap_st_writer *w, size_t index, uint64_t at, const void *data, size_t n,
                           apus_diag *diag)
 {
-    w->put += n;
+    __atomic_fetch_add(&w->put, n, __ATOMIC_RELAXED);
     return ap_output_put(&w->out, w->data_at + w->item[index].begin + at, data, n, diag);
 }
 

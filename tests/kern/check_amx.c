@@ -308,6 +308,9 @@ static void run_one(const ap_kern *k, void *arg)
     k->matmul(k, &r->a);
 }
 
+/* Is the precision FAST worth a line at this table? With tiles, and for comparison without. */
+static bool benched(const kc_bench *b) { return b->peak_tiles > 0 || b->k->level == APUS_CPU_AVX512; }
+
 static void bench_case(kc_bench *b, int form, int T, int N, int K)
 {
     enum { MATS = 8 };
@@ -325,7 +328,7 @@ static void bench_case(kc_bench *b, int form, int T, int N, int K)
     give_room(b->c, &k, T, K);
     kc_bench with_room = *b;
     with_room.k = &k;
-    with_room.peak_flops = b->peak_tiles;
+    with_room.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
     bench r = {.w = w, .n_mats = MATS};
     r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N), .ldx = K, .ldy = N, .n_tok = T};
     snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d fast", T, N, K, ap_dtype_name(src.dtype), src.bits);
@@ -336,7 +339,47 @@ void bench_matmul_amx(kc_bench *b)
 {
     static const int toks[] = {8, 12, 16, 32, 64, 128, 256, 512, 4096};
     static const int forms[] = {0, 1, 8, 14, 10, 5}; /* bf16, Q4_0, Q4_K, MLX 4 bits, Q6_K, Q8_0 */
-    if (b->peak_tiles <= 0) return;
+    if (!benched(b)) return;
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
-        for (size_t i = 0; i < sizeof toks / sizeof *toks; i++) bench_case(b, forms[f], toks[i], 4096, 2048);
+        for (size_t i = 0; i < sizeof toks / sizeof *toks; i++) {
+            if (b->peak_tiles <= 0 && (toks[i] > 512 || forms[f] == 0)) continue;
+            bench_case(b, forms[f], toks[i], 4096, 2048);
+        }
+}
+
+static void run_moe(const ap_kern *k, void *arg) { k->moe(k, arg); }
+
+/* Every expert with the same number of rows. */
+static void bench_experts(kc_bench *b, int form, int rows)
+{
+    enum { N = 64, R = 8, H = 2048, F = 512 };
+    static ap_expert experts[N];
+    kc *c = b->c;
+    char shape[64];
+    ap_tensor in, out;
+    ap_kern k = fast(b->k);
+    int T = rows * N / R;
+    tensor(c, form, F, H, &in);
+    tensor(c, form, H, F, &out);
+    for (int e = 0; e < N; e++) experts[e] = (ap_expert){kc_mat(c, &k, &in), kc_mat(c, &k, &in), kc_mat(c, &k, &out)};
+    int32_t *ids = kc_bytes(c, (size_t)T * R * sizeof *ids);
+    for (int i = 0; i < T * R; i++) ids[i] = (i * 5 + i / N) % N;
+    ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1), .ids = ids, .weights = kc_in(c, (size_t)T * R, 0.1), .experts = experts,
+                     .y = kc_out(c, (size_t)T * H), .ldx = H, .ldy = H, .n_tok = T, .n_expert = N, .n_used = R,
+                     .act = AP_ACT_SILU, .scratch = kc_bytes(c, k.moe_scratch_bytes(&k, T, N, R, H, F))};
+    kc_bench with = *b;
+    with.k = &k;
+    with.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
+    snprintf(shape, sizeof shape, "%d of %d T=%d (%d rows) %s%.0d fast", R, N, T, rows, ap_dtype_name(in.dtype), in.bits);
+    double bytes = (double)N * (double)(2 * k.pack_bytes(&k, &in) + k.pack_bytes(&k, &out));
+    kc_time(&with, shape, 6.0 * T * R * H * F, bytes, run_moe, &a);
+}
+
+void bench_moe_amx(kc_bench *b)
+{
+    static const int rows[] = {8, 16, 32, 64, 128, 256}, forms[] = {0, 8, 14};
+    if (!benched(b)) return;
+    for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            if (b->peak_tiles > 0 || (forms[f] && rows[i] <= 64)) bench_experts(b, forms[f], rows[i]);
 }

@@ -252,4 +252,5 @@ void bench_moe(kc_bench *b)
     kc_time(b, "T=1 E=64 K=8 H=2048 F=512 bf16", 2 * macs, 2 * macs, run_moe, &a);
     a.n_tok = T;
     kc_time(b, "T=256 E=64 K=8 H=2048 F=512 bf16", 2 * macs * T, 6.0 * E * H * F, run_moe, &a);
+    bench_moe_amx(b);
 }

@@ -135,6 +135,7 @@ void check_matmul_amx(kc *c);
 void check_glu_amx(kc *c);
 void check_moe_amx(kc *c);
 void bench_matmul_amx(kc_bench *b);
+void bench_moe_amx(kc_bench *b);
 void bench_pack_quant(kc_bench *b);
 
 void bench_pack(kc_bench *b);

@@ -214,6 +214,7 @@ void check_moe(kc *c)
     }
     check_moe_case(c, 1, 8, 4, 600, 300, ANY, true);
     check_moe_case(c, 260, 4, 1, 24, 40, ALL_TO_ONE, false);
+    check_moe_case(c, 1100, 32, 8, 283, 16, ANY, true); /* two slices of the outputs */
     check_moe_quant(c);
     check_moe_amx(c);
 }

@@ -4,7 +4,10 @@
  * of one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a
  * small matrix product, and all tasks of all units form one flat list, so that the workers finish
  * together whatever the routing is. Experts that go by tiles (tiled.h) have the first slots and units
- * of their own. */
+ * of their own.
+ *
+ * The second product and the combination go through the outputs in slices, so that what experts give
+ * to thousands of tokens stays in the caches and small. */
 #include <stdalign.h>
 #include <string.h>
 
@@ -15,11 +18,13 @@
 #include "kern/cpu/tiled.h"
 
 #define COMBINE_CHUNK 512
+#define SLICE_BYTES   ((size_t)8 << 20) /* of all pairs' results */
+#define SLICE_PANELS  16                /* at least: shorter runs of outputs are read and written badly */
 
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
     size_t slot_of, tok_of, start, units, mid, out, x_q, mid_q, x_t, mid_t, total;
-    int ld_mid, ld_out;
+    int ld_mid, slice; /* floats of a row of mid; panels of a slice */
 } layout;
 
 typedef struct moe_job {
@@ -32,10 +37,11 @@ typedef struct moe_job {
     int32_t *start;   /* [E] pairs of an expert; then its next slot */
     ap_moe_unit *units; /* those of tiles, then the others */
     float *mid; /* [T*K, F] act(gate) * up */
-    float *out; /* [T*K, H] */
+    float *out; /* [T*K, ld_out]: the outputs of a slice */
     ap_qx *x_q;       /* [T, H/32] x and */
     ap_qx *mid_q;     /* [T*K, F/32] mid, for weights in integer form */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
+    int slice, n_slice; /* the slice's first panel and its panels */
     int n_tiled_slot;   /* slots of units by tiles */
     ap_tiled_moe tiled;
     ap_split split; /* of one unit */
@@ -53,19 +59,27 @@ static size_t place(size_t *at, size_t n, size_t size)
     return here;
 }
 
+static int slice_panels(size_t pairs, int hidden)
+{
+    int panels = hidden / AP_PANEL + (hidden % AP_PANEL != 0);
+    size_t fit = SLICE_BYTES / (AP_PANEL * sizeof(float)) / (pairs ? pairs : 1);
+    if (fit < SLICE_PANELS) fit = SLICE_PANELS;
+    return fit < (size_t)panels ? (int)fit / 2 * 2 : panels;
+}
+
 static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden, int ffn)
 {
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
     l.ld_mid = (ffn + 15) / 16 * 16;
-    l.ld_out = (hidden + 15) / 16 * 16;
+    l.slice = slice_panels(pairs, hidden);
     l.slot_of = place(&at, pairs, sizeof(int32_t));
     l.tok_of = place(&at, pairs, sizeof(int32_t));
     l.start = place(&at, (size_t)n_expert, sizeof(int32_t));
     /* an expert has one unit that is not full, at most */
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
-    l.out = place(&at, pairs, (size_t)l.ld_out * sizeof(float));
+    l.out = place(&at, pairs, (size_t)l.slice * AP_PANEL * sizeof(float));
     if (k->precision != APUS_PRECISION_EXACT) {
         l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
         l.mid_q = place(&at, pairs, ap_input_bytes(ffn));
@@ -184,14 +198,14 @@ static void down_task(void *arg, int task, int worker)
     const ap_qx *q[AP_TASK_ROWS] = {0};
     (void)worker;
 
-    int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(w) - p0;
+    int p0 = task % j->split.n_groups * j->split.group, left = j->n_slice - p0;
     int panels = left < j->split.group ? left : j->split.group;
     for (int r = 0; r < u->rows; r++) {
         x[r] = j->mid + (size_t)(u->slot + r) * j->ld_mid;
         if (j->mid_q) q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
     }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
-    ap_product(j->m, &w, 1, p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot}, u->rows,
+    ap_product(j->m, &w, 1, j->slice + p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot}, u->rows,
                j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
@@ -200,10 +214,12 @@ static void combine_row(const moe_job *j, int t)
     const ap_moe_args *a = j->a;
     const int32_t *slot = j->slot_of + (size_t)t * a->n_used;
     const float *weight = a->weights + (size_t)t * a->n_used;
-    float *y = a->y + t * a->ldy;
+    int first = j->slice * AP_PANEL, width = j->n_slice * AP_PANEL;
+    float *y = a->y + t * a->ldy + first;
     alignas(64) float acc[COMBINE_CHUNK];
-    for (int i = 0; i < j->hidden; i += COMBINE_CHUNK) {
-        int n = j->hidden - i < COMBINE_CHUNK ? j->hidden - i : COMBINE_CHUNK;
+    if (width > j->hidden - first) width = j->hidden - first;
+    for (int i = 0; i < width; i += COMBINE_CHUNK) {
+        int n = width - i < COMBINE_CHUNK ? width - i : COMBINE_CHUNK;
         memset(acc, 0, (size_t)n * sizeof(float));
         for (int r = 0; r < a->n_used; r++)
             j->m->elem->add_scaled(acc, weight[r], j->out + (size_t)slot[r] * j->ld_out + i, n);
@@ -244,6 +260,18 @@ static void quantise_mid(const moe_job *j)
     ap_quantise(j->k, j->mid + first * (size_t)j->ld_mid, j->ld_mid, rows, j->ffn, j->mid_q + first * blocks);
 }
 
+/* The outputs of at most n panels from j->slice on. */
+static void run_slice(moe_job *j, int rows, int n)
+{
+    int left = ap_n_panels(&j->a->experts[j->a->ids[0]].down) - j->slice;
+    j->n_slice = left < n ? left : n;
+    ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
+    j->split = ap_split_product(j->k, rows, j->n_slice, j->ffn, 1, j->n_units);
+    ap_op_run(j->k, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
+    j->n_tasks = ap_op_tasks(j->k, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
+    ap_op_run(j->k, combine_task, j, j->n_tasks);
+}
+
 void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
 {
     if (a->n_tok == 0) return;
@@ -265,7 +293,7 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .x_q = (ap_qx *)(s + l.x_q),
         .mid_q = (ap_qx *)(s + l.mid_q),
         .ld_mid = l.ld_mid,
-        .ld_out = l.ld_out,
+        .ld_out = l.slice * AP_PANEL,
         .hidden = hidden,
         .ffn = ffn,
     };
@@ -284,8 +312,5 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     ap_op_run(k, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
     if (!down_q) j.mid_q = NULL;
     else quantise_mid(&j);
-    j.split = ap_split_product(k, rows, ap_n_panels(&e->down), ffn, 1, j.n_units);
-    ap_op_run(k, down_task, &j, ap_tiled_down_tasks(&j.tiled) + j.n_units * j.split.n_groups);
-    j.n_tasks = ap_op_tasks(k, a->n_tok, (int64_t)hidden / 16 * a->n_used);
-    ap_op_run(k, combine_task, &j, j.n_tasks);
+    for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice) run_slice(&j, rows, l.slice);
 }

@@ -35,10 +35,11 @@ typedef struct ap_tiled_moe {
     const int32_t *tok_of;    /* [pairs] token of a slot */
     const ap_moe_unit *units; /* each cut at a multiple of 16 rows */
     int n_unit, n_tile;       /* n_tile: tiles of rows of all units */
-    float *out;               /* f32 [pairs, hidden] ld_out: results of slots */
-    int ld_out;
+    float *out;               /* f32 [pairs, 16 * n_slice] ld_out: results of slots */
+    int ld_out, slice, n_slice; /* first panel of the outputs in work, and how many */
     uint8_t *x, *mid;         /* packed inputs of both products, unit by unit */
     int hidden, ffn;
+    int widest;               /* tiles of rows of the largest unit */
     int glu_group, glu_groups, down_group, down_groups; /* panels of a task; tasks of a unit */
 } ap_tiled_moe;
 
@@ -49,8 +50,9 @@ bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows);
 size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols);
 
 /* Packs the inputs of all units and chooses the groups. Then glu_tasks tasks, in any order, by any
- * threads; then down_tasks of them. */
+ * threads; then, for each slice of the outputs, down_tasks of them. */
 void ap_tiled_moe_begin(ap_tiled_moe *j);
+void ap_tiled_moe_slice(ap_tiled_moe *j, int panel, int n_panel);
 static inline int ap_tiled_glu_tasks(const ap_tiled_moe *j) { return j->n_unit * j->glu_groups; }
 static inline int ap_tiled_down_tasks(const ap_tiled_moe *j) { return j->n_unit * j->down_groups; }
 void ap_tiled_moe_glu(const ap_tiled_moe *j, int task);

@@ -53,15 +53,21 @@ static void pack_task(void *arg, int task, int worker)
 
 void ap_tiled_moe_begin(ap_tiled_moe *j)
 {
-    int widest = 1;
+    j->widest = 1;
     for (int i = 0; i < j->n_unit; i++)
-        if (ap_op_parts(j->units[i].rows, 16) > widest) widest = ap_op_parts(j->units[i].rows, 16);
-    int glu = ap_op_parts(j->ffn, AP_PANEL), down = ap_op_parts(j->hidden, AP_PANEL);
-    j->glu_group = ap_tiled_group(j->k, widest, j->n_unit, glu, j->hidden, 2);
+        if (ap_op_parts(j->units[i].rows, 16) > j->widest) j->widest = ap_op_parts(j->units[i].rows, 16);
+    int glu = ap_op_parts(j->ffn, AP_PANEL);
+    j->glu_group = ap_tiled_group(j->k, j->widest, j->n_unit, glu, j->hidden, 2);
     j->glu_groups = ap_op_parts(glu, j->glu_group);
-    j->down_group = ap_tiled_group(j->k, widest, j->n_unit, down, j->ffn, 1);
-    j->down_groups = ap_op_parts(down, j->down_group);
     ap_op_run(j->k, pack_task, j, j->n_unit);
+}
+
+void ap_tiled_moe_slice(ap_tiled_moe *j, int panel, int n_panel)
+{
+    j->slice = panel;
+    j->n_slice = n_panel;
+    j->down_group = ap_tiled_group(j->k, j->widest, j->n_unit, n_panel, j->ffn, 1);
+    j->down_groups = ap_op_parts(n_panel, j->down_group);
 }
 
 /* Activated sums of panels p and, if there is one, p + 1 as inputs of the second product. */
@@ -110,10 +116,10 @@ void ap_tiled_moe_down(const ap_tiled_moe *j, int task)
     alignas(64) float rows[16 * AP_TILED_WIDE];
     ap_amx_in in = inputs(u, j->mid, j->ffn);
     ap_amx_side side = side_of(j, w);
-    int p0 = task % j->down_groups * j->down_group, left = ap_op_parts(j->hidden, AP_PANEL) - p0;
+    int p0 = task % j->down_groups * j->down_group, left = j->n_slice - p0;
     int panels = left < j->down_group ? left : j->down_group;
     size_t step = (size_t)in.n_tile * 256;
-    m->amx->product(side, &w, 1, p0, panels, &in, 0, in.n_tile, sums);
+    m->amx->product(side, &w, 1, j->slice + p0, panels, &in, 0, in.n_tile, sums);
     for (int t = 0; t < in.n_tile; t++) {
         int n_row = u->rows - t * 16 < 16 ? u->rows - t * 16 : 16;
         for (int p = 0; p < panels; p += AP_TILED_WIDE / 16) {

@@ -55,7 +55,27 @@ static const ap_micro micro_neon = {
     .level = APUS_CPU_NEON,
     .matmul = &ap_matmul_neon,
     .qwiden = &ap_qwiden_ref,
-    .qdot = &ap_qdot_ref,
+    .qdot = &ap_qdot_neon,
+    .elem = &ap_elem_neon,
+    .attn = &ap_attn_ref,
+    .recur = &ap_recur_neon,
+};
+
+static const ap_micro micro_dot = {
+    .level = APUS_CPU_DOT,
+    .matmul = &ap_matmul_neon,
+    .qwiden = &ap_qwiden_ref,
+    .qdot = &ap_qdot_dot,
+    .elem = &ap_elem_neon,
+    .attn = &ap_attn_ref,
+    .recur = &ap_recur_neon,
+};
+
+static const ap_micro micro_i8mm = {
+    .level = APUS_CPU_I8MM,
+    .matmul = &ap_matmul_neon,
+    .qwiden = &ap_qwiden_ref,
+    .qdot = &ap_qdot_i8mm,
     .elem = &ap_elem_neon,
     .attn = &ap_attn_ref,
     .recur = &ap_recur_neon,
@@ -70,7 +90,9 @@ const ap_micro *ap_micro_for(apus_cpu level)
     if (level == APUS_CPU_AMX) return &micro_amx;
 #endif
 #if defined(__aarch64__)
-    if (level >= APUS_CPU_NEON) return &micro_neon;
+    if (level == APUS_CPU_NEON) return &micro_neon;
+    if (level == APUS_CPU_DOT) return &micro_dot;
+    if (level == APUS_CPU_I8MM) return &micro_i8mm;
 #endif
     (void)level;
     return &micro_ref;

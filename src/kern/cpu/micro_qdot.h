@@ -59,6 +59,9 @@ struct ap_micro_qdot {
 extern const ap_micro_qdot ap_qdot_ref, ap_qdot8_ref;
 #if defined(__x86_64__)
 extern const ap_micro_qdot ap_qdot_avx2, ap_qdot8_avx2, ap_qdot_avx512, ap_qdot8_avx512;
+#elif defined(__aarch64__)
+extern const ap_micro_qdot ap_qdot_neon, ap_qdot8_neon, ap_qdot_dot, ap_qdot8_dot, ap_qdot_i8mm,
+    ap_qdot8_i8mm;
 #endif
 
 #endif

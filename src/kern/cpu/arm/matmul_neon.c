@@ -1,5 +1,5 @@
-/* matmul_neon.c - 4 rows of weights per register, tiles of 6 tokens x 1 panel: 24 sums, 4 vectors of
- * weights and one input, which the multiplication takes as a lane, so that it needs no copies. */
+/* matmul_neon.c - 4 rows of weights per register, tiles of 6 tokens x 1 panel: 24 sums, 4 vectors
+ * of weights and one input, which the multiplication takes as a lane: it needs no copies. */
 #include <arm_neon.h>
 #include <stdint.h>
 

@@ -12,8 +12,8 @@
 #define TILE_INLINE static inline __attribute__((always_inline))
 #define TILE_UNROLL _Pragma("GCC unroll 16")
 
-/* c + b * *a. By hand and in this order, so that sums stay where they are: with every register in use
- * a compiler that loads early spills them. */
+/* c + b * *a. By hand and in this order, so that sums stay where they are: with every register in
+ * use a compiler that loads early spills them. */
 TILE_INLINE float tile_input(const float *a)
 {
     float x;

@@ -3,13 +3,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "apus/apus_unstable.h"
 #include "common.h"
 #include "json_out.h"
+#include "kl_base.h"
 
 static struct {
-    const char *file, *base;
+    const char *file, *base, *base_file;
     bool json;
 } o;
 
@@ -17,12 +19,14 @@ static const opt perplexity_table[] = {
     {"file", 'f', OPT_STRING, &o.file, NULL, 0, 0, "FILE", "the text; '-' = standard input"},
     {"kl-against", 0, OPT_STRING, &o.base, NULL, 0, 0, "MODEL2",
      "compare with this model, the base, on the same tokens"},
+    {"kl-base", 0, OPT_STRING, &o.base_file, NULL, 0, 0, "BASE",
+     "write the predictions to the file BASE, or compare with\nthose in it if it exists"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"},
     {0}};
 
 static int run(int argc, char **argv);
 const command cmd_perplexity = {
-    "perplexity", "[MODEL] -f FILE [--kl-against MODEL2] [--ctx N] [options]",
+    "perplexity", "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE] [--ctx N] [options]",
     "how well a model predicts a text",
     "The text is cut into windows of --ctx tokens (default 512); each is run on its own, its "
     "first\n"
@@ -32,7 +36,10 @@ const command cmd_perplexity = {
     "left out. Markers such as <|im_end|> in the text are ordinary text.\n"
     "Against MODEL2: Kullback-Leibler divergence of MODEL from MODEL2, sum of p2 log(p2 / p), in "
     "nats,\n"
-    "and how often both find the same token likeliest.",
+    "and how often both find the same token likeliest. A large MODEL2 need run only once:\n"
+    "'apus perplexity MODEL2 -f FILE --kl-base BASE' keeps its predictions, two bytes for each "
+    "token of\n"
+    "the vocabulary and each token scored; the same command with another MODEL compares.",
     run};
 
 enum { WINDOW = 512, MAX_PIECE = 256, LOGIT_BYTES = 64 << 20 };
@@ -53,7 +60,9 @@ typedef struct score {
 } score;
 
 typedef struct test {
-    side s, base; /* base.model NULL: none */
+    side s, base;    /* base.model NULL: none */
+    kl_base kept;    /* --kl-base; f NULL: none */
+    float *kept_row; /* [vocab] when reading it */
     int window, piece;
     int32_t *ids;
     size_t n_ids, n_windows;
@@ -82,24 +91,44 @@ static double divergence(const float *base, double base_sum, const float *x, dou
     return kl;
 }
 
-static void add_scores(const test *t, const int32_t *next, int n, score *out)
+/* Is there anything to compare with? */
+static bool compares(const test *t)
+{
+    return t->base.model || t->kept_row;
+}
+
+static void compare_row(const test *t, const float *x, double sum, int top, const float *b,
+                        score *out)
+{
+    int base_top;
+    double base_sum = log_sum(b, t->s.info.vocab, &base_top);
+    out->kl[out->n] = divergence(b, base_sum, x, sum, t->s.info.vocab);
+    out->same_top += b[top] == b[base_top]; /* a file may hold several that are likeliest */
+}
+
+static bool add_scores(test *t, const int32_t *next, int n, score *out)
 {
     int vocab = t->s.info.vocab;
-    for (int r = 0; r < n; r++) {
+    for (int r = 0; r < n; r++, out->n++) {
         int top, base_top;
+        double base_nll;
         const float *x = t->s.logits + (size_t)r * (size_t)vocab;
         double sum = log_sum(x, vocab, &top), nll = sum - (double)x[next[r]];
         out->nll += nll;
         out->nll2 += nll * nll;
         if (t->base.model) {
             const float *b = t->base.logits + (size_t)r * (size_t)vocab;
-            double base_sum = log_sum(b, vocab, &base_top);
-            out->base_nll += base_sum - (double)b[next[r]];
-            out->kl[out->n] = divergence(b, base_sum, x, sum, vocab);
-            out->same_top += top == base_top;
+            out->base_nll += log_sum(b, vocab, &base_top) - (double)b[next[r]];
+            compare_row(t, x, sum, top, b, out);
+        } else if (t->kept_row) {
+            if (!kl_base_read(&t->kept, t->kept_row, &base_nll)) return false;
+            out->base_nll += base_nll;
+            compare_row(t, x, sum, top, t->kept_row, out);
+        } else if (t->kept.f && !kl_base_write(&t->kept, x, sum, nll)) {
+            return false;
         }
-        out->n++;
     }
+    return true;
 }
 
 /* Feed n tokens; the logits after each of them if wanted. */
@@ -129,7 +158,11 @@ static bool score_window(test *t, const int32_t *ids, score *out, apus_diag *d)
         int n = t->window - 1 - at < t->piece ? t->window - 1 - at : t->piece;
         for (int k = 0; k < 2 && sides[k]; k++)
             if (!feed(sides[k], ids + at, n, true, d)) return false;
-        add_scores(t, ids + at + 1, n, out);
+        if (!add_scores(t, ids + at + 1, n, out)) {
+            snprintf(d->text, sizeof d->text, "%s: %s", t->kept.path,
+                     t->kept_row ? "ends too early" : "writing failed");
+            return false;
+        }
     }
     return true;
 }
@@ -153,17 +186,17 @@ static void print_result(const test *t, score *r)
     double n = (double)r->n, mean = r->nll / n, ppl = exp(mean), kl = 0;
     double var = r->n > 1 ? (r->nll2 / n - mean * mean) / (n - 1) : 0;
     double error = ppl * sqrt(var > 0 ? var : 0), base = exp(r->base_nll / n);
-    if (t->base.model) {
+    if (compares(t)) {
         for (size_t i = 0; i < r->n; i++) kl += r->kl[i];
         kl /= n;
         qsort(r->kl, r->n, sizeof *r->kl, by_value);
     }
-    double kl_999 = t->base.model ? quantile(r->kl, r->n, 0.999) : 0;
+    double kl_999 = compares(t) ? quantile(r->kl, r->n, 0.999) : 0;
     double same = (double)r->same_top / n;
     if (!o.json) {
         printf("perplexity      %.4f +- %.4f (%zu tokens scored in %zu windows of %d)\n", ppl,
                error, r->n, t->n_windows, t->window);
-        if (!t->base.model) return;
+        if (!compares(t)) return;
         printf("base            %.4f\nmean KL         %.6f\n99.9 %% KL       %.6f\n"
                "largest KL      %.6f\nsame top token  %.2f %%\n",
                base, kl, kl_999, r->kl[r->n - 1], 100 * same);
@@ -177,8 +210,8 @@ static void print_result(const test *t, score *r)
     json_int(j, "scored", (int64_t)r->n);
     json_real(j, "perplexity", ppl);
     json_real(j, "perplexity_error", error);
-    if (t->base.model) {
-        json_text(j, "base", t->base.info.path);
+    if (compares(t)) {
+        json_text(j, "base", t->base.model ? t->base.info.path : t->kept.path);
         json_real(j, "base_perplexity", base);
         json_real(j, "kl_mean", kl);
         json_real(j, "kl_99_9", kl_999);
@@ -196,8 +229,8 @@ static int score_text(test *t)
     score r = {0};
     size_t per_window = (size_t)(t->window - 1 - t->window / 2);
     int32_t *ids = malloc((size_t)t->window * sizeof *ids);
-    if (t->base.model) r.kl = malloc(t->n_windows * per_window * sizeof *r.kl);
-    if (!ids || (t->base.model && !r.kl)) {
+    if (compares(t)) r.kl = malloc(t->n_windows * per_window * sizeof *r.kl);
+    if (!ids || (compares(t) && !r.kl)) {
         fputs("apus perplexity: out of memory\n", stderr);
         free(ids);
         free(r.kl);
@@ -298,6 +331,31 @@ static int read_text(test *t, const char *text, size_t len)
     return EXIT_FAILED;
 }
 
+/* BASE is written if it does not exist, else compared with. */
+static int start_kept(test *t)
+{
+    char why[600];
+    kl_text text = {t->s.info.vocab, t->window, t->n_windows, t->bos, t->ids};
+    bool there = access(o.base_file, F_OK) == 0;
+    if (there ? kl_base_open(&t->kept, o.base_file, &text, why, sizeof why)
+              : kl_base_create(&t->kept, o.base_file, &text, why, sizeof why)) {
+        if (there) t->kept_row = malloc((size_t)text.vocab * sizeof *t->kept_row);
+        if (!there || t->kept_row) return -1;
+        snprintf(why, sizeof why, "out of memory");
+    }
+    fprintf(stderr, "apus perplexity: %s\n", why);
+    return EXIT_FAILED;
+}
+
+/* The file appears when all is in it. */
+static int finish_kept(test *t, int rc)
+{
+    bool reads = t->kept_row != NULL;
+    if (kl_base_close(&t->kept, rc == 0) || reads || rc) return rc;
+    fprintf(stderr, "apus perplexity: writing %s failed\n", o.base_file);
+    return EXIT_FAILED;
+}
+
 static int start_side(side *s, const test *t)
 {
     apus_diag d;
@@ -338,6 +396,8 @@ static int run(int argc, char **argv)
     int rc = options_parse(&cmd_perplexity, tables, argc, argv, 1, &n);
     if (rc >= 0) return rc;
     if (!o.file) return usage_error(&cmd_perplexity, "--file is missing");
+    if (o.base && o.base_file)
+        return usage_error(&cmd_perplexity, "--kl-against and --kl-base exclude each other");
     test t = {.window = common.ctx ? common.ctx : WINDOW};
     if (t.window < 4)
         return usage_error(&cmd_perplexity, "--ctx %d: expected at least 4", t.window);
@@ -353,9 +413,12 @@ static int run(int argc, char **argv)
     }
     if (rc < 0) rc = start_side(&t.s, &t);
     if (rc < 0 && t.base.model) rc = start_side(&t.base, &t);
+    if (rc < 0 && o.base_file) rc = start_kept(&t);
     if (rc < 0) rc = score_text(&t);
+    rc = finish_kept(&t, rc);
     close_side(&t.s);
     close_side(&t.base);
+    free(t.kept_row);
     free(t.ids);
     free(text);
     return finish_output(&cmd_perplexity, rc);

@@ -4,7 +4,7 @@ _apus() {
     local common="--threads --cpumask --prefill-chunk --ctx --precision --kv --help"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize synth --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
@@ -20,7 +20,7 @@ _apus() {
         return
     fi
     if [ "$prev" = --to ]; then
-        mapfile -t COMPREPLY < <(compgen -W "mlx2 mlx3 mlx4 mlx5 mlx6 mlx8" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "q8_0 q6_k q5_k q4_k q3_k q2_k q5_1 q5_0 q4_1 q4_0 iq4_xs iq4_nl mxfp4 bf16 f16 f32 mlx2 mlx3 mlx4 mlx5 mlx6 mlx8" -- "$cur")
         return
     fi
     if [[ $cur == -* ]]; then
@@ -33,8 +33,9 @@ _apus() {
         render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
         logits) own="--ids --positions --output" ;;
         bench) own="--prompt --generate --depth --repeat --output" ;;
-        perplexity) own="--file --kl-against --json" ;;
-        quantize) own="--to --group" ;;
+        perplexity) own="--file --kl-against --kl-base --json" ;;
+        quantize) own="--to --recipe --group" ;;
+        synth) own="--to --layers --seed" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
         return

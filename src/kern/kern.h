@@ -113,7 +113,15 @@ typedef struct ap_norm_args {
  * NaN: X = 0, d = NaN. xs = d * sum X, over the 32 inputs, or over 16 of them for groups of 16.
  * Order: from acc = 0, blocks of 32 inputs ascending: acc = fma(s * float(sum (q - zero) X), d, acc),
  * once, or for groups of 16 twice; then, if affine, acc = fma(b, xs, acc), likewise. The sum of
- * (q - zero) X is exact (32 * 255 * 16256 < 2^31) and is rounded once, to even, by float(). */
+ * (q - zero) X is exact (32 * 255 * 16256 < 2^31) and is rounded once, to even, by float().
+ *
+ * With precision FAST on the level amx, products of AP_TILED_ROWS rows or more (of an expert's rows in
+ * moe) with weights in integer form or in bf16 go by bf16 tiles instead (cpu/tiled.h), and so do those of
+ * glu and moe: x, and in moe act(gate) * up, is rounded to bf16, to even; weights in integer form are
+ * computed in f32 and rounded to bf16, ties away from zero; products are summed in f32 in the order of
+ * the tile unit, which takes denormals for zero. No Order, but one fixed sequence for each output: it
+ * depends on that row, the weights and on whether there are enough rows, not on which other rows there
+ * are, nor on threads or room. */
 typedef struct ap_matmul_args {
     const float *x; /* f32 [T, K] ldx */
     const ap_mat *w;

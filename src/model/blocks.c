@@ -21,65 +21,93 @@ static size_t max_size(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq, void *mem)
+/* What only attention, only the delta rule or only the feed-forward part of a layer needs. They never
+ * need it at the same time, so they share their memory: first the scratch of the operation, then the
+ * rest. Each returns where its own ends. */
+static size_t carve_attention(ap_work *w, const ap_config *c, const ap_kern *k, size_t T, uint8_t *base,
+                              size_t at)
 {
     bool gated = c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE ||
                  c->arch == AP_ARCH_QWEN3_NEXT;
-    int head_dim = 0, kv_width = 0, ffn = c->shared_ffn, widest;
-    bool linear = false, moe = false;
-    size_t op = 0;
+    int head_dim = 0, kv_width = 0;
+    size_t op = 0, F32 = sizeof(float);
     for (int l = 0; l < c->n_layer; l++) {
         const ap_layer_config *lc = &c->layer[l];
-        if (lc->kind == AP_LAYER_LINEAR) {
-            linear = true;
-        } else {
-            head_dim = max_int(head_dim, lc->head_dim);
-            kv_width = max_int(kv_width, lc->n_kv_head * lc->head_dim);
-            op = max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
-        }
-        ffn = max_int(ffn, lc->ffn);
-        moe |= lc->moe;
+        if (lc->kind == AP_LAYER_LINEAR) continue;
+        head_dim = max_int(head_dim, lc->head_dim);
+        kv_width = max_int(kv_width, lc->n_kv_head * lc->head_dim);
+        op = max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
     }
-    size_t T = (size_t)n_tok, H = (size_t)c->hidden, F32 = sizeof(float);
     size_t q_width = (size_t)c->n_head * (size_t)head_dim;
-    size_t at = 0;
-    uint8_t *base = mem;
-    memset(w, 0, sizeof *w);
-    w->x = carve(base, &at, T * H, F32);
-    w->h = carve(base, &at, T * H, F32);
-    w->t = carve(base, &at, T * H, F32);
+    carve(base, &at, op, 1);
     w->q = carve(base, &at, T * q_width * (gated ? 2 : 1), F32);
     w->k = carve(base, &at, T * (size_t)kv_width, F32);
     w->v = carve(base, &at, T * (size_t)kv_width, F32);
     w->qr = carve(base, &at, T * q_width, F32);
     w->att = carve(base, &at, T * q_width, F32);
+    return at;
+}
+
+static size_t carve_delta(ap_work *w, const ap_config *c, const ap_kern *k, size_t T, uint8_t *base,
+                          size_t at)
+{
+    size_t vd = (size_t)c->gdn_v_head * (size_t)c->gdn_v_dim, F32 = sizeof(float);
+    size_t width = 2 * (size_t)c->gdn_k_head * (size_t)c->gdn_k_dim + vd;
+    carve(base, &at, k->delta_scratch_bytes(k, c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim),
+          1);
+    w->gdn_qkv = carve(base, &at, T * width, F32);
+    w->gdn_conv = carve(base, &at, T * width, F32);
+    w->gdn_z = carve(base, &at, T * vd, F32);
+    w->gdn_out = carve(base, &at, T * vd, F32);
+    w->gdn_a = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
+    w->gdn_b = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
+    return at;
+}
+
+static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_kern *k, int ffn, bool moe, int n_tok,
+                        uint8_t *base, size_t at)
+{
+    size_t T = (size_t)n_tok, K = (size_t)c->n_expert_used, F32 = sizeof(float);
+    if (moe) {
+        carve(base, &at,
+              k->moe_scratch_bytes(k, n_tok, c->n_expert, c->n_expert_used, c->hidden, c->expert_ffn), 1);
+        w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
+        w->ids = carve(base, &at, T * K, sizeof(int32_t));
+        w->wts = carve(base, &at, T * K, F32);
+        w->moe = carve(base, &at, T * (size_t)c->hidden, F32);
+        w->gate1 = carve(base, &at, T, F32);
+    }
     w->act = carve(base, &at, T * (size_t)ffn, F32);
+    return at;
+}
+
+/* The widest input of a product, the experts' aside. */
+static int widest_input(const ap_config *c, int ffn)
+{
+    int widest = max_int(max_int(c->hidden, ffn), c->gdn_v_head * c->gdn_v_dim);
+    for (int l = 0; l < c->n_layer; l++) widest = max_int(widest, c->n_head * c->layer[l].head_dim);
+    return widest;
+}
+
+void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq, void *mem)
+{
+    int ffn = c->shared_ffn;
+    bool linear = false, moe = false;
+    for (int l = 0; l < c->n_layer; l++) {
+        linear |= c->layer[l].kind == AP_LAYER_LINEAR;
+        ffn = max_int(ffn, c->layer[l].ffn);
+        moe |= c->layer[l].moe;
+    }
+    size_t T = (size_t)n_tok, H = (size_t)c->hidden, F32 = sizeof(float), at = 0;
+    uint8_t *base = mem;
+    memset(w, 0, sizeof *w);
+    w->x = carve(base, &at, T * H, F32);
+    w->h = carve(base, &at, T * H, F32);
+    w->t = carve(base, &at, T * H, F32);
     const ap_rope *rope[2] = {&c->rope_full, &c->rope_sliding};
     for (int i = 0; i < 2; i++) {
         w->cos[i] = carve(base, &at, T * (size_t)rope[i]->n_angle, F32);
         w->sin[i] = carve(base, &at, T * (size_t)rope[i]->n_angle, F32);
-    }
-    if (moe) {
-        size_t K = (size_t)c->n_expert_used;
-        w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
-        w->ids = carve(base, &at, T * K, sizeof(int32_t));
-        w->wts = carve(base, &at, T * K, F32);
-        w->moe = carve(base, &at, T * H, F32);
-        w->gate1 = carve(base, &at, T, F32);
-        op = max_size(op, k->moe_scratch_bytes(k, n_tok, c->n_expert, c->n_expert_used, c->hidden,
-                                               c->expert_ffn));
-    }
-    if (linear) {
-        size_t vd = (size_t)c->gdn_v_head * (size_t)c->gdn_v_dim;
-        size_t width = 2 * (size_t)c->gdn_k_head * (size_t)c->gdn_k_dim + vd;
-        w->gdn_qkv = carve(base, &at, T * width, F32);
-        w->gdn_conv = carve(base, &at, T * width, F32);
-        w->gdn_z = carve(base, &at, T * vd, F32);
-        w->gdn_out = carve(base, &at, T * vd, F32);
-        w->gdn_a = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
-        w->gdn_b = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
-        op = max_size(op, k->delta_scratch_bytes(k, c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim,
-                                                 c->gdn_v_dim));
     }
     if (c->ple_dim) {
         w->ple = carve(base, &at, T * (size_t)c->n_layer * (size_t)c->ple_dim, F32);
@@ -88,11 +116,13 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     for (int g = 0; g < AP_KV_GROUPS; g++)
         w->kv_seq[g] = carve(base, &at, (size_t)n_seq, sizeof(ap_kv_seq));
     w->recur_seq = carve(base, &at, (size_t)n_seq, sizeof(ap_recur_seq));
-    w->op = carve(base, &at, op, 1);
-    widest = max_int(max_int(c->hidden, ffn), max_int((int)q_width, c->gdn_v_head * c->gdn_v_dim));
-    w->input_bytes = k->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest * 3;
+    w->input_bytes =
+        k->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest_input(c, ffn) * 3;
     w->inputs = carve(base, &at, w->input_bytes, 1);
-    w->bytes = at;
+    w->op = base ? base + at : NULL;
+    size_t end = carve_attention(w, c, k, T, base, at);
+    if (linear) end = max_size(end, carve_delta(w, c, k, T, base, at));
+    w->bytes = max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
 }
 
 void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)

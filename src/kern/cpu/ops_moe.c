@@ -59,6 +59,11 @@ static size_t place(size_t *at, size_t n, size_t size)
     return here;
 }
 
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static int slice_panels(size_t pairs, int hidden)
 {
     int panels = hidden / AP_PANEL + (hidden % AP_PANEL != 0);
@@ -79,7 +84,11 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     /* an expert has one unit that is not full, at most */
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
-    l.out = place(&at, pairs, (size_t)l.slice * AP_PANEL * sizeof(float));
+    /* never more for fewer tokens: a step may have any number up to the one that was planned for */
+    size_t out = pairs, row = AP_PANEL * sizeof(float);
+    if (l.slice * AP_PANEL < hidden) out = max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
+    else row *= (size_t)l.slice;
+    l.out = place(&at, out, row);
     if (k->precision != APUS_PRECISION_EXACT) {
         l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
         l.mid_q = place(&at, pairs, ap_input_bytes(ffn));

@@ -43,10 +43,13 @@ struct ap_micro_qdot {
     bool is_signed;    /* wide q (ap_q_wide) are taken as q - 128: zero is 128 less for `tile` */
     /* x f32 [32 * n] to n blocks */
     void (*quantise)(const float *x, int n, ap_qx *out);
-    /* out[r * ld + c] for r < rows <= AP_Q_FEW and the 16 c of a packed panel; cols inputs. What follows
-     * the panel in memory is likely wanted next. */
+    /* out[r * ld + c] for r < rows <= AP_Q_FEW and the 16 c of a packed panel; cols inputs */
     void (*few)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
                 int ld);
+    /* the same for the 16 * n_panel c of panels that lie one behind the other; or NULL, then panel by
+     * panel with `few` */
+    void (*few_panels)(ap_qform f, const uint8_t *panel, int n_panel, int cols, const ap_qx *const *x,
+                       int rows, float *out, int ld);
     /* n <= k_blocks blocks from block b0 on of a packed panel */
     void (*unpack)(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out);
     /* out = (add ? out : 0) and n blocks on top, rows <= AP_Q_TILE, n_panel 1 or 2;

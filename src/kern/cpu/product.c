@@ -171,7 +171,9 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
     size_t bytes = ap_q_panel_bytes(w->q, w->cols);
     const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
     if (rows <= AP_Q_FEW) {
-        for (int p = 0; p < n_panel; p++)
+        if (m->few_panels)
+            m->few_panels(w->q, panel, n_panel, w->cols, x, rows, out, ld);
+        for (int p = 0; p < n_panel && !m->few_panels; p++)
             m->few(w->q, panel + (size_t)p * bytes, w->cols, x, rows, out + p * AP_PANEL, ld);
         return;
     }

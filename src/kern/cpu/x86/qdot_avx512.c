@@ -1,32 +1,25 @@
 /* qdot_avx512.c - weights in integer form, inputs of 15 bits: q and X meet as 16-bit numbers, 16 rows x 2
  * inputs per vpdpwssd. Of each four inputs 0 and 2 are one vector, 1 and 3 the next: a mask and a shift
  * make them of the packed bytes. */
+#include "kern/cpu/x86/qfew_avx512.h"
 #include "kern/cpu/x86/qinput_avx512.h"
-#include "kern/cpu/x86/qload_avx512.h"
-
-#define AHEAD 1024
 
 static void quantise(const float *x, int n, ap_qx *out)
 {
     for (int i = 0; i < n; i++) quantise_block(true, x + (size_t)i * AP_Q_BLOCK, &out[i]);
 }
 
-INLINE __m512i even(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi16(255)); }
-INLINE __m512i odd(__m512i v) { return _mm512_srli_epi16(v, 8); }
-
 /* ------------------------------------------------------------------ weights */
 
 INLINE void unpack_blocks(int kind, __m512i table, const uint8_t *p, size_t step, int n, int zero, uint8_t *q)
 {
     const __m512i z = _mm512_set1_epi16((short)zero);
-    for (int i = 0; i < n; i++, p += step, q += 1024) {
-        __m512i v[8];
-        load_block(kind, p, table, v);
-        UNROLL for (int j = 0; j < 8; j++) {
-            _mm512_store_si512(q + 128 * j, _mm512_sub_epi16(even(v[j]), z));
-            _mm512_store_si512(q + 128 * j + 64, _mm512_sub_epi16(odd(v[j]), z));
+    for (int b = 0; b < n; b++, p += step)
+        UNROLL for (int i = 0; i < 4; i++, q += 256) {
+            __m512i v[4];
+            load_words(kind, p, i, table, v);
+            UNROLL for (int j = 0; j < 4; j++) _mm512_store_si512(q + 64 * j, _mm512_sub_epi16(v[j], z));
         }
-    }
 }
 
 static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out)
@@ -44,121 +37,7 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 
 /* ------------------------------------------------------------------ products */
 
-/* Inputs 4j and 4j+2 (o = 0) or 4j+1 and 4j+3 (o = 1). */
-INLINE __m512i two(const ap_qx *x, int j, int o)
-{
-    int32_t v;
-    memcpy(&v, x->w + 4 * j + 2 * o, 4);
-    return _mm512_set1_epi32(v);
-}
-
-/* The last steps of a block or of half a block. */
-INLINE __m512 scaled(__m512i dot, const float *s, float d, __m512 acc)
-{
-    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_load_ps(s), _mm512_cvtepi32_ps(dot)), _mm512_set1_ps(d), acc);
-}
-INLINE __m512 biased(const float *b, float xs, __m512 acc)
-{
-    return _mm512_fmadd_ps(_mm512_load_ps(b), _mm512_set1_ps(xs), acc);
-}
-
-
-INLINE void fetch_scales(ap_qform f, const uint8_t *panel, int cols, int b0, size_t panel_bytes)
-{
-    int blocks = cols / AP_Q_BLOCK;
-    b0 += AP_Q_K_BLOCKS;
-    if (b0 >= blocks) panel += panel_bytes, b0 = 0;
-    int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
-    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    size_t bytes = (size_t)(n * AP_Q_BLOCK / f.group) * at.step;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
-    if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super), __builtin_prefetch(at.super + 64);
-}
-
-INLINE void few_panel(int kind, int R, bool halves, ap_qform f, const uint8_t *panel, int cols,
-                      const ap_qx *const *x, float *out, int ld)
-{
-    _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
-    int blocks = cols / AP_Q_BLOCK, zero = f.zero;
-    size_t step = ap_q_block_bytes(f), panel_bytes = ap_q_panel_bytes(f, cols);
-    const uint8_t *p = panel, *end = panel + (size_t)blocks * step, *ahead = p + AHEAD;
-    __m512i table = table_of(f);
-    __m512 acc[AP_Q_FEW];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
-    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
-        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
-        fetch_scales(f, panel, cols, b0, panel_bytes);
-        load_scales(f, panel, cols, b0, n, s, b);
-        for (int i = 0; i < n; i++, p += step, ahead += step) {
-            __m512i v[8], dot[AP_Q_FEW][4];
-            if (ahead >= end && ahead < end + step) ahead += panel_bytes - (size_t)blocks * step;
-            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(ahead + a);
-            load_block(kind, p, table, v);
-            UNROLL for (int r = 0; r < R; r++) {
-                const ap_qx *at = &x[r][b0 + i];
-                dot[r][0] = _mm512_set1_epi32(-zero * (halves ? at->sum16[0] : at->sum));
-                dot[r][2] = halves ? _mm512_set1_epi32(-zero * at->sum16[1]) : _mm512_setzero_si512();
-                dot[r][1] = dot[r][3] = _mm512_setzero_si512();
-            }
-            UNROLL for (int j = 0; j < 8; j++) {
-                __m512i e = even(v[j]), o = odd(v[j]);
-                UNROLL for (int r = 0; r < R; r++) {
-                    const ap_qx *at = &x[r][b0 + i];
-                    dot[r][j / 4 * 2] = _mm512_dpwssd_epi32(dot[r][j / 4 * 2], e, two(at, j, 0));
-                    dot[r][j / 4 * 2 + 1] = _mm512_dpwssd_epi32(dot[r][j / 4 * 2 + 1], o, two(at, j, 1));
-                }
-            }
-            UNROLL for (int r = 0; r < R; r++) {
-                const ap_qx *at = &x[r][b0 + i];
-                __m512i lo = _mm512_add_epi32(dot[r][0], dot[r][1]), hi = _mm512_add_epi32(dot[r][2], dot[r][3]);
-                if (halves) {
-                    acc[r] = scaled(lo, s + i * 32, at->d, acc[r]);
-                    acc[r] = scaled(hi, s + i * 32 + 16, at->d, acc[r]);
-                    if (f.affine) {
-                        acc[r] = biased(b + i * 32, at->xs16[0], acc[r]);
-                        acc[r] = biased(b + i * 32 + 16, at->xs16[1], acc[r]);
-                    }
-                } else {
-                    acc[r] = scaled(_mm512_add_epi32(lo, hi), s + i * 16, at->d, acc[r]);
-                    if (f.affine) acc[r] = biased(b + i * 16, at->xs, acc[r]);
-                }
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++) _mm512_storeu_ps(out + r * ld, acc[r]);
-}
-
-typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, float *out, int ld);
-
-#define FEW(name, kind, R, halves)                                                                 \
-    static void few_##name##_##R(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, \
-                                 float *out, int ld)                                               \
-    {                                                                                              \
-        few_panel(kind, R, halves, f, panel, cols, x, out, ld);                                    \
-    }
-#define FEWS(name, kind, halves)                                                                   \
-    FEW(name, kind, 1, halves) FEW(name, kind, 2, halves) FEW(name, kind, 3, halves) FEW(name, kind, 4, halves)
-#define ROWS(name) {few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4}
-FEWS(table, TABLE, false)
-FEWS(table_h, TABLE, true)
-FEWS(4, 4, false)
-FEWS(4_h, 4, true)
-FEWS(5, 5, false)
-FEWS(5_h, 5, true)
-FEWS(6, 6, false)
-FEWS(6_h, 6, true)
-FEWS(8, 8, false)
-FEWS(8_h, 8, true)
-static const few_fn fews[5][2][AP_Q_FEW] = {
-    {ROWS(table), ROWS(table_h)}, {ROWS(4), ROWS(4_h)}, {ROWS(5), ROWS(5_h)}, {ROWS(6), ROWS(6_h)},
-    {ROWS(8), ROWS(8_h)}};
-
-static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
-                int ld)
-{
-    int kind = f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3;
-    fews[kind][ap_q_halves(f)][rows - 1](f, panel, cols, x, out, ld);
-}
+ALL_FEW(true)
 
 /* R rows x P panels; f32 sums stay in registers over all blocks. */
 INLINE void tile_block(int R, int P, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n,
@@ -228,4 +107,4 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
 }
 
 const ap_micro_qdot ap_qdot_avx512 = {
-    .fast = &ap_qdot8_avx512, .k_blocks = 8, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+    .fast = &ap_qdot8_avx512, .k_blocks = 8, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

@@ -15,35 +15,61 @@
 
 INLINE int kind_of(ap_qform f) { return f.table ? TABLE : f.bits; }
 
-INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
+/* Vectors 2i and 2i+1 of a block. */
+INLINE void load_pair(int kind, const uint8_t *p, int i, __m512i table, __m512i v[2])
 {
     const __m512i low = _mm512_set1_epi8(15);
     if (kind == 8) {
-        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_load_si512(p + 64 * j);
+        v[0] = _mm512_load_si512(p + 128 * i);
+        v[1] = _mm512_load_si512(p + 128 * i + 64);
         return;
     }
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m512i w = _mm512_load_si512(p + 64 * i);
-        v[2 * i] = _mm512_and_si512(w, low);
-        v[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi32(w, 4), low);
-    }
+    __m512i w = _mm512_load_si512(p + 64 * i);
+    v[0] = _mm512_and_si512(w, low);
+    v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
     if (kind == TABLE) {
-        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm512_shuffle_epi8(table, v[j]);
+        v[0] = _mm512_shuffle_epi8(table, v[0]);
+        v[1] = _mm512_shuffle_epi8(table, v[1]);
     } else if (kind == 5) {
         const __m512i bit = _mm512_set1_epi8(16);
         __m512i h = _mm512_load_si512(p + 256);
-        UNROLL for (int j = 0; j < 8; j++) {
+        UNROLL for (int j = 2 * i; j < 2 * i + 2; j++) {
             __m512i s = j < 4 ? _mm512_slli_epi32(h, (unsigned)(4 - j)) : _mm512_srli_epi32(h, (unsigned)(j - 4));
-            v[j] = _mm512_ternarylogic_epi32(v[j], s, bit, 0xf8); /* v | s & bit */
+            v[j % 2] = _mm512_ternarylogic_epi32(v[j % 2], s, bit, 0xf8); /* v | s & bit */
         }
     } else if (kind == 6) {
         const __m512i two = _mm512_set1_epi8(48);
-        UNROLL for (int j = 0; j < 8; j++) {
-            __m512i h = _mm512_load_si512(p + 256 + j / 4 * 64);
+        __m512i h = _mm512_load_si512(p + 256 + i / 2 * 64);
+        UNROLL for (int j = 2 * i; j < 2 * i + 2; j++) {
             int shift = 4 - 2 * (j % 4);
             __m512i s = shift >= 0 ? _mm512_slli_epi32(h, (unsigned)shift) : _mm512_srli_epi32(h, 2);
-            v[j] = _mm512_ternarylogic_epi32(v[j], s, two, 0xf8);
+            v[j % 2] = _mm512_ternarylogic_epi32(v[j % 2], s, two, 0xf8);
         }
+    }
+}
+
+INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
+{
+    UNROLL for (int i = 0; i < 4; i++) load_pair(kind, p, i, table, v + 2 * i);
+}
+
+/* The same pair as 16-bit numbers: inputs 0 and 2 of each four, then 1 and 3. */
+INLINE void load_words(int kind, const uint8_t *p, int i, __m512i table, __m512i v[4])
+{
+    const __m512i low = _mm512_set1_epi16(kind == 4 ? 15 : 255);
+    if (kind == 4) {
+        __m512i w = _mm512_load_si512(p + 64 * i);
+        v[0] = _mm512_and_si512(w, low);
+        v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 8), low);
+        v[2] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+        v[3] = _mm512_srli_epi16(w, 12);
+        return;
+    }
+    __m512i q[2];
+    load_pair(kind, p, i, table, q);
+    UNROLL for (int j = 0; j < 2; j++) {
+        v[2 * j] = _mm512_and_si512(q[j], low);
+        v[2 * j + 1] = _mm512_srli_epi16(q[j], 8);
     }
 }
 

@@ -134,6 +134,33 @@ class Perplexity(Case):
             self.assertTrue(0 < kl[0] < 0.02 and kl[0] < kl[1] < 0.5 and kl[1] < kl[2], kl)
 
 
+    def test_base_files(self):
+        """A file of predictions does what the model itself does."""
+        to, base = self.dir / "mlx4", self.dir / "base"
+        apus("quantize", QWEN, to, "--to", "mlx4")
+        want = self.perplexity(to, "-c", 64, "--kl-against", QWEN)
+        first = self.perplexity(QWEN, "-c", 64, "--kl-base", base)
+        self.assertNotIn("kl_mean", first)
+        self.assertEqual(base.stat().st_size % 2, 0)
+        got = self.perplexity(to, "-c", 64, "--kl-base", base)
+        for key in ("perplexity", "base_perplexity", "kl_mean", "kl_99_9", "kl_max"):
+            self.assertAlmostEqual(got[key] / want[key], 1, delta=1e-3, msg=key)
+        self.assertEqual(got["scored"], want["scored"])
+        self.assertLess(self.perplexity(QWEN, "-c", 64, "--kl-base", base)["kl_max"], 1e-6)
+        for args, words in (((QWEN, "-c", 128), "windows of"), ((GEMMA, "-c", 64), "another text")):
+            _, err = apus("perplexity", *args, "-f", self.text, "--kl-base", base, status=1)
+            self.assertRegex(err, words + "|windows of")
+        data = base.read_bytes()
+        for part in (data[:-100], data[:40], b"hello"):
+            base.write_bytes(part)
+            _, err = apus("perplexity", QWEN, "-c", 64, "-f", self.text, "--kl-base", base, status=1)
+            self.assertRegex(err, "ends too early|another text|not a file")
+        _, err = apus("perplexity", QWEN, "-f", self.text, "--kl-base", base, "--kl-against", QWEN, status=2)
+        self.assertIn("exclude each other", err)
+        _, err = apus("perplexity", QWEN, "-c", 64, "-f", self.text, "--kl-base", self.dir / "no" / "b", status=1)
+        self.assertIn("cannot create", err)
+
+
 class Quantize(Case):
     def quantize(self, source, bits, group=32):
         """The settings by module, and the tensors."""

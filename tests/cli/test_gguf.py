@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""apus quantize to GGUF files, apus synth, and the configurations of models/configs.
+
+    test_gguf.py APUS SOURCE_DIR
+"""
+import array
+import hashlib
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+APUS = shlex.split(os.environ.get("APUS_EMULATOR", "").replace(";", " ")) + [sys.argv[1]]
+ROOT = Path(sys.argv[2])
+QWEN = ROOT / "models/tiny-qwen"
+GEMMA = ROOT / "models/tiny-gemma"
+CONFIGS = ROOT / "models/configs"
+GOLDEN = ROOT / "tests/golden/data"
+SUMS = ROOT / "tests/cli/data/gguf_sums.json"
+
+
+def apus(*args, status=0, limit=None):
+    def prepare():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    r = subprocess.run(APUS + [str(a) for a in args], capture_output=True, timeout=300,
+                       stdin=subprocess.DEVNULL, preexec_fn=prepare if limit else None)
+    out, err = r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
+    if r.returncode != status:
+        raise AssertionError(f"{args}: status {r.returncode}, expected {status}\n{out}\n{err}")
+    return out, err
+
+
+# Block types: number -> (name, values, bytes)
+TYPES = {0: ("f32", 1, 4), 1: ("f16", 1, 2), 2: ("q4_0", 32, 18), 3: ("q4_1", 32, 20),
+         6: ("q5_0", 32, 22), 7: ("q5_1", 32, 24), 8: ("q8_0", 32, 34), 10: ("q2_k", 256, 84),
+         11: ("q3_k", 256, 110), 12: ("q4_k", 256, 144), 13: ("q5_k", 256, 176),
+         14: ("q6_k", 256, 210), 20: ("iq4_nl", 32, 18), 23: ("iq4_xs", 256, 136),
+         30: ("bf16", 1, 2), 39: ("mxfp4", 32, 17)}
+SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
+           11: "<q", 12: "<d"}
+
+
+def read_gguf(path):
+    """(metadata, name -> (type, sizes innermost first, bytes)), written from the format's definition."""
+    data, at = Path(path).read_bytes(), 0
+
+    def take(fmt):
+        nonlocal at
+        v = struct.unpack_from(fmt, data, at)[0]
+        at += struct.calcsize(fmt)
+        return v
+
+    def string():
+        nonlocal at
+        n = take("<Q")
+        at += n
+        return data[at - n:at].decode()
+
+    def value(kind):
+        if kind == 8:
+            return string()
+        if kind == 9:
+            inner, n = take("<I"), take("<Q")
+            return [value(inner) for _ in range(n)]
+        return take(SCALARS[kind])
+
+    assert data[:4] == b"GGUF"
+    at = 4
+    assert take("<I") == 3
+    n_tensors, n_meta = take("<Q"), take("<Q")
+    meta = {}
+    for _ in range(n_meta):
+        key = string()
+        meta[key] = value(take("<I"))
+    records = []
+    for _ in range(n_tensors):
+        name, rank = string(), take("<I")
+        sizes = [take("<Q") for _ in range(rank)]
+        records.append((name, sizes, take("<I"), take("<Q")))
+    base = (at + 31) // 32 * 32
+    tensors, end = {}, base
+    for name, sizes, kind, offset in records:
+        count = 1
+        for s in sizes:
+            count *= s
+        _, block, size = TYPES[kind]
+        assert sizes[0] % block == 0 and offset % 32 == 0 and base + offset >= end, name
+        end = base + offset + count // block * size
+        assert end <= len(data), name
+        tensors[name] = (TYPES[kind][0], sizes, data[base + offset:end])
+    assert len(data) == (end + 31) // 32 * 32
+    return meta, tensors
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = Path(tempfile.mkdtemp())
+
+    def tearDown(self):
+        shutil.rmtree(self.dir)
+
+    def quantize(self, source, to, *args):
+        path = self.dir / f"{source.name}-{to}-{len(os.listdir(self.dir))}.gguf"
+        self.assertEqual(apus("quantize", source, path, "--to", to, *args), ("", ""))
+        return path
+
+    def logits(self, model):
+        ids, out = self.dir / "ids.txt", self.dir / "logits.safetensors"
+        ids.write_text(" ".join(str(7 * i * i % 100) for i in range(24)))
+        apus("logits", model, "--ids", ids, "-o", out)
+        data = out.read_bytes()
+        out.unlink()
+        ids.unlink()
+        return array.array("f", data[8 + struct.unpack("<Q", data[:8])[0]:])
+
+
+class Layout(Case):
+    def test_nothing_is_lost(self):
+        """As f32, the file computes what the folder does: names, orders, norms, decays, metadata."""
+        for name in ("g4_e", "g4_e_mm", "g4_kv", "g4_moe6", "g4_unified", "q35_tied", "q35_mm",
+                     "q35moe_fused", "q35moe_split", "q3moe_yarn"):
+            a, b = self.logits(GOLDEN / name), self.logits(self.quantize(GOLDEN / name, "f32"))
+            # Value heads in another order are added in another order.
+            self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-4, name)
+        for model in (QWEN, GEMMA):
+            file = self.quantize(model, "bf16")
+            self.assertLess(max(abs(x - y) for x, y in zip(self.logits(model), self.logits(file))),
+                            1e-4)
+
+    def test_text(self):
+        for model in (QWEN, GEMMA):
+            file = self.quantize(model, "q8_0")
+            for text in ("Hello, world!", "1234 \u00e9\u00e8 \u4f60\u597d \U0001f44b", "a\n\n b"):
+                self.assertEqual(apus("tokenize", file, text), apus("tokenize", model, text))
+            messages = self.dir / "m.json"
+            messages.write_text('[{"role": "user", "content": "2+2?"}]')
+            self.assertEqual(apus("render", file, "--messages", messages),
+                             apus("render", model, "--messages", messages))
+            a, b = (apus("run", m, "-p", "What is 47 + 38?", "--temp", 0, "-n", 100)[0]
+                    for m in (file, model))
+            self.assertEqual(a, b)
+            meta, _ = read_gguf(file)
+            self.assertEqual(len(meta["tokenizer.ggml.tokens"]), 1536)
+            self.assertEqual(meta["tokenizer.chat_template"],
+                             (model / "chat_template.jinja").read_text())
+
+    def test_what_cannot_be_told(self):
+        for name, words in (("g4_moe11", "final_logit_softcapping"), ("q3next", "mlp_only_layers"),
+                            ("q3moe_bare", "mlp_only_layers")):
+            _, err = apus("quantize", GOLDEN / name, self.dir / "x.gguf", "--to", "f32", status=1)
+            self.assertIn(words, err)
+        self.assertEqual(os.listdir(self.dir), [])
+
+
+class Types(Case):
+    def test_equals_gguf_py(self):
+        """The customary rounding, to the byte (tools/goldens/make_gguf_sums.py)."""
+        recipe = self.dir / "recipe"
+        compared = 0
+        for source, types in json.loads(SUMS.read_text()).items():
+            for to, sums in types.items():
+                recipe.write_text(f"* {to}\n")
+                _, tensors = read_gguf(self.quantize(ROOT / source, to, "--recipe", recipe))
+                for name, want in sums.items():
+                    self.assertEqual(tensors[name][0], to)
+                    got = hashlib.sha256(tensors[name][2]).hexdigest()[:16]
+                    self.assertEqual(got, want, (source, to, name))
+                    compared += 1
+        self.assertGreater(compared, 500)
+
+    def test_quality(self):
+        """Divergence from bf16 on text of the kind that the models know, with some room."""
+        text = self.dir / "text.txt"
+        text.write_text("".join(f"What is {a} + {b}? {a} + {b} = {a + b}.\n"
+                                for a, b in ((13 * i % 89 + 10, 29 * i % 83 + 10) for i in range(40))))
+        limits = dict(q8_0=0.003, q6_k=0.05, q5_k=0.08, q5_1=0.08, q5_0=0.08, q4_k=0.2, q4_1=0.2,
+                      q4_0=0.3, iq4_xs=0.2, iq4_nl=0.2, mxfp4=0.2, q3_k=0.6, q2_k=1.5)
+        for model in (QWEN, GEMMA):
+            base = self.dir / f"{model.name}.kl"
+            apus("perplexity", model, "-f", text, "-c", 128, "--kl-base", base)
+            for to, limit in limits.items():
+                got = json.loads(apus("perplexity", self.quantize(model, to), "-f", text, "-c", 128,
+                                      "--kl-base", base, "--json")[0])
+                self.assertTrue(0 < got["kl_mean"] < limit, (model.name, to, got["kl_mean"]))
+
+    def test_default_recipe(self):
+        for model in (QWEN, GEMMA):
+            _, tensors = read_gguf(self.quantize(model, "q4_k"))
+            for name, (kind, sizes, _) in tensors.items():
+                if len(sizes) == 1 or "conv1d" in name or "ffn_gate_inp" in name:
+                    self.assertEqual(kind, "f32", name)
+                elif name.endswith("attn_v.weight"):
+                    self.assertEqual(kind, "q6_k", name)
+                elif name.endswith("ssm_alpha.weight"):
+                    self.assertEqual(kind, "q8_0", name)
+            head = "token_embd.weight" if model == GEMMA else "output.weight"
+            self.assertEqual(tensors[head][0], "q6_k")
+
+    def test_recipes(self):
+        recipe = self.dir / "recipe"
+        recipe.write_text("# experts small, the rest good\n"
+                          "layers.0.*experts.down_proj bf16\n\n"
+                          "layers.?.*experts.*   q4_0   # in every layer\n")
+        _, tensors = read_gguf(self.quantize(QWEN, "q8_0", "--recipe", recipe))
+        self.assertEqual(tensors["blk.0.ffn_down_exps.weight"][0], "bf16")
+        self.assertEqual(tensors["blk.1.ffn_down_exps.weight"][0], "q4_0")
+        self.assertEqual(tensors["blk.0.ffn_up_exps.weight"][0], "q4_0")
+        self.assertEqual(tensors["blk.0.ffn_up_shexp.weight"][0], "q8_0")
+        for text, status, words in (("layers.* q9_9\n", 1, "line 1: \"q9_9\" is not a type"),
+                                    ("a b c\n", 1, "line 1: expected a pattern and a type"),
+                                    ("# x\nlayer.* q4_0\n", 1, "line 2: no matrix"),
+                                    ("layers.*experts.down_proj q4_k\n", 1, "rows of 64 are not")):
+            recipe.write_text(text)
+            _, err = apus("quantize", QWEN, self.dir / "no.gguf", "--to", "q8_0", "--recipe", recipe,
+                          status=status)
+            self.assertIn(words, err)
+        recipe.write_text("layers.*.self_attn.v_proj.weight 6\nlm_head.weight keep\n")
+        to = self.dir / "mlx"
+        apus("quantize", QWEN, to, "--to", "mlx4", "--recipe", recipe)
+        q = json.loads((to / "config.json").read_text())["quantization"]
+        self.assertEqual(q["model.layers.2.self_attn.v_proj"]["bits"], 6)
+        self.assertNotIn("lm_head", q)
+        self.assertIn("85", apus("run", to, "-p", "What is 47 + 38?", "--temp", 0, "-n", 100)[0])
+
+    def test_failures_leave_nothing(self):
+        to = self.dir / "x.gguf"
+        for args, status, words in (((QWEN, to), 2, "--to is missing"),
+                                    ((QWEN, to, "--to", "q4_9"), 2, "found 'q4_9'"),
+                                    ((QWEN, self.dir / "x", "--to", "q4_0"), 1, "ends in .gguf"),
+                                    ((QWEN, self.dir / "no" / "x.gguf", "--to", "q4_0"), 1, "cannot be created"),
+                                    ((QWEN / "config.json.none", to, "--to", "q4_0"), 1, "none")):
+            _, err = apus("quantize", *args, status=status)
+            self.assertIn(words, err)
+        _, err = apus("quantize", QWEN, to, "--to", "q8_0", status=1, limit=1 << 20)
+        self.assertIn("writing failed", err)
+        self.assertEqual(os.listdir(self.dir), [])
+        to.write_text("mine")
+        _, err = apus("quantize", QWEN, to, "--to", "q8_0", status=1)
+        self.assertIn("exists already", err)
+        self.assertEqual(to.read_text(), "mine")
+
+
+class Synth(Case):
+    def test_the_same_for_any_number_of_threads(self):
+        for model in (QWEN, GEMMA):
+            for to in ("q4_k", "q8_0", "bf16", "mxfp4"):
+                files = []
+                for threads, seed in ((1, 7), (2, 7), (2, 8)):
+                    path = self.dir / f"{threads}-{seed}.gguf"
+                    apus("synth", model, path, "--to", to, "-t", threads, "--seed", seed)
+                    files.append(path.read_bytes())
+                    path.unlink()
+                self.assertEqual(files[0], files[1])
+                self.assertNotEqual(files[1], files[2])
+
+    def test_files_are_those_of_quantize(self):
+        """Same metadata of the model, same tensors, types and shapes."""
+        for model in (QWEN, GEMMA):
+            for to in ("q4_k", "q4_0", "q6_k", "bf16"):
+                path = self.dir / f"{model.name}-{to}-random.gguf"
+                apus("synth", model, path, "--to", to)
+                meta, tensors = read_gguf(path)
+                meta2, tensors2 = read_gguf(self.quantize(model, to))
+                self.assertEqual({k: v[:2] for k, v in tensors.items()},
+                                 {k: v[:2] for k, v in tensors2.items()})
+                for k in meta2:
+                    if not k.startswith(("tokenizer.", "general.name")):
+                        self.assertEqual(meta[k], meta2[k], k)
+                out, _ = apus("run", path, "-p", "Hello", "-n", 4, "--temp", 0, "--ignore-eos")
+                self.assertTrue(out)
+
+    def test_folders(self):
+        for model in (QWEN, GEMMA):
+            for to in ("bf16", "mlx4", "mlx8", "f16"):
+                path = self.dir / f"{model.name}-{to}"
+                apus("synth", model / "config.json", path, "--to", to)
+                a, b = (json.loads(apus("info", m, "--json")[0]) for m in (path, model))
+                if to != "f16":
+                    self.assertEqual(a["params_total"], b["params_total"])
+                apus("run", path, "-p", "Hello", "-n", 4, "--temp", 0)
+
+    def test_layers(self):
+        path = self.dir / "cut.gguf"
+        apus("synth", QWEN, path, "--to", "q8_0", "--layers", 3)
+        self.assertEqual(json.loads(apus("info", path, "--json")[0])["layers"], 3)
+        _, err = apus("synth", QWEN, self.dir / "x.gguf", "--to", "q8_0", "--layers", 9, status=2)
+        self.assertIn("expected at least 9", err)
+
+    def test_mistakes(self):
+        to = self.dir / "x.gguf"
+        for args, status, words in (((QWEN,), 2, "DST is missing"), ((QWEN, to, "--to", "mlx4"), 2, "mlx4"),
+                                    ((QWEN, self.dir / "d", "--to", "q4_0"), 2, "ends in .gguf"),
+                                    ((self.dir / "none", to, "--to", "q4_0"), 1, "none")):
+            _, err = apus("synth", *args, status=status)
+            self.assertIn(words, err)
+        _, err = apus("synth", QWEN, to, "--to", "bf16", status=1, limit=1 << 20)
+        self.assertIn("writing failed", err)
+        _, err = apus("synth", QWEN, self.dir / "d", "--to", "bf16", status=1, limit=1 << 20)
+        self.assertIn("writing failed", err)
+        self.assertEqual(os.listdir(self.dir), [])
+        to.write_text("mine")
+        _, err = apus("synth", QWEN, to, "--to", "q4_0", status=1)
+        self.assertIn("exists already", err)
+
+
+class Configs(Case):
+    # billions: total, read for one token; layers: full, sliding, recurrent
+    PUBLISHED = {"Qwen3.6-35B-A3B": (34.661, 2.946, 10, 0, 30), "Qwen3.6-27B": (26.896, 25.625, 16, 0, 48),
+                 "Qwen3.5-4B": (4.206, 4.206, 8, 0, 24), "Qwen3-30B-A3B": (30.532, 3.042, 48, 0, 0),
+                 "gemma-4-26B-A4B-it": (25.233, 3.823, 5, 25, 0),
+                 "gemma-4-31B-it": (30.697, 30.697, 10, 50, 0),
+                 "gemma-4-E4B-it": (7.463, 4.644, 7, 35, 0), "gemma-4-E2B-it": (4.629, 2.280, 7, 28, 0)}
+
+    def test_parameters(self):
+        self.assertEqual(sorted(self.PUBLISHED), sorted(p.name for p in CONFIGS.iterdir() if p.is_dir()))
+        for name, want in self.PUBLISHED.items():
+            i = json.loads(apus("info", CONFIGS / name, "--json")[0])
+            got = (round(i["params_total"] / 1e9, 3), round(i["params_active"] / 1e9, 3),
+                   i["layers_full_attention"], i["layers_sliding_attention"], i["layers_recurrent"])
+            self.assertEqual(got, want, name)
+            self.assertGreater(i["memory"]["weights_bytes"], 1.9 * i["params_total"])
+
+    def test_weights_are_missed(self):
+        _, err = apus("run", CONFIGS / "Qwen3.5-4B", "-p", "hi", status=1)
+        self.assertIn("no weights", err)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=1)

@@ -54,30 +54,30 @@ static const ap_micro micro_amx = {
 static const ap_micro micro_neon = {
     .level = APUS_CPU_NEON,
     .matmul = &ap_matmul_neon,
-    .qwiden = &ap_qwiden_ref,
+    .qwiden = &ap_qwiden_neon,
     .qdot = &ap_qdot_neon,
     .elem = &ap_elem_neon,
-    .attn = &ap_attn_ref,
+    .attn = &ap_attn_neon,
     .recur = &ap_recur_neon,
 };
 
 static const ap_micro micro_dot = {
     .level = APUS_CPU_DOT,
     .matmul = &ap_matmul_neon,
-    .qwiden = &ap_qwiden_ref,
+    .qwiden = &ap_qwiden_neon,
     .qdot = &ap_qdot_dot,
     .elem = &ap_elem_neon,
-    .attn = &ap_attn_ref,
+    .attn = &ap_attn_neon,
     .recur = &ap_recur_neon,
 };
 
 static const ap_micro micro_i8mm = {
     .level = APUS_CPU_I8MM,
     .matmul = &ap_matmul_neon,
-    .qwiden = &ap_qwiden_ref,
+    .qwiden = &ap_qwiden_neon,
     .qdot = &ap_qdot_i8mm,
     .elem = &ap_elem_neon,
-    .attn = &ap_attn_ref,
+    .attn = &ap_attn_neon,
     .recur = &ap_recur_neon,
 };
 #endif

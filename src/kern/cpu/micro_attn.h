@@ -60,6 +60,7 @@ typedef struct ap_micro_attn {
     ap_micro_kv f32, bf16, q8;
 } ap_micro_attn;
 
+extern const ap_micro_attn ap_attn_neon;
 extern const ap_micro_attn ap_attn_ref, ap_attn_avx2, ap_attn_avx512;
 
 #endif

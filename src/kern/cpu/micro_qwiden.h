@@ -21,6 +21,8 @@ typedef struct ap_micro_qwiden {
 extern const ap_micro_qwiden ap_qwiden_ref;
 #if defined(__x86_64__)
 extern const ap_micro_qwiden ap_qwiden_avx2, ap_qwiden_avx512;
+#elif defined(__aarch64__)
+extern const ap_micro_qwiden ap_qwiden_neon;
 #endif
 
 #endif

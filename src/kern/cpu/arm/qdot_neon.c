@@ -26,38 +26,6 @@ static void quantise8(const float *x, int n, ap_qx *out)
 
 /* ------------------------------------------------------------------ weights */
 
-/* Inputs 8i .. 8i+7 of a block, 16 rows to a vector. The load takes every fourth byte. */
-INLINE void load_inputs(int kind, const uint8_t *p, int i, uint8x16_t table, uint8x16_t v[8])
-{
-    if (kind == 8) {
-        uint8x16x4_t a = vld4q_u8(p + 128 * i), b = vld4q_u8(p + 128 * i + 64);
-        UNROLL for (int k = 0; k < 4; k++) v[k] = a.val[k], v[k + 4] = b.val[k];
-        return;
-    }
-    uint8x16x4_t w = vld4q_u8(p + 64 * i);
-    UNROLL for (int k = 0; k < 4; k++) {
-        uint8x16_t two[2];
-        nibbles(kind, table, w.val[k], two);
-        v[k] = two[0];
-        v[k + 4] = two[1];
-    }
-    if (kind != 5 && kind != 6) return;
-    /* vectors 2i and 2i+1 of the packed order, each in four parts */
-    uint8x16x4_t high = vld4q_u8(p + 256 + (kind == 6 ? i / 2 * 64 : 0));
-    UNROLL for (int k = 0; k < 4; k++) {
-        uint8x16_t h = high.val[k];
-        if (kind == 5) {
-            h = vshlq_u8(h, vdupq_n_s8((int8_t)(-2 * i)));
-            v[k] = vsliq_n_u8(v[k], vandq_u8(h, vdupq_n_u8(1)), 4);
-            v[k + 4] = vsliq_n_u8(v[k + 4], vandq_u8(vshrq_n_u8(h, 1), vdupq_n_u8(1)), 4);
-        } else {
-            h = vshlq_u8(h, vdupq_n_s8((int8_t)(-4 * (i % 2))));
-            v[k] = vsliq_n_u8(v[k], vandq_u8(h, vdupq_n_u8(3)), 4);
-            v[k + 4] = vsliq_n_u8(v[k + 4], vandq_u8(vshrq_n_u8(h, 2), vdupq_n_u8(3)), 4);
-        }
-    }
-}
-
 INLINE void unpack_blocks(int kind, uint8x16_t table, const uint8_t *p, size_t step, int n,
                           int zero, uint8_t *to)
 {

@@ -20,7 +20,7 @@ INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE; }
 INLINE uint8x16_t table_of(ap_qform f) { return vld1q_u8(ap_qtable[f.table]); }
 
 /* Bits 4 and up of the vectors 4g .. 4g+3, from 16 bytes of high bits (qpack.h); 5 bits: both g
- * have the same bytes. Additions of a shifted vector put them in their place: the places are empty. */
+ * have the same bytes. Shifted vectors are added: their places are empty. */
 INLINE void high_bits(int kind, int g, uint8x16_t high, uint8x16_t v[4])
 {
     uint8x16_t left = vshlq_n_u8(high, 4);
@@ -46,6 +46,38 @@ INLINE void nibbles(int kind, uint8x16_t table, uint8x16_t w, uint8x16_t v[2])
     if (kind == TABLE) {
         v[0] = vqtbl1q_u8(table, v[0]);
         v[1] = vqtbl1q_u8(table, v[1]);
+    }
+}
+
+/* Inputs 8i .. 8i+7 of a block, 16 rows to a vector. The load takes every fourth byte. */
+INLINE void load_inputs(int kind, const uint8_t *p, int i, uint8x16_t table, uint8x16_t v[8])
+{
+    if (kind == 8) {
+        uint8x16x4_t a = vld4q_u8(p + 128 * i), b = vld4q_u8(p + 128 * i + 64);
+        UNROLL for (int k = 0; k < 4; k++) v[k] = a.val[k], v[k + 4] = b.val[k];
+        return;
+    }
+    uint8x16x4_t w = vld4q_u8(p + 64 * i);
+    UNROLL for (int k = 0; k < 4; k++) {
+        uint8x16_t two[2];
+        nibbles(kind, table, w.val[k], two);
+        v[k] = two[0];
+        v[k + 4] = two[1];
+    }
+    if (kind != 5 && kind != 6) return;
+    /* vectors 2i and 2i+1 of the packed order, each in four parts */
+    uint8x16x4_t high = vld4q_u8(p + 256 + (kind == 6 ? i / 2 * 64 : 0));
+    UNROLL for (int k = 0; k < 4; k++) {
+        uint8x16_t h = high.val[k];
+        if (kind == 5) {
+            h = vshlq_u8(h, vdupq_n_s8((int8_t)(-2 * i)));
+            v[k] = vsliq_n_u8(v[k], vandq_u8(h, vdupq_n_u8(1)), 4);
+            v[k + 4] = vsliq_n_u8(v[k + 4], vandq_u8(vshrq_n_u8(h, 1), vdupq_n_u8(1)), 4);
+        } else {
+            h = vshlq_u8(h, vdupq_n_s8((int8_t)(-4 * (i % 2))));
+            v[k] = vsliq_n_u8(v[k], vandq_u8(h, vdupq_n_u8(3)), 4);
+            v[k + 4] = vsliq_n_u8(v[k + 4], vandq_u8(vshrq_n_u8(h, 2), vdupq_n_u8(3)), 4);
+        }
     }
 }
 

@@ -109,7 +109,7 @@ static void run_pieces(kc *c, const setup *u, const ap_kern *k, ap_delta_form fo
     a.out = *out = kc_out(c, u->count);
     size_t bytes = k->delta_scratch_bytes(k, s->Hk, s->Hv, s->Dk, s->Dv);
     a.scratch = kc_bytes(c, bytes);
-    memset(a.scratch, 0xff, bytes);
+    memset(a.scratch, 0x7f, bytes);
     *state = kc_copy(c, u->state, u->state_floats);
     for (int i = 0; i < s->n_seq; begin += s->n_tok[i], i++)
         seq[i] = (ap_recur_seq){NULL, *state + i * s->Hv * s->Dv * s->Dk, begin, s->n_tok[i]};
@@ -374,8 +374,10 @@ void check_delta(kc *c)
           keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
         keys_apart.n_tok[0] = keys_alike.n_tok[0] = 4096;
-    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) /* as narrow as tiles allow */
+    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) { /* as narrow as tiles allow */
         keys_apart.Dv = keys_alike.Dv = 32;
+        keys_alike.n_tok[0] = 8192; /* tiles may be emulated */
+    }
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         setup u;
         make(c, &shapes[i], &u);
@@ -397,31 +399,59 @@ void check_delta_scratch_bytes(kc *c)
     }
 }
 
+/* A step of a model: as many layers as have states of their own, one after the other. */
+typedef struct timed {
+    setup u;
+    float *state;
+    int n_layer, layer;
+} timed;
+
 static void run(const ap_kern *k, void *arg)
 {
-    k->delta(k, arg);
+    timed *t = arg;
+    ap_delta_args a = t->u.a;
+    size_t layer = (size_t)(t->layer++ % t->n_layer);
+    ap_recur_seq seq = {NULL, t->state + layer * t->u.state_floats, 0, a.n_tok};
+    a.seq = &seq;
+    k->delta(k, &a);
 }
 
 void bench_delta(kc_bench *b)
 {
-    static const shape shape_of[] = {{8, 16, 128, 128, 0, 0, 1, {1}, false},
-                                     {8, 16, 128, 128, 0, 0, 1, {256}, false}};
-    for (int i = 0; i < 3; i++) {
-        const shape *s = &shape_of[i > 0];
-        const char *form = i == 2 ? "chunked" : "recurrent";
-        setup u;
+    static const struct {
+        const char *name;
+        int n_tok, n_layer;
+        ap_delta_form form;
+        apus_precision precision;
+    } rows[] = {
+        {"recurrent, 30 layers", 1, 30, AP_DELTA_RECURRENT, APUS_PRECISION_HIGH},
+        {"recurrent", 256, 1, AP_DELTA_RECURRENT, APUS_PRECISION_HIGH},
+        {"chunked", 16, 1, AP_DELTA_CHUNKED, APUS_PRECISION_HIGH},
+        {"chunked", 256, 1, AP_DELTA_CHUNKED, APUS_PRECISION_HIGH},
+        {"fast", 256, 1, AP_DELTA_RECURRENT, APUS_PRECISION_FAST},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const shape s = {16, 32, 128, 128, 0, 0, 1, {rows[i].n_tok}, false};
+        ap_kern k = *b->k;
+        kc_bench one = *b;
+        timed t = {.n_layer = rows[i].n_layer};
         char name[64];
-        if (b->k->level == APUS_CPU_REF && i > 0) continue; /* seconds a call */
-        make(b->c, s, &u);
-        ap_recur_seq seq = {NULL, u.state, 0, u.a.n_tok};
-        u.a.seq = &seq;
-        u.a.out = kc_out(b->c, u.count);
-        u.a.scratch = kc_bytes(b->c, b->k->delta_scratch_bytes(b->k, 8, 16, 128, 128));
-        u.a.form = i == 2 ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;
-        snprintf(name, sizeof name, "%s T=%d Hk=8 Hv=16 D=128", form, u.a.n_tok);
+        /* seconds a call; FAST is the chunked form unless there are tiles */
+        if (k.level == APUS_CPU_REF && i > 0) continue;
+        if (rows[i].precision == APUS_PRECISION_FAST && !on_tiles(&k, &s)) continue;
+        make(b->c, &s, &t.u);
+        k.precision = rows[i].precision;
+        one.k = &k;
+        t.state = kc_bytes(b->c, t.u.state_floats * (size_t)t.n_layer * sizeof(float));
+        memset(t.state, 0, t.u.state_floats * (size_t)t.n_layer * sizeof(float));
+        t.u.a.out = kc_out(b->c, t.u.count);
+        t.u.a.scratch = kc_bytes(b->c, k.delta_scratch_bytes(&k, 16, 32, 128, 128));
+        t.u.a.form = rows[i].form;
+        snprintf(name, sizeof name, "%s T=%d 32 heads", rows[i].name, rows[i].n_tok);
         /* spec 3.4: 7 D^2 token by token; 148,821 in chunks of 64 with two value heads to a key
          * head */
-        double flops = i == 2 ? 148821.0 : 7.0 * 128 * 128;
-        kc_time(b, name, flops * 16 * u.a.n_tok, 8.0 * (double)u.state_floats, run, &u.a);
+        bool chunks = rows[i].form == AP_DELTA_CHUNKED || rows[i].precision == APUS_PRECISION_FAST;
+        kc_time(&one, name, (chunks ? 148821.0 : 7.0 * 128 * 128) * 32 * rows[i].n_tok,
+                8.0 * (double)t.u.state_floats, run, &t);
     }
 }

@@ -48,9 +48,9 @@ static inline void ap_prefetch_row(const float *p, int n)
     for (int i = 0; i < n; i += 16) __builtin_prefetch(p + i);
 }
 
-/* q^ (times k_dim^-1/2) and k^ of row t for a key head, each f32 [k_dim]. */
-void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int key_head,
-                   float *q, float *k);
+/* q^ (times Dk^-1/2) and k^ of x and y, each f32 [Dk]. */
+void ap_delta_keys(const ap_micro_recur *m, const float *x, const float *y, int Dk, float *q,
+                   float *k);
 
 /* Log decays and writing gates of rows [t, t + n) for value head h, n <= AP_DELTA_CHUNK. */
 void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int n, int h,

@@ -5,6 +5,8 @@
 #ifndef AP_KERN_CPU_MICRO_RECUR_H
 #define AP_KERN_CPU_MICRO_RECUR_H
 
+#include <string.h>
+
 #include "kern/cpu/micro.h"
 
 #define AP_DELTA_ROWS  16 /* value channels that `step` takes at once */
@@ -21,6 +23,38 @@ typedef struct ap_delta_gate {
     float beta;
     float kq; /* k^ . q^ */
 } ap_delta_gate;
+
+/* Rows to copy while a product is computed: rows of the step lie a power of two apart, which no
+ * processor prefetches, and which share few sets of its caches. A product takes `each` rows on the way
+ * after every tile: asks for them, and copies those asked for a while ago. */
+typedef struct ap_feed {
+    const float *from;
+    float *to; /* rows side by side */
+    int64_t ld;
+    int width, n, each, asked, done;
+} ap_feed;
+
+#define AP_FEED_WHILE 12 /* rows */
+
+static inline void ap_feed_some(ap_feed *f)
+{
+    for (int i = 0; f && i < f->each && f->done < f->n; i++) {
+        if (f->asked < f->n) {
+            const float *row = f->from + f->asked++ * f->ld;
+            for (int j = 0; j < f->width; j += 16) __builtin_prefetch(row + j);
+        }
+        if (f->asked - f->done > AP_FEED_WHILE || f->asked == f->n) {
+            memcpy(f->to + (int64_t)f->done * f->width, f->from + f->done * f->ld,
+                   (size_t)f->width * sizeof(float));
+            f->done++;
+        }
+    }
+}
+
+static inline void ap_feed_rest(ap_feed *f)
+{
+    while (f->done < f->n) ap_feed_some(f);
+}
 
 /* Products whose inputs are split: x = hi + lo, both bf16, some 16 bits in all. hi*hi, hi*lo and lo*hi
  * are summed in f32 on matrix tiles. The order of the sums is the processor's own, the same at every
@@ -39,7 +73,8 @@ typedef struct ap_micro_split {
     /* c = (c +) the product over `steps`; operands have tiles of a_steps and b_steps. Both numbers of
      * tiles are even; c has all their rows and columns. */
     void (*product)(int row_tiles, int col_tiles, int steps, const uint8_t *a, int a_steps,
-                    const uint8_t *b, int b_steps, float *c, int64_t ldc, bool accumulate);
+                    const uint8_t *b, int b_steps, float *c, int64_t ldc, bool accumulate,
+                    ap_feed *feed);
 } ap_micro_split;
 
 typedef struct ap_micro_recur {
@@ -75,9 +110,9 @@ typedef struct ap_micro_recur {
                  float *out, int64_t ldout);
 
     /* c[i*ldc + j] = fma(a[i*ra + l*ca], b[l*ldb + j], c[i*ldc + j]), l ascending over [0, kk),
-     * from 0 or from the old c. Any m, n, kk >= 0. */
+     * from 0 or from the old c. Any m, n, kk >= 0. feed: NULL = nothing. */
     void (*gemm)(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                 int64_t ldb, float *c, int64_t ldc, bool accumulate);
+                 int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed);
 
     /* x[i] = fma(a[i*lda + j], x[j], x[i]), j ascending over [0, i): solves (I - a) x = x for a
      * block of m <= AP_DELTA_SUB rows of n values, ldx apart. */

@@ -15,11 +15,9 @@
 #define BLOCK     16 /* tokens that are prepared at once: they and a slice of the state fit in L1 */
 #define MIN_CHUNK 16 /* tokens of a sequence from which on chunks are faster */
 
-void ap_delta_keys(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, int key_head,
-                   float *q, float *k)
+void ap_delta_keys(const ap_micro_recur *m, const float *x, const float *y, int Dk, float *q,
+                   float *k)
 {
-    int Dk = a->k_dim;
-    const float *x = ap_delta_query(a, t, key_head), *y = x + (int64_t)a->n_k_head * Dk;
     m->scale(x, 1.0f / sqrtf(m->dot(x, x, Dk) + 1e-6f), (float)(1.0 / sqrt((double)Dk)), Dk, q);
     m->scale(y, 1.0f / sqrtf(m->dot(y, y, Dk) + 1e-6f), 1.0f, Dk, k);
 }
@@ -73,7 +71,8 @@ static void load_keys(const job *j, block *b, int key_head)
 {
     int Dk = j->a->k_dim;
     for (int i = 0; i < b->n; i++) {
-        ap_delta_keys(j->m, j->a, b->t + i, key_head, b->q + i * Dk, b->k + i * Dk);
+        const float *q = ap_delta_query(j->a, b->t + i, key_head);
+        ap_delta_keys(j->m, q, q + (int64_t)j->a->n_k_head * Dk, Dk, b->q + i * Dk, b->k + i * Dk);
         b->kq[i] = j->m->dot(b->k + i * Dk, b->q + i * Dk, Dk);
     }
 }
@@ -124,7 +123,8 @@ static void run_block(const job *j, block *b, float *state, int key_head, int h,
         prefetch_next(j, b, key_head, h, row, width, 2 * (r / AP_DELTA_ROWS));
         for (int i = 0; i < b->n; i++)
             j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &gate[i],
-                       b->v + i * width + r, b->o + i * width + r, i == 0 ? AP_DELTA_ROWS * Dk : 0);
+                       b->v + i * width + r, b->o + i * width + r,
+                       i == 0 ? 2 * AP_DELTA_ROWS * Dk : 0);
     }
     for (int i = 0; i < b->n; i++) {
         float *out = ap_delta_out(a, b->t + i, h) + row;

@@ -20,18 +20,19 @@
 #define CHUNK       AP_DELTA_CHUNK
 #define STRIP       12 /* key channels whose update is formed at once */
 #define SPLIT_STRIP 32
-#define AHEAD       8 /* rows to prefetch ahead */
 
 typedef struct chunk {
     const ap_micro_recur *m;
     const ap_delta_args *a;
-    int64_t t; /* row of the first token */
+    int64_t t, ld; /* row of the first token; floats from row to row of qkv */
     int n;
     float *q, *k;   /* [CHUNK][Dk] */
     float *kt;      /* [Dk][CHUNK] */
     float *kk, *qk; /* [CHUNK][CHUNK] k_i . k_j, q_i . k_j; j up to the end of i's block */
     float *st;      /* [heads][Dk][Dv] */
     float *x, *o;   /* [CHUNK][Dv] */
+    float *v, *z;   /* [CHUNK][Dv] of the step */
+    float *raw;     /* [2][CHUNK][Dk]: q and k of the step, for the chunk that comes next */
     float *strip;   /* [STRIP or SPLIT_STRIP][Dv] */
     float *na, *p;  /* [CHUNK][CHUNK]: -A, P */
     double sum[CHUNK];
@@ -71,6 +72,9 @@ static size_t layout(chunk *c, char *base, size_t Dk, size_t Dv, size_t heads, b
     c->st = carve(base, &at, heads * Dk * Dv);
     c->x = carve(base, &at, CHUNK * Dv);
     c->o = carve(base, &at, CHUNK * Dv);
+    c->v = carve(base, &at, CHUNK * Dv);
+    c->z = carve(base, &at, CHUNK * Dv);
+    c->raw = carve(base, &at, 2 * CHUNK * Dk);
     c->strip = carve(base, &at, (split ? SPLIT_STRIP : STRIP) * Dv);
     c->na = carve(base, &at, CHUNK * CHUNK);
     c->p = carve(base, &at, CHUNK * CHUNK);
@@ -103,12 +107,35 @@ static int row_tiles(const chunk *c)
     return (c->n + 31) / 32 * 2;
 }
 
-/* c = product of left (rows of the chunk) and st. */
-static void meet_state(chunk *c, const uint8_t *left, float *out)
+/* Rows a product takes on its way after each tile, so that it has taken all 64 at the end. */
+static int feed_each(const chunk *c)
+{
+    return c->split ? 12 : 4;
+}
+
+/* out = q or k (in tiles: left) times st, while rows are copied. */
+static void meet_state(chunk *c, const float *x, const uint8_t *left, const float *st, float *out,
+                       ap_feed *feed)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim, steps = Dk / 32;
-    c->split->product(row_tiles(c), Dv / 16, steps, left, steps, c->st_right, steps, out, Dv,
-                      false);
+    if (c->split)
+        c->split->product(row_tiles(c), Dv / 16, steps, left, steps, c->st_right, steps, out, Dv,
+                          false, feed);
+    else
+        c->m->gemm(c->n, Dv, Dk, x, Dk, 1, st, Dv, out, Dv, false, feed);
+    ap_feed_rest(feed);
+}
+
+/* n rows of q or, with part = 1, of k from row t on. */
+static ap_feed feed_keys(const chunk *c, int key_head, int part, int64_t t, int n)
+{
+    int64_t Dk = c->a->k_dim;
+    return (ap_feed){.from = ap_delta_query(c->a, t, key_head) + part * c->a->n_k_head * Dk,
+                     .to = c->raw + part * CHUNK * Dk,
+                     .ld = c->ld,
+                     .width = c->a->k_dim,
+                     .n = n,
+                     .each = feed_each(c)};
 }
 
 /* What load_keys does, in tiles. */
@@ -123,25 +150,19 @@ static void split_keys(chunk *c)
     for (int i = 0; i < tiles; i += 2) {
         size_t at = (size_t)(i * steps) * AP_SPLIT_PAIR, to = (size_t)i * 16 * CHUNK;
         s->product(2, i + 2, steps, c->k_left + at, steps, c->kt_right, steps, c->kk + to, CHUNK,
-                   false);
+                   false, NULL);
         s->product(2, i + 2, steps, c->q_left + at, steps, c->kt_right, steps, c->qk + to, CHUNK,
-                   false);
+                   false, NULL);
     }
 }
 
 /* q^, k^ and their products. */
-static void load_keys(chunk *c, int key_head)
+static void load_keys(chunk *c)
 {
     int Dk = c->a->k_dim;
-    int64_t to_key = (int64_t)c->a->n_k_head * Dk;
-    for (int i = 0; i < c->n; i++) {
-        if (i + AHEAD < c->n) {
-            const float *next = ap_delta_query(c->a, c->t + i + AHEAD, key_head);
-            ap_prefetch_row(next, Dk);
-            ap_prefetch_row(next + to_key, Dk);
-        }
-        ap_delta_keys(c->m, c->a, c->t + i, key_head, c->q + i * Dk, c->k + i * Dk);
-    }
+    const float *q = c->raw, *k = q + CHUNK * Dk;
+    for (int i = 0; i < c->n; i++)
+        ap_delta_keys(c->m, q + i * Dk, k + i * Dk, Dk, c->q + i * Dk, c->k + i * Dk);
     c->m->transpose(c->k, Dk, c->n, Dk, c->kt, CHUNK);
     if (c->split) {
         split_keys(c);
@@ -150,8 +171,8 @@ static void load_keys(chunk *c, int key_head)
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
         float *kk = c->kk + i * CHUNK, *qk = c->qk + i * CHUNK;
-        c->m->gemm(rows, cols, Dk, c->k + i * Dk, Dk, 1, c->kt, CHUNK, kk, CHUNK, false);
-        c->m->gemm(rows, cols, Dk, c->q + i * Dk, Dk, 1, c->kt, CHUNK, qk, CHUNK, false);
+        c->m->gemm(rows, cols, Dk, c->k + i * Dk, Dk, 1, c->kt, CHUNK, kk, CHUNK, false, NULL);
+        c->m->gemm(rows, cols, Dk, c->q + i * Dk, Dk, 1, c->kt, CHUNK, qk, CHUNK, false, NULL);
     }
 }
 
@@ -174,8 +195,9 @@ static ap_delta_gate load_gates(chunk *c, int h)
 static void masks(chunk *c)
 {
     float by[CHUNK];
+    int block = c->split ? SPLIT_STRIP : AP_DELTA_SUB; /* rows that are multiplied at once */
     for (int i = 0; i < c->n; i++) {
-        int end = min_int(c->n, (i / AP_DELTA_SUB + 1) * AP_DELTA_SUB);
+        int end = min_int(c->n, (i / block + 1) * block);
         float *na = c->na + i * CHUNK, *p = c->p + i * CHUNK;
         c->m->decays(c->sum[i], c->sum, i + 1, by);
         c->m->mul(-c->beta[i], c->kk + i * CHUNK, by, i, na);
@@ -189,21 +211,20 @@ static void masks(chunk *c)
 static void updates(chunk *c, const float *st, int h)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim;
-    if (c->split) {
-        c->split->right(st, Dv, Dk, Dv, Dv / 16, Dk / 32, c->st_right);
-        meet_state(c, c->k_left, c->x);
-    } else {
-        c->m->gemm(c->n, Dv, Dk, c->k, Dk, 1, st, Dv, c->x, Dv, false);
-    }
-    for (int i = 0; i < c->n; i++) {
-        if (i + AHEAD < c->n) ap_prefetch_row(ap_delta_value(c->a, c->t + i + AHEAD, h), Dv);
-        c->m->residual(c->x + i * Dv, ap_delta_value(c->a, c->t + i, h), c->decay[i], c->beta[i],
-                       Dv);
-    }
+    ap_feed values = {.from = ap_delta_value(c->a, c->t, h),
+                      .to = c->v,
+                      .ld = c->ld,
+                      .width = Dv,
+                      .n = c->n,
+                      .each = feed_each(c)};
+    if (c->split) c->split->right(st, Dv, Dk, Dv, Dv / 16, Dk / 32, c->st_right);
+    meet_state(c, c->k, c->k_left, st, c->x, &values);
+    for (int i = 0; i < c->n; i++)
+        c->m->residual(c->x + i * Dv, c->v + i * Dv, c->decay[i], c->beta[i], Dv);
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i);
         float *x = c->x + i * Dv, *na = c->na + i * CHUNK;
-        c->m->gemm(rows, Dv, i, na, CHUNK, 1, c->x, Dv, x, Dv, true);
+        c->m->gemm(rows, Dv, i, na, CHUNK, 1, c->x, Dv, x, Dv, true, NULL);
         c->m->solve(rows, Dv, na + i, CHUNK, x, Dv);
     }
 }
@@ -216,31 +237,33 @@ static void split_outputs(chunk *c)
     c->split->right(c->x, Dv, c->n, Dv, Dv / 16, steps, c->x_right);
     for (int i = 0; i < tiles; i += 2)
         c->split->product(2, Dv / 16, i / 2 + 1, c->p_left + i * steps * AP_SPLIT_PAIR, steps,
-                          c->x_right, steps, c->o + (int64_t)i * 16 * Dv, Dv, true);
+                          c->x_right, steps, c->o + (int64_t)i * 16 * Dv, Dv, true, NULL);
 }
 
 static void outputs(chunk *c, const float *st, int h)
 {
-    int Dk = c->a->k_dim, Dv = c->a->v_dim;
-    if (c->split)
-        meet_state(c, c->q_left, c->o);
-    else
-        c->m->gemm(c->n, Dv, Dk, c->q, Dk, 1, st, Dv, c->o, Dv, false);
+    int Dv = c->a->v_dim;
+    ap_feed gates = {.from = ap_delta_z(c->a, c->t, h),
+                     .to = c->z,
+                     .ld = c->a->ldz,
+                     .width = Dv,
+                     .n = c->n,
+                     .each = feed_each(c)};
+    meet_state(c, c->q, c->q_left, st, c->o, &gates);
     for (int i = 0; i < c->n; i++) c->m->scale(c->o + i * Dv, c->decay[i], 1.0f, Dv, c->o + i * Dv);
     if (c->split) split_outputs(c);
     for (int i = 0; i < c->n && !c->split; i += AP_DELTA_SUB) {
         int rows = min_int(AP_DELTA_SUB, c->n - i);
         c->m->gemm(rows, Dv, i + rows, c->p + i * CHUNK, CHUNK, 1, c->x, Dv, c->o + i * Dv, Dv,
-                   true);
+                   true, NULL);
     }
-    for (int i = 0; i < c->n; i++) {
-        if (i + AHEAD < c->n) ap_prefetch_row(ap_delta_z(c->a, c->t + i + AHEAD, h), Dv);
-        c->m->gated_norm(c->o + i * Dv, c->a->norm_weight, ap_delta_z(c->a, c->t + i, h), Dv,
-                         c->a->eps, ap_delta_out(c->a, c->t + i, h));
-    }
+    for (int i = 0; i < c->n; i++)
+        c->m->gated_norm(c->o + i * Dv, c->a->norm_weight, c->z + i * Dv, Dv, c->a->eps,
+                         ap_delta_out(c->a, c->t + i, h));
 }
 
-static void advance(chunk *c, float *st, const ap_delta_gate *all)
+/* The state after the chunk, while q and k of the next one are copied. */
+static void advance(chunk *c, float *st, const ap_delta_gate *all, ap_feed *next)
 {
     int Dk = c->a->k_dim, Dv = c->a->v_dim;
     for (int i = 0; i < c->n; i++) c->m->scale(c->x + i * Dv, c->rest[i], 1.0f, Dv, c->x + i * Dv);
@@ -248,12 +271,14 @@ static void advance(chunk *c, float *st, const ap_delta_gate *all)
     if (c->split) c->split->right(c->x, Dv, c->n, Dv, Dv / 16, steps, c->x_right);
     for (int d = 0; d < Dk; d += strip) {
         int rows = min_int(strip, Dk - d);
+        ap_feed *feed = next[0].done < next[0].n ? next : next + 1;
         if (c->split)
             c->split->product(2, Dv / 16, (c->n + 31) / 32,
                               c->kt_left + d / 16 * steps * AP_SPLIT_PAIR, steps, c->x_right, steps,
-                              c->strip, Dv, false);
+                              c->strip, Dv, false, feed);
         else
-            c->m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false);
+            c->m->gemm(rows, Dv, c->n, c->kt + d * CHUNK, CHUNK, 1, c->x, Dv, c->strip, Dv, false,
+                       feed);
         c->m->grow(st + d * Dv, c->strip, all, rows * Dv);
     }
 }
@@ -271,10 +296,19 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
         int h = heads->first + i * heads->stride;
         m->transpose(s->delta_state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
     }
+    c.ld = ap_delta_row(a, 1) - ap_delta_row(a, 0);
+    int n = min_int(CHUNK, s->n_tok);
+    ap_feed next[] = {feed_keys(&c, heads->key, 0, s->begin, n),
+                      feed_keys(&c, heads->key, 1, s->begin, n)};
     for (int t = 0; t < s->n_tok; t += CHUNK) {
         c.t = s->begin + t;
-        c.n = min_int(CHUNK, s->n_tok - t);
-        load_keys(&c, heads->key);
+        c.n = n;
+        ap_feed_rest(&next[0]);
+        ap_feed_rest(&next[1]);
+        load_keys(&c);
+        n = min_int(CHUNK, s->n_tok - t - c.n);
+        for (int part = 0; part < 2 && n > 0; part++)
+            next[part] = feed_keys(&c, heads->key, part, c.t + c.n, n);
         for (int i = 0; i < heads->n; i++) {
             int h = heads->first + i * heads->stride;
             float *st = c.st + (size_t)i * size;
@@ -282,7 +316,7 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
             masks(&c);
             updates(&c, st, h);
             outputs(&c, st, h);
-            advance(&c, st, &all);
+            advance(&c, st, &all, next);
         }
     }
     for (int i = 0; i < heads->n; i++) {

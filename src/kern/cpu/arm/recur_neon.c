@@ -188,7 +188,7 @@ static void conv_neon(const float *const *row, int n_tok, int n_tap, const float
 }
 
 static void gemm_neon(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                      int64_t ldb, float *c, int64_t ldc, bool accumulate)
+                      int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed)
 {
     /* Columns outside: the strip of b stays in L1 for all rows. */
     for (int j = 0; j < n; j += 64) {
@@ -202,6 +202,7 @@ static void gemm_neon(int m, int n, int kk, const float *a, int64_t ra, int64_t 
                 cr[r] = c + (i + r) * ldc + j;
             }
             tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
+            ap_feed_some(feed);
             i += rows;
         }
     }
@@ -232,11 +233,11 @@ static void solve_neon(int m, int n, const float *a, int64_t lda, float *x, int6
 {
     int i = 0;
     for (; m - i >= 4; i += 4) {
-        gemm_neon(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+        gemm_neon(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 8)
             solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, n - v < 8 ? n - v : 8);
     }
-    for (; i < m; i++) gemm_neon(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+    for (; i < m; i++) gemm_neon(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 static void transpose_block(const float *x, int64_t ldx, float *y, int64_t ldy)

@@ -59,8 +59,9 @@ static void conv_ref(const float *const *row, int n_tok, int n_tap, const float 
 }
 
 static void gemm_ref(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                     int64_t ldb, float *c, int64_t ldc, bool accumulate)
+                     int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed)
 {
+    ap_feed_some(feed);
     for (int i = 0; i < m; i++) {
         float *row = c + i * ldc;
         for (int j = 0; j < n && !accumulate; j++) row[j] = 0;

@@ -120,14 +120,17 @@ static void block(int steps, const uint8_t *a, const uint8_t *a2, const uint8_t 
 }
 
 static void product(int row_tiles, int col_tiles, int steps, const uint8_t *a, int a_steps,
-                    const uint8_t *b, int b_steps, float *c, int64_t ldc, bool accumulate)
+                    const uint8_t *b, int b_steps, float *c, int64_t ldc, bool accumulate,
+                    ap_feed *feed)
 {
     const int64_t a_tile = (int64_t)a_steps * AP_SPLIT_PAIR;
     const int64_t b_tile = (int64_t)b_steps * AP_SPLIT_PAIR;
     for (int j = 0; j < col_tiles; j += 2)
-        for (int i = 0; i < row_tiles; i += 2)
+        for (int i = 0; i < row_tiles; i += 2) {
             block(steps, a + i * a_tile, a + (i + 1) * a_tile, b + j * b_tile, b + (j + 1) * b_tile,
                   c + 16 * i * ldc + 16 * j, ldc, accumulate);
+            ap_feed_some(feed);
+        }
 }
 
 const ap_micro_split ap_split_amx = {amx_begin, amx_end, left, right, product};

@@ -192,7 +192,7 @@ static void conv_avx2(const float *const *row, int n_tok, int n_tap, const float
 }
 
 static void gemm_avx2(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                      int64_t ldb, float *c, int64_t ldc, bool accumulate)
+                      int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed)
 {
     /* Columns outside: the strip of b stays in L1 for all rows. */
     for (int j = 0; j < n; j += 64) {
@@ -206,6 +206,7 @@ static void gemm_avx2(int m, int n, int kk, const float *a, int64_t ra, int64_t 
                 cr[r] = c + (i + r) * ldc + j;
             }
             tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
+            ap_feed_some(feed);
             i += rows;
         }
     }
@@ -240,12 +241,13 @@ static void solve_avx2(int m, int n, const float *a, int64_t lda, float *x, int6
 {
     int i = 0;
     for (; m - i >= 4; i += 4) {
-        gemm_avx2(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+        gemm_avx2(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 16)
             solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, ap_mask_avx2(lanes(n - v)),
                         ap_mask_avx2(lanes(n - v - 8)));
     }
-    for (; i < m; i++) gemm_avx2(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+    for (; i < m; i++)
+        gemm_avx2(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 /* 8 x 8 values: in each half of a vector 4 x 4, then the halves. */

@@ -191,7 +191,8 @@ static void conv_avx512(const float *const *row, int n_tok, int n_tap, const flo
 }
 
 static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_t ca,
-                        const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate)
+                        const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate,
+                        ap_feed *feed)
 {
     /* Columns outside: the strip of b stays in L1 for all rows. */
     for (int j = 0; j < n; j += 64) {
@@ -205,6 +206,7 @@ static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_
                 cr[r] = c + (i + r) * ldc + j;
             }
             tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
+            ap_feed_some(feed);
             i += rows;
         }
     }
@@ -236,12 +238,13 @@ static void solve_avx512(int m, int n, const float *a, int64_t lda, float *x, in
     enum { half = AP_DELTA_SUB / 2 };
     int i = 0;
     for (; m - i >= half; i += half) {
-        gemm_avx512(half, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+        gemm_avx512(half, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 32)
             solve_strip(half, a + i * lda + i, lda, x + i * ldx + v, ldx, head_mask(n - v),
                         n - v > 16 ? head_mask(n - v - 16) : 0);
     }
-    for (; i < m; i++) gemm_avx512(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true);
+    for (; i < m; i++)
+        gemm_avx512(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 /* 16 x 16 values: in each quarter of a vector 4 x 4, then the quarters. */

@@ -121,8 +121,8 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
     }
 }
 
-static void step_avx512(float *state, int n_row, int k_dim, const float *k, const float *q,
-                        const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+TILE_INLINE void step_body(float *state, int n_row, const int k_dim, const float *k, const float *q,
+                           const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
 {
     __m512 k_sum[AP_DELTA_ROWS], q_sum[AP_DELTA_ROWS];
     float d[AP_DELTA_ROWS];
@@ -140,12 +140,21 @@ static void step_avx512(float *state, int n_row, int k_dim, const float *k, cons
         _mm512_mul_ps(_mm512_set1_ps(g->beta), _mm512_sub_ps(_mm512_maskz_loadu_ps(m, v), kv));
     _mm512_mask_storeu_ps(o, m, _mm512_fmadd_ps(_mm512_set1_ps(g->kq), dv, qv));
     _mm512_storeu_ps(d, dv);
-    if (!g->weak)
-        update_rows(state, n_row, k_dim, k, g->decay, false, d);
-    else if (k_dim == 128)
-        update_rows(state, n_row, 128, k, g->decay_less1, true, d); /* k in registers */
-    else
+    if (g->weak)
         update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
+    else
+        update_rows(state, n_row, k_dim, k, g->decay, false, d);
+}
+
+static void step_avx512(float *state, int n_row, int k_dim, const float *k, const float *q,
+                        const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+{
+    if (k_dim == 128 && ahead == 0)
+        step_body(state, n_row, 128, k, q, g, v, o, 0);
+    else if (k_dim == 128)
+        step_body(state, n_row, 128, k, q, g, v, o, ahead);
+    else
+        step_body(state, n_row, k_dim, k, q, g, v, o, ahead);
 }
 
 static void gated_norm_avx512(const float *o, const float *w, const float *z, int n, float eps,

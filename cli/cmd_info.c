@@ -60,6 +60,7 @@ static void print_text(const apus_info *i, const apus_plan *p)
            human(p->kv_bytes_per_token, b));
     printf("  state          %s\n", human(p->state_bytes, a));
     printf("  scratch        %s\n", human(p->scratch_bytes, a));
+    printf("  other          about %s\n", human(p->other_bytes, a));
     printf("  total          %s\n", human(p->total_bytes, a));
 }
 
@@ -95,6 +96,7 @@ static void print_json(const apus_info *i, const apus_plan *p)
     json_int(j, "kv_bytes_per_token", (int64_t)p->kv_bytes_per_token);
     json_int(j, "state_bytes", (int64_t)p->state_bytes);
     json_int(j, "scratch_bytes", (int64_t)p->scratch_bytes);
+    json_int(j, "other_bytes", (int64_t)p->other_bytes);
     json_int(j, "total_bytes", (int64_t)p->total_bytes);
     json_end_map(j);
     json_end_map(j);

@@ -286,6 +286,8 @@ typedef struct apus_plan {
     uint64_t total_bytes;
     int ctx;    /* as it would be */
     apus_kv kv; /* likewise: not AUTO */
+    uint64_t other_bytes; /* estimate of the rest: program, tokenizer, tables, whole large pages, rows of
+                           * the embedding that stay mapped from the file */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,

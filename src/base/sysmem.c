@@ -3,6 +3,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* The first number behind `key` in a small system file; without a key the file's first word. */
@@ -77,6 +78,22 @@ static void apply_groups(uint64_t *total, uint64_t *available)
     }
 }
 
+/* Limits of this process (ulimit -v, -d). Mapped files count in the first. */
+static void apply_process_limits(uint64_t *available)
+{
+    static const struct {
+        int limit;
+        const char *used;
+    } kind[] = {{RLIMIT_AS, "VmSize:"}, {RLIMIT_DATA, "VmData:"}};
+    for (size_t i = 0; i < sizeof kind / sizeof *kind; i++) {
+        struct rlimit r;
+        uint64_t kb;
+        if (getrlimit(kind[i].limit, &r) || r.rlim_cur == RLIM_INFINITY) continue;
+        if (!read_number("/proc/self/status", kind[i].used, &kb)) continue;
+        apply_limit(available, kb * 1024 < r.rlim_cur ? r.rlim_cur - kb * 1024 : 0);
+    }
+}
+
 static void look(uint64_t *total, uint64_t *available)
 {
     *total = *available = 0;
@@ -87,6 +104,7 @@ static void look(uint64_t *total, uint64_t *available)
     if (!*total && page > 0 && pages > 0) *total = (uint64_t)page * (uint64_t)pages;
     apply_groups(total, available);
     if (!*available) *available = *total;
+    apply_process_limits(available);
 }
 
 uint64_t ap_memory_total(void)

@@ -8,7 +8,7 @@
 uint64_t ap_memory_total(void);
 
 /* Bytes that could be taken now without swapping: free memory and what the system can drop, such as
- * cached files, within the control group's limit; 0 = cannot be told. */
+ * cached files, within the limits of the control group and of the process; 0 = cannot be told. */
 uint64_t ap_memory_available(void);
 
 #endif

@@ -14,21 +14,6 @@ apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, a
     return err;
 }
 
-/* The weights are in memory already, so what is available must hold the rest. */
-static apus_err check_memory(const ap_sizes *z, apus_diag *diag)
-{
-    const double gb = 1e9;
-    uint64_t need = (uint64_t)z->kv_bytes + z->state_bytes + z->scratch_bytes;
-    uint64_t have = ap_memory_available();
-    if (have == 0 || need <= have) return APUS_OK;
-    return ap_fail(
-        diag, APUS_ENOMEM,
-        "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), "
-        "%.3f GB of memory are available; lower ctx, max_sessions or prefill_chunk",
-        z->n_session, z->ctx, (double)need / gb, (double)z->kv_bytes / gb,
-        (double)z->state_bytes / gb, (double)z->scratch_bytes / gb, (double)have / gb);
-}
-
 static apus_err take_pages(apus_engine *e, apus_diag *diag)
 {
     static const char *const what[AP_KV_GROUPS] = {"KV pages", "KV pages of sliding layers"};
@@ -78,7 +63,7 @@ static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *
 {
     apus_err err = ap_engine_workers(e->model, s, &e->pool, &e->kern, diag);
     if (!err) err = ap_sizes_make(e->model, s, &e->kern, &e->size, diag);
-    if (!err) err = check_memory(&e->size, diag);
+    if (!err) err = ap_fit_engine(e->model, s, &e->kern, &e->size, ap_memory_available(), diag);
     if (!err) err = take_pages(e, diag);
     if (!err) err = take_scratch(e, diag);
     e->delta_form = s->gdn_chunked ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;

@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/sysmem.h"
 #include "base/str.h"
+#include "engine/engine.h"
 #include "engine/model.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
@@ -132,29 +134,6 @@ static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
     return err ? err : load_text(m, load, diag);
 }
 
-static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
-{
-    apus_err err = ap_pool_create(s->threads, &m->pool, diag);
-    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.precision = s->precision;
-    if (!err)
-        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
-                            &m->impl, diag);
-    if (err) return err;
-    m->packed_bytes = ap_model_packed_bytes(m->impl);
-    m->fingerprint = fingerprint_of(&m->config, m->weights);
-    return APUS_OK;
-}
-
-/* APUS_LOAD_INFO: check every tensor and add up what the model would take. */
-static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
-{
-    apus_err err = ap_pool_create(1, &m->pool, diag);
-    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.precision = s->precision;
-    return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
-}
-
 typedef struct census {
     uint64_t params, bytes, embed, ple, experts;
     uint64_t bytes_of[AP_DTYPE_COUNT][9]; /* by type, and by bits where a type has several widths */
@@ -202,6 +181,36 @@ static void count_tensors(const apus_model *m, census *out)
         if (ap_ends_with(name, "embed_tokens_per_layer.weight")) out->ple += n;
         if (strstr(name, ".experts.") || strstr(name, ".switch_mlp.")) out->experts += n;
     }
+}
+
+static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_pool_create(s->threads, &m->pool, diag);
+    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    m->kern.precision = s->precision;
+    if (!err) err = ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
+    if (!err) {
+        census n;
+        count_tensors(m, &n);
+        err = ap_fit_weights(m->dir, m->packed_bytes, n.params, ap_memory_available(), diag);
+    }
+    if (!err)
+        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
+                            &m->impl, diag);
+    if (err) return err;
+    m->packed_bytes = ap_model_packed_bytes(m->impl);
+    m->fingerprint = fingerprint_of(&m->config, m->weights);
+    ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
+    return APUS_OK;
+}
+
+/* APUS_LOAD_INFO: check every tensor and add up what the model would take. */
+static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_pool_create(1, &m->pool, diag);
+    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
+    m->kern.precision = s->precision;
+    return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
 }
 
 static void describe_types(apus_model *m, const census *c)

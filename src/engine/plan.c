@@ -112,6 +112,28 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     return APUS_OK;
 }
 
+/* What a buffer of that size has too much, as large ones are whole pages of 2 MB. */
+static uint64_t rest_of_page(uint64_t bytes)
+{
+    const uint64_t page = (uint64_t)2 << 20;
+    return bytes >= page ? (page - bytes % page) % page : 0;
+}
+
+/* Measured: 8 MB of program and libraries, 64 bytes for each token of the tokenizer. The system maps 64 KB
+ * of the file for a row of the embedding, so a text soon has some 32 MB of it. */
+static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
+{
+    const uint64_t mb = (uint64_t)1 << 20;
+    const ap_config *c = &m->config;
+    uint64_t rows = (uint64_t)c->vocab * (uint64_t)(c->hidden + c->ple_dim * c->n_layer) / 2;
+    uint64_t other = 8 * mb + (uint64_t)c->vocab * 64 + (rows < 32 * mb ? rows : 32 * mb);
+    other += (uint64_t)c->n_expert * (uint64_t)c->n_layer * sizeof(ap_expert);
+    other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) + rest_of_page(z->model_scratch_bytes);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        other += rest_of_page((uint64_t)z->kv_cap[g] * (uint64_t)z->n_session * z->shape.page_bytes[g]);
+    return other;
+}
+
 apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *settings, apus_plan *out,
                           apus_diag *diag)
 {
@@ -130,14 +152,15 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
     if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
     ap_pool_free(pool);
     if (err) return err;
-    /* Without loaded weights: what they have in the files, which packing hardly changes. */
-    uint64_t weights = m->impl ? ap_model_packed_bytes(m->impl) : m->info.weight_bytes;
+    uint64_t weights = m->packed_bytes;
+    uint64_t other = other_bytes(m, &z);
     apus_plan p = {.size = out->size,
                    .weight_bytes = weights,
                    .kv_bytes = z.kv_bytes,
                    .state_bytes = z.state_bytes,
                    .scratch_bytes = z.scratch_bytes,
-                   .total_bytes = weights + z.kv_bytes + z.state_bytes + z.scratch_bytes,
+                   .total_bytes = weights + z.kv_bytes + z.state_bytes + z.scratch_bytes + other,
+                   .other_bytes = other,
                    .ctx = z.ctx,
                    .kv = z.kv};
     for (int g = 0; g < AP_KV_GROUPS; g++) p.kv_bytes_per_token += z.shape.page_bytes[g] / AP_PAGE;

@@ -82,6 +82,7 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
     bind_all(b, m);
     m->mem_bytes = b->used;
+    m->in_place = b->in_place;
     if (b->err)
         ap_model_free(m);
     else
@@ -96,7 +97,7 @@ apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern
     ap_model_impl *m = NULL;
     apus_err err = measure(c, w, k, &b, &m, diag);
     if (err) return err;
-    *bytes = m->mem_bytes;
+    *bytes = ap_model_packed_bytes(m);
     ap_model_free(m);
     return APUS_OK;
 }
@@ -119,7 +120,6 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     b.progress = progress;
     b.progress_ctx = ctx;
     bind_all(&b, m);
-    ap_weights_drop_all(w);
     err = b.err;
     if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
         err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");
@@ -147,7 +147,7 @@ const ap_config *ap_model_config(const ap_model_impl *m)
 
 size_t ap_model_packed_bytes(const ap_model_impl *m)
 {
-    return m->mem_bytes;
+    return m->mem_bytes + m->in_place;
 }
 
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)

@@ -63,6 +63,7 @@ struct ap_model_impl {
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
     uint8_t *mem;           /* every packed matrix and vector */
     size_t mem_bytes;
+    size_t in_place;        /* bytes of matrices that stay where the files have them */
 };
 
 /* ---------------------------------------------------------------- binding (bind.c) */

@@ -158,6 +158,7 @@ class Info(Case):
             self.assertLessEqual(info["params_active"], info["params_total"])
             m = info["memory"]
             parts = m["weights_bytes"] + m["kv_bytes"] + m["state_bytes"] + m["scratch_bytes"]
+            parts += m["other_bytes"]
             self.assertEqual(m["total_bytes"], parts)
             self.assertIn(info["architecture"], apus("info", model)[0])
 

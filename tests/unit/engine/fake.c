@@ -31,6 +31,7 @@ apus_model *fake_model(bool full, int window, bool recur)
     m->config.top_k = -1;
     m->config.do_sample = true;
     m->impl = (ap_model_impl *)m; /* only looked at for NULL */
+    m->packed_bytes = 12345;
     m->fingerprint = 0x1234567890ABCDEFu;
     return m;
 }

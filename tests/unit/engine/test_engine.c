@@ -82,14 +82,15 @@ static void plans_add_up(void **state)
     assert_int_equal(p.kv_bytes_per_token, 8 + 16);
     assert_int_equal(p.state_bytes, 3 * AP_RECUR_BLOCKS * 64);
     assert_true(p.scratch_bytes > 3 * 640 * 4 + 4 * 97 * 4);
-    assert_int_equal(p.total_bytes, p.weight_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes);
+    assert_int_equal(p.total_bytes, p.weight_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes + p.other_bytes);
+    assert_true(p.other_bytes > 4 << 20 && p.other_bytes < 64 << 20);
     apus_engine *e = NULL;
     assert_ok(apus_engine_create(m, &s, &e, &diag));
     assert_int_equal(e->pages[0].mem_bytes + e->pages[1].mem_bytes, p.kv_bytes);
     assert_int_equal(e->states.mem_bytes, p.state_bytes);
     apus_engine_free(e);
     m->impl = NULL;
-    m->info.weight_bytes = 999;
+    m->packed_bytes = 999;
     assert_ok(apus_engine_plan(m, &s, &p, &diag));
     assert_int_equal(p.weight_bytes, 999);
     apus_plan old = {.size = offsetof(apus_plan, total_bytes), .total_bytes = 42};
@@ -110,6 +111,64 @@ static void plans_add_up(void **state)
     assert_ok(apus_engine_plan(m, &s, &p, &diag));
     assert_int_equal(p.kv, APUS_KV_F32);
     fake_model_free(m);
+}
+
+static uint64_t need_of(const apus_model *m, const apus_engine_settings *s, const ap_kern *k, ap_sizes *z)
+{
+    assert_ok(ap_sizes_make(m, s, k, z, &diag));
+    return (uint64_t)z->kv_bytes + z->state_bytes + z->scratch_bytes;
+}
+
+/* Advice is taken: what a refusal names fits indeed, and one step more would not. */
+static void refusals_name_what_fits(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, true);
+    m->config.context = 1 << 20;
+    ap_kern k;
+    ap_sizes z;
+    assert_ok(ap_kern_cpu(APUS_CPU_REF, NULL, &k, &diag));
+    apus_engine_settings s = defaults();
+    s.ctx = 100000;
+    s.prefill_chunk = 4096;
+    uint64_t need = need_of(m, &s, &k, &z);
+    assert_ok(ap_fit_engine(m, &s, &k, &z, need, &diag));
+    assert_ok(ap_fit_engine(m, &s, &k, &z, 0, &diag)); /* not known */
+    uint64_t have = need * 2 / 3;
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, have, &diag), APUS_ENOMEM);
+    const char *at = strstr(diag.text, "would fit: ctx ");
+    assert_non_null(at);
+    s.ctx = atoi(at + strlen("would fit: ctx "));
+    assert_true(s.ctx > 50000 && s.ctx < 100000);
+    assert_true(need_of(m, &s, &k, &z) <= have);
+    s.ctx += 256;
+    assert_true(need_of(m, &s, &k, &z) > have);
+
+    s.ctx = 2000;
+    need = need_of(m, &s, &k, &z);
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, need - 1, &diag), APUS_ENOMEM);
+    at = strstr(diag.text, "prefill_chunk ");
+    assert_non_null(at);
+    s.prefill_chunk = atoi(at + strlen("prefill_chunk "));
+    assert_true(need_of(m, &s, &k, &z) < need);
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, 1, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "no setting would fit"));
+    fake_model_free(m);
+}
+
+static void weights_that_do_not_fit_are_refused(void **state)
+{
+    (void)state;
+    const uint64_t b = 1000000000;
+    assert_ok(ap_fit_weights("dir", 16 * b, 8 * b, 16 * b, &diag));
+    assert_ok(ap_fit_weights("dir", 16 * b, 8 * b, 0, &diag));
+    assert_int_equal(ap_fit_weights("dir", 16 * b, 8 * b, 10 * b, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "dir: the weights take 16.000 GB in memory (16.0 bits each), 10.000 GB"));
+    assert_non_null(strstr(diag.text, "with q8_0 weights it would take about 8.500 GB"));
+    assert_int_equal(ap_fit_weights("dir", 16 * b, 8 * b, 5 * b, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "q4_k"));
+    assert_int_equal(ap_fit_weights("dir", 16 * b, 8 * b, b, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "smaller model"));
 }
 
 static void too_much_is_refused_with_numbers(void **state)
@@ -195,6 +254,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(settings_are_checked),
         cmocka_unit_test(plans_add_up),
+        cmocka_unit_test(refusals_name_what_fits),
+        cmocka_unit_test(weights_that_do_not_fit_are_refused),
         cmocka_unit_test(too_much_is_refused_with_numbers),
         cmocka_unit_test(cancel_from_a_thread),
     };

@@ -275,7 +275,7 @@ typedef struct ap_conv_args {
     float *out;          /* f32 [T, C]; not x */
     int64_t ldx;
     const ap_recur_seq *seq; /* [S]; conv_state is used */
-    int n_seq, n_tok, n_channel, n_tap;
+    int n_seq, n_tok, n_channel, n_tap; /* n_tap <= 64 */
 } ap_conv_args;
 
 /* The gated delta rule with its gates, q/k normalisation and gated output norm.
@@ -284,17 +284,19 @@ typedef struct ap_conv_args {
  *   S <- e^g S; d = beta (v - S^T k^); S <- S + k^ d^T; o = S^T q^
  *   out = norm(o)*weight * silu(z), norm over Dv, eps
  * The state is f32 [Hv, Dv, Dk] (row per value channel).
- * Gates are made in double from the f32 inputs (exp, expm1, log1p of libm) and rounded once: decay =
- * e^g, less1 = e^g - 1, each by itself. An error of half a unit in the last place of e^g, the same at
- * every token, would be worth 1e-3 of a state that remembers 32,768 tokens.
+ * Gates are made in double from the f32 inputs (recur_body.h) and rounded once: decay = e^g, less1 =
+ * e^g - 1, each by itself. An error of half a unit in the last place of e^g, the same at every token,
+ * would be worth 1e-3 of a state that remembers 32,768 tokens.
  * Order: q^ = (q*r)*s with r = 1/sqrtf(dot16(q,q) + 1e-6) and s = Dk^-1/2 rounded; k^ = k*r likewise;
  * kq = dot16(k^, q^). dot16 is 16 partial fma sums, i = j, j+16, ..., and ap_sum16. Per value channel
  * row S[Dk]: kv = decay*dot16(S, k^), d = beta*(v - kv), o = fma(kq, d, decay*dot16(S, q^)), both dots
  * of the old S, so that it is read once; then S = S + fma(k^, d, less1*S) if decay >= 1/2, else
  * S = fma(k^, d, decay*S). out = ((o*r)*weight)*ap_siluf(z), r in the Order of norm.
- * CHUNKED: chunks of 64 tokens from the first of the call on, as matrix products (ops_delta_chunk.c);
- * equal to the recurrence to rounding. Bit-equal over levels, threads and batch neighbours, not over
- * other cuts of the text. */
+ * CHUNKED, and always with precision FAST: chunks of 64 tokens from the first of the call on, as
+ * matrix products (ops_delta_chunk.c); equal to the recurrence to rounding. Sequences of fewer than 16
+ * tokens go by the recurrence. Bit-equal over levels, threads and batch neighbours, not over other cuts
+ * of the text. FAST on AMX: the products' inputs have 16 bits (two bf16), the sums are f32 in the order
+ * of the processor; as bit-equal but over levels. State within 1e-4 of itself after 32,768 tokens. */
 typedef enum ap_delta_form { AP_DELTA_RECURRENT, AP_DELTA_CHUNKED } ap_delta_form;
 
 typedef struct ap_delta_args {

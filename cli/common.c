@@ -19,7 +19,7 @@ const opt common_table[] = {
     {"cpumask", 0, OPT_STRING, &common.cpumask, NULL, 0, 0, "L",
      "highest processor level: ref, avx2, avx512, amx,\nneon, dot, i8mm or auto (default)"},
     {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
-     "prompt tokens computed at once (default 512);\nresults do not depend on it"},
+     "prompt tokens computed at once (default 512 to 4096,\nas memory allows); results do not depend on it"},
     {"precision", 0, OPT_STRING, &common.precision, NULL, 0, 0, "P",
      "of products with quantised weights: high (default),\nexact (f32 throughout, slow) or fast"},
     {"kv", 0, OPT_STRING, &common.kv, NULL, 0, 0, "T",

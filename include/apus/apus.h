@@ -266,7 +266,9 @@ typedef struct apus_engine_settings {
     apus_cpu cpu; /* default AUTO; not above the level of the processor */
     int threads;  /* 0 = one per physical core allowed to us */
     int ctx;      /* tokens a session can hold; 0 = the model's context, at most 8192 */
-    int prefill_chunk; /* tokens of all sequences computed at once, 0 = 512; results do not depend on it */
+    int prefill_chunk; /* tokens of all sequences computed at once; results do not depend on it, except
+                        * with precision FAST. 0 = 512 to 4096, as many as take little memory beside the
+                        * weights */
     int max_sessions; /* default 1; memory for all of them is taken at creation */
     bool gdn_chunked; /* delta rule in the 64-token chunk form instead of the recurrence: equal to
                         * rounding, not to the bit; default false */

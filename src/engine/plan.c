@@ -5,7 +5,9 @@
 #include "engine/engine.h"
 
 #define DEFAULT_CTX   8192
-#define DEFAULT_CHUNK 512
+#define LEAST_CHUNK   512
+#define MOST_CHUNK    4096 /* of the default: mixtures of experts want many tokens for each of them */
+#define CHUNK_SHARE   24   /* and may take this part of the weights' memory for it */
 #define MAX_CHUNK     65536
 #define MAX_SESSIONS  4096
 
@@ -29,9 +31,6 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
                        "apus_engine_settings.prefill_chunk: expected 0 to %d, found %d", MAX_CHUNK,
                        s->prefill_chunk);
     z->n_session = s->max_sessions;
-    z->chunk = s->prefill_chunk ? s->prefill_chunk : DEFAULT_CHUNK;
-    int64_t most = (int64_t)z->ctx * z->n_session; /* no step is larger */
-    if (z->chunk > most) z->chunk = (int)most;
     return APUS_OK;
 }
 
@@ -76,14 +75,13 @@ static bool add_small(ap_sizes *z)
     return ok && ap_sampler_bytes(z->vocab, &sampler) && add(sum, 1, sampler);
 }
 
-apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
-                       ap_sizes *out, apus_diag *diag)
+/* All sizes with steps of at most `chunk` tokens; false: they overflow. */
+static bool measure(const apus_model *m, const ap_kern *k, int chunk, ap_sizes *out)
 {
-    ap_sizes z = {0};
-    apus_err err = check(&m->config, s, &z, diag);
-    if (!err) err = choose_pages(m, s, &z, diag);
-    if (err) return err;
+    ap_sizes z = *out;
+    int64_t most = (int64_t)z.ctx * z.n_session; /* no step is larger */
     bool ok = true;
+    z.chunk = chunk < most ? chunk : (int)most;
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         if (!z.shape.page_bytes[g]) continue;
         int window = g == AP_KV_SLIDING ? z.shape.window : 0;
@@ -104,7 +102,35 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(&z);
     size_t total = z.kv_bytes;
     ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);
-    if (!ok)
+    if (ok) *out = z;
+    return ok;
+}
+
+/* The longest chunk whose memory is small beside the weights; results do not depend on it. */
+static bool measure_default(const apus_model *m, const ap_kern *k, ap_sizes *out)
+{
+    const ap_sizes start = *out;
+    uint64_t weights = m->impl ? ap_model_packed_bytes(m->impl) : m->info.weight_bytes;
+    if (!measure(m, k, LEAST_CHUNK, out)) return false;
+    uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
+    for (int chunk = MOST_CHUNK; chunk > LEAST_CHUNK; chunk /= 2) {
+        ap_sizes z = start;
+        if (!measure(m, k, chunk, &z) || (uint64_t)z.kv_bytes + z.scratch_bytes > least + weights / CHUNK_SHARE)
+            continue;
+        *out = z;
+        break;
+    }
+    return true;
+}
+
+apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
+                       ap_sizes *out, apus_diag *diag)
+{
+    ap_sizes z = {0};
+    apus_err err = check(&m->config, s, &z, diag);
+    if (!err) err = choose_pages(m, s, &z, diag);
+    if (err) return err;
+    if (!(s->prefill_chunk ? measure(m, k, s->prefill_chunk, &z) : measure_default(m, k, &z)))
         return ap_fail(diag, APUS_ENOMEM,
                        "%d sessions of %d tokens need more memory than can be addressed",
                        z.n_session, z.ctx);

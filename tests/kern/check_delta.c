@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kcheck.h"
+#include "kern/cpu/micro_recur.h"
 
 #define MAX_SEQ 3
 #define MAX_K   512
@@ -368,8 +369,35 @@ static void check_long(kc *c, const shape *s)
     }
 }
 
+/* Gates against libm: exact to 1e-12 in double, so rounded to f32 at most one unit off. */
+static void check_gates(kc *c)
+{
+    enum { N = 4096 };
+    const ap_micro_recur *m = ((const ap_micro *)c->ref->impl)->recur;
+    float *a = kc_out(c, N), *beta = kc_out(c, N), *e = kc_out(c, N), *less1 = kc_out(c, N);
+    double *g = kc_f64(c, N);
+    kc_case(c, "gates");
+    for (int i = 0; i < N; i++) a[i] = (float)ap_rng_normal(&c->rng) * (i % 2 ? 2.0f : 30.0f);
+    for (int i = 0; i < 9; i++) { /* from a memory of ten million tokens on */
+        float neg = -powf(10, (float)i - 7);
+        m->gates(N, a, 0.5f, neg, a, g, beta);
+        m->exps(N, 0, 1, g, e, less1);
+        for (int j = 0; j < N; j++) {
+            double x = (double)a[j] + 0.5, soft = x > 20 ? x : log1p(exp(x));
+            double want = (double)neg * soft;
+            if (!(fabs(g[j] - fmax(want, -1000)) <= 1e-12 * fabs(want)))
+                kc_fail(c, "log decay of %g: %.17g, expected %.17g", x, g[j], want);
+            if (!(fabs((double)e[j] - exp(want)) <= 1.01 * KC_EPS * exp(want) + 1e-44) ||
+                !(fabs((double)less1[j] - expm1(want)) <= 1.01 * KC_EPS * -expm1(want) + 1e-44))
+                kc_fail(c, "e^%.17g: %.9g and %.9g less 1", want, (double)e[j], (double)less1[j]);
+        }
+        c->values += 3 * N;
+    }
+}
+
 void check_delta(kc *c)
 {
+    check_gates(c);
     shape keys_apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
           keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */

@@ -318,8 +318,40 @@ static void check_shape(kc *c, const shape *s, apus_kv type)
     }
 }
 
+/* Precision FAST: no Order, but what follows from queries and weights in bf16, and no
+ * dependence on threads, pieces and neighbours either. */
+static void check_fast(kc *c, const shape *s)
+{
+    static const int pieces[] = {0, 1, 7, 64};
+    setup u, rounded;
+    float *first = NULL, *exact;
+    make(c, s, APUS_KV_BF16, &u);
+    float *q = kc_copy(c, u.a.q, u.count);
+    for (size_t i = 0; i < u.count; i++) q[i] = ap_bf16_to_f32(ap_f32_to_bf16(q[i]));
+    rounded = u;
+    rounded.a.q = q;
+    exact = run_pieces(c, &u, c->ref, 0);
+    kc_case(c, "fast T=%d H=%d G=%d D=%d window=%d pos=%d", u.a.n_tok, s->heads, s->groups, s->D,
+            s->window, s->pos[0]);
+    for (int k = 0; k < c->n_kern; k++) {
+        ap_kern fast = c->kern[k].k;
+        fast.precision = APUS_PRECISION_FAST;
+        if (fast.level < APUS_CPU_AVX512) continue; /* the others have nothing faster */
+        if (k == 0 || fast.level != c->kern[k - 1].k.level) first = NULL;
+        for (int p = 0; p < 4; p++) {
+            float *got = run_pieces(c, &u, &fast, pieces[p]);
+            if (!first && memcmp(got, exact, u.count * sizeof *got) != 0)
+                check_oracle(c, &rounded, got, KC_PAIRS); /* else nothing faster is there */
+            if (!first) first = got;
+            kc_same(c, c->kern[k].name, "out", got, s->D, first, s->D, u.a.n_tok * s->heads, s->D);
+        }
+    }
+}
+
 void check_attn(kc *c)
 {
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (ap_kv_layer_bytes(APUS_KV_BF16, shapes[i].groups, shapes[i].D)) check_fast(c, &shapes[i]);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int t = 0; t < N_TYPES; t++)
             if (ap_kv_layer_bytes(types[t], shapes[i].groups, shapes[i].D))
@@ -343,8 +375,10 @@ static void run(const ap_kern *k, void *arg)
     k->attn(k, arg);
 }
 
-static void bench_shape(kc_bench *b, const shape *s, apus_kv type)
+static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precision precision)
 {
+    ap_kern k = *b->k;
+    kc_bench as = *b;
     setup u;
     char name[96];
     double keys = 0;
@@ -357,9 +391,11 @@ static void bench_shape(kc_bench *b, const shape *s, apus_kv type)
     }
     int seen = s->pos[0] + s->n_tok[0] - first_key(s, s->pos[0]);
     double bytes = (double)ap_kv_layer_bytes(type, s->groups, s->D) / AP_PAGE * seen;
-    snprintf(name, sizeof name, "%-4s T=%d pos=%d H=%d G=%d D=%d%s", kv_name(type),
-             s->n_tok[0], s->pos[0], s->heads, s->groups, s->D, s->window ? " w=1024" : "");
-    kc_time(b, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
+    k.precision = precision;
+    as.k = &k;
+    snprintf(name, sizeof name, "%-4s T=%d pos=%d H=%d G=%d D=%d%s",
+             precision == APUS_PRECISION_FAST ? "fast" : kv_name(type), s->n_tok[0], s->pos[0], s->heads, s->groups, s->D, s->window ? " w=1024" : "");
+    kc_time(&as, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
     kc_release(b->c);
 }
 
@@ -376,5 +412,8 @@ void bench_attn(kc_bench *b)
     };
     if (b->k->level == APUS_CPU_REF) return; /* minutes */
     for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++)
-        for (int t = 0; t < N_TYPES; t++) bench_shape(b, &shape_of[i], types[t]);
+        for (int t = 0; t < N_TYPES; t++) {
+            bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_HIGH);
+            if (types[t] == APUS_KV_BF16) bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_FAST);
+        }
 }

@@ -28,6 +28,8 @@ typedef struct kc_tol {
 #define KC_TILES ((kc_tol){16 * KC_EPS, 48 * KC_EPS, 1e-36})
 #define KC_BF16 ((kc_tol){16 * KC_EPS, 1.0 / 256 + 48 * KC_EPS, 1e-36})
 
+/* attention whose weights are rounded to bf16: 2^-9, and exp good to 5e-5 */
+#define KC_PAIRS ((kc_tol){1e-4, 1.0 / 500, 1e-33})
 /* attention over q8 pages: queries and weights are integers of 15 bits; half a step is 2^-15 or 2^-16 of
  * the largest, and mag has the largest in place of each term */
 #define KC_INT15 ((kc_tol){64 * KC_EPS, 3.1e-5, 1e-37})

@@ -37,6 +37,7 @@ static const ap_micro micro_avx512 = {
     .qdot = &ap_qdot_avx512,
     .elem = &ap_elem_avx512,
     .attn = &ap_attn_avx512,
+    .fast = &ap_attn_fast_avx512,
     .recur = &ap_recur_avx512,
 };
 
@@ -48,6 +49,7 @@ static const ap_micro micro_amx = {
     .amx = &ap_product_amx,
     .elem = &ap_elem_avx512,
     .attn = &ap_attn_avx512,
+    .fast = &ap_attn_fast_amx,
     .recur = &ap_recur_amx,
 };
 #elif defined(__aarch64__)

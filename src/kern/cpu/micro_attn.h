@@ -9,7 +9,7 @@
 #include "kern/cpu/kv_page.h"
 #include "kern/cpu/micro.h"
 
-#define AP_TILE_ROWS 16 /* the most rows that scores and values take at once */
+#define AP_TILE_ROWS 64 /* the most rows of a tile */
 #define AP_Q_STRIDE 528 /* floats from a prepared query row to the next: rows lie in different cache
                            sets, and the stride is a constant in the kernels */
 
@@ -21,7 +21,7 @@ static inline int64_t ap_q_stride(int head_dim)
 
 /* What reads pages of one type. */
 typedef struct ap_micro_kv {
-    int rows; /* scores and values take 1 .. rows rows at once, <= AP_TILE_ROWS */
+    int rows; /* scores and values take 1 .. rows rows at once */
 
     /* A query row f32 [head_dim] to the form that scores wants, ap_q_stride floats. */
     void (*query)(const float *q, int head_dim, float *out);
@@ -37,6 +37,24 @@ typedef struct ap_micro_kv {
     void (*values)(const float *p, int n_row, const int *lo, const int *hi, const ap_kv_head *h,
                    int head_dim, float *const *o, int64_t ahead);
 } ap_micro_kv;
+
+/* BF16 pages with precision FAST: scores, weights and values of a page in one go. */
+typedef struct ap_micro_fast {
+    int rows; /* page takes 1 .. rows rows at once */
+    int tile; /* rows that share a walk over the pages, at most AP_TILE_ROWS */
+    int step; /* rows are read and written in whole steps: memory for them holds those */
+
+    /* On this processor? */
+    bool (*usable)(int head_dim);
+
+    void (*query)(const float *q, int head_dim, float *out);
+
+    /* s is room for the scores; m, l and o as in softmax and values below; o[r] is
+     * o[0] + r*head_dim. lo may be hi. Keys no row sees have no effect. */
+    void (*page)(const float *q, int n_row, const ap_kv_head *h, int head_dim, const int *lo,
+                 const int *hi, float scale, float *s, float *m, float *l, float *const *o,
+                 int64_t ahead);
+} ap_micro_fast;
 
 typedef struct ap_micro_attn {
     /* 1 / sqrtf(sum x^2 / n + eps): 16 partial fma sums, ap_sum16. */
@@ -62,5 +80,8 @@ typedef struct ap_micro_attn {
 
 extern const ap_micro_attn ap_attn_neon;
 extern const ap_micro_attn ap_attn_ref, ap_attn_avx2, ap_attn_avx512;
+#if defined(__x86_64__)
+extern const ap_micro_fast ap_attn_fast_avx512, ap_attn_fast_amx;
+#endif
 
 #endif

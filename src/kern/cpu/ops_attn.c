@@ -15,7 +15,8 @@
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-#define MAX_ROWS       48 /* query rows of a tile */
+#define MAX_ROWS       AP_TILE_ROWS
+#define TILE_ROWS      48 /* without a wish of the kernels */
 #define TASKS_WANTED   2  /* per thread, before tiles are made smaller or split */
 #define RUNS_WANTED    4  /* per thread, in a wave */
 #define MIN_PART_ROWS  1024
@@ -31,6 +32,8 @@ typedef struct job {
     const ap_attn_args *a;
     const ap_micro_attn *m;
     const ap_micro_kv *kv;
+    const ap_micro_fast *fast; /* or NULL, then kv counts */
+    int block, tile, step;     /* rows taken at once, of a tile, in a step (micro_attn.h) */
     int heads;  /* query heads of a tile, <= the group of a KV head */
     int tokens; /* tokens of a tile */
     int splits; /* tiles that a group's heads make */
@@ -131,7 +134,7 @@ static void tile_open(tile *t, const job *j, int index, uint8_t *room)
             size_t row = (size_t)(t->s->begin + tok) * (size_t)a->n_head + (size_t)h;
             t->out[t->n] = a->out + row * (size_t)D;
             t->pos[t->n] = t->s->pos + tok;
-            j->kv->query(a->q + row * (size_t)D, D, q);
+            (j->fast ? j->fast->query : j->kv->query)(a->q + row * (size_t)D, D, q);
         }
 }
 
@@ -149,12 +152,19 @@ static void rows_page(tile *t, const job *j, const sums *u, int r, int n, int st
 {
     const ap_attn_args *a = j->a;
     int lo[AP_TILE_ROWS], hi[AP_TILE_ROWS], D = a->head_dim;
+    const float *q = t->q + r * ap_q_stride(D);
     float *p = t->p + r * AP_PAGE;
-    j->kv->scores(t->q + r * ap_q_stride(D), n, at, D, p, ahead);
     for (int i = 0; i < n; i++) {
         int pos = t->pos[r + i];
-        lo[i] = max_int(first_key(a, pos) - start, 0);
-        hi[i] = min_int(pos + 1 - start, AP_PAGE);
+        hi[i] = max_int(min_int(pos + 1 - start, AP_PAGE), 0);
+        lo[i] = min_int(max_int(first_key(a, pos) - start, 0), hi[i]);
+    }
+    if (j->fast) {
+        j->fast->page(q, n, at, D, lo, hi, a->scale, p, u->m + r, u->l + r, u->o + r, ahead);
+        return;
+    }
+    j->kv->scores(q, n, at, D, p, ahead);
+    for (int i = 0; i < n; i++) {
         float c = j->m->softmax(p + i * AP_PAGE, lo[i], hi[i], a->scale, &u->m[r + i], &u->l[r + i]);
         if (c != 1) j->m->scale(u->o[r + i], NULL, c, D, u->o[r + i]);
     }
@@ -172,8 +182,9 @@ static void tile_page(tile *t, const job *j, const sums *u, int page, bool last)
     /* Positions ascend with the rows, so the rows that see anything here are neighbours. */
     while (r < end && t->pos[r] < start) r++;
     while (end > r && first_key(a, t->pos[end - 1]) >= start + AP_PAGE) end--;
+    r = r / j->step * j->step; /* memory behind them holds whole steps */
     while (r < end) { /* 8 rows as 4 + 4 rather than 6 + 2 */
-        int blocks = (end - r + j->kv->rows - 1) / j->kv->rows;
+        int blocks = (end - r + j->block - 1) / j->block;
         int n = (end - r + blocks - 1) / blocks;
         rows_page(t, j, u, r, n, start, &at, ahead);
         ahead = 0; /* the first rows have asked for it */
@@ -233,10 +244,10 @@ static void whole_task(void *arg, int task, int worker)
     tile t;
     tile_open(&t, j, task, room);
     for (int segment = t.first; segment < t.end; segment++) {
-        for (int r = 0; r < t.n; r++) /* the first segment has nothing to merge with */
-            u.o[r] = segment == t.first ? t.out[r]
-                                        : (float *)(void *)room +
-                                              MAX_ROWS * ap_q_stride((int)D) + (size_t)r * D;
+        bool direct = segment == t.first && !j->fast; /* nothing to merge with yet */
+        for (int r = 0; r < t.n; r++)
+            u.o[r] = direct ? t.out[r]
+                            : (float *)(void *)room + MAX_ROWS * ap_q_stride((int)D) + (size_t)r * D;
         tile_segment(&t, j, &u, segment, segment + 1 < t.end);
         merge(&t, j, &u, segment, m, l);
     }
@@ -325,7 +336,7 @@ static int count_segments(const job *j, int n_tile)
 static void run_split(const ap_kern *k, job *j, int n_tile)
 {
     int runs = RUNS_WANTED * ap_pool_threads(k->pool);
-    j->rows = j->heads * j->tokens;
+    j->rows = (j->heads * j->tokens + j->step - 1) / j->step * j->step;
     int most = min_int(count_segments(j, n_tile), j->part_rows / j->rows);
     int run = max_int(most / runs, 1);
     for (cursor at = {0, -1}; at.tile < n_tile;)
@@ -376,23 +387,33 @@ size_t ap_cpu_attn_scratch_bytes(const ap_kern *k, int n_head, int n_kv_head, in
     return carve(&j, NULL, ap_pool_threads(k->pool), head_dim);
 }
 
-static const ap_micro_kv *kernels(const ap_kern *k, const ap_attn_args *a)
+static void choose_kernels(const ap_kern *k, job *j)
 {
-    const ap_micro_attn *m = ((const ap_micro *)k->impl)->attn;
-    if (a->kv.type == APUS_KV_Q8) return &m->q8;
-    return a->kv.type == APUS_KV_BF16 ? &m->bf16 : &m->f32;
+    const ap_micro *micro = k->impl;
+    const ap_micro_fast *f = micro->fast;
+    apus_kv type = j->a->kv.type;
+    j->m = micro->attn;
+    if (type == APUS_KV_BF16 && k->precision == APUS_PRECISION_FAST && f &&
+        f->usable(j->a->head_dim)) {
+        j->fast = f;
+        j->block = f->rows, j->tile = f->tile, j->step = f->step;
+        return;
+    }
+    j->kv = type == APUS_KV_Q8     ? &j->m->q8
+            : type == APUS_KV_BF16 ? &j->m->bf16
+                                   : &j->m->f32;
+    j->block = j->kv->rows, j->tile = TILE_ROWS, j->step = 1;
 }
 
 void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a)
 {
     int group = a->n_head / a->n_kv_head, threads = ap_pool_threads(k->pool);
     int wanted = threads == 1 ? 1 : TASKS_WANTED * threads;
-    job j = {.a = a,
-             .m = ((const ap_micro *)k->impl)->attn,
-             .kv = kernels(k, a),
-             .heads = min_int(group, MAX_ROWS)};
+    job j = {.a = a};
+    choose_kernels(k, &j);
+    j.heads = min_int(group, j.tile);
     j.splits = (group + j.heads - 1) / j.heads;
-    j.tokens = max_int(MAX_ROWS / j.heads, 1);
+    j.tokens = max_int(j.tile / j.heads, 1);
     carve(&j, a->scratch, threads, a->head_dim);
     /* Smaller tiles where even the segments are few; what a row computes does not depend on its
      * tile. */

@@ -6,12 +6,17 @@
  *
  * Uses the public interface only. Exit status 0: all passed; 1: a check failed; 2: usage. */
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runner.h"
+
+/* Distance to f32 pages, as a share of the logits: some three times the most that was measured. */
+#define KV_BF16 0.03
+#define KV_Q8   0.15
 
 /* Fill base[] and hold it against the reference. */
 static int check_reference(bench *b)
@@ -117,6 +122,56 @@ static void check_gdn_chunked(bench *b)
     printf("  chunked delta rule: %.1e to the reference, near ties: %d tokens, %d router\n", worst,
            near_token, near_router);
     rig_close(&e);
+}
+
+/* Distance of two runs over the same prompts, as a share of the logits' size. */
+static double distance(const bench *b, const trace *want, const trace *got)
+{
+    double off = 0, size = 0;
+    for (int k = 0; k < b->g.n_prompt; k++) {
+        size_t n = (size_t)b->g.prompt[k].n_pos * (size_t)b->g.vocab;
+        if (!selected(b, k, 1 << 30)) continue;
+        for (size_t i = 0; i < n; i++) {
+            double d = (double)got[k].rows[i] - (double)want[k].rows[i];
+            off += d * d;
+            size += (double)want[k].rows[i] * (double)want[k].rows[i];
+        }
+    }
+    return sqrt(off / size);
+}
+
+/* Rounded keys and values: near f32 ones, and the same bits however the text is cut, on every level
+ * and thread count. */
+static void check_kv(bench *b, apus_kv type, double most)
+{
+    bench *alt = need(sizeof *alt);
+    rig_spec spec = plain(b);
+    rig e;
+    char what[64];
+    *alt = *b;
+    spec.kv = type;
+    for (int k = 0; k < b->g.n_prompt; k++) alt->base[k] = trace_new(&b->g, &b->g.prompt[k]);
+    if (rig_open(b->r, b->folder, &b->g, spec, &e) == 0) {
+        for (int k = 0; k < b->g.n_prompt; k++)
+            if (selected(b, k, 1 << 30))
+                run_prompt(b->r, &e, &b->g, &b->g.prompt[k], 0, &alt->base[k]);
+        rig_close(&e);
+        double off = distance(b, b->base, alt->base);
+        printf("  %s pages: %.1e of the logits away from f32 pages\n", apus_kv_name(type), off);
+        if (!(off <= most))
+            fail(b->r, "%s pages: logits are off by %.1e, expected at most %.1e",
+                 apus_kv_name(type), off, most);
+        spec.threads = 2;
+        snprintf(what, sizeof what, "%s pages, two threads, pieces of 7", apus_kv_name(type));
+        check_variant(alt, what, spec, 7, 1 << 30, true);
+        if (b->o->cpu == APUS_CPU_AUTO) {
+            spec.cpu = APUS_CPU_REF;
+            snprintf(what, sizeof what, "%s pages, level ref", apus_kv_name(type));
+            check_variant(alt, what, spec, 0, 70, true);
+        }
+    }
+    for (int k = 0; k < b->g.n_prompt; k++) trace_free(&alt->base[k]);
+    free(alt);
 }
 
 /* All prompts in one ragged batch, then 31 steps in one batch each. While some decode, prompt 0's
@@ -388,6 +443,21 @@ static bool has_recurrent(const char *folder)
     return yes;
 }
 
+/* Do the heads fit pages of other types than f32? */
+static bool has_rounded_pages(const char *folder)
+{
+    apus_model_settings ms;
+    apus_model *m = NULL;
+    apus_plan plan = {.size = sizeof plan};
+    apus_model_settings_default(&ms);
+    ms.load = APUS_LOAD_INFO;
+    ms.precision = APUS_PRECISION_HIGH;
+    if (apus_model_open(folder, &ms, &m, NULL) != APUS_OK) return false;
+    bool yes = apus_engine_plan(m, NULL, &plan, NULL) == APUS_OK && plan.kv != APUS_KV_F32;
+    apus_model_close(m);
+    return yes;
+}
+
 static int check_model(const options *o, const char *folder, const char *name)
 {
     report r = {.name = name, .verbose = o->verbose};
@@ -412,6 +482,10 @@ static int check_model(const options *o, const char *folder, const char *name)
         check_variant(b, "three threads, pieces of 33", two, 33, 1 << 30, true);
         check_levels(b);
         if (has_recurrent(folder)) check_gdn_chunked(b);
+        if (has_rounded_pages(folder)) {
+            check_kv(b, APUS_KV_BF16, KV_BF16);
+            check_kv(b, APUS_KV_Q8, KV_Q8);
+        }
         check_neighbours(b);
         check_rewind(b);
         check_fork(b);

@@ -16,7 +16,7 @@
 void apus_model_settings_default(apus_model_settings *s)
 {
     *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
-                               .precision = APUS_PRECISION_EXACT};
+                               .precision = APUS_PRECISION_HIGH};
 }
 
 static ap_chat_syntax syntax_of(ap_arch_id arch)

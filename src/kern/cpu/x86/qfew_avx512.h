@@ -7,7 +7,7 @@
 
 #include "kern/cpu/x86/qload_avx512.h"
 
-#define AHEAD 1024     /* bytes of weights of a panel */
+#define AHEAD 2048     /* bytes of weights of a panel */
 #define CHUNK 8        /* blocks whose scales are made at once: 256 inputs */
 #define MOST_PANELS 4
 #define MOST_SCALES (CHUNK * AP_Q_MAX_GROUPS * AP_PANEL)
@@ -100,13 +100,13 @@ INLINE void fetch_scales(ap_qform f, const uint8_t *panel, const uint8_t *next, 
 
 /* ------------------------------------------------------------------ blocks */
 
-/* Sums of P panels with R rows; [0] of inputs 0 .. 15, [1] of 16 .. 31. */
+/* Sums of P panels with R rows; of a half block each, or all in [0]. */
 typedef struct few_sums {
     __m512i dot[AP_Q_FEW][MOST_PANELS][2];
     __m512 acc[AP_Q_FEW][MOST_PANELS];
 } few_sums;
 
-INLINE void few_dots(bool high, int kind, int R, int P, const uint8_t *const *p, __m512i table, const ap_qx *const *x,
+INLINE void few_dots(bool high, int kind, int R, int P, bool apart, const uint8_t *const *p, __m512i table, const ap_qx *const *x,
                      few_sums *t)
 {
     UNROLL for (int i = 0; i < 4; i++)
@@ -115,7 +115,7 @@ INLINE void few_dots(bool high, int kind, int R, int P, const uint8_t *const *p,
             if (high) load_words(kind, p[k], i, table, v);
             else load_pair(kind, p[k], i, table, v);
             UNROLL for (int r = 0; r < R; r++) {
-                __m512i *to = &t->dot[r][k][i / 2];
+                __m512i *to = &t->dot[r][k][apart ? i / 2 : 0];
                 UNROLL for (int j = 0; j < 4; j++) {
                     if (high) *to = _mm512_dpwssd_epi32(*to, v[j], two(x[r], 2 * i + j / 2, j % 2));
                     else if (j < 2) *to = _mm512_dpbusd_epi32(*to, v[j], four(x[r], 2 * i + j));
@@ -128,13 +128,14 @@ INLINE void few_dots(bool high, int kind, int R, int P, const uint8_t *const *p,
 INLINE void few_block(bool high, int kind, int R, int P, bool halves, bool affine, int zero, const uint8_t *const *p,
                       __m512i table, const ap_qx *const *x, const float *s, const float *b, few_sums *t)
 {
+    const bool apart = halves || R * P < 8; /* short chains of sums, if registers last */
     UNROLL for (int r = 0; r < R; r++) {
         __m512i start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         if (!affine) start[0] = _mm512_set1_epi32(-zero * (halves ? x[r]->sum16[0] : x[r]->sum));
         if (!affine && halves) start[1] = _mm512_set1_epi32(-zero * x[r]->sum16[1]);
         UNROLL for (int k = 0; k < P; k++) t->dot[r][k][0] = start[0], t->dot[r][k][1] = start[1];
     }
-    few_dots(high, kind, R, P, p, table, x, t);
+    few_dots(high, kind, R, P, apart, p, table, x, t);
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int k = 0; k < P; k++) {
             const float *sk = s + k * MOST_SCALES, *bk = b + k * MOST_SCALES;
@@ -144,7 +145,7 @@ INLINE void few_block(bool high, int kind, int R, int P, bool halves, bool affin
                 a = scaled(t->dot[r][k][1], sk + AP_PANEL, x[r]->d, a);
                 if (affine) a = biased(bk + AP_PANEL, x[r]->xs16[1], biased(bk, x[r]->xs16[0], a));
             } else {
-                a = scaled(_mm512_add_epi32(t->dot[r][k][0], t->dot[r][k][1]), sk, x[r]->d, a);
+                a = scaled(apart ? _mm512_add_epi32(t->dot[r][k][0], t->dot[r][k][1]) : t->dot[r][k][0], sk, x[r]->d, a);
                 if (affine) a = biased(bk, x[r]->xs, a);
             }
             t->acc[r][k] = a;
@@ -188,19 +189,20 @@ INLINE void few_panels(bool high, int kind, int R, int P, bool halves, bool affi
         UNROLL for (int k = 0; k < P; k++) _mm512_storeu_ps(out + r * ld + k * AP_PANEL, t.acc[r][k]);
 }
 
-/* Bodies: 1 row x 4 panels, 2 x 2, and 4 x 1 for all else, with a row twice where there are fewer. */
+/* Bodies: 1 and 2 rows x 4 panels, 4 rows x 2, and 4 x 1 for all else, with a row twice where there are
+ * fewer. */
 typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, float *out, int ld);
 
 #define FEW(name, high, kind, R, P, halves, affine)                                                \
-    static void few_##name##_##R(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, \
-                                 float *out, int ld)                                               \
+    static void few_##name##_##R##_##P(ap_qform f, const uint8_t *panel, int cols,                 \
+                                       const ap_qx *const *x, float *out, int ld)                  \
     {                                                                                              \
         few_panels(high, kind, R, P, halves, affine, f, panel, cols, x, out, ld);                  \
     }
 #define FEWS(name, high, kind, halves, affine)                                                     \
-    FEW(name, high, kind, 1, 4, halves, affine)                                                    \
-    FEW(name, high, kind, 2, 2, halves, affine) FEW(name, high, kind, 4, 1, halves, affine)
-#define BODIES(name) {few_##name##_1, few_##name##_2, few_##name##_4}
+    FEW(name, high, kind, 1, 4, halves, affine) FEW(name, high, kind, 2, 4, halves, affine)        \
+    FEW(name, high, kind, 4, 2, halves, affine) FEW(name, high, kind, 4, 1, halves, affine)
+#define BODIES(name) {few_##name##_1_4, few_##name##_2_4, few_##name##_4_2, few_##name##_4_1}
 /* The forms there are; affine ones have zero 0. */
 #define ALL_FEW(high)                                                                              \
     FEWS(t, high, TABLE, false, false) FEWS(t_h, high, TABLE, true, false)                         \
@@ -209,7 +211,7 @@ typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *
     FEWS(5, high, 5, false, false) FEWS(5_a, high, 5, false, true)                                 \
     FEWS(6_h, high, 6, true, false) FEWS(6_a, high, 6, false, true)                                \
     FEWS(8, high, 8, false, false) FEWS(8_a, high, 8, false, true)                                 \
-    static const few_fn fews[5][2][2][3] = {                                                       \
+    static const few_fn fews[5][2][2][4] = {                                                       \
         {{BODIES(t), {0}}, {BODIES(t_h), {0}}}, {{BODIES(4), BODIES(4_a)}, {BODIES(4_h), BODIES(4_ha)}}, \
         {{BODIES(5), BODIES(5_a)}, {{0}, {0}}}, {{{0}, BODIES(6_a)}, {BODIES(6_h), {0}}},          \
         {{BODIES(8), BODIES(8_a)}, {{0}, {0}}}};                                                   \
@@ -223,19 +225,20 @@ typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *
 static void run_few(const few_fn *body, ap_qform f, const uint8_t *panel, int n_panel, int cols,
                     const ap_qx *const *x, int rows, float *out, int ld)
 {
-    const int side = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    const int side = rows <= 2 ? 4 : 2;
     const size_t bytes = ap_q_panel_bytes(f, cols);
     const ap_qx *four_rows[AP_Q_FEW];
-    _Alignas(64) float sums[AP_Q_FEW * AP_PANEL];
+    _Alignas(64) float sums[AP_Q_FEW * 2 * AP_PANEL];
     for (int r = 0; r < AP_Q_FEW; r++) four_rows[r] = x[r < rows ? r : 0];
     for (int left = n_panel, n; left > 0; left -= n, panel += (size_t)n * bytes, out += n * AP_PANEL) {
         n = left >= side ? side : 1;
-        if (n == side && rows <= 2) {
+        if (n == 4) {
             body[rows - 1](f, panel, cols, x, out, ld);
             continue;
         }
-        body[2](f, panel, cols, four_rows, sums, AP_PANEL);
-        for (int r = 0; r < rows; r++) memcpy(out + r * ld, sums + r * AP_PANEL, sizeof(float) * AP_PANEL);
+        body[n == 2 ? 2 : 3](f, panel, cols, four_rows, sums, 2 * AP_PANEL);
+        for (int r = 0; r < rows; r++)
+            memcpy(out + r * ld, sums + r * 2 * AP_PANEL, sizeof(float) * AP_PANEL * (size_t)n);
     }
 }
 

@@ -117,7 +117,7 @@ class Case(unittest.TestCase):
     def logits(self, model):
         ids, out = self.dir / "ids.txt", self.dir / "logits.safetensors"
         ids.write_text(" ".join(str(7 * i * i % 100) for i in range(24)))
-        apus("logits", model, "--ids", ids, "-o", out)
+        apus("logits", model, "--ids", ids, "-o", out, "--precision", "exact")
         data = out.read_bytes()
         out.unlink()
         ids.unlink()
@@ -328,7 +328,7 @@ class Configs(Case):
             got = (round(i["params_total"] / 1e9, 3), round(i["params_active"] / 1e9, 3),
                    i["layers_full_attention"], i["layers_sliding_attention"], i["layers_recurrent"])
             self.assertEqual(got, want, name)
-            self.assertGreater(i["memory"]["weights_bytes"], 1.9 * i["params_total"])
+            self.assertGreater(i["memory"]["weights_bytes"], 1.9 * i["params_active"])
 
     def test_weights_are_missed(self):
         _, err = apus("run", CONFIGS / "Qwen3.5-4B", "-p", "hi", status=1)

@@ -24,7 +24,7 @@ ap_amx_side ap_tiled_side(const ap_kern *k, const ap_mat *const *w, int n_mat, i
 
 int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int cols, int n_mat)
 {
-    int threads = ap_pool_threads(k->pool), most = AP_AMX_SUMS / 256 / (tiles * n_mat), group = panels;
+    int threads = ap_pool_threads(k->pool), most = AP_AMX_SUMS / 512 / (tiles * n_mat) * 2, group = panels;
     if (threads > 1) {
         int64_t share = (int64_t)panels * n_blocks / ((int64_t)threads * TASKS_PER_THREAD);
         int64_t least = STEPS_PER_TASK / ((int64_t)tiles * ap_amx_steps(cols) * n_mat) + 1;
@@ -33,7 +33,7 @@ int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int co
     }
     if (group > most) group = most;
     int n = ap_op_parts(panels, group);
-    return ap_op_parts(ap_op_parts(panels, n), 2) * 2; /* whole pairs */
+    return ap_op_parts(ap_op_parts(panels, n), 2) * 2; /* whole pairs, `most` being even */
 }
 
 /* ------------------------------------------------------------------ matmul and glu */

@@ -220,19 +220,6 @@ INLINE void tile_form(bool high, bool halves, bool affine, const ap_qpanel *w, i
     }
 }
 
-#define TILE(name, high)                                                                           \
-    static void name(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, \
-                     float *out, int ld, bool add)                                                 \
-    {                                                                                              \
-        if (ap_q_halves(f)) {                                                                      \
-            if (f.affine) tile_form(high, true, true, w, n_panel, x, rows, n, out, ld, add);       \
-            else tile_form(high, true, false, w, n_panel, x, rows, n, out, ld, add);               \
-        } else if (f.affine) {                                                                     \
-            tile_form(high, false, true, w, n_panel, x, rows, n, out, ld, add);                    \
-        } else {                                                                                   \
-            tile_form(high, false, false, w, n_panel, x, rows, n, out, ld, add);                   \
-        }                                                                                          \
-    }
 TILE(tile, true)
 TILE(tile8, false)
 

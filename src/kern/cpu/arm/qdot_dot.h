@@ -61,4 +61,19 @@ INLINE void unpack_panel(bool pairs, ap_qform f, const uint8_t *panel, int cols,
     else unpack_blocks(pairs, 8, table, p, step, n, out->q);
 }
 
+/* The slot `tile` from a level's tile_form. */
+#define TILE(name, high)                                                                           \
+    static void name(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, \
+                     float *out, int ld, bool add)                                                 \
+    {                                                                                              \
+        if (ap_q_halves(f)) {                                                                      \
+            if (f.affine) tile_form(high, true, true, w, n_panel, x, rows, n, out, ld, add);       \
+            else tile_form(high, true, false, w, n_panel, x, rows, n, out, ld, add);               \
+        } else if (f.affine) {                                                                     \
+            tile_form(high, false, true, w, n_panel, x, rows, n, out, ld, add);                    \
+        } else {                                                                                   \
+            tile_form(high, false, false, w, n_panel, x, rows, n, out, ld, add);                   \
+        }                                                                                          \
+    }
+
 #endif

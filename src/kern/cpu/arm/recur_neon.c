@@ -176,37 +176,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
     if (c < n) conv_channels(n_tok, n_tap, row, c, w, ldw, n - c, out, ldout);
 }
 
-static void conv_neon(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
-                      int n, float *out, int64_t ldout)
-{
-    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
-        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
-        return;
-    }
-    for (int t = 0; t < n_tok; t++)
-        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
-}
-
-static void gemm_neon(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                      int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed)
-{
-    /* Columns outside: the strip of b stays in L1 for all rows. */
-    for (int j = 0; j < n; j += 64) {
-        int cols = n - j < 64 ? n - j : 64;
-        for (int i = 0; i < m;) {
-            int blocks = (m - i + 5) / 6, rows = (m - i + blocks - 1) / blocks;
-            const float *ar[6];
-            float *cr[6];
-            for (int r = 0; r < rows; r++) {
-                ar[r] = a + (i + r) * ra;
-                cr[r] = c + (i + r) * ldc + j;
-            }
-            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
-            ap_feed_some(feed);
-            i += rows;
-        }
-    }
-}
+#include "kern/cpu/recur_cut_body.h"
 
 /* 4 rows of n <= 8 values in registers: as soon as a row is final, all later ones take it. */
 static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, int n)
@@ -233,11 +203,11 @@ static void solve_neon(int m, int n, const float *a, int64_t lda, float *x, int6
 {
     int i = 0;
     for (; m - i >= 4; i += 4) {
-        gemm_neon(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+        recur_gemm(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 8)
             solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, n - v < 8 ? n - v : 8);
     }
-    for (; i < m; i++) gemm_neon(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+    for (; i < m; i++) recur_gemm(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 static void transpose_block(const float *x, int64_t ldx, float *y, int64_t ldy)
@@ -293,8 +263,8 @@ const ap_micro_recur ap_recur_neon = {
     .exps = recur_exps,
     .step = step_neon,
     .gated_norm = gated_norm_neon,
-    .conv = conv_neon,
-    .gemm = gemm_neon,
+    .conv = recur_conv,
+    .gemm = recur_gemm,
     .solve = solve_neon,
     .decays = decays_neon,
     .transpose = transpose_neon,

@@ -130,36 +130,7 @@ INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *p
         UNROLL for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + r * ld + 8 * h, acc[r][h]);
 }
 
-#define FEW(name, kind, halves)                                                                    \
-    static void few_##name(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, \
-                           float *out, int ld)                                                     \
-    {                                                                                              \
-        if (rows == 1) few_panel(kind, halves, 1, f, panel, cols, x, out, ld);                     \
-        else if (rows == 2) few_panel(kind, halves, 2, f, panel, cols, x, out, ld);                \
-        else if (rows == 3) few_panel(kind, halves, 3, f, panel, cols, x, out, ld);                \
-        else few_panel(kind, halves, 4, f, panel, cols, x, out, ld);                               \
-    }
-FEW(table, TABLE, false)
-FEW(table_h, TABLE, true)
-FEW(4, 4, false)
-FEW(4_h, 4, true)
-FEW(5, 5, false)
-FEW(5_h, 5, true)
-FEW(6, 6, false)
-FEW(6_h, 6, true)
-FEW(8, 8, false)
-FEW(8_h, 8, true)
-
-
-
-static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
-                int ld)
-{
-    typedef void (*few_fn)(ap_qform, const uint8_t *, int, const ap_qx *const *, int, float *, int);
-    static const few_fn fns[5][2] = {
-        {few_table, few_table_h}, {few_4, few_4_h}, {few_5, few_5_h}, {few_6, few_6_h}, {few_8, few_8_h}};
-    fns[f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
-}
+#include "kern/cpu/x86/qfew_avx2.h"
 
 /* Rows of a tile that pass at once: 2 x 3 sums in registers. */
 #define SUB 3

@@ -180,37 +180,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
     }
 }
 
-static void conv_avx2(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
-                      int n, float *out, int64_t ldout)
-{
-    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
-        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
-        return;
-    }
-    for (int t = 0; t < n_tok; t++)
-        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
-}
-
-static void gemm_avx2(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,
-                      int64_t ldb, float *c, int64_t ldc, bool accumulate, ap_feed *feed)
-{
-    /* Columns outside: the strip of b stays in L1 for all rows. */
-    for (int j = 0; j < n; j += 64) {
-        int cols = n - j < 64 ? n - j : 64;
-        for (int i = 0; i < m;) {
-            int blocks = (m - i + 5) / 6, rows = (m - i + blocks - 1) / blocks;
-            const float *ar[6];
-            float *cr[6];
-            for (int r = 0; r < rows; r++) {
-                ar[r] = a + (i + r) * ra;
-                cr[r] = c + (i + r) * ldc + j;
-            }
-            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
-            ap_feed_some(feed);
-            i += rows;
-        }
-    }
-}
+#include "kern/cpu/recur_cut_body.h"
 
 /* 4 rows of two vectors in registers: as soon as a row is final, all later ones take it. */
 static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, __m256i m0, __m256i m1)
@@ -241,13 +211,13 @@ static void solve_avx2(int m, int n, const float *a, int64_t lda, float *x, int6
 {
     int i = 0;
     for (; m - i >= 4; i += 4) {
-        gemm_avx2(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+        recur_gemm(4, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 16)
             solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, ap_mask_avx2(lanes(n - v)),
                         ap_mask_avx2(lanes(n - v - 8)));
     }
     for (; i < m; i++)
-        gemm_avx2(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+        recur_gemm(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 /* 8 x 8 values: in each half of a vector 4 x 4, then the halves. */
@@ -308,8 +278,8 @@ const ap_micro_recur ap_recur_avx2 = {
     .exps = recur_exps,
     .step = step_avx2,
     .gated_norm = gated_norm_avx2,
-    .conv = conv_avx2,
-    .gemm = gemm_avx2,
+    .conv = recur_conv,
+    .gemm = recur_gemm,
     .solve = solve_avx2,
     .decays = decays_avx2,
     .transpose = transpose_avx2,

@@ -188,38 +188,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
     }
 }
 
-static void conv_avx512(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
-                        int n, float *out, int64_t ldout)
-{
-    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
-        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
-        return;
-    }
-    for (int t = 0; t < n_tok; t++)
-        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
-}
-
-static void gemm_avx512(int m, int n, int kk, const float *a, int64_t ra, int64_t ca,
-                        const float *b, int64_t ldb, float *c, int64_t ldc, bool accumulate,
-                        ap_feed *feed)
-{
-    /* Columns outside: the strip of b stays in L1 for all rows. */
-    for (int j = 0; j < n; j += 64) {
-        int cols = n - j < 64 ? n - j : 64;
-        for (int i = 0; i < m;) {
-            int blocks = (m - i + 5) / 6, rows = (m - i + blocks - 1) / blocks;
-            const float *ar[6];
-            float *cr[6];
-            for (int r = 0; r < rows; r++) {
-                ar[r] = a + (i + r) * ra;
-                cr[r] = c + (i + r) * ldc + j;
-            }
-            tile(rows, cols, ar, ca, b + j, ldb, kk, cr, accumulate, 0);
-            ap_feed_some(feed);
-            i += rows;
-        }
-    }
-}
+#include "kern/cpu/recur_cut_body.h"
 
 /* Rows of two vectors, all in registers: as soon as a row is final, all later ones take it. */
 TILE_INLINE void solve_strip(const int rows, const float *a, int64_t lda, float *x, int64_t ldx,
@@ -247,13 +216,13 @@ static void solve_avx512(int m, int n, const float *a, int64_t lda, float *x, in
     enum { half = AP_DELTA_SUB / 2 };
     int i = 0;
     for (; m - i >= half; i += half) {
-        gemm_avx512(half, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+        recur_gemm(half, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
         for (int v = 0; v < n; v += 32)
             solve_strip(half, a + i * lda + i, lda, x + i * ldx + v, ldx, head_mask(n - v),
                         n - v > 16 ? head_mask(n - v - 16) : 0);
     }
     for (; i < m; i++)
-        gemm_avx512(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+        recur_gemm(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 /* 16 x 16 values: in each quarter of a vector 4 x 4, then the quarters. */
@@ -309,8 +278,8 @@ static void decays_avx512(double top, const double *g, int n, float *out)
 
 #define SLOTS                                                                                      \
     .dot = dot_avx512, .scale = scale_avx512, .gates = gates_avx512, .exps = recur_exps,           \
-    .step = step_avx512, .gated_norm = gated_norm_avx512, .conv = conv_avx512,                     \
-    .gemm = gemm_avx512, .solve = solve_avx512, .decays = decays_avx512,                           \
+    .step = step_avx512, .gated_norm = gated_norm_avx512, .conv = recur_conv,                     \
+    .gemm = recur_gemm, .solve = solve_avx512, .decays = decays_avx512,                           \
     .transpose = transpose_avx512, .mul = recur_mul, .residual = recur_residual,                   \
     .grow = recur_grow
 

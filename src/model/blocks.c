@@ -1,6 +1,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "model/model_impl.h"
 
 /* Bump allocation that also works without memory, to add up sizes. */
@@ -9,16 +10,6 @@ static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)
     void *p = mem ? mem + *at : NULL;
     *at += ap_round_up(n * size, AP_ALIGN);
     return p;
-}
-
-static int max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
-
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
 }
 
 /* What only attention, only the delta rule or only the feed-forward part of a layer needs. They never
@@ -34,9 +25,9 @@ static size_t carve_attention(ap_work *w, const ap_config *c, const ap_kern *k, 
     for (int l = 0; l < c->n_layer; l++) {
         const ap_layer_config *lc = &c->layer[l];
         if (lc->kind == AP_LAYER_LINEAR) continue;
-        head_dim = max_int(head_dim, lc->head_dim);
-        kv_width = max_int(kv_width, lc->n_kv_head * lc->head_dim);
-        op = max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
+        head_dim = ap_max_int(head_dim, lc->head_dim);
+        kv_width = ap_max_int(kv_width, lc->n_kv_head * lc->head_dim);
+        op = ap_max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
     }
     size_t q_width = (size_t)c->n_head * (size_t)head_dim;
     carve(base, &at, op, 1);
@@ -84,8 +75,8 @@ static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_kern *k, int ff
 /* The widest input of a product, the experts' aside. */
 static int widest_input(const ap_config *c, int ffn)
 {
-    int widest = max_int(max_int(c->hidden, ffn), c->gdn_v_head * c->gdn_v_dim);
-    for (int l = 0; l < c->n_layer; l++) widest = max_int(widest, c->n_head * c->layer[l].head_dim);
+    int widest = ap_max_int(ap_max_int(c->hidden, ffn), c->gdn_v_head * c->gdn_v_dim);
+    for (int l = 0; l < c->n_layer; l++) widest = ap_max_int(widest, c->n_head * c->layer[l].head_dim);
     return widest;
 }
 
@@ -95,7 +86,7 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     bool linear = false, moe = false;
     for (int l = 0; l < c->n_layer; l++) {
         linear |= c->layer[l].kind == AP_LAYER_LINEAR;
-        ffn = max_int(ffn, c->layer[l].ffn);
+        ffn = ap_max_int(ffn, c->layer[l].ffn);
         moe |= c->layer[l].moe;
     }
     size_t T = (size_t)n_tok, H = (size_t)c->hidden, F32 = sizeof(float), at = 0;
@@ -121,8 +112,8 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     w->inputs = carve(base, &at, w->input_bytes, 1);
     w->op = base ? base + at : NULL;
     size_t end = carve_attention(w, c, k, T, base, at);
-    if (linear) end = max_size(end, carve_delta(w, c, k, T, base, at));
-    w->bytes = max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
+    if (linear) end = ap_max_size(end, carve_delta(w, c, k, T, base, at));
+    w->bytes = ap_max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
 }
 
 void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)

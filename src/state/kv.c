@@ -3,14 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
-static int min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-static int max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
+#include "base/num.h"
 
 int ap_kv_entries(int ctx)
 {
@@ -44,8 +37,8 @@ static void set(ap_kv_table *t, int i, int32_t block)
 {
     t->page[i] = block;
     t->held++;
-    t->low = min_int(t->low, i);
-    t->high = max_int(t->high, i + 1);
+    t->low = ap_min_int(t->low, i);
+    t->high = ap_max_int(t->high, i + 1);
 }
 
 static void give_up(ap_kv_table *t, int i)
@@ -69,7 +62,7 @@ void ap_kv_clear(ap_kv_table *t)
 
 ap_kv_range ap_kv_seen(const ap_kv_table *t, int pos)
 {
-    int first = t->window ? max_int(0, pos - t->window + 1) : 0;
+    int first = t->window ? ap_max_int(0, pos - t->window + 1) : 0;
     if (first >= pos) return (ap_kv_range){0, 0};
     return (ap_kv_range){first / AP_PAGE, (pos - 1) / AP_PAGE + 1};
 }
@@ -131,7 +124,7 @@ void ap_kv_prepare(ap_kv_table *t, int pos, int n)
     if (!t->slab) return;
     int first = pos / AP_PAGE, last = (pos + n - 1) / AP_PAGE;
     ap_kv_range seen = ap_kv_seen(t, pos);
-    ap_kv_range need = {seen.end > seen.begin ? min_int(seen.begin, first) : first, last + 1};
+    ap_kv_range need = {seen.end > seen.begin ? ap_min_int(seen.begin, first) : first, last + 1};
     for (int i = first; i <= last; i++) {
         int32_t old = t->page[i];
         if (old >= 0 && t->slab->refs[old] == 1) continue;

@@ -15,6 +15,7 @@
 #define AP_KERN_CPU_MICRO_AMX_H
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "kern/cpu/micro.h"
 
 #define AP_AMX_TILE 1024 /* bytes */
@@ -35,7 +36,7 @@ static inline int ap_amx_input(int i)
     return 8 * v + 4 * (n & 1) + (n >> 1) + 2 * e;
 }
 
-static inline int ap_amx_steps(int cols) { return cols / AP_AMX_STEP + (cols % AP_AMX_STEP != 0); }
+static inline int ap_amx_steps(int cols) { return ap_div_up(cols, AP_AMX_STEP); }
 
 /* Bytes of a packed tile of rows. */
 static inline size_t ap_amx_row_bytes(int cols) { return (size_t)ap_amx_steps(cols) * AP_AMX_TILE; }
@@ -46,7 +47,7 @@ typedef struct ap_amx_in {
     int n_tile, cols;
 } ap_amx_in;
 
-static inline int ap_amx_blocks(int cols) { return cols / AP_AMX_K + (cols % AP_AMX_K != 0); }
+static inline int ap_amx_blocks(int cols) { return ap_div_up(cols, AP_AMX_K); }
 
 static inline int ap_amx_block_steps(int cols, int block)
 {

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "kern/cpu/micro.h"
 #include "kern/cpu/micro_attn.h"
 #include "kern/cpu/ops.h"
@@ -64,15 +65,6 @@ typedef struct sums {
     float *m, *l;
 } sums;
 
-static int min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-static int max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
-
 /* First position that a query at `pos` sees. */
 static int first_key(const ap_attn_args *a, int pos)
 {
@@ -110,7 +102,7 @@ static int tile_token(const job *j, const ap_kv_seq *s, int index)
 
 static void tile_segments(const job *j, const ap_kv_seq *s, int tok, int *first, int *end)
 {
-    int last = min_int(tok + j->tokens, s->n_tok) - 1;
+    int last = ap_min_int(tok + j->tokens, s->n_tok) - 1;
     *first = first_key(j->a, s->pos + tok) / AP_SEGMENT;
     *end = (s->pos + last) / AP_SEGMENT + 1;
 }
@@ -123,8 +115,8 @@ static void tile_open(tile *t, const job *j, int index, uint8_t *room)
     int tok = tile_token(j, t->s, index), part = index % (a->n_kv_head * j->splits);
     t->g = part / j->splits;
     int head = t->g * group + part % j->splits * j->heads;
-    int head_end = min_int(head + j->heads, (t->g + 1) * group);
-    int tok_end = min_int(tok + j->tokens, t->s->n_tok);
+    int head_end = ap_min_int(head + j->heads, (t->g + 1) * group);
+    int tok_end = ap_min_int(tok + j->tokens, t->s->n_tok);
     float *q = (float *)(void *)room;
     tile_segments(j, t->s, tok, &t->first, &t->end);
     t->q = q;
@@ -156,8 +148,8 @@ static void rows_page(tile *t, const job *j, const sums *u, int r, int n, int st
     float *p = t->p + r * AP_PAGE;
     for (int i = 0; i < n; i++) {
         int pos = t->pos[r + i];
-        hi[i] = max_int(min_int(pos + 1 - start, AP_PAGE), 0);
-        lo[i] = min_int(max_int(first_key(a, pos) - start, 0), hi[i]);
+        hi[i] = ap_max_int(ap_min_int(pos + 1 - start, AP_PAGE), 0);
+        lo[i] = ap_min_int(ap_max_int(first_key(a, pos) - start, 0), hi[i]);
     }
     if (j->fast) {
         j->fast->page(q, n, at, D, lo, hi, a->scale, p, u->m + r, u->l + r, u->o + r, ahead);
@@ -196,8 +188,8 @@ static void tile_page(tile *t, const job *j, const sums *u, int page, bool last)
 static void tile_segment(tile *t, const job *j, const sums *u, int segment, bool more)
 {
     const int pages = AP_SEGMENT / AP_PAGE;
-    int from = max_int(segment * pages, first_key(j->a, t->pos[0]) / AP_PAGE);
-    int to = min_int((segment + 1) * pages - 1, t->pos[t->n - 1] / AP_PAGE);
+    int from = ap_max_int(segment * pages, first_key(j->a, t->pos[0]) / AP_PAGE);
+    int to = ap_min_int((segment + 1) * pages - 1, t->pos[t->n - 1] / AP_PAGE);
     for (int r = 0; r < t->n; r++) {
         u->m[r] = -__builtin_inff();
         u->l[r] = 0;
@@ -309,7 +301,7 @@ static int make_wave(const job *j, cursor *at, int n_tile, int run)
         if (at->segment > first) first = at->segment;
         j->left[at->tile] = 0;
         for (; first < end && part < room; n++, j->left[at->tile]++) {
-            int stop = min_int(min_int(first + run, end), first + room - part);
+            int stop = ap_min_int(ap_min_int(first + run, end), first + room - part);
             j->items[n] = (item){at->tile, first, stop, part};
             part += stop - first;
             first = stop;
@@ -337,8 +329,8 @@ static void run_split(const ap_kern *k, job *j, int n_tile)
 {
     int runs = RUNS_WANTED * ap_pool_threads(k->pool);
     j->rows = (j->heads * j->tokens + j->step - 1) / j->step * j->step;
-    int most = min_int(count_segments(j, n_tile), j->part_rows / j->rows);
-    int run = max_int(most / runs, 1);
+    int most = ap_min_int(count_segments(j, n_tile), j->part_rows / j->rows);
+    int run = ap_max_int(most / runs, 1);
     for (cursor at = {0, -1}; at.tile < n_tile;)
         ap_op_run(k, split_task, j, make_wave(j, &at, n_tile, run));
 }
@@ -347,7 +339,7 @@ static void run_split(const ap_kern *k, job *j, int n_tile)
 
 static int n_part_rows(int threads)
 {
-    return max_int(MIN_PART_ROWS, PART_ROWS * threads);
+    return ap_max_int(MIN_PART_ROWS, PART_ROWS * threads);
 }
 
 static size_t room_bytes(int head_dim)
@@ -411,9 +403,9 @@ void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a)
     int wanted = threads == 1 ? 1 : TASKS_WANTED * threads;
     job j = {.a = a};
     choose_kernels(k, &j);
-    j.heads = min_int(group, j.tile);
+    j.heads = ap_min_int(group, j.tile);
     j.splits = (group + j.heads - 1) / j.heads;
-    j.tokens = max_int(j.tile / j.heads, 1);
+    j.tokens = ap_max_int(j.tile / j.heads, 1);
     carve(&j, a->scratch, threads, a->head_dim);
     /* Smaller tiles where even the segments are few; what a row computes does not depend on its
      * tile. */

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "kern/cpu/delta.h"
 
 #define CHUNK       AP_DELTA_CHUNK
@@ -96,11 +97,6 @@ size_t ap_delta_chunk_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n
     return layout(&c, NULL, Dk, Dv, (size_t)n_heads, can_split(m, Dk, Dv));
 }
 
-static int min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-
 /* Tiles of the chunk's rows: even. */
 static int row_tiles(const chunk *c)
 {
@@ -169,7 +165,7 @@ static void load_keys(chunk *c)
         return;
     }
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
-        int rows = min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
+        int rows = ap_min_int(AP_DELTA_SUB, c->n - i), cols = i + rows;
         float *kk = c->kk + i * CHUNK, *qk = c->qk + i * CHUNK;
         c->m->gemm(rows, cols, Dk, c->k + i * Dk, Dk, 1, c->kt, CHUNK, kk, CHUNK, false, NULL);
         c->m->gemm(rows, cols, Dk, c->q + i * Dk, Dk, 1, c->kt, CHUNK, qk, CHUNK, false, NULL);
@@ -197,7 +193,7 @@ static void masks(chunk *c)
     float by[CHUNK];
     int block = c->split ? SPLIT_STRIP : AP_DELTA_SUB; /* rows that are multiplied at once */
     for (int i = 0; i < c->n; i++) {
-        int end = min_int(c->n, (i / block + 1) * block);
+        int end = ap_min_int(c->n, (i / block + 1) * block);
         float *na = c->na + i * CHUNK, *p = c->p + i * CHUNK;
         c->m->decays(c->sum[i], c->sum, i + 1, by);
         c->m->mul(-c->beta[i], c->kk + i * CHUNK, by, i, na);
@@ -222,7 +218,7 @@ static void updates(chunk *c, const float *st, int h)
     for (int i = 0; i < c->n; i++)
         c->m->residual(c->x + i * Dv, c->v + i * Dv, c->decay[i], c->beta[i], Dv);
     for (int i = 0; i < c->n; i += AP_DELTA_SUB) {
-        int rows = min_int(AP_DELTA_SUB, c->n - i);
+        int rows = ap_min_int(AP_DELTA_SUB, c->n - i);
         float *x = c->x + i * Dv, *na = c->na + i * CHUNK;
         c->m->gemm(rows, Dv, i, na, CHUNK, 1, c->x, Dv, x, Dv, true, NULL);
         c->m->solve(rows, Dv, na + i, CHUNK, x, Dv);
@@ -253,7 +249,7 @@ static void outputs(chunk *c, const float *st, int h)
     for (int i = 0; i < c->n; i++) c->m->scale(c->o + i * Dv, c->decay[i], 1.0f, Dv, c->o + i * Dv);
     if (c->split) split_outputs(c);
     for (int i = 0; i < c->n && !c->split; i += AP_DELTA_SUB) {
-        int rows = min_int(AP_DELTA_SUB, c->n - i);
+        int rows = ap_min_int(AP_DELTA_SUB, c->n - i);
         c->m->gemm(rows, Dv, i + rows, c->p + i * CHUNK, CHUNK, 1, c->x, Dv, c->o + i * Dv, Dv,
                    true, NULL);
     }
@@ -270,7 +266,7 @@ static void advance(chunk *c, float *st, const ap_delta_gate *all, ap_feed *next
     int steps = CHUNK / 32, strip = c->split ? SPLIT_STRIP : STRIP;
     if (c->split) c->split->right(c->x, Dv, c->n, Dv, Dv / 16, steps, c->x_right);
     for (int d = 0; d < Dk; d += strip) {
-        int rows = min_int(strip, Dk - d);
+        int rows = ap_min_int(strip, Dk - d);
         ap_feed *feed = next[0].done < next[0].n ? next : next + 1;
         if (c->split)
             c->split->product(2, Dv / 16, (c->n + 31) / 32,
@@ -297,7 +293,7 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
         m->transpose(s->delta_state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
     }
     c.ld = ap_delta_row(a, 1) - ap_delta_row(a, 0);
-    int n = min_int(CHUNK, s->n_tok);
+    int n = ap_min_int(CHUNK, s->n_tok);
     ap_feed next[] = {feed_keys(&c, heads->key, 0, s->begin, n),
                       feed_keys(&c, heads->key, 1, s->begin, n)};
     for (int t = 0; t < s->n_tok; t += CHUNK) {
@@ -306,7 +302,7 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
         ap_feed_rest(&next[0]);
         ap_feed_rest(&next[1]);
         load_keys(&c);
-        n = min_int(CHUNK, s->n_tok - t - c.n);
+        n = ap_min_int(CHUNK, s->n_tok - t - c.n);
         for (int part = 0; part < 2 && n > 0; part++)
             next[part] = feed_keys(&c, heads->key, part, c.t + c.n, n);
         for (int i = 0; i < heads->n; i++) {

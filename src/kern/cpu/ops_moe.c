@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/num.h"
 #include "kern/cpu/micro_elem.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/product.h"
@@ -59,14 +60,9 @@ static size_t place(size_t *at, size_t n, size_t size)
     return here;
 }
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 static int slice_panels(size_t pairs, int hidden)
 {
-    int panels = hidden / AP_PANEL + (hidden % AP_PANEL != 0);
+    int panels = ap_div_up(hidden, AP_PANEL);
     size_t fit = SLICE_BYTES / (AP_PANEL * sizeof(float)) / (pairs ? pairs : 1);
     if (fit < SLICE_PANELS) fit = SLICE_PANELS;
     return fit < (size_t)panels ? (int)fit / 2 * 2 : panels;
@@ -86,7 +82,7 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
     /* never more for fewer tokens: a step may have any number up to the one that was planned for */
     size_t out = pairs, row = AP_PANEL * sizeof(float);
-    if (l.slice * AP_PANEL < hidden) out = max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
+    if (l.slice * AP_PANEL < hidden) out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
     else row *= (size_t)l.slice;
     l.out = place(&at, out, row);
     if (k->precision != APUS_PRECISION_EXACT) {
@@ -110,7 +106,7 @@ static int add_units(moe_job *j, int e, int rows, bool tiled, int *slot)
 {
     ap_tiled_moe *t = &j->tiled;
     int widest = 0, most = tiled ? AP_TILED_UNIT : AP_TASK_ROWS;
-    int n = rows / most + (rows % most != 0), rough = tiled ? 16 : 1;
+    int n = ap_div_up(rows, most), rough = tiled ? 16 : 1;
     for (int u = 0; u < n; u++) {
         int begin = ap_op_first(rows, u, n) / rough * rough;
         int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;

@@ -119,7 +119,7 @@ void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
         .rows = (int)src->shape[0],
         .cols = (int)src->shape[1],
     };
-    j.panels = j.rows / AP_PANEL + (j.rows % AP_PANEL != 0);
+    j.panels = ap_div_up(j.rows, AP_PANEL);
     j.n_tasks = ap_op_tasks(k, j.panels, j.cols * (int64_t)2);
     ap_op_run(k, pack_task, &j, j.n_tasks);
     *out = (ap_mat){.data = dst, .dtype = j.type, .q = q, .rows = j.rows, .cols = j.cols};

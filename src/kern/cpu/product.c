@@ -3,6 +3,7 @@
 #include <stdalign.h>
 #include <string.h>
 
+#include "base/num.h"
 #include "kern/cpu/micro_qwiden.h"
 #include "kern/cpu/ops.h"
 #include "tensor/quant.h"
@@ -17,21 +18,16 @@ _Static_assert(AP_TASK_ROWS % AP_Q_TILE == 0, "tiles of a task");
 #define TASKS_PER_THREAD 6
 #define L2_PANELS        16 /* 256 KB of bf16 in a K block */
 
-static int ceil_div(int a, int b)
-{
-    return a / b + (a % b != 0);
-}
-
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units)
 {
     const ap_micro *m = k->impl;
     ap_split s = {0};
     if (rows <= 0 || panels <= 0) return s;
     int tile = m->matmul->tile_rows, threads = ap_pool_threads(k->pool);
-    s.n_row_blocks = ceil_div(rows, AP_TASK_ROWS);
-    s.row_block = ceil_div(rows, s.n_row_blocks);
-    if (s.row_block > tile) s.row_block = ceil_div(s.row_block, tile) * tile;
-    s.n_row_blocks = ceil_div(rows, s.row_block);
+    s.n_row_blocks = ap_div_up(rows, AP_TASK_ROWS);
+    s.row_block = ap_div_up(rows, s.n_row_blocks);
+    if (s.row_block > tile) s.row_block = ap_div_up(s.row_block, tile) * tile;
+    s.n_row_blocks = ap_div_up(rows, s.row_block);
 
     int most = AP_TASK_FLOATS / (s.row_block * AP_PANEL * n_mat);
     if (s.row_block > tile && most > L2_PANELS / n_mat) most = L2_PANELS / n_mat;
@@ -44,10 +40,10 @@ ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int 
         if (share < group) group = (int)share;
     }
     int unit = m->matmul->few_panels; /* whole sets of panels that stream well together */
-    group = group > unit ? ceil_div(group, unit) * unit : group;
+    group = group > unit ? ap_div_up(group, unit) * unit : group;
     if (group > most) group = most > unit ? most / unit * unit : most;
     s.group = group;
-    s.n_groups = ceil_div(panels, group);
+    s.n_groups = ap_div_up(panels, group);
     s.n_tasks = s.n_row_blocks * s.n_groups;
     return s;
 }
@@ -122,7 +118,7 @@ static void product_widened(const ap_micro *m, const ap_mat *w, int p0, int n_pa
     const ap_micro_matmul *mm = m->matmul;
     alignas(64) float wide[WIDE_PANELS * AP_K_BLOCK * AP_PANEL];
     alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
-    int n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows), first = 0;
+    int n_tiles = rows <= AP_FEW_ROWS ? 1 : ap_div_up(rows, mm->tile_rows), first = 0;
     if (w->data && m->qwiden->few && rows <= AP_FEW_ROWS) {
         size_t bytes = ap_q_panel_bytes(w->q, w->cols);
         for (; first + 2 <= n_panel; first += 2)
@@ -179,7 +175,7 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
     }
     alignas(64) ap_qpanel unpacked[Q_PANELS];
     alignas(64) ap_qx inputs[AP_TASK_ROWS * AP_Q_K_BLOCKS];
-    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ceil_div(rows, AP_Q_TILE);
+    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, AP_Q_TILE);
     int zero = m->is_signed && ap_q_wide(w->q) ? w->q.zero - 128 : w->q.zero;
     for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
         int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
@@ -219,7 +215,7 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
 {
     const ap_micro_matmul *mm = m->matmul;
     alignas(64) float xpack[AP_MAX_TILE_ROWS * AP_XPACK_LD];
-    int cols = w[0]->cols, n_tiles = rows <= AP_FEW_ROWS ? 1 : ceil_div(rows, mm->tile_rows);
+    int cols = w[0]->cols, n_tiles = rows <= AP_FEW_ROWS ? 1 : ap_div_up(rows, mm->tile_rows);
     bool packed = false;
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;

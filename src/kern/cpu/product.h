@@ -7,6 +7,7 @@
 #ifndef AP_KERN_CPU_PRODUCT_H
 #define AP_KERN_CPU_PRODUCT_H
 
+#include "base/num.h"
 #include "kern/cpu/micro_matmul.h"
 #include "kern/cpu/micro_qdot.h"
 
@@ -15,7 +16,7 @@ size_t ap_panel_bytes(ap_dtype t, int cols);
 
 static inline int ap_n_panels(const ap_mat *w)
 {
-    return w->rows / AP_PANEL + (w->rows % AP_PANEL != 0);
+    return ap_div_up(w->rows, AP_PANEL);
 }
 
 /* Tasks over `rows` x `panels`: row block fastest. */

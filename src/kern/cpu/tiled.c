@@ -32,8 +32,8 @@ int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int co
         if (share < group) group = (int)share;
     }
     if (group > most) group = most;
-    int n = ap_op_parts(panels, group);
-    return ap_op_parts(ap_op_parts(panels, n), 2) * 2; /* whole pairs, `most` being even */
+    int n = ap_div_up(panels, group);
+    return ap_div_up(ap_div_up(panels, n), 2) * 2; /* whole pairs, `most` being even */
 }
 
 /* ------------------------------------------------------------------ matmul and glu */
@@ -109,7 +109,7 @@ static void product_task(void *arg, int task, int worker)
     (void)worker;
     int tile0 = task % j->n_row_blocks * j->tiles, p0 = task / j->n_row_blocks * j->group;
     int tiles = j->in.n_tile - tile0 < j->tiles ? j->in.n_tile - tile0 : j->tiles;
-    int panels = ap_op_parts(j->w[0]->rows, AP_PANEL) - p0;
+    int panels = ap_div_up(j->w[0]->rows, AP_PANEL) - p0;
     if (panels > j->group) panels = j->group;
     j->m->amx->product(j->side, j->w, j->n_mat, p0, panels, &j->in, tile0, tiles, sums);
     put(j, sums, p0, panels, tile0, tiles);
@@ -117,14 +117,14 @@ static void product_task(void *arg, int task, int worker)
 
 static void run_piece(const ap_kern *k, job *j)
 {
-    int panels = ap_op_parts(j->w[0]->rows, AP_PANEL), cols = j->w[0]->cols;
-    j->in.n_tile = ap_op_parts(j->n_tok, 16);
-    j->n_row_blocks = ap_op_parts(j->in.n_tile, AP_TILED_UNIT / 16);
-    j->tiles = ap_op_parts(j->in.n_tile, j->n_row_blocks);
-    if (j->tiles > 1) j->tiles = ap_op_parts(j->tiles, 2) * 2;
-    j->n_row_blocks = ap_op_parts(j->in.n_tile, j->tiles);
+    int panels = ap_div_up(j->w[0]->rows, AP_PANEL), cols = j->w[0]->cols;
+    j->in.n_tile = ap_div_up(j->n_tok, 16);
+    j->n_row_blocks = ap_div_up(j->in.n_tile, AP_TILED_UNIT / 16);
+    j->tiles = ap_div_up(j->in.n_tile, j->n_row_blocks);
+    if (j->tiles > 1) j->tiles = ap_div_up(j->tiles, 2) * 2;
+    j->n_row_blocks = ap_div_up(j->in.n_tile, j->tiles);
     j->group = ap_tiled_group(k, j->tiles, j->n_row_blocks, panels, cols, j->n_mat);
-    j->n_groups = ap_op_parts(panels, j->group);
+    j->n_groups = ap_div_up(panels, j->group);
     j->n_pack = ap_op_tasks(k, (int64_t)j->in.n_tile * ap_amx_blocks(cols), AP_AMX_K);
     ap_op_run(k, pack_task, j, j->n_pack);
     ap_op_run(k, product_task, j, j->n_row_blocks * j->n_groups);
@@ -137,7 +137,7 @@ static bool run(const ap_kern *k, const job *all)
 {
     alignas(64) uint8_t stack[STACK_BYTES];
     job j = *all;
-    int tiles = ap_op_parts(all->n_tok, 16);
+    int tiles = ap_div_up(all->n_tok, 16);
     size_t each = ap_amx_row_bytes(j.w[0]->cols), fit = k->inputs ? k->input_bytes / each : 0;
     j.in = (ap_amx_in){.at = k->inputs, .cols = j.w[0]->cols};
     if (fit < (size_t)tiles && STACK_BYTES / each > fit) {
@@ -145,7 +145,7 @@ static bool run(const ap_kern *k, const job *all)
         j.in.at = stack;
     }
     if (fit == 0) return false;
-    int pieces = fit < (size_t)tiles ? ap_op_parts(tiles, (int)fit) : 1, rows = ap_op_parts(tiles, pieces) * 16;
+    int pieces = fit < (size_t)tiles ? ap_div_up(tiles, (int)fit) : 1, rows = ap_div_up(tiles, pieces) * 16;
     for (int t = 0; t < all->n_tok; t += rows) {
         j.x = all->x + t * all->ldx;
         j.y = all->y + t * all->ldy;

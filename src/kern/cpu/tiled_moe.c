@@ -30,7 +30,7 @@ static ap_amx_side side_of(const ap_tiled_moe *j, const ap_mat *w)
 static ap_amx_in inputs(const ap_moe_unit *u, uint8_t *base, int cols)
 {
     return (ap_amx_in){.at = base + (size_t)u->tile * ap_amx_row_bytes(cols),
-                       .n_tile = ap_op_parts(u->rows, 16),
+                       .n_tile = ap_div_up(u->rows, 16),
                        .cols = cols};
 }
 
@@ -55,10 +55,10 @@ void ap_tiled_moe_begin(ap_tiled_moe *j)
 {
     j->widest = 1;
     for (int i = 0; i < j->n_unit; i++)
-        if (ap_op_parts(j->units[i].rows, 16) > j->widest) j->widest = ap_op_parts(j->units[i].rows, 16);
-    int glu = ap_op_parts(j->ffn, AP_PANEL);
+        if (ap_div_up(j->units[i].rows, 16) > j->widest) j->widest = ap_div_up(j->units[i].rows, 16);
+    int glu = ap_div_up(j->ffn, AP_PANEL);
     j->glu_group = ap_tiled_group(j->k, j->widest, j->n_unit, glu, j->hidden, 2);
-    j->glu_groups = ap_op_parts(glu, j->glu_group);
+    j->glu_groups = ap_div_up(glu, j->glu_group);
     ap_op_run(j->k, pack_task, j, j->n_unit);
 }
 
@@ -67,7 +67,7 @@ void ap_tiled_moe_slice(ap_tiled_moe *j, int panel, int n_panel)
     j->slice = panel;
     j->n_slice = n_panel;
     j->down_group = ap_tiled_group(j->k, j->widest, j->n_unit, n_panel, j->ffn, 1);
-    j->down_groups = ap_op_parts(n_panel, j->down_group);
+    j->down_groups = ap_div_up(n_panel, j->down_group);
 }
 
 /* Activated sums of panels p and, if there is one, p + 1 as inputs of the second product. */
@@ -94,7 +94,7 @@ void ap_tiled_moe_glu(const ap_tiled_moe *j, int task)
     alignas(64) float sums[AP_AMX_SUMS];
     ap_amx_in in = inputs(u, j->x, j->hidden), mid = inputs(u, j->mid, j->ffn);
     ap_amx_side from = side_of(j, &e->gate), to = side_of(j, &e->down);
-    int p0 = task % j->glu_groups * j->glu_group, left = ap_op_parts(j->ffn, AP_PANEL) - p0;
+    int p0 = task % j->glu_groups * j->glu_group, left = ap_div_up(j->ffn, AP_PANEL) - p0;
     int panels = left < j->glu_group ? left : j->glu_group;
     size_t step = (size_t)in.n_tile * 256;
     m->amx->product(from, w, 2, p0, panels, &in, 0, in.n_tile, sums);

@@ -4,11 +4,10 @@
 
 #include <string.h>
 
+#include "base/num.h"
 #include "kern/cpu/micro_amx.h"
 
 #define AP_TILED_WIDE 128 /* outputs that are turned to rows at a time */
-
-static inline int ap_op_parts(int n, int of) { return n / of + (n % of != 0); }
 
 /* Panels of a task, an even number, of each of n_mat matrices of `panels` panels.
  *   tiles     of rows of a task

@@ -290,6 +290,7 @@ void check_moe_amx(kc *c)
     check_moe_case(c, 1, 1, 700, 96, 32);
     check_moe_case(c, 0, 1, MAX_T, 40, 96);
     check_moe_case(c, 5, 0, MAX_T, 64, 33);
+    check_moe_case(c, 1, 1, 300, 64, 288); /* 13 tiles of rows: an odd number of panels would fit */
 }
 
 /* ------------------------------------------------------------------ timing */

@@ -1,5 +1,6 @@
 #include "kern/cpu/tiled.h"
 
+#include <assert.h>
 #include <stdalign.h>
 #include <string.h>
 
@@ -33,7 +34,9 @@ int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int co
     }
     if (group > most) group = most;
     int n = ap_div_up(panels, group);
-    return ap_div_up(ap_div_up(panels, n), 2) * 2; /* whole pairs, `most` being even */
+    group = ap_div_up(ap_div_up(panels, n), 2) * 2; /* whole pairs, `most` being even */
+    assert(group <= most); /* or the sums of a task would outgrow AP_AMX_SUMS */
+    return group;
 }
 
 /* ------------------------------------------------------------------ matmul and glu */

@@ -31,13 +31,13 @@ static apus_cpu detect(void)
     if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return APUS_CPU_REF;
     uint64_t saved = xcr0();
     if ((saved & 0x6) != 0x6 || !has(b7, bit_AVX2 | bit_BMI2)) return APUS_CPU_REF;
+#ifdef AP_EMULATE /* tests: tests/kern/avx512_plain.h, kern/cpu/x86/amx_tile.h */
+    return APUS_CPU_AMX;
+#endif
     if ((saved & 0xE6) != 0xE6 ||
         !has(b7, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) ||
         !has(c7, bit_AVX512VNNI))
         return APUS_CPU_AVX2;
-#ifdef AP_AMX_EMULATE /* tests: kern/cpu/x86/amx_tile.h */
-    return APUS_CPU_AMX;
-#endif
     const uint32_t amx = 1u << 24 | 1u << 25 | 1u << 22; /* tile, int8, bf16 */
     if ((saved & 0x60000) != 0x60000 || !has(d7, amx) ||
         syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0)

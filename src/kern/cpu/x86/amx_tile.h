@@ -11,8 +11,8 @@
  * denormal inputs and results count as zero; the order inside one instruction is the processor's own.
  *
  * The instructions are assembly that says which memory it touches: as intrinsics they do not in every
- * compiler. With AP_AMX_EMULATE plain C stands in, so that the kernels' indexing is tested on any
- * processor with AVX-512. */
+ * compiler. With AP_EMULATE plain C stands in, so that the kernels' indexing is tested on any
+ * processor. */
 #ifndef AP_KERN_CPU_X86_AMX_TILE_H
 #define AP_KERN_CPU_X86_AMX_TILE_H
 
@@ -22,7 +22,7 @@
 #define AMX_ROWS 16
 #define AMX_TILE 1024 /* bytes */
 
-#ifdef AP_AMX_EMULATE
+#ifdef AP_EMULATE
 typedef union amx_regs {
     float f[8][16][16];
     int32_t i[8][16][16];

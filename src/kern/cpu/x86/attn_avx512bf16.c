@@ -6,6 +6,9 @@
 
 static bool usable(int head_dim)
 {
+#ifdef AP_EMULATE
+    return head_dim % 16 == 0 && head_dim <= FAST_MAX_DIM;
+#endif
     return head_dim % 16 == 0 && head_dim <= FAST_MAX_DIM && __builtin_cpu_supports("avx512bf16");
 }
 

@@ -5,7 +5,7 @@
 #include "kern/cpu/x86/amx_tile.h"
 #include "kern/peak.h"
 
-#ifdef AP_AMX_EMULATE
+#ifdef AP_EMULATE
 #define LOOPS 20
 #else
 #define LOOPS 40000

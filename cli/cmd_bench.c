@@ -1,17 +1,20 @@
 /* cmd_bench.c - apus bench: prefill and decode speed by depth, against the machine's ceilings. */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
 #include "apus/apus_unstable.h"
+#include "bench_profile.h"
 #include "common.h"
 #include "json_out.h"
 
 static struct {
     const char *prompts, *depths, *format;
     int generate, repeat;
+    bool profile;
 } o;
 
 static const opt bench_table[] = {
@@ -23,6 +26,8 @@ static const opt bench_table[] = {
      "tokens in the context before each test (default 0)"},
     {"repeat", 'r', OPT_INT, &o.repeat, NULL, 1, 1000, "N",
      "repetitions; the median counts (default 3)"},
+    {"profile", 0, OPT_FLAG, &o.profile, NULL, 0, 0, NULL,
+     "after each test, run it once more and tell where the time goes,\noperation by operation"},
     {"output", 'o', OPT_STRING, &o.format, NULL, 0, 0, "FORMAT", "md (default), csv or json"},
     {0}};
 
@@ -44,6 +49,7 @@ typedef struct row {
     double median, min, max; /* tokens per second */
     double bandwidth_share, compute_share;
     long peak_rss_bytes;
+    bench_profile *profile; /* or NULL */
 } row;
 
 typedef struct bench {
@@ -114,6 +120,19 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* The test once more, with a look at the clock around every operation. */
+static bool profile_row(bench *b, row *x, apus_session *s, float *logits, apus_diag *d)
+{
+    x->profile = malloc(sizeof *x->profile);
+    if (!x->profile) {
+        snprintf(d->text, sizeof d->text, "out of memory");
+        return false;
+    }
+    if (apus_engine_profile(b->engine, true, d)) return false;
+    double t = feed(b, s, x->depth, x->n, !x->prefill, logits, d);
+    return t >= 0 && profile_take(x->profile, b->engine, t, x->prefill ? 1 : x->n, d);
+}
+
 /* One row: every repetition starts from a session that holds `depth` tokens. */
 static bool measure(bench *b, bool prefill, int n, int depth, float *logits, apus_diag *d)
 {
@@ -130,11 +149,12 @@ static bool measure(bench *b, bool prefill, int n, int depth, float *logits, apu
                      (uint64_t)o.repeat + 1);
     }
     progress_clear();
+    row *x = &b->rows[b->n_rows++];
+    *x = (row){.prefill = prefill, .n = n, .depth = depth};
+    if (ok && o.profile) ok = profile_row(b, x, s, logits, d);
     apus_session_free(s);
     if (!ok) return false;
     qsort(speed, (size_t)o.repeat, sizeof *speed, by_value);
-    row *x = &b->rows[b->n_rows++];
-    *x = (row){.prefill = prefill, .n = n, .depth = depth};
     x->min = speed[0];
     x->max = speed[o.repeat - 1];
     x->median =
@@ -175,6 +195,7 @@ static void print_json(const bench *b, const char *level, int threads)
         json_real(j, "compute_share", r->compute_share);
         json_int(j, "peak_rss_bytes", r->peak_rss_bytes);
         json_real(j, "load_s", b->load_s);
+        if (r->profile) profile_json(r->profile, j);
         json_end_map(j);
     }
     json_end_array(j);
@@ -206,6 +227,17 @@ static void print_table(const bench *b, const char *level, bool csv)
             printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% | %.0f MiB |\n", test,
                    r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,
                    100 * r->compute_share, (double)r->peak_rss_bytes / 1048576);
+    }
+    if (csv && o.profile) profile_csv_head();
+    for (int i = 0; i < b->n_rows && o.profile; i++) {
+        const row *r = &b->rows[i];
+        const char *test = r->prefill ? "pp" : "tg";
+        char title[64];
+        snprintf(title, sizeof title, "%s%d, depth %d", test, r->n, r->depth);
+        if (csv)
+            profile_csv(r->profile, test, r->n, r->depth);
+        else
+            profile_print(r->profile, title);
     }
 }
 
@@ -269,6 +301,7 @@ static int run(int argc, char **argv)
     b.info.size = sizeof b.info;
     rc = apus_model_info(m, &b.info, &d) ? report(&cmd_bench, &d)
                                          : measure_all(&b, m, prompts, n_prompts, depths, n_depths);
+    for (int i = 0; i < b.n_rows; i++) free(b.rows[i].profile);
     apus_model_close(m);
     return finish_output(&cmd_bench, rc);
 }

@@ -17,6 +17,29 @@ extern "C" {
 APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, double *read, double *flops,
                                      apus_diag *diag);
 
+/* Where the time of an engine goes: calls of one operation with weights of one type and shape. */
+typedef struct apus_profile {
+    const char *op;   /* "embed", "norm", "matmul", "glu", "route", "moe", "rope", "qkv", "attn", "conv",
+                       * "delta", "elem" */
+    const char *type; /* of the weights, gate's in glu and moe; "window" of sliding attention; else "" */
+    int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
+    bool head;        /* the product that makes logits */
+    int64_t calls, tokens; /* tokens: rows of all calls */
+    double seconds;   /* of the calling thread, workers waited for */
+    double flops;     /* 2 for a multiply-add; 0 = not counted for this operation */
+    double bytes;     /* packed weights, keys and values in sight, recurrent states: once for each call */
+    int64_t experts;  /* moe: experts that had a row, added up over calls */
+} apus_profile;
+
+/* Begin to time the operations of an engine, or end it (on = false); what was counted before is
+ * forgotten when it begins again. Two looks at the clock for each operation; nothing when off.
+ * Returns OK; EINVAL: a call is running; ENOMEM. */
+APUS_API apus_err apus_engine_profile(apus_engine *e, bool on, apus_diag *diag);
+
+/* What was counted, in the order of first use, at most `cap` of it to out; also after the end. Returns
+ * how many entries there are, at most 64; strings live as long as the program. */
+APUS_API int apus_engine_profile_read(const apus_engine *e, apus_profile *out, int cap);
+
 /* The token that a text without a chat template should begin with even where the tokenizer does not
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);

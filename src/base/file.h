@@ -28,5 +28,6 @@ char *ap_path_join(const char *dir, const char *name);
 
 /* Monotonic time. */
 int64_t ap_time_us(void);
+int64_t ap_time_ns(void);
 
 #endif

@@ -115,6 +115,7 @@ void apus_engine_free(apus_engine *e)
     ap_free(e->row);
     ap_big_free(e->sampler.mem, e->sampler.mem_bytes);
     ap_pool_free(e->pool);
+    ap_free(e->profile);
     ap_free(e);
 }
 

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "engine/model.h"
 #include "engine/sample.h"
+#include "kern/profile.h"
 #include "state/kv.h"
 #include "state/recur.h"
 
@@ -46,6 +47,7 @@ struct apus_engine {
     const apus_model *model;
     ap_pool *pool;
     ap_kern kern;
+    ap_profile *profile; /* NULL until one is asked for; in use while kern.profile is set */
     ap_sizes size;
     ap_delta_form delta_form;
     volatile int cancel; /* set by apus_cancel; accessed with __atomic builtins */

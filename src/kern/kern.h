@@ -30,6 +30,7 @@
 #define AP_HEAD_MAX 1024 /* the largest head_dim */
 
 typedef struct ap_kern ap_kern;
+struct ap_profile; /* profile.h */
 
 /* ------------------------------------------------------------------ weights */
 
@@ -67,6 +68,9 @@ typedef struct ap_mat {
     int rows, cols;
     ap_tensor raw;
 } ap_mat;
+
+/* Bytes that a product reads of a packed matrix; of one without a packed form those of the file. */
+size_t ap_mat_bytes(const ap_mat *w);
 
 /* One expert: gate and up [F, H], down [H, F]. */
 typedef struct ap_expert {
@@ -347,6 +351,7 @@ struct ap_kern {
      * let it run at once, less cuts it into pieces with the same results. */
     void *inputs;
     size_t input_bytes;
+    struct ap_profile *profile; /* NULL unless operations are timed (profile.h) */
 
     /* Bytes of a packed matrix [rows, cols]; 0 = not copied but used in place (types that
      * ap_dtype_is_weight refuses cannot be packed). Only type, shape, group and bits of t are used. */

@@ -10,10 +10,26 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* 4 bits with a table are kind 0, else the kind is the number of bits. */
-#define TABLE 0
+/* Kinds of packed numbers: the number of bits, or 4 or 3 bits through a table. */
+#define TABLE  0
+#define TABLE3 7
 
-INLINE int kind_of(ap_qform f) { return f.table ? TABLE : f.bits; }
+INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE; }
+
+/* Do(kind) for the kind of f, a number written out. */
+#define BY_KIND(f, Do)                                                                             \
+    switch (kind_of(f)) {                                                                          \
+    case TABLE: Do(TABLE); break;                                                                  \
+    case 2: Do(2); break;                                                                          \
+    case 3: Do(3); break;                                                                          \
+    case TABLE3: Do(TABLE3); break;                                                                \
+    case 4: Do(4); break;                                                                          \
+    case 5: Do(5); break;                                                                          \
+    case 6: Do(6); break;                                                                          \
+    default: Do(8);                                                                                \
+    }
+
+INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE || kind == TABLE3; }
 
 INLINE __m256i load(const uint8_t *p) { return _mm256_load_si256((const __m256i *)p); }
 
@@ -24,6 +40,19 @@ INLINE void load_half(int kind, const uint8_t *p, int h, __m256i table, __m256i 
     p += 32 * h;
     if (kind == 8) {
         UNROLL for (int j = 0; j < 8; j++) v[j] = _mm256_xor_si256(load(p + 64 * j), _mm256_set1_epi8(-128));
+        return;
+    }
+    if (kind == 2 || kind == 3 || kind == TABLE3) {
+        const __m256i pair = _mm256_set1_epi8(3), one = _mm256_set1_epi8(4);
+        UNROLL for (int j = 0; j < 8; j++)
+            v[j] = _mm256_and_si256(_mm256_srli_epi32(load(p + j / 4 * 64), j % 4 * 2), pair);
+        if (kind == 2) return;
+        __m256i high = load(p + 128);
+        UNROLL for (int j = 0; j < 8; j++) {
+            __m256i s = j < 2 ? _mm256_slli_epi32(high, 2 - j) : _mm256_srli_epi32(high, j - 2);
+            v[j] = _mm256_or_si256(v[j], _mm256_and_si256(s, one));
+            if (kind == TABLE3) v[j] = _mm256_xor_si256(_mm256_shuffle_epi8(table, v[j]), _mm256_set1_epi8(-128));
+        }
         return;
     }
     UNROLL for (int i = 0; i < 4; i++) {
@@ -55,10 +84,12 @@ INLINE __m256 brain(const uint8_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
-INLINE __m256 factor(const uint8_t *p, bool is_signed)
+/* Of d, or of m, of the 8 rows from row 8h on. */
+INLINE __m256 factor(ap_qform f, const ap_qscales *at, int h, bool of_m)
 {
-    __m128i b = _mm_loadl_epi64((const __m128i *)p);
-    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+    __m128i b = _mm_loadl_epi64((const __m128i *)(at->at + 8 * h + (of_m && !f.nibbles ? AP_PANEL : 0)));
+    if (f.nibbles) b = _mm_and_si128(of_m ? _mm_srli_epi32(b, 4) : b, _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(f.is_signed && !of_m ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
 }
 
 INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
@@ -72,19 +103,20 @@ INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
 static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
 {
     int per_block = ap_q_halves(f) ? 2 : 1;
+    const __m256 unit = _mm256_set1_ps(ap_q_unit(f));
     for (int i = 0; i < n; i++) {
         ap_qscales at = ap_q_scales_at(f, panel, cols, b0 + i);
         for (int g = 0; g < per_block; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
             for (int h = 0; h < 2; h++) {
-                const uint8_t *second = at.at + at.step / 2;
                 if (f.scale == AP_QS_SUPER) {
-                    _mm256_store_ps(s + 8 * h, _mm256_mul_ps(half(at.super + 16 * h), factor(at.at + 8 * h, f.is_signed)));
+                    __m256 d = _mm256_mul_ps(half(at.super + 16 * h), unit);
+                    _mm256_store_ps(s + 8 * h, _mm256_mul_ps(d, factor(f, &at, h, false)));
                     if (!f.affine) continue;
-                    __m256 m = _mm256_mul_ps(half(at.super + 32 + 16 * h), factor(second + 8 * h, false));
+                    __m256 m = _mm256_mul_ps(half(at.super + 32 + 16 * h), factor(f, &at, h, true));
                     _mm256_store_ps(b + 8 * h, _mm256_xor_ps(m, _mm256_set1_ps(-0.0f)));
                 } else {
                     _mm256_store_ps(s + 8 * h, number(f, at.at, h));
-                    if (f.affine) _mm256_store_ps(b + 8 * h, number(f, second, h));
+                    if (f.affine) _mm256_store_ps(b + 8 * h, number(f, at.at + at.step / 2, h));
                 }
             }
     }

@@ -47,7 +47,7 @@ struct ap_profile; /* profile.h */
  *   [cols/32][bits * 64 bytes]  q of 32 inputs x 16 rows. 8 bits: vectors of 64 bytes, [row][4 inputs].
  *                               4 bits: inputs 8i .. 8i+3 in the low, 8i+4 .. 8i+7 in the high nibbles
  *                               of vector i; 5 and 6 bits: those, then the high bits; 2 and 3 bits:
- *                               planes as of high bits alone (qpack.h)
+ *                               the nibbles' bits apart (qpack.h)
  *   scales                      as `scale` says (qpack.h), padded to 64 bytes */
 typedef enum ap_qscale { AP_QS_F16, AP_QS_BF16, AP_QS_F32, AP_QS_SUPER } ap_qscale;
 

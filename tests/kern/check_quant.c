@@ -512,7 +512,7 @@ static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int 
 
 void bench_matmul_quant(kc_bench *b)
 {
-    static const int picked[] = {0, 4, 7, 8, 9, 11, 13, 15}, toks[] = {1, 2, 4, 16, 64, 512};
+    static const int picked[] = {0, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 18, 23, 24, 25, 26, 27}, toks[] = {1, 2, 4, 16, 64, 512};
     for (int i = 0; i < 2; i++) {
         apus_precision p = precisions[i];
         for (size_t j = 0; j < sizeof picked / sizeof *picked; j++) bench_case(b, p, &forms[picked[j]], 1, 4096, 2048);

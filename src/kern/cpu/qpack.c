@@ -340,9 +340,9 @@ static void put_block(int bits, const uint8_t *q, size_t stride, uint8_t *dst)
                     dst[j * 64 + at] = v;
                     continue;
                 }
-                if (bits < 4) dst[j / 4 * 64 + at] |= (uint8_t)((v & 3) << 2 * (j % 4));
+                if (bits < 4) dst[j / 4 * 64 + at] |= (uint8_t)((v & 3) << (4 * (j % 2) + 2 * (j / 2 % 2)));
                 else dst[j / 2 * 64 + at] |= (uint8_t)((v & 15) << 4 * (j % 2));
-                if (bits == 3) dst[128 + at] |= (uint8_t)((v >> 2 & 1) << j);
+                if (bits == 3) dst[128 + at] |= (uint8_t)((v >> 2 & 1) << (4 * (j % 2) + j / 2));
                 if (bits == 5) dst[256 + at] |= (uint8_t)((v >> 4 & 1) << j);
                 if (bits == 6) dst[256 + j / 4 * 64 + at] |= (uint8_t)((v >> 4 & 3) << 2 * (j % 4));
             }

@@ -3,7 +3,9 @@
  * High bits of 32 inputs stand behind the 256 bytes of nibbles, vector j being inputs 4j .. 4j+3:
  *   5 bits  64 bytes: bit j of a byte is bit 4 of the same byte of vector j
  *   6 bits  2 x 64 bytes: bits 2(j%4), 2(j%4)+1 of half j/4 are bits 4, 5 of vector j
- * 2 bits are the two halves of 6 bits alone, as bits 0, 1; 3 bits those, then a plane as of 5 bits for bit 2.
+ * 2 and 3 bits are the nibbles of 4 bits taken apart: vector i of those (inputs 8i .. 8i+7) is
+ *   2 bits  2 x 64 bytes: half[i/2] >> 2(i%2) & 0x33
+ *   3 bits  those, then 64 bytes with the third bits: | (third >> i & 0x11) << 2
  * Scales of a panel, group by group, each number for all 16 rows:
  *   F16, BF16, F32  s, then b if affine
  *   SUPER           per 256 inputs: d and, if affine, m (f16); behind all those, per group: u8 or i8

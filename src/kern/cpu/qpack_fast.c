@@ -62,17 +62,28 @@ static void put(int bits, quads q, uint8_t *dst)
         memcpy(to, q, sizeof(quads));
         return;
     }
-    for (int i = 0; i < 4 && bits >= 4; i++, to += AP_PANEL)
-        EACH(r) to[r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
-    int by = bits < 4 ? 0 : 4;
-    for (int i = 0; i < 8 && bits != 4 && bits != 5; i += 4, to += AP_PANEL)
-        EACH(r)
-            to[r] = (q[i][r] >> by & PAIRS) | (q[i + 1][r] >> by & PAIRS) << 2 | (q[i + 2][r] >> by & PAIRS) << 4 |
-                    (q[i + 3][r] >> by & PAIRS) << 6;
-    if (bits != 3 && bits != 5) return;
-    by = bits - 1;
-    EACH(r) to[r] = q[0][r] >> by & ONES;
-    for (int j = 1; j < 8; j++) EACH(r) to[r] |= (q[j][r] >> by & ONES) << j;
+    uint32_t two[4][AP_PANEL];
+    for (int i = 0; i < 4; i++) EACH(r) two[i][r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
+    if (bits >= 4) {
+        memcpy(to, two, sizeof two);
+        to += 4 * AP_PANEL;
+    } else {
+        for (int i = 0; i < 4; i += 2, to += AP_PANEL)
+            EACH(r) to[r] = (two[i][r] & 0x33333333u) | (two[i + 1][r] & 0x33333333u) << 2;
+        if (bits == 3)
+            EACH(r)
+                to[r] = (two[0][r] >> 2 & 0x11111111u) | (two[1][r] >> 1 & 0x22222222u) | (two[2][r] & 0x44444444u) |
+                        (two[3][r] << 1 & 0x88888888u);
+    }
+    if (bits == 5) {
+        EACH(r) to[r] = q[0][r] >> 4 & ONES;
+        for (int j = 1; j < 8; j++) EACH(r) to[r] |= (q[j][r] >> 4 & ONES) << j;
+    } else if (bits == 6) {
+        for (int i = 0; i < 8; i += 4, to += AP_PANEL)
+            EACH(r)
+                to[r] = (q[i][r] >> 4 & PAIRS) | (q[i + 1][r] >> 4 & PAIRS) << 2 |
+                        (q[i + 2][r] >> 4 & PAIRS) << 4 | (q[i + 3][r] >> 4 & PAIRS) << 6;
+    }
 }
 
 /* Byte g of v[row] to to[g * step + row]. */

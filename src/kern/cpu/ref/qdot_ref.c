@@ -51,9 +51,9 @@ static void unpack_block(ap_qform f, const uint8_t *p, uint8_t *q)
     }
     for (int j = 0; j < 8; j++)
         for (int i = 0; i < 64; i++) {
-            int v = p[j / 2 * 64 + i] >> 4 * (j % 2) & 15;
-            if (f.bits < 4) v = p[j / 4 * 64 + i] >> 2 * (j % 4) & 3;
-            if (f.bits == 3) v |= (p[128 + i] >> j & 1) << 2;
+            int two = f.bits < 4 ? p[j / 4 * 64 + i] >> 2 * (j / 2 % 2) & 0x33 : p[j / 2 * 64 + i];
+            if (f.bits == 3) two |= (p[128 + i] >> j / 2 & 0x11) << 2;
+            int v = two >> 4 * (j % 2) & 15;
             if (f.table) v = ap_qtable[f.table][v];
             if (f.bits == 5) v |= (p[256 + i] >> j & 1) << 4;
             if (f.bits == 6) v |= (p[256 + j / 4 * 64 + i] >> 2 * (j % 4) & 3) << 4;

@@ -181,7 +181,7 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     _Alignas(64) uint8_t q[256];
     __m512i v[4], pick = _mm512_loadu_si512(twice), shift = _mm512_loadu_si512(by);
     __m512 all = _mm512_load_ps(u->numbers);
-    load_nibbles(bits, from, v);
+    UNROLL for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
     turn4(v);
     UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
     UNROLL for (int r = 0; r < AP_PANEL; r++) {

@@ -29,6 +29,21 @@ INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3
     default: Do(8);                                                                                \
     }
 
+INLINE int stored_bits(int kind) { return kind == TABLE3 ? 3 : kind == TABLE ? 4 : kind; }
+
+/* Vectors 2i and 2i+1 of a block in the nibbles of one: their numbers of up to 4 bits, before the table, or
+ * the low 4 bits. */
+INLINE __m512i load_nibbles(int bits, const uint8_t *p, int i)
+{
+    if (bits >= 4) return _mm512_load_si512(p + 64 * i);
+    __m512i w = _mm512_load_si512(p + i / 2 * 64);
+    w = _mm512_and_si512(i % 2 ? _mm512_srli_epi32(w, 2) : w, _mm512_set1_epi8(0x33));
+    if (bits == 2) return w;
+    __m512i h = _mm512_load_si512(p + 128);
+    h = i < 2 ? _mm512_slli_epi32(h, (unsigned)(2 - i)) : i > 2 ? _mm512_srli_epi32(h, 1) : h;
+    return _mm512_ternarylogic_epi32(w, h, _mm512_set1_epi8(0x44), 0xf8); /* w | h & 0x44 */
+}
+
 /* Vectors 2i and 2i+1 of a block. */
 INLINE void load_pair(int kind, const uint8_t *p, int i, __m512i table, __m512i v[2])
 {
@@ -38,23 +53,10 @@ INLINE void load_pair(int kind, const uint8_t *p, int i, __m512i table, __m512i 
         v[1] = _mm512_load_si512(p + 128 * i + 64);
         return;
     }
-    if (kind == 2 || kind == 3 || kind == TABLE3) {
-        const __m512i pair = _mm512_set1_epi8(3), bit = _mm512_set1_epi8(4);
-        __m512i w = _mm512_load_si512(p + i / 2 * 64), h = w;
-        if (kind != 2) h = _mm512_load_si512(p + 128);
-        UNROLL for (int j = 2 * i; j < 2 * i + 2; j++) {
-            v[j % 2] = _mm512_and_si512(_mm512_srli_epi32(w, (unsigned)(j % 4 * 2)), pair);
-            if (kind == 2) continue;
-            __m512i s = j < 2 ? _mm512_slli_epi32(h, (unsigned)(2 - j)) : _mm512_srli_epi32(h, (unsigned)(j - 2));
-            v[j % 2] = _mm512_ternarylogic_epi32(v[j % 2], s, bit, 0xf8); /* v | s & bit */
-            if (kind == TABLE3) v[j % 2] = _mm512_shuffle_epi8(table, v[j % 2]);
-        }
-        return;
-    }
-    __m512i w = _mm512_load_si512(p + 64 * i);
+    __m512i w = load_nibbles(stored_bits(kind), p, i);
     v[0] = _mm512_and_si512(w, low);
     v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
-    if (kind == TABLE) {
+    if (kind == TABLE || kind == TABLE3) {
         v[0] = _mm512_shuffle_epi8(table, v[0]);
         v[1] = _mm512_shuffle_epi8(table, v[1]);
     } else if (kind == 5) {
@@ -80,34 +82,13 @@ INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
     UNROLL for (int i = 0; i < 4; i++) load_pair(kind, p, i, table, v + 2 * i);
 }
 
-/* Numbers of 2, 3 and 4 bits as nibbles, before the table: vectors 2i and 2i+1 of a block in v[i]. */
-INLINE void load_nibbles(int bits, const uint8_t *p, __m512i v[4])
-{
-    if (bits == 4) {
-        UNROLL for (int i = 0; i < 4; i++) v[i] = _mm512_load_si512(p + 64 * i);
-        return;
-    }
-    const __m512i first = _mm512_set1_epi8(3), second = _mm512_set1_epi8(0x30);
-    __m512i h = _mm512_load_si512(p + (bits == 3 ? 128 : 0));
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m512i w = _mm512_load_si512(p + i / 2 * 64);
-        if (i % 2) w = _mm512_srli_epi32(w, 4);
-        v[i] = _mm512_ternarylogic_epi32(_mm512_and_si512(w, first), _mm512_slli_epi32(w, 2), second, 0xf8);
-        if (bits == 2) continue;
-        const __m512i even = _mm512_set1_epi8(4), odd = _mm512_set1_epi8(64);
-        __m512i e = i == 0 ? _mm512_slli_epi32(h, 2) : _mm512_srli_epi32(h, (unsigned)(2 * i - 2));
-        __m512i o = i < 3 ? _mm512_slli_epi32(h, (unsigned)(5 - 2 * i)) : _mm512_srli_epi32(h, 1);
-        v[i] = _mm512_ternarylogic_epi32(v[i], e, even, 0xf8);
-        v[i] = _mm512_ternarylogic_epi32(v[i], o, odd, 0xf8);
-    }
-}
-
 /* The same pair as 16-bit numbers: inputs 0 and 2 of each four, then 1 and 3. */
 INLINE void load_words(int kind, const uint8_t *p, int i, __m512i table, __m512i v[4])
 {
-    const __m512i low = _mm512_set1_epi16(kind == 4 ? 15 : 255);
-    if (kind == 4) {
-        __m512i w = _mm512_load_si512(p + 64 * i);
+    const bool by_four = kind >= 2 && kind <= 4;
+    const __m512i low = _mm512_set1_epi16(by_four ? 15 : 255);
+    if (by_four) {
+        __m512i w = load_nibbles(kind, p, i);
         v[0] = _mm512_and_si512(w, low);
         v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 8), low);
         v[2] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);

@@ -50,7 +50,7 @@ INLINE __m512 number(int kind, const steps *t, __m512i raw, int j, int i)
 INLINE void load_raw(int kind, int bits, const uint8_t *p, __m512i raw[8])
 {
     if (kind == NIBBLE) {
-        load_nibbles(bits, p, raw);
+        UNROLL for (int i = 0; i < 4; i++) raw[i] = load_nibbles(bits, p, i);
         return;
     }
     if (kind == 5 || kind == 6) {

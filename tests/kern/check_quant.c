@@ -520,5 +520,8 @@ void bench_matmul_quant(kc_bench *b)
         bench_case(b, p, &forms[13], 512, 4096, 2048);
         bench_case(b, p, &forms[9], 512, 4096, 2048);
         bench_case(b, p, &forms[4], 512, 4096, 2048);
+        bench_case(b, p, &forms[5], 512, 4096, 2048);
+        bench_case(b, p, &forms[24], 512, 4096, 2048);
+        bench_case(b, p, &forms[27], 512, 4096, 2048);
     }
 }

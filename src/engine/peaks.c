@@ -1,4 +1,5 @@
 /* peaks.c - the machine's ceilings for tools. */
+#include <math.h>
 #include <string.h>
 
 #include "apus/apus_unstable.h"
@@ -28,6 +29,7 @@ apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *out, apus_d
     p.read = ap_peak_bytes(level, pool);
     for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++) p.ops[u] = ap_peak_ops(level, (apus_unit)u, pool);
     ap_pool_free(pool);
+    if (isinf(p.read)) return ap_fail(diag, APUS_ENOMEM, "no memory to measure how fast it is read");
     memcpy(out, &p, p.size);
     return APUS_OK;
 }

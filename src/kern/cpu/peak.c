@@ -111,7 +111,7 @@ static bool read_wide(const peak_job *j, const uint8_t *p, const uint8_t *end)
 #define CLEAR(n)  "movi v" n ".4s, #0\n\t"
 #define CLEAR_ALL REPEAT24(CLEAR) CLEAR("30") CLEAR("31")
 #define LOOP(OP, arch)                                                                             \
-    __asm__ volatile(arch CLEAR_ALL "1:\n\t" REPEAT24(OP) "subs %0, %0, #1\n\tb.ne 1b"                              \
+    __asm__ volatile(arch CLEAR_ALL "1:\n\t" REPEAT24(OP) "subs %0, %0, #1\n\tb.ne 1b"             \
                      : "+r"(n)                                                                     \
                      :                                                                             \
                      : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11",   \
@@ -255,8 +255,13 @@ double ap_peak_bytes(apus_cpu level, ap_pool *pool)
     static const size_t distances[] = {0, 1024, 2048, 4096, 8192};
     enum { N_DISTANCES = sizeof distances / sizeof *distances };
     int n_tasks = ap_max_int(READ_TASKS, 8 * ap_pool_threads(pool));
-    size_t each = read_bytes() / (size_t)n_tasks / READ_STEP * READ_STEP, bytes = each * (size_t)n_tasks;
-    peak_job j = {.level = level, .data = ap_big_alloc(bytes), .bytes = each};
+    peak_job j = {.level = level};
+    size_t bytes = 0;
+    for (size_t want = read_bytes(); !j.data && want > 16 * MB; want /= 2) {
+        j.bytes = want / (size_t)n_tasks / READ_STEP * READ_STEP;
+        bytes = j.bytes * (size_t)n_tasks;
+        j.data = ap_big_alloc(bytes); /* limits of the process may be lower than they seemed */
+    }
     if (!j.data) return INFINITY;
     ap_pool_run(pool, fill_task, &j, n_tasks);
     int64_t best = INT64_MAX, all = 0;

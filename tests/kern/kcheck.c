@@ -171,6 +171,7 @@ static double dots_per_fma(apus_cpu level)
 
 static void run_bench(const options *o, kc *c)
 {
+    c->bench = true;
     for (int v = 0; v < c->n_kern; v++) {
         const kc_kern *kern = &c->kern[v];
         kc_bench b = {.k = &kern->k, .name = kern->name, .c = c};

@@ -46,16 +46,19 @@ struct ap_profile; /* profile.h */
  * of a row's inputs (the last group of FP8 rows may be short). A panel is
  *   [cols/32][bits * 64 bytes]  q of 32 inputs x 16 rows. 8 bits: vectors of 64 bytes, [row][4 inputs].
  *                               4 bits: inputs 8i .. 8i+3 in the low, 8i+4 .. 8i+7 in the high nibbles
- *                               of vector i; 5 and 6 bits: those, then the high bits (qpack.h)
+ *                               of vector i; 5 and 6 bits: those, then the high bits; 2 and 3 bits:
+ *                               the nibbles' bits apart (qpack.h)
  *   scales                      as `scale` says (qpack.h), padded to 64 bytes */
 typedef enum ap_qscale { AP_QS_F16, AP_QS_BF16, AP_QS_F32, AP_QS_SUPER } ap_qscale;
 
 typedef struct ap_qform {
-    uint8_t bits;   /* stored: 4, 5, 6, 8; 0 = not in integer form */
-    uint8_t table;  /* 4 bits: 0 = q is the nibble; else which ap_qtable has it */
+    uint8_t bits;   /* stored: 2, 3, 4, 5, 6, 8; 0 = not in integer form */
+    uint8_t table;  /* 3 and 4 bits: 0 = q is what is stored; else which ap_qtable has it */
     uint8_t scale;  /* ap_qscale */
+    uint8_t shift;  /* AP_QS_SUPER: s is divided by 2^shift */
     bool affine;    /* b is not 0 */
     bool is_signed; /* AP_QS_SUPER: of the small scales */
+    bool nibbles;   /* AP_QS_SUPER: small scale and small bias share a byte */
     bool is_float;  /* q is e4m3: widened to f32, never in integer products */
     uint8_t group;  /* 16, 32, 64 or 128 inputs */
     int16_t zero;

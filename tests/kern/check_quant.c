@@ -26,6 +26,10 @@ static const form forms[] = {
     {AP_MLX_AFFINE, 2, 64, AP_F16, 64},   {AP_MLX_AFFINE, 3, 128, AP_BF16, 128},
     {AP_MLX_AFFINE, 5, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 6, 32, AP_BF16, 32},
     {AP_MLX_MXFP4, 4, 32, AP_U8, 32},     {AP_MLX_NVFP4, 4, 16, AP_F8_E4M3, 32},
+    {AP_IQ2_XXS, 0, 0, 0, 256},           {AP_IQ2_XS, 0, 0, 0, 256},
+    {AP_IQ2_S, 0, 0, 0, 256},             {AP_IQ3_XXS, 0, 0, 0, 256},
+    {AP_IQ3_S, 0, 0, 0, 256},             {AP_MLX_AFFINE, 2, 128, AP_BF16, 128},
+    {AP_MLX_AFFINE, 2, 32, AP_F32, 32},   {AP_MLX_AFFINE, 3, 32, AP_F16, 32},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
@@ -174,8 +178,8 @@ static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, 
 
 static bool same_form(ap_qform a, ap_qform b)
 {
-    return a.bits == b.bits && a.table == b.table && a.scale == b.scale && a.affine == b.affine &&
-           a.is_signed == b.is_signed && a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
+    return a.bits == b.bits && a.table == b.table && a.scale == b.scale && a.shift == b.shift &&
+           a.affine == b.affine && a.is_signed == b.is_signed && a.nibbles == b.nibbles && a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
 }
 
 /* Packed bytes are the same at every level and precision, and pack_bytes is kept. */
@@ -508,7 +512,7 @@ static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int 
 
 void bench_matmul_quant(kc_bench *b)
 {
-    static const int picked[] = {0, 4, 7, 8, 9, 11, 13, 15}, toks[] = {1, 2, 4, 16, 64, 512};
+    static const int picked[] = {0, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 18, 23, 24, 25, 26, 27}, toks[] = {1, 2, 4, 16, 64, 512};
     for (int i = 0; i < 2; i++) {
         apus_precision p = precisions[i];
         for (size_t j = 0; j < sizeof picked / sizeof *picked; j++) bench_case(b, p, &forms[picked[j]], 1, 4096, 2048);

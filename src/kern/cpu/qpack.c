@@ -5,11 +5,15 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tensor/quant_grids.h"
 
-const uint8_t ap_qtable[3][16] = {
+const uint8_t ap_qtable[6][16] = {
     {0},
     {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241},
     {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116},
+    {130, 134, 138, 142, 146, 150, 154, 159, 126, 122, 118, 114, 110, 106, 102, 97},
+    {129, 131, 133, 135, 137, 139, 141, 143, 127, 125, 123, 121, 119, 117, 115, 113},
+    {136, 153, 171, 128, 120, 103, 85, 128, 136, 153, 171, 128, 120, 103, 85, 128},
 };
 
 /* ------------------------------------------------------------------ forms */
@@ -20,11 +24,18 @@ static const ap_qform forms[AP_DTYPE_COUNT] = {
     [AP_Q5_0] = {.bits = 5, .scale = AP_QS_F16, .group = 32, .zero = 16},
     [AP_Q5_1] = {.bits = 5, .scale = AP_QS_F16, .group = 32, .affine = true},
     [AP_Q8_0] = {.bits = 8, .scale = AP_QS_F16, .group = 32, .zero = 128},
-    [AP_Q2_K] = {.bits = 4, .scale = AP_QS_SUPER, .group = 16, .affine = true},
-    [AP_Q3_K] = {.bits = 4, .scale = AP_QS_SUPER, .is_signed = true, .group = 16, .zero = 4},
+    [AP_Q2_K] = {.bits = 2, .scale = AP_QS_SUPER, .nibbles = true, .group = 16, .affine = true},
+    [AP_Q3_K] = {.bits = 3, .scale = AP_QS_SUPER, .is_signed = true, .group = 16, .zero = 4},
     [AP_Q4_K] = {.bits = 4, .scale = AP_QS_SUPER, .group = 32, .affine = true},
     [AP_Q5_K] = {.bits = 5, .scale = AP_QS_SUPER, .group = 32, .affine = true},
     [AP_Q6_K] = {.bits = 6, .scale = AP_QS_SUPER, .is_signed = true, .group = 16, .zero = 32},
+    /* d (1/2 + n) / 4 times 8, 25, 43; d (1/2 + n) / 2 times 4, 12, ...; d (1 + 2n) times 1, 3, ...: factors
+     * are 1 + 2n, and all products are exact */
+    [AP_IQ2_XXS] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 32, .zero = 128},
+    [AP_IQ2_XS] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
+    [AP_IQ2_S] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
+    [AP_IQ3_XXS] = {.bits = 4, .table = 3, .scale = AP_QS_SUPER, .shift = 1, .group = 32, .zero = 128},
+    [AP_IQ3_S] = {.bits = 4, .table = 4, .scale = AP_QS_SUPER, .group = 32, .zero = 128},
     [AP_IQ4_NL] = {.bits = 4, .table = 1, .scale = AP_QS_F16, .group = 32, .zero = 128},
     [AP_IQ4_XS] = {.bits = 4, .table = 1, .scale = AP_QS_SUPER, .is_signed = true, .group = 32, .zero = 128},
     [AP_MXFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 32, .zero = 128},
@@ -35,15 +46,14 @@ static const ap_qform forms[AP_DTYPE_COUNT] = {
 
 static ap_qform affine_form(const ap_tensor *t)
 {
-    static const uint8_t stored[9] = {[2] = 4, [3] = 4, [4] = 4, [5] = 5, [6] = 6, [8] = 8};
     ap_qform f = {.affine = true};
-    if (t->bits < 0 || t->bits > 8 || (t->group != 32 && t->group != 64 && t->group != 128)) return f;
+    if (t->bits < 2 || t->bits == 7 || t->bits > 8 || (t->group != 32 && t->group != 64 && t->group != 128)) return f;
     if (t->scale_dtype == AP_F16) f.scale = AP_QS_F16;
     else if (t->scale_dtype == AP_BF16) f.scale = AP_QS_BF16;
     else if (t->scale_dtype == AP_F32) f.scale = AP_QS_F32;
     else return f;
     f.group = (uint8_t)t->group;
-    f.bits = stored[t->bits];
+    f.bits = (uint8_t)t->bits;
     return f;
 }
 
@@ -75,6 +85,7 @@ size_t ap_q_panel_bytes(ap_qform f, int cols)
 {
     size_t n = (size_t)cols, per = (size_t)AP_PANEL * (f.affine ? 2 : 1);
     size_t scales = (n + f.group - 1) / f.group * per;
+    if (f.nibbles) scales /= 2;
     if (f.scale == AP_QS_SUPER) scales += n / AP_Q_SUPER * per * 2;
     else scales *= f.scale == AP_QS_F32 ? 4 : 2;
     return n / AP_Q_BLOCK * ap_q_block_bytes(f) + ap_round_up(scales, 64);
@@ -193,6 +204,58 @@ static void read_iq4_xs(const uint8_t *p, chunk *c)
     }
 }
 
+/* Seven stored signs; the eighth makes their number even. */
+static uint32_t even_signs(uint32_t s) { return s | (uint32_t)(__builtin_popcount(s) & 1) << 7; }
+
+/* n inputs of an entry of `size` bits each, a sign bit on top. */
+static void read_entry(uint32_t code, int size, int n, uint32_t signs, uint8_t *q)
+{
+    for (int j = 0; j < n; j++) q[j] = (uint8_t)((code >> size * j & ((1u << size) - 1)) | (signs >> j & 1) << size);
+}
+
+static void read_iq2_xxs(const uint8_t *p, chunk *c)
+{
+    c->d = load16(p);
+    for (int i = 0; i < 32; i++) {
+        const uint8_t *group = p + 2 + i / 4 * 8;
+        uint32_t word = load32(group + 4);
+        c->s[i / 4] = 2 * (word >> 28) + 1;
+        read_entry(ap_grid_iq2_xxs[group[i % 4]], 2, 8, even_signs(word >> 7 * (i % 4) & 127), c->q + 8 * i);
+    }
+}
+
+static void read_iq2(ap_dtype t, const uint8_t *p, chunk *c)
+{
+    const uint8_t *scales = p + (t == AP_IQ2_XS ? 66 : 74);
+    c->d = load16(p);
+    for (int g = 0; g < 16; g++) c->s[g] = 2 * (uint32_t)(scales[g / 2] >> 4 * (g % 2) & 15) + 1;
+    for (int i = 0; i < 32; i++) {
+        uint32_t word = load16(p + 2 + 2 * i), entry = p[2 + i] | (uint32_t)(p[66 + i / 4] >> 2 * (i % 4) & 3) << 8;
+        if (t == AP_IQ2_XS) read_entry(ap_grid_iq2_xs[word & 511], 2, 8, even_signs(word >> 9), c->q + 8 * i);
+        else read_entry(ap_grid_iq2_s[entry], 2, 8, p[34 + i], c->q + 8 * i);
+    }
+}
+
+static void read_iq3_xxs(const uint8_t *p, chunk *c)
+{
+    c->d = load16(p);
+    for (int i = 0; i < 64; i++) {
+        uint32_t word = load32(p + 66 + i / 8 * 4), signs = even_signs(word >> i % 8 / 2 * 7 & 127);
+        c->s[i / 8] = 2 * (word >> 28) + 1;
+        read_entry(ap_grid_iq3_xxs[p[2 + i]], 3, 4, signs >> i % 2 * 4, c->q + 4 * i);
+    }
+}
+
+static void read_iq3_s(const uint8_t *p, chunk *c)
+{
+    c->d = load16(p);
+    for (int i = 0; i < 64; i++) {
+        uint32_t entry = p[2 + i] | (uint32_t)(p[66 + i / 8] >> i % 8 & 1) << 8;
+        c->s[i / 8] = 2 * (uint32_t)(p[106 + i / 16] >> i / 8 % 2 * 4 & 15) + 1;
+        read_entry(ap_grid_iq3_s[entry], 3, 4, p[74 + i / 2] >> i % 2 * 4, c->q + 4 * i);
+    }
+}
+
 /* e4m3 / 2 as bf16: exact */
 static uint16_t half_of_e4m3(uint8_t b)
 {
@@ -253,6 +316,11 @@ static void read_chunk(const ap_tensor *t, size_t row, int k0, int n, chunk *c)
     case AP_Q2_K: read_q2_k(p, c); break;
     case AP_Q3_K: read_q3_k(p, c); break;
     case AP_IQ4_XS: read_iq4_xs(p, c); break;
+    case AP_IQ2_XXS: read_iq2_xxs(p, c); break;
+    case AP_IQ2_XS:
+    case AP_IQ2_S: read_iq2(t->dtype, p, c); break;
+    case AP_IQ3_XXS: read_iq3_xxs(p, c); break;
+    case AP_IQ3_S: read_iq3_s(p, c); break;
     default: read_simple(t->dtype, p, n, c); break;
     }
 }
@@ -262,6 +330,7 @@ static void read_chunk(const ap_tensor *t, size_t row, int k0, int n, chunk *c)
 /* 32 inputs of all rows; q[row][input]. */
 static void put_block(int bits, const uint8_t *q, size_t stride, uint8_t *dst)
 {
+    memset(dst, 0, (size_t)bits * 64);
     for (int j = 0; j < 8; j++)
         for (int r = 0; r < AP_PANEL; r++)
             for (int i = 0; i < 4; i++) {
@@ -271,13 +340,11 @@ static void put_block(int bits, const uint8_t *q, size_t stride, uint8_t *dst)
                     dst[j * 64 + at] = v;
                     continue;
                 }
-                if (j % 2 == 0) dst[j / 2 * 64 + at] = v & 15;
-                else dst[j / 2 * 64 + at] |= (uint8_t)(v << 4);
-                if (bits == 5) dst[256 + at] = (uint8_t)((j ? dst[256 + at] : 0) | (v >> 4 & 1) << j);
-                if (bits == 6) {
-                    uint8_t *high = &dst[256 + j / 4 * 64 + at];
-                    *high = (uint8_t)((j % 4 ? *high : 0) | (v >> 4 & 3) << 2 * (j % 4));
-                }
+                if (bits < 4) dst[j / 4 * 64 + at] |= (uint8_t)((v & 3) << (4 * (j % 2) + 2 * (j / 2 % 2)));
+                else dst[j / 2 * 64 + at] |= (uint8_t)((v & 15) << 4 * (j % 2));
+                if (bits == 3) dst[128 + at] |= (uint8_t)((v >> 2 & 1) << (4 * (j % 2) + j / 2));
+                if (bits == 5) dst[256 + at] |= (uint8_t)((v >> 4 & 1) << j);
+                if (bits == 6) dst[256 + j / 4 * 64 + at] |= (uint8_t)((v >> 4 & 3) << 2 * (j % 4));
             }
 }
 
@@ -293,8 +360,8 @@ static void put_scales(ap_qform f, const chunk *c, int n_group, uint8_t *panel, 
     uint8_t *to = panel + (at.at - panel);
     for (int g = 0; g < n_group; g++, to += at.step)
         for (int r = 0; r < AP_PANEL; r++) {
-            put_number(f, c[r].s[g], to, r);
-            if (f.affine) put_number(f, c[r].b[g], to + at.step / 2, r);
+            put_number(f, f.nibbles ? c[r].s[g] | c[r].b[g] << 4 : c[r].s[g], to, r);
+            if (f.affine && !f.nibbles) put_number(f, c[r].b[g], to + at.step / 2, r);
         }
     if (f.scale != AP_QS_SUPER) return;
     uint8_t *super = panel + (at.super - panel);

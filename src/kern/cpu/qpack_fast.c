@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kern/cpu/qpack.h"
+#include "tensor/quant_grids.h"
 
 typedef uint32_t v4 __attribute__((vector_size(16)));
 typedef uint32_t quads[8][AP_PANEL];
@@ -61,8 +62,19 @@ static void put(int bits, quads q, uint8_t *dst)
         memcpy(to, q, sizeof(quads));
         return;
     }
-    for (int i = 0; i < 4; i++, to += AP_PANEL)
-        EACH(r) to[r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
+    uint32_t two[4][AP_PANEL];
+    for (int i = 0; i < 4; i++) EACH(r) two[i][r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
+    if (bits >= 4) {
+        memcpy(to, two, sizeof two);
+        to += 4 * AP_PANEL;
+    } else {
+        for (int i = 0; i < 4; i += 2, to += AP_PANEL)
+            EACH(r) to[r] = (two[i][r] & 0x33333333u) | (two[i + 1][r] & 0x33333333u) << 2;
+        if (bits == 3)
+            EACH(r)
+                to[r] = (two[0][r] >> 2 & 0x11111111u) | (two[1][r] >> 1 & 0x22222222u) | (two[2][r] & 0x44444444u) |
+                        (two[3][r] << 1 & 0x88888888u);
+    }
     if (bits == 5) {
         EACH(r) to[r] = q[0][r] >> 4 & ONES;
         for (int j = 1; j < 8; j++) EACH(r) to[r] |= (q[j][r] >> 4 & ONES) << j;
@@ -84,6 +96,17 @@ static void put_bytes(const uint32_t *v, uint8_t *to, size_t step)
 static void put_halves(const uint8_t *p, size_t stride, uint8_t *to)
 {
     EACH(r) memcpy(to + 2 * r, p + (size_t)r * stride, 2);
+}
+
+/* The bits of inputs 4j .. 4j+3 of a block, lowest first, to a byte each. */
+static inline uint32_t spread(int bits, uint32_t v)
+{
+    switch (bits) {
+    case 2: return (v & 3) | (v & 12) << 6 | (v & 0x30) << 12 | (v & 0xc0) << 18;
+    case 3: return (v & 7) | (v & 0x38) << 5 | (v & 0x1c0) << 10 | (v & 0xe00) << 15;
+    case 5: return (v & 0x1f) | (v & 0x3e0) << 3 | (v & 0x7c00) << 6 | (v & 0xf8000) << 9;
+    default: return (v & 0x3f) | (v & 0xfc0) << 2 | (v & 0x3f000) << 4 | (v & 0xfc0000) << 6;
+    }
 }
 
 /* ------------------------------------------------------------------ GGUF blocks of 32 */
@@ -193,7 +216,8 @@ static void pack_q6_k(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
     }
 }
 
-static void put_factors_q6_k(const uint8_t *p, size_t stride, uint8_t *to, size_t step)
+/* Bytes as they are: the factors of Q6_K, those of d and m of Q2_K in the nibbles of a byte. */
+static void put_factors_16(const uint8_t *p, size_t stride, uint8_t *to, size_t step)
 {
     uint32_t v[4][AP_PANEL];
     ap_q_transpose(p, stride, 1, v[0]);
@@ -210,18 +234,6 @@ static void pack_q23_k(ap_qform f, const uint8_t *p, size_t stride, const uint8_
         for (int j = 0; j < 8; j++) EACH(r) q[j][r] = t[j][r] >> 2 * (g % 4) & PAIRS;
         for (int j = 0; j < 8 && high; j++) EACH(r) q[j][r] |= (h[j][r] >> g & ONES) << 2;
         put(f.bits, q, dst);
-    }
-}
-
-static void put_factors_q2_k(const uint8_t *p, size_t stride, uint8_t *to, size_t step)
-{
-    uint32_t v[4][AP_PANEL], w[AP_PANEL];
-    ap_q_transpose(p, stride, 1, v[0]);
-    for (int i = 0; i < 4; i++, to += 4 * step) {
-        EACH(r) w[r] = v[i][r] & NIBBLES;
-        put_bytes(w, to, step);
-        EACH(r) w[r] = v[i][r] >> 4 & NIBBLES;
-        put_bytes(w, to + AP_PANEL, step);
     }
 }
 
@@ -268,6 +280,146 @@ static void pack_iq4_xs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *ds
     }
 }
 
+/* ------------------------------------------------------------------ GGUF blocks of 256 by codebook */
+
+/* Seven bits of signs; the eighth makes their number even. */
+static inline uint32_t even_signs(uint32_t s)
+{
+    uint32_t odd = s ^ s >> 4;
+    odd ^= odd >> 2;
+    return s | ((odd ^ odd >> 1) & 1) << 7;
+}
+
+/* 4 bits to a byte each */
+static inline uint32_t spread_ones(uint32_t v) { return (v | v << 7 | v << 14 | v << 21) & ONES; }
+
+/* 8 inputs: entries of 8 numbers of 2 bits, signs of 8 bits. */
+static void put_iq2(const uint32_t *code, const uint32_t *signs, uint32_t (*q)[AP_PANEL])
+{
+    EACH(r) q[0][r] = spread(2, code[r] & 255) | spread_ones(signs[r] & 15) << 2;
+    EACH(r) q[1][r] = spread(2, code[r] >> 8) | spread_ones(signs[r] >> 4) << 2;
+}
+
+/* 4 inputs: entries of 4 numbers of 3 bits, signs of 4 bits. */
+static void put_iq3(const uint32_t *code, const uint32_t *signs, uint32_t *q)
+{
+    EACH(r) q[r] = spread(3, code[r]) | spread_ones(signs[r] & 15) << 3;
+}
+
+/* 8 words of a row: v[i][row] is word `every` * i from p on */
+static void load_words(const uint8_t *p, size_t stride, int every, uint32_t (*v)[AP_PANEL])
+{
+    EACH(r)
+        for (int i = 0; i < 8; i++) v[i][r] = load32(p + (size_t)r * stride + 4 * every * i);
+}
+
+/* Factors 1 + 2n of nibbles n: word i of a row has those of groups 8i .. 8i+7. */
+static void put_odd_factors(const uint8_t *p, size_t stride, int n_word, uint8_t *to, size_t step)
+{
+    uint32_t v[AP_PANEL], even[AP_PANEL], odd[AP_PANEL];
+    for (int i = 0; i < n_word; i++, p += 4, to += 8 * step) {
+        EACH(r) v[r] = load32(p + (size_t)r * stride);
+        EACH(r) even[r] = (v[r] & NIBBLES) << 1 | ONES;
+        EACH(r) odd[r] = (v[r] >> 4 & NIBBLES) << 1 | ONES;
+        put_bytes(even, to, 2 * step);
+        put_bytes(odd, to + step, 2 * step);
+    }
+}
+
+/* Of the upper 4 bits of the words that also have 4 x 7 signs. */
+static void put_word_factors(uint32_t (*word)[AP_PANEL], uint8_t *to, size_t step)
+{
+    for (int g = 0; g < 8; g++, to += step) EACH(r) to[r] = (uint8_t)(word[g][r] >> 28 << 1 | 1);
+}
+
+static void pack_iq2_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor, size_t factor_step, uint8_t *dst)
+{
+    uint32_t entries[8][AP_PANEL], words[8][AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
+    load_words(p + 2, stride, 2, entries);
+    load_words(p + 6, stride, 2, words);
+    put_word_factors(words, factor, factor_step);
+    for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
+        quads q;
+        for (int l = 0; l < 4; l++) {
+            EACH(r) code[r] = ap_grid_iq2_xxs[entries[g][r] >> 8 * l & 255];
+            EACH(r) signs[r] = even_signs(words[g][r] >> 7 * l & 127);
+            put_iq2(code, signs, q + 2 * l);
+        }
+        put(f.bits, q, dst);
+    }
+}
+
+static void pack_iq2_xs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
+{
+    for (int g = 0; g < 8; g++, p += 8, dst += ap_q_block_bytes(f)) {
+        uint32_t code[AP_PANEL], signs[AP_PANEL];
+        quads q;
+        for (int l = 0; l < 4; l++) {
+            EACH(r) signs[r] = load16(p + (size_t)r * stride + 2 * l);
+            EACH(r) code[r] = ap_grid_iq2_xs[signs[r] & 511];
+            EACH(r) signs[r] = even_signs(signs[r] >> 9);
+            put_iq2(code, signs, q + 2 * l);
+        }
+        put(f.bits, q, dst);
+    }
+}
+
+/* p: entries' low bytes [32], signs [32], entries' high bits [8] */
+static void pack_iq2_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
+{
+    for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
+        uint32_t low[AP_PANEL], high[AP_PANEL], word[AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
+        quads q;
+        EACH(r)
+        {
+            const uint8_t *row = p + (size_t)r * stride;
+            low[r] = load32(row + 4 * g);
+            word[r] = load32(row + 32 + 4 * g);
+            high[r] = row[64 + g];
+        }
+        for (int l = 0; l < 4; l++) {
+            EACH(r) code[r] = ap_grid_iq2_s[(low[r] >> 8 * l & 255) | (high[r] >> 2 * l & 3) << 8];
+            EACH(r) signs[r] = word[r] >> 8 * l & 255;
+            put_iq2(code, signs, q + 2 * l);
+        }
+        put(f.bits, q, dst);
+    }
+}
+
+static void pack_iq3_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor, size_t factor_step, uint8_t *dst)
+{
+    uint32_t words[8][AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
+    load_words(p + 66, stride, 1, words);
+    put_word_factors(words, factor, factor_step);
+    for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
+        quads q;
+        for (int e = 0; e < 8; e++) {
+            EACH(r) code[r] = ap_grid_iq3_xxs[p[(size_t)r * stride + (size_t)(2 + 8 * g + e)]];
+            if (e % 2 == 0) EACH(r) signs[r] = even_signs(words[g][r] >> 7 * (e / 2) & 127);
+            else EACH(r) signs[r] >>= 4;
+            put_iq3(code, signs, q[e]);
+        }
+        put(f.bits, q, dst);
+    }
+}
+
+/* p: entries' low bytes [64], their ninth bits [8], signs [32] */
+static void pack_iq3_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
+{
+    for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
+        uint32_t high[AP_PANEL], word[AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
+        quads q;
+        EACH(r) high[r] = p[(size_t)r * stride + (size_t)(64 + g)];
+        EACH(r) word[r] = load32(p + (size_t)r * stride + 72 + 4 * g);
+        for (int e = 0; e < 8; e++) {
+            EACH(r) code[r] = ap_grid_iq3_s[p[(size_t)r * stride + (size_t)(8 * g + e)] | (high[r] >> e & 1) << 8];
+            EACH(r) signs[r] = word[r] >> 4 * e;
+            put_iq3(code, signs, q[e]);
+        }
+        put(f.bits, q, dst);
+    }
+}
+
 static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, int cols, uint8_t *dst)
 {
     size_t bytes = ap_dtype_block_bytes(t), step = AP_Q_SUPER / AP_Q_BLOCK * ap_q_block_bytes(f);
@@ -284,16 +436,30 @@ static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, 
             pack_q45_k(f, p, stride, dst);
             break;
         case AP_Q6_K:
-            put_factors_q6_k(p + 192, stride, factor, at.step);
+            put_factors_16(p + 192, stride, factor, at.step);
             pack_q6_k(f, p, stride, dst);
             break;
         case AP_Q2_K:
-            put_factors_q2_k(p, stride, factor, at.step);
+            put_factors_16(p, stride, factor, at.step);
             pack_q23_k(f, p + 16, stride, NULL, dst);
             break;
         case AP_Q3_K:
             put_factors_q3_k(p + 96, stride, factor, at.step);
             pack_q23_k(f, p + 32, stride, p, dst);
+            break;
+        case AP_IQ2_XXS: pack_iq2_xxs(f, p, stride, factor, at.step, dst); break;
+        case AP_IQ2_XS:
+            put_odd_factors(p + 66, stride, 2, factor, at.step);
+            pack_iq2_xs(f, p + 2, stride, dst);
+            break;
+        case AP_IQ2_S:
+            put_odd_factors(p + 74, stride, 2, factor, at.step);
+            pack_iq2_s(f, p + 2, stride, dst);
+            break;
+        case AP_IQ3_XXS: pack_iq3_xxs(f, p, stride, factor, at.step, dst); break;
+        case AP_IQ3_S:
+            put_odd_factors(p + 106, stride, 1, factor, at.step);
+            pack_iq3_s(f, p + 2, stride, dst);
             break;
         default:
             put_factors_iq4_xs(p + 2, stride, factor, at.step);
@@ -306,17 +472,6 @@ static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, 
 }
 
 /* ------------------------------------------------------------------ split types */
-
-/* The bits of inputs 4j .. 4j+3 of a block, lowest first, to a byte each. */
-static inline uint32_t spread(int bits, uint32_t v)
-{
-    switch (bits) {
-    case 2: return (v & 3) | (v & 12) << 6 | (v & 0x30) << 12 | (v & 0xc0) << 18;
-    case 3: return (v & 7) | (v & 0x38) << 5 | (v & 0x1c0) << 10 | (v & 0xe00) << 15;
-    case 5: return (v & 0x1f) | (v & 0x3e0) << 3 | (v & 0x7c00) << 6 | (v & 0xf8000) << 9;
-    default: return (v & 0x3f) | (v & 0xfc0) << 2 | (v & 0x3f000) << 4 | (v & 0xfc0000) << 6;
-    }
-}
 
 /* 4 * bits bytes of each row, 4 of them read at a time but none behind the last. */
 static inline void read_odd(int bits, const uint8_t *p, size_t stride, quads q)

@@ -136,45 +136,52 @@ INLINE void few_panel(bool high, int kind, bool halves, int R, ap_qform f, const
             few_panel(high, kind, halves, 2, f, panel, cols, x, out, ld);                          \
         if (rows) few_panel(high, kind, halves, 1, f, panel, cols, x, out, ld);                    \
     }
-#define FEWS(name, kind)                                                                           \
-    FEW(name, true, kind, false)                                                                   \
-    FEW(name##_h, true, kind, true)                                                                \
-    FEW(name##_x8, false, kind, false) FEW(name##_h_x8, false, kind, true)
-FEWS(table, TABLE)
-FEWS(4, 4)
-FEWS(5, 5)
-FEWS(6, 6)
-FEWS(8, 8)
+#define FEWS(name, kind, halves)                                                                   \
+    FEW(name, true, kind, halves) FEW(name##_x8, false, kind, halves)
+FEWS(table, TABLE, false)
+FEWS(table_h, TABLE, true)
+FEWS(2, 2, false)
+FEWS(2_h, 2, true)
+FEWS(3, 3, false)
+FEWS(3_h, 3, true)
+FEWS(table3, TABLE3, false)
+FEWS(table3_h, TABLE3, true)
+FEWS(4, 4, false)
+FEWS(5, 5, false)
+FEWS(6, 6, false)
+FEWS(6_h, 6, true)
+FEWS(8, 8, false)
 
 typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows,
                        float *out, int ld);
-static const few_fn fews[2][5][2] = {
-    {{few_table, few_table_h},
-     {few_4, few_4_h},
-     {few_5, few_5_h},
-     {few_6, few_6_h},
-     {few_8, few_8_h}},
-    {{few_table_x8, few_table_h_x8},
-     {few_4_x8, few_4_h_x8},
-     {few_5_x8, few_5_h_x8},
-     {few_6_x8, few_6_h_x8},
-     {few_8_x8, few_8_h_x8}}};
-
-static int form_of(ap_qform f)
-{
-    return f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3;
-}
+/* The forms there are. */
+static const few_fn fews[2][9][2] = {{[TABLE] = {few_table, few_table_h},
+                                      [2] = {few_2, few_2_h},
+                                      [3] = {few_3, few_3_h},
+                                      [TABLE3] = {few_table3, few_table3_h},
+                                      [4] = {few_4},
+                                      [5] = {few_5},
+                                      [6] = {few_6, few_6_h},
+                                      [8] = {few_8}},
+                                     {[TABLE] = {few_table_x8, few_table_h_x8},
+                                      [2] = {few_2_x8, few_2_h_x8},
+                                      [3] = {few_3_x8, few_3_h_x8},
+                                      [TABLE3] = {few_table3_x8, few_table3_h_x8},
+                                      [4] = {few_4_x8},
+                                      [5] = {few_5_x8},
+                                      [6] = {few_6_x8, few_6_h_x8},
+                                      [8] = {few_8_x8}}};
 
 static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows,
                 float *out, int ld)
 {
-    fews[0][form_of(f)][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
+    fews[0][kind_of(f)][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
 }
 
 static void few8(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows,
                  float *out, int ld)
 {
-    fews[1][form_of(f)][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
+    fews[1][kind_of(f)][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
 }
 
 /* ------------------------------------------------------------------ tiles */

@@ -16,7 +16,12 @@ INLINE void load_quarter(int kind, const uint8_t *p, int h, uint8x16_t table, in
     if (kind == 8) {
         UNROLL for (int j = 0; j < 8; j++) u[j] = vld1q_u8(p + 64 * j);
     } else {
-        UNROLL for (int i = 0; i < 4; i++) nibbles(kind, table, vld1q_u8(p + 64 * i), u + 2 * i);
+        const int bits = stored_bits(kind);
+        UNROLL for (int i = 0; i < 4; i++) {
+            uint8x16_t w = vld1q_u8(p + 64 * (bits < 4 ? i / 2 : i));
+            if (bits < 4) w = join_bits(bits, i, w, bits == 3 ? vld1q_u8(p + 128) : w);
+            nibbles(kind, table, w, u + 2 * i);
+        }
     }
     if (kind == 5) {
         uint8x16_t high = vld1q_u8(p + 256);
@@ -54,11 +59,8 @@ INLINE void unpack_panel(bool pairs, ap_qform f, const uint8_t *panel, int cols,
     const uint8_t *p = panel + (size_t)b0 * step;
     uint8x16_t table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(pairs, TABLE, table, p, step, n, out->q);
-    else if (f.bits == 4) unpack_blocks(pairs, 4, table, p, step, n, out->q);
-    else if (f.bits == 5) unpack_blocks(pairs, 5, table, p, step, n, out->q);
-    else if (f.bits == 6) unpack_blocks(pairs, 6, table, p, step, n, out->q);
-    else unpack_blocks(pairs, 8, table, p, step, n, out->q);
+#define UNPACK(kind) unpack_blocks(pairs, kind, table, p, step, n, out->q)
+    BY_KIND(f, UNPACK)
 }
 
 /* The slot `tile` from a level's tile_form. */

@@ -50,11 +50,8 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
     const uint8_t *p = panel + (size_t)b0 * step;
     uint8x16_t table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(TABLE, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, f.zero, out->q);
-    else unpack_blocks(8, table, p, step, n, f.zero, out->q);
+#define UNPACK(kind) unpack_blocks(kind, table, p, step, n, f.zero, out->q)
+    BY_KIND(f, UNPACK)
 }
 
 /* ------------------------------------------------------------------ products */
@@ -183,23 +180,32 @@ INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *p
     }
 FEW(table, TABLE, false)
 FEW(table_h, TABLE, true)
+FEW(2, 2, false)
+FEW(2_h, 2, true)
+FEW(3, 3, false)
+FEW(3_h, 3, true)
+FEW(table3, TABLE3, false)
+FEW(table3_h, TABLE3, true)
 FEW(4, 4, false)
-FEW(4_h, 4, true)
 FEW(5, 5, false)
-FEW(5_h, 5, true)
 FEW(6, 6, false)
 FEW(6_h, 6, true)
 FEW(8, 8, false)
-FEW(8_h, 8, true)
 
 static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows,
                 float *out, int ld)
 {
     typedef void (*few_fn)(ap_qform, const uint8_t *, int, const ap_qx *const *, int, float *, int);
-    static const few_fn fns[5][2] = {{few_table, few_table_h}, {few_4, few_4_h}, {few_5, few_5_h},
-                                     {few_6, few_6_h},         {few_8, few_8_h}};
-    int form = f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3;
-    fns[form][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
+    static const few_fn fns[9][2] = {/* the forms there are */
+                                     [TABLE] = {few_table, few_table_h},
+                                     [2] = {few_2, few_2_h},
+                                     [3] = {few_3, few_3_h},
+                                     [TABLE3] = {few_table3, few_table3_h},
+                                     [4] = {few_4},
+                                     [5] = {few_5},
+                                     [6] = {few_6, few_6_h},
+                                     [8] = {few_8}};
+    fns[kind_of(f)][ap_q_halves(f)](f, panel, cols, x, rows, out, ld);
 }
 
 #define WORDS_LO(k) vld1q_s16(q + 16 * (k))

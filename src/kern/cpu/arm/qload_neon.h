@@ -12,10 +12,26 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* 4 bits with a table are kind 0, else the kind is the number of bits. */
-#define TABLE 0
+/* Kinds of packed numbers: the number of bits, or 4 or 3 bits through a table. */
+#define TABLE  0
+#define TABLE3 7
 
-INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE; }
+INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE; }
+
+/* Do(kind) for the kind of f, a number written out. */
+#define BY_KIND(f, Do)                                                                             \
+    switch (kind_of(f)) {                                                                          \
+    case TABLE: Do(TABLE); break;                                                                  \
+    case 2: Do(2); break;                                                                          \
+    case 3: Do(3); break;                                                                          \
+    case TABLE3: Do(TABLE3); break;                                                                \
+    case 4: Do(4); break;                                                                          \
+    case 5: Do(5); break;                                                                          \
+    case 6: Do(6); break;                                                                          \
+    default: Do(8);                                                                                \
+    }
+
+INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE || kind == TABLE3; }
 
 INLINE uint8x16_t table_of(ap_qform f) { return vld1q_u8(ap_qtable[f.table]); }
 
@@ -38,12 +54,23 @@ INLINE void high_bits(int kind, int g, uint8x16_t high, uint8x16_t v[4])
     }
 }
 
+INLINE int stored_bits(int kind) { return kind == TABLE3 ? 3 : kind == TABLE ? 4 : kind; }
+
+/* Vector i of nibbles, from its half of the numbers of 2 or 3 bits and the third bits. */
+INLINE uint8x16_t join_bits(int bits, int i, uint8x16_t two, uint8x16_t third)
+{
+    two = vandq_u8(vshlq_u8(two, vdupq_n_s8((int8_t)(-2 * (i % 2)))), vdupq_n_u8(0x33));
+    if (bits == 2) return two;
+    third = vshlq_u8(third, vdupq_n_s8((int8_t)(2 - i)));
+    return vorrq_u8(two, vandq_u8(third, vdupq_n_u8(0x44)));
+}
+
 /* Two inputs to a byte: v[0] the low, v[1] the high nibbles, by the table if there is one. */
 INLINE void nibbles(int kind, uint8x16_t table, uint8x16_t w, uint8x16_t v[2])
 {
     v[0] = vandq_u8(w, vdupq_n_u8(15));
     v[1] = vshrq_n_u8(w, 4);
-    if (kind == TABLE) {
+    if (kind == TABLE || kind == TABLE3) {
         v[0] = vqtbl1q_u8(table, v[0]);
         v[1] = vqtbl1q_u8(table, v[1]);
     }
@@ -57,9 +84,12 @@ INLINE void load_inputs(int kind, const uint8_t *p, int i, uint8x16_t table, uin
         UNROLL for (int k = 0; k < 4; k++) v[k] = a.val[k], v[k + 4] = b.val[k];
         return;
     }
-    uint8x16x4_t w = vld4q_u8(p + 64 * i);
+    const int bits = stored_bits(kind);
+    uint8x16x4_t w = vld4q_u8(p + 64 * (bits < 4 ? i / 2 : i)), third = w;
+    if (bits == 3) third = vld4q_u8(p + 128);
     UNROLL for (int k = 0; k < 4; k++) {
         uint8x16_t two[2];
+        if (bits < 4) w.val[k] = join_bits(bits, i, w.val[k], third.val[k]);
         nibbles(kind, table, w.val[k], two);
         v[k] = two[0];
         v[k + 4] = two[1];
@@ -86,12 +116,14 @@ INLINE float32x4_t half4(const uint8_t *p)
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
 }
 
-INLINE float32x4_t factor4(const uint8_t *p, bool is_signed)
+/* Factors 4h .. 4h+3 of 16, of d or of m. */
+INLINE float32x4_t factor4(ap_qform f, const ap_qscales *at, int h, bool of_m)
 {
     uint32_t four;
-    memcpy(&four, p, 4);
+    memcpy(&four, at->at + 4 * h + (of_m && !f.nibbles ? AP_PANEL : 0), 4);
+    if (f.nibbles) four = (of_m ? four >> 4 : four) & 0x0f0f0f0fu;
     uint8x8_t b = vreinterpret_u8_u32(vdup_n_u32(four));
-    if (is_signed)
+    if (f.is_signed && !of_m)
         return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(b)))));
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(b))));
 }
@@ -110,21 +142,21 @@ static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b
                                float *b)
 {
     int per_block = ap_q_halves(f) ? 2 : 1;
+    const float unit = ap_q_unit(f);
     for (int i = 0; i < n; i++) {
         ap_qscales at = ap_q_scales_at(f, panel, cols, b0 + i);
         for (int g = 0; g < per_block; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
             for (int h = 0; h < 4; h++) {
-                const uint8_t *second = at.at + at.step / 2;
                 if (f.scale == AP_QS_SUPER) {
-                    vst1q_f32(s + 4 * h, vmulq_f32(half4(at.super + 8 * h),
-                                                   factor4(at.at + 4 * h, f.is_signed)));
+                    float32x4_t d = vmulq_n_f32(half4(at.super + 8 * h), unit);
+                    vst1q_f32(s + 4 * h, vmulq_f32(d, factor4(f, &at, h, false)));
                     if (!f.affine) continue;
                     float32x4_t m = vmulq_f32(half4(at.super + 32 + 8 * h),
-                                              factor4(second + 4 * h, false));
+                                              factor4(f, &at, h, true));
                     vst1q_f32(b + 4 * h, vnegq_f32(m));
                 } else {
                     vst1q_f32(s + 4 * h, number4(f, at.at, h));
-                    if (f.affine) vst1q_f32(b + 4 * h, number4(f, second, h));
+                    if (f.affine) vst1q_f32(b + 4 * h, number4(f, at.at + at.step / 2, h));
                 }
             }
     }

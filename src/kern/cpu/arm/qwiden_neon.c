@@ -61,12 +61,9 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
 
 static void widen(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
 {
-    if (f.is_float) widen_kind(FLOAT, f, panel, cols, b0, n, out);
-    else if (f.table) widen_kind(TABLE, f, panel, cols, b0, n, out);
-    else if (f.bits == 4) widen_kind(4, f, panel, cols, b0, n, out);
-    else if (f.bits == 5) widen_kind(5, f, panel, cols, b0, n, out);
-    else if (f.bits == 6) widen_kind(6, f, panel, cols, b0, n, out);
-    else widen_kind(8, f, panel, cols, b0, n, out);
+#define WIDEN(kind) widen_kind(kind, f, panel, cols, b0, n, out)
+    if (f.is_float) WIDEN(FLOAT);
+    else BY_KIND(f, WIDEN)
 }
 
 const ap_micro_qwiden ap_qwiden_neon = {.widen = widen};

@@ -51,7 +51,9 @@ static void unpack_block(ap_qform f, const uint8_t *p, uint8_t *q)
     }
     for (int j = 0; j < 8; j++)
         for (int i = 0; i < 64; i++) {
-            int v = p[j / 2 * 64 + i] >> 4 * (j % 2) & 15;
+            int two = f.bits < 4 ? p[j / 4 * 64 + i] >> 2 * (j / 2 % 2) & 0x33 : p[j / 2 * 64 + i];
+            if (f.bits == 3) two |= (p[128 + i] >> j / 2 & 0x11) << 2;
+            int v = two >> 4 * (j % 2) & 15;
             if (f.table) v = ap_qtable[f.table][v];
             if (f.bits == 5) v |= (p[256 + i] >> j & 1) << 4;
             if (f.bits == 6) v |= (p[256 + j / 4 * 64 + i] >> 2 * (j % 4) & 3) << 4;
@@ -84,9 +86,9 @@ static void scales(ap_qform f, const ap_qscales *at, float *s, float *b)
     const uint8_t *second = at->at + at->step / 2;
     for (int r = 0; r < AP_PANEL; r++) {
         if (f.scale == AP_QS_SUPER) {
-            float factor = f.is_signed ? (float)(int8_t)at->at[r] : (float)at->at[r];
-            s[r] = super(at->super, r) * factor;
-            if (f.affine) b[r] = -(super(at->super + 32, r) * (float)second[r]);
+            int factor = f.is_signed ? (int8_t)at->at[r] : f.nibbles ? at->at[r] & 15 : at->at[r];
+            s[r] = super(at->super, r) * ap_q_unit(f) * (float)factor;
+            if (f.affine) b[r] = -(super(at->super + 32, r) * (float)(f.nibbles ? at->at[r] >> 4 : second[r]));
         } else {
             s[r] = number(f, at->at, r);
             if (f.affine) b[r] = number(f, second, r);

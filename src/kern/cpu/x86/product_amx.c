@@ -163,7 +163,7 @@ static void unit_copy(unpacker *u, int panel, int step)
         _mm512_store_si512(to + i * 64, i < pairs ? _mm512_load_si512(from + i * 64) : _mm512_setzero_si512());
 }
 
-/* What the 16 q of a form of 4 bits stand for, less the zero point. */
+/* What the 16 q of a form of 4 bits, or fewer, stand for, less the zero point. */
 static void find_numbers(ap_qform f, float *v)
 {
     for (int i = 0; i < 16; i++) v[i] = (float)((f.table ? ap_qtable[f.table][i] : i) - f.zero);
@@ -175,20 +175,20 @@ static void find_numbers(ap_qform f, float *v)
 
 typedef enum use { MAKE, KEEP, REUSE } use; /* of tables */
 
-/* 4 bits: 16 products make a table of the row's group, and a lookup makes 32 weights at a time. */
-INLINE void look_up(unpacker *u, int panel, int step, use how, bool affine)
+/* Up to 4 bits: 16 products make a table of the row's group, and a lookup makes 32 weights at a time. */
+INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool affine)
 {
     static const uint16_t twice[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                        1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
     static const uint16_t by[32] = {0, 0, 0, 0, 0, 0, 0, 0, 4,  4,  4,  4,  4,  4,  4,  4,
                                     8, 8, 8, 8, 8, 8, 8, 8, 12, 12, 12, 12, 12, 12, 12, 12};
-    const uint8_t *from = u->from[panel] + step * 256;
+    const uint8_t *from = u->from[panel] + step * bits * 64;
     const float *s = u->s[panel] + step * AP_PANEL, *b = u->b[panel] + step * AP_PANEL;
     uint8_t *to = unit_to(u, panel, step);
     _Alignas(64) uint8_t q[256];
     __m512i v[4], pick = _mm512_loadu_si512(twice), shift = _mm512_loadu_si512(by);
     __m512 all = _mm512_load_ps(u->numbers);
-    UNROLL for (int i = 0; i < 4; i++) v[i] = _mm512_load_si512(from + 64 * i);
+    UNROLL for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
     turn4(v);
     UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
     FROM_MEMORY_ONLY(q);
@@ -208,17 +208,24 @@ INLINE void look_up(unpacker *u, int panel, int step, use how, bool affine)
     }
 }
 
-static void unit_make(unpacker *u, int panel, int step) { look_up(u, panel, step, MAKE, false); }
-static void unit_make_affine(unpacker *u, int panel, int step) { look_up(u, panel, step, MAKE, true); }
-static void unit_groups(unpacker *u, int panel, int step)
-{
-    if (step * AP_AMX_STEP % u->w->q.group)
-        look_up(u, panel, step, REUSE, false);
-    else if (u->w->q.affine)
-        look_up(u, panel, step, KEEP, true);
-    else
-        look_up(u, panel, step, KEEP, false);
-}
+#define LOOK_UP(bits)                                                                              \
+    static void unit_make_##bits(unpacker *u, int panel, int step)                                 \
+    {                                                                                              \
+        look_up(u, panel, step, bits, MAKE, false);                                                \
+    }                                                                                              \
+    static void unit_make_affine_##bits(unpacker *u, int panel, int step)                          \
+    {                                                                                              \
+        look_up(u, panel, step, bits, MAKE, true);                                                 \
+    }                                                                                              \
+    static void unit_groups_##bits(unpacker *u, int panel, int step)                               \
+    {                                                                                              \
+        if (step * AP_AMX_STEP % u->w->q.group) look_up(u, panel, step, bits, REUSE, false);       \
+        else if (u->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                        \
+        else look_up(u, panel, step, bits, KEEP, false);                                           \
+    }
+LOOK_UP(2)
+LOOK_UP(3)
+LOOK_UP(4)
 
 /* Any form: q becomes the mantissa of 256 + q, and b (with 256 and the zero point taken off) is added. */
 INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
@@ -257,33 +264,33 @@ INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
     }
 }
 
-#define WIDEN(name, kind)                                                                          \
-    static void unit_##name(unpacker *u, int panel, int step) { widen(u, panel, step, kind, false); } \
-    static void unit_##name##_h(unpacker *u, int panel, int step) { widen(u, panel, step, kind, true); }
-WIDEN(table, TABLE)
-WIDEN(4, 4)
-WIDEN(5, 5)
-WIDEN(6, 6)
-WIDEN(8, 8)
+#define WIDEN(name, kind, halves)                                                                  \
+    static void unit_##name(unpacker *u, int panel, int step) { widen(u, panel, step, kind, halves); }
+WIDEN(table_h, TABLE, true)
+WIDEN(table3_h, TABLE3, true)
+WIDEN(2_h, 2, true)
+WIDEN(3_h, 3, true)
+WIDEN(5, 5, false)
+WIDEN(6, 6, false)
+WIDEN(6_h, 6, true)
+WIDEN(8, 8, false)
 
 typedef void (*unit_fn)(unpacker *u, int panel, int step);
 
 /* Does the form go by lookups, which take zero off themselves? */
-static bool looks_up(ap_qform f) { return f.bits == 4 && !ap_q_halves(f); }
+static bool looks_up(ap_qform f) { return f.bits <= 4 && !ap_q_halves(f); }
 
+/* NULL: a form that there is not. */
 static unit_fn unit_of(ap_qform f)
 {
-    bool h = ap_q_halves(f);
+    static const unit_fn tables[5][3] = {[2] = {unit_make_2, unit_make_affine_2, unit_groups_2},
+                                         [3] = {unit_make_3, unit_make_affine_3, unit_groups_3},
+                                         [4] = {unit_make_4, unit_make_affine_4, unit_groups_4}};
+    static const unit_fn others[9][2] = {[TABLE] = {NULL, unit_table_h}, [TABLE3] = {NULL, unit_table3_h},
+                                         [2] = {NULL, unit_2_h}, [3] = {NULL, unit_3_h}, [5] = {unit_5},
+                                         [6] = {unit_6, unit_6_h}, [8] = {unit_8}};
     if (!f.bits) return unit_copy;
-    if (looks_up(f)) return f.group > AP_AMX_STEP ? unit_groups : f.affine ? unit_make_affine : unit_make;
-    switch (kind_of(f)) {
-    case TABLE: return h ? unit_table_h : unit_table;
-    case 4: return h ? unit_4_h : unit_4;
-    case 5: return h ? unit_5_h : unit_5;
-    case 6: return h ? unit_6_h : unit_6;
-    case 8: return h ? unit_8_h : unit_8;
-    default: return NULL;
-    }
+    return looks_up(f) ? tables[f.bits][f.group > AP_AMX_STEP ? 2 : f.affine] : others[kind_of(f)][ap_q_halves(f)];
 }
 
 static ap_amx_side side_of(const ap_mat *w)

@@ -32,17 +32,14 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
     const uint8_t *p = panel + (size_t)b0 * step;
     __m256i table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(TABLE, table, p, step, n, out->q);
-    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, out->q);
-    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, out->q);
-    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, out->q);
-    else unpack_blocks(8, table, p, step, n, out->q);
+#define UNPACK(kind) unpack_blocks(kind, table, p, step, n, out->q)
+    BY_KIND(f, UNPACK)
 }
 
 /* ------------------------------------------------------------------ products */
 
 /* Steps that 16 bits hold. */
-#define STEPS(kind) ((kind) == 4 ? 8 : (kind) == 5 ? 4 : (kind) == 6 ? 2 : 1)
+#define STEPS(kind) (wide_kind(kind) ? 1 : (kind) <= 4 ? 8 : (kind) == 5 ? 4 : 2)
 
 /* start + sum over the 4 n inputs of n vectors. */
 INLINE __m256i dot(int steps, const __m256i *v, const int8_t *x, int n, __m256i start)
@@ -161,7 +158,7 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
                  int ld, bool add)
 {
     if (ap_q_wide(f)) tile_8(f, w, n_panel, x, rows, n, out, ld, add);
-    else if (f.bits == 4) tile_4(f, w, n_panel, x, rows, n, out, ld, add);
+    else if (f.bits <= 4) tile_4(f, w, n_panel, x, rows, n, out, ld, add);
     else if (f.bits == 5) tile_5(f, w, n_panel, x, rows, n, out, ld, add);
     else tile_6(f, w, n_panel, x, rows, n, out, ld, add);
 }

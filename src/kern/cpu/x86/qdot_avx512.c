@@ -28,11 +28,8 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
     const uint8_t *p = panel + (size_t)b0 * step;
     __m512i table = table_of(f);
     load_scales(f, panel, cols, b0, n, out->s, out->b);
-    if (f.table) unpack_blocks(TABLE, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 4) unpack_blocks(4, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 5) unpack_blocks(5, table, p, step, n, f.zero, out->q);
-    else if (f.bits == 6) unpack_blocks(6, table, p, step, n, f.zero, out->q);
-    else unpack_blocks(8, table, p, step, n, f.zero, out->q);
+#define UNPACK(kind) unpack_blocks(kind, table, p, step, n, f.zero, out->q)
+    BY_KIND(f, UNPACK)
 }
 
 /* ------------------------------------------------------------------ products */

@@ -55,16 +55,12 @@ INLINE void plain_scales(int scale, bool affine, ap_qscales at, int n, int times
     }
 }
 
-INLINE void super_scales(bool is_signed, bool affine, ap_qscales at, int n, float *s, float *b)
+INLINE void super_scales(bool is_signed, bool nibbles, bool affine, ap_qform f, ap_qscales at, int n, float *s, float *b)
 {
-    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
-    __m512 d = half(at.super), m = affine ? half(at.super + 32) : d;
+    __m512 d = super_d(f, at.super), m = affine ? half(at.super + 32) : d;
     for (int g = 0; g < n; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL) {
-        __m512i factor = is_signed ? signed_bytes(at.at) : bytes(at.at);
-        _mm512_store_ps(s, _mm512_mul_ps(d, _mm512_cvtepi32_ps(factor)));
-        if (!affine) continue;
-        __m512 v = _mm512_mul_ps(m, _mm512_cvtepi32_ps(bytes(at.at + at.step / 2)));
-        _mm512_store_ps(b, _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), sign)));
+        _mm512_store_ps(s, super_scale(is_signed, nibbles, d, at.at));
+        if (affine) _mm512_store_ps(b, super_bias(nibbles, m, at.at));
     }
 }
 
@@ -81,10 +77,12 @@ static inline void chunk_scales(ap_qform f, const uint8_t *panel, int cols, int 
     case AP_QS_F32 * 2: plain_scales(AP_QS_F32, false, at, groups, times, s, b); break;
     case AP_QS_F32 * 2 + 1: plain_scales(AP_QS_F32, true, at, groups, times, s, b); break;
     case AP_QS_SUPER * 2:
-        if (f.is_signed) super_scales(true, false, at, groups, s, b);
-        else super_scales(false, false, at, groups, s, b);
+        if (f.is_signed) super_scales(true, false, false, f, at, groups, s, b);
+        else super_scales(false, false, false, f, at, groups, s, b);
         break;
-    default: super_scales(false, true, at, groups, s, b);
+    default:
+        if (f.nibbles) super_scales(false, true, true, f, at, groups, s, b);
+        else super_scales(false, false, true, f, at, groups, s, b);
     }
 }
 
@@ -206,20 +204,26 @@ typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *
 /* The forms there are; affine ones have zero 0. */
 #define ALL_FEW(high)                                                                              \
     FEWS(t, high, TABLE, false, false) FEWS(t_h, high, TABLE, true, false)                         \
+    FEWS(t3, high, TABLE3, false, false) FEWS(t3_h, high, TABLE3, true, false)                     \
+    FEWS(2_a, high, 2, false, true) FEWS(2_ha, high, 2, true, true)                                \
+    FEWS(3_a, high, 3, false, true) FEWS(3_h, high, 3, true, false)                                \
     FEWS(4, high, 4, false, false) FEWS(4_a, high, 4, false, true)                                 \
-    FEWS(4_h, high, 4, true, false) FEWS(4_ha, high, 4, true, true)                                \
     FEWS(5, high, 5, false, false) FEWS(5_a, high, 5, false, true)                                 \
     FEWS(6_h, high, 6, true, false) FEWS(6_a, high, 6, false, true)                                \
     FEWS(8, high, 8, false, false) FEWS(8_a, high, 8, false, true)                                 \
-    static const few_fn fews[5][2][2][4] = {                                                       \
-        {{BODIES(t), {0}}, {BODIES(t_h), {0}}}, {{BODIES(4), BODIES(4_a)}, {BODIES(4_h), BODIES(4_ha)}}, \
-        {{BODIES(5), BODIES(5_a)}, {{0}, {0}}}, {{{0}, BODIES(6_a)}, {BODIES(6_h), {0}}},          \
-        {{BODIES(8), BODIES(8_a)}, {{0}, {0}}}};                                                   \
+    static const few_fn fews[9][2][2][4] = {                                                       \
+        [TABLE] = {{BODIES(t), {0}}, {BODIES(t_h), {0}}},                                          \
+        [TABLE3] = {{BODIES(t3), {0}}, {BODIES(t3_h), {0}}},                                       \
+        [2] = {{{0}, BODIES(2_a)}, {{0}, BODIES(2_ha)}},                                           \
+        [3] = {{{0}, BODIES(3_a)}, {BODIES(3_h), {0}}},                                            \
+        [4] = {{BODIES(4), BODIES(4_a)}, {{0}, {0}}},                                              \
+        [5] = {{BODIES(5), BODIES(5_a)}, {{0}, {0}}},                                              \
+        [6] = {{{0}, BODIES(6_a)}, {BODIES(6_h), {0}}},                                            \
+        [8] = {{BODIES(8), BODIES(8_a)}, {{0}, {0}}}};                                             \
     static void few(ap_qform f, const uint8_t *panel, int n_panel, int cols, const ap_qx *const *x, int rows, \
                     float *out, int ld)                                                            \
     {                                                                                              \
-        run_few(fews[f.table ? 0 : f.bits == 8 ? 4 : f.bits - 3][ap_q_halves(f)][f.affine], f, panel, n_panel, \
-                cols, x, rows, out, ld);                                                           \
+        run_few(fews[kind_of(f)][ap_q_halves(f)][f.affine], f, panel, n_panel, cols, x, rows, out, ld); \
     }
 
 static void run_few(const few_fn *body, ap_qform f, const uint8_t *panel, int n_panel, int cols,

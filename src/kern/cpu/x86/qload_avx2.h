@@ -10,14 +10,40 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* 4 bits with a table are kind 0, else the kind is the number of bits. */
-#define TABLE 0
+/* Kinds of packed numbers: the number of bits, or 4 or 3 bits through a table. */
+#define TABLE  0
+#define TABLE3 7
 
-INLINE int kind_of(ap_qform f) { return f.table ? TABLE : f.bits; }
+INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE; }
+
+/* Do(kind) for the kind of f, a number written out. */
+#define BY_KIND(f, Do)                                                                             \
+    switch (kind_of(f)) {                                                                          \
+    case TABLE: Do(TABLE); break;                                                                  \
+    case 2: Do(2); break;                                                                          \
+    case 3: Do(3); break;                                                                          \
+    case TABLE3: Do(TABLE3); break;                                                                \
+    case 4: Do(4); break;                                                                          \
+    case 5: Do(5); break;                                                                          \
+    case 6: Do(6); break;                                                                          \
+    default: Do(8);                                                                                \
+    }
+
+INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE || kind == TABLE3; }
 
 INLINE __m256i load(const uint8_t *p) { return _mm256_load_si256((const __m256i *)p); }
 
-/* Rows 8h .. 8h+7 of a block, 4 inputs to a vector; wide q minus 128. */
+/* Nibbles of vectors 2i and 2i+1, from numbers of 3 bits, of 8 rows. */
+INLINE __m256i join_bits(const uint8_t *p, int i)
+{
+    __m256i w = load(p + i / 2 * 64);
+    w = _mm256_and_si256(i % 2 ? _mm256_srli_epi32(w, 2) : w, _mm256_set1_epi8(0x33));
+    __m256i h = load(p + 128);
+    h = i < 2 ? _mm256_slli_epi32(h, 2 - i) : i > 2 ? _mm256_srli_epi32(h, 1) : h;
+    return _mm256_or_si256(w, _mm256_and_si256(h, _mm256_set1_epi8(0x44)));
+}
+
+/* Rows 8h .. 8h+7 of a block, 4 inputs to a vector; wide q minus 128, which the table has taken off. */
 INLINE void load_half(int kind, const uint8_t *p, int h, __m256i table, __m256i v[8])
 {
     const __m256i low = _mm256_set1_epi8(15);
@@ -26,14 +52,28 @@ INLINE void load_half(int kind, const uint8_t *p, int h, __m256i table, __m256i 
         UNROLL for (int j = 0; j < 8; j++) v[j] = _mm256_xor_si256(load(p + 64 * j), _mm256_set1_epi8(-128));
         return;
     }
+    if (kind == 2) {
+        UNROLL for (int j = 0; j < 8; j++) {
+            int shift = 4 * (j % 2) + 2 * (j / 2 % 2);
+            v[j] = _mm256_and_si256(_mm256_srli_epi32(load(p + j / 4 * 64), shift), _mm256_set1_epi8(3));
+        }
+        return;
+    }
+    if (kind == TABLE3) { /* bits 3 and 7 are 0, and a lookup does not see bits 4 .. 6 */
+        UNROLL for (int i = 0; i < 4; i++) {
+            __m256i w = join_bits(p, i);
+            v[2 * i] = _mm256_shuffle_epi8(table, w);
+            v[2 * i + 1] = _mm256_shuffle_epi8(table, _mm256_srli_epi32(w, 4));
+        }
+        return;
+    }
     UNROLL for (int i = 0; i < 4; i++) {
-        __m256i w = load(p + 64 * i);
+        __m256i w = kind == 3 ? join_bits(p, i) : load(p + 64 * i);
         v[2 * i] = _mm256_and_si256(w, low);
         v[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi32(w, 4), low);
     }
     if (kind == TABLE) {
-        UNROLL for (int j = 0; j < 8; j++)
-            v[j] = _mm256_xor_si256(_mm256_shuffle_epi8(table, v[j]), _mm256_set1_epi8(-128));
+        UNROLL for (int j = 0; j < 8; j++) v[j] = _mm256_shuffle_epi8(table, v[j]);
     } else if (kind == 5) {
         __m256i high = load(p + 256);
         UNROLL for (int j = 0; j < 8; j++) {
@@ -55,10 +95,12 @@ INLINE __m256 brain(const uint8_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
-INLINE __m256 factor(const uint8_t *p, bool is_signed)
+/* Of d, or of m, of the 8 rows from row 8h on. */
+INLINE __m256 factor(ap_qform f, const ap_qscales *at, int h, bool of_m)
 {
-    __m128i b = _mm_loadl_epi64((const __m128i *)p);
-    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+    __m128i b = _mm_loadl_epi64((const __m128i *)(at->at + 8 * h + (of_m && !f.nibbles ? AP_PANEL : 0)));
+    if (f.nibbles) b = _mm_and_si128(of_m ? _mm_srli_epi32(b, 4) : b, _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(f.is_signed && !of_m ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
 }
 
 INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
@@ -68,31 +110,56 @@ INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
     return _mm256_loadu_ps((const float *)p + 8 * h);
 }
 
-/* s and b of n blocks from b0 on, for each block (or half block) its own. */
-static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+/* AP_QS_SUPER: d and m are made once for their 256 inputs. */
+static inline void load_super_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
 {
-    int per_block = ap_q_halves(f) ? 2 : 1;
+    const int per_block = ap_q_halves(f) ? 2 : 1;
+    const __m256 unit = _mm256_set1_ps(ap_q_unit(f)), minus = _mm256_set1_ps(-0.0f);
+    __m256 d[2], m[2];
+    d[0] = d[1] = m[0] = m[1] = unit;
+    ap_qscales at = {0};
     for (int i = 0; i < n; i++) {
-        ap_qscales at = ap_q_scales_at(f, panel, cols, b0 + i);
+        if (i == 0 || (b0 + i) % (AP_Q_SUPER / AP_Q_BLOCK) == 0) {
+            at = ap_q_scales_at(f, panel, cols, b0 + i);
+            for (int h = 0; h < 2; h++) {
+                d[h] = _mm256_mul_ps(half(at.super + 16 * h), unit);
+                if (f.affine) m[h] = _mm256_xor_ps(half(at.super + 32 + 16 * h), minus);
+            }
+        }
         for (int g = 0; g < per_block; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
             for (int h = 0; h < 2; h++) {
-                const uint8_t *second = at.at + at.step / 2;
-                if (f.scale == AP_QS_SUPER) {
-                    _mm256_store_ps(s + 8 * h, _mm256_mul_ps(half(at.super + 16 * h), factor(at.at + 8 * h, f.is_signed)));
-                    if (!f.affine) continue;
-                    __m256 m = _mm256_mul_ps(half(at.super + 32 + 16 * h), factor(second + 8 * h, false));
-                    _mm256_store_ps(b + 8 * h, _mm256_xor_ps(m, _mm256_set1_ps(-0.0f)));
-                } else {
-                    _mm256_store_ps(s + 8 * h, number(f, at.at, h));
-                    if (f.affine) _mm256_store_ps(b + 8 * h, number(f, second, h));
-                }
+                _mm256_store_ps(s + 8 * h, _mm256_mul_ps(d[h], factor(f, &at, h, false)));
+                if (f.affine) _mm256_store_ps(b + 8 * h, _mm256_mul_ps(m[h], factor(f, &at, h, true)));
             }
     }
 }
 
+/* s and b of n blocks from b0 on, for each block (or half block) its own. */
+static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+{
+    if (f.scale == AP_QS_SUPER) {
+        load_super_scales(f, panel, cols, b0, n, s, b);
+        return;
+    }
+    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
+    const int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
+    int left = per_group - (per_group > 1 ? b0 % per_group : 0);
+    for (int i = 0; i < n * per_block; i++, s += AP_PANEL, b += AP_PANEL) {
+        for (int h = 0; h < 2; h++) {
+            _mm256_store_ps(s + 8 * h, number(f, at.at, h));
+            if (f.affine) _mm256_store_ps(b + 8 * h, number(f, at.at + at.step / 2, h));
+        }
+        if (--left) continue;
+        left = per_group;
+        at.at += at.step;
+    }
+}
+
+/* Minus 128, as signed numbers. */
 INLINE __m256i table_of(ap_qform f)
 {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)ap_qtable[f.table]));
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)ap_qtable[f.table]));
+    return _mm256_xor_si256(t, _mm256_set1_epi8(-128));
 }
 
 #endif

@@ -10,10 +10,39 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* 4 bits with a table are kind 0, else the kind is the number of bits. */
-#define TABLE 0
+/* Kinds of packed numbers: the number of bits, or 4 or 3 bits through a table. */
+#define TABLE  0
+#define TABLE3 7
 
-INLINE int kind_of(ap_qform f) { return f.table ? TABLE : f.bits; }
+INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE; }
+
+/* Do(kind) for the kind of f, a number written out. */
+#define BY_KIND(f, Do)                                                                             \
+    switch (kind_of(f)) {                                                                          \
+    case TABLE: Do(TABLE); break;                                                                  \
+    case 2: Do(2); break;                                                                          \
+    case 3: Do(3); break;                                                                          \
+    case TABLE3: Do(TABLE3); break;                                                                \
+    case 4: Do(4); break;                                                                          \
+    case 5: Do(5); break;                                                                          \
+    case 6: Do(6); break;                                                                          \
+    default: Do(8);                                                                                \
+    }
+
+INLINE int stored_bits(int kind) { return kind == TABLE3 ? 3 : kind == TABLE ? 4 : kind; }
+
+/* Vectors 2i and 2i+1 of a block in the nibbles of one: their numbers of up to 4 bits, before the table, or
+ * the low 4 bits. */
+INLINE __m512i load_nibbles(int bits, const uint8_t *p, int i)
+{
+    if (bits >= 4) return _mm512_load_si512(p + 64 * i);
+    __m512i w = _mm512_load_si512(p + i / 2 * 64);
+    w = _mm512_and_si512(i % 2 ? _mm512_srli_epi32(w, 2) : w, _mm512_set1_epi8(0x33));
+    if (bits == 2) return w;
+    __m512i h = _mm512_load_si512(p + 128);
+    h = i < 2 ? _mm512_slli_epi32(h, (unsigned)(2 - i)) : i > 2 ? _mm512_srli_epi32(h, 1) : h;
+    return _mm512_ternarylogic_epi32(w, h, _mm512_set1_epi8(0x44), 0xf8); /* w | h & 0x44 */
+}
 
 /* Vectors 2i and 2i+1 of a block. */
 INLINE void load_pair(int kind, const uint8_t *p, int i, __m512i table, __m512i v[2])
@@ -24,10 +53,10 @@ INLINE void load_pair(int kind, const uint8_t *p, int i, __m512i table, __m512i 
         v[1] = _mm512_load_si512(p + 128 * i + 64);
         return;
     }
-    __m512i w = _mm512_load_si512(p + 64 * i);
+    __m512i w = load_nibbles(stored_bits(kind), p, i);
     v[0] = _mm512_and_si512(w, low);
     v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
-    if (kind == TABLE) {
+    if (kind == TABLE || kind == TABLE3) {
         v[0] = _mm512_shuffle_epi8(table, v[0]);
         v[1] = _mm512_shuffle_epi8(table, v[1]);
     } else if (kind == 5) {
@@ -56,9 +85,10 @@ INLINE void load_block(int kind, const uint8_t *p, __m512i table, __m512i v[8])
 /* The same pair as 16-bit numbers: inputs 0 and 2 of each four, then 1 and 3. */
 INLINE void load_words(int kind, const uint8_t *p, int i, __m512i table, __m512i v[4])
 {
-    const __m512i low = _mm512_set1_epi16(kind == 4 ? 15 : 255);
-    if (kind == 4) {
-        __m512i w = _mm512_load_si512(p + 64 * i);
+    const bool by_four = kind >= 2 && kind <= 4;
+    const __m512i low = _mm512_set1_epi16(by_four ? 15 : 255);
+    if (by_four) {
+        __m512i w = load_nibbles(kind, p, i);
         v[0] = _mm512_and_si512(w, low);
         v[1] = _mm512_and_si512(_mm512_srli_epi16(w, 8), low);
         v[2] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
@@ -81,11 +111,25 @@ INLINE __m512 brain(const uint8_t *p)
 INLINE __m512i bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE __m512i signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 
+/* AP_QS_SUPER: s and b of a group whose factors are at p. d and m: those of its 256 inputs, d times the unit. */
+INLINE __m512 super_scale(bool is_signed, bool nibbles, __m512 d, const uint8_t *p)
+{
+    __m512i n = is_signed ? signed_bytes(p) : bytes(p);
+    if (nibbles) n = _mm512_and_si512(n, _mm512_set1_epi32(15));
+    return _mm512_mul_ps(d, _mm512_cvtepi32_ps(n));
+}
+INLINE __m512 super_bias(bool nibbles, __m512 m, const uint8_t *p)
+{
+    __m512i n = nibbles ? _mm512_srli_epi32(bytes(p), 4) : bytes(p + AP_PANEL);
+    __m512 v = _mm512_mul_ps(m, _mm512_cvtepi32_ps(n));
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32((int)0x80000000u)));
+}
+INLINE __m512 super_d(ap_qform f, const uint8_t *p) { return _mm512_mul_ps(half(p), _mm512_set1_ps(ap_q_unit(f))); }
+
 /* s and b of n blocks from b0 on, for each block (or half block) its own. */
 static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
 {
     ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    const __m512i sign = _mm512_set1_epi32((int)0x80000000u);
     int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
     int left = per_group - b0 % per_group, end = n * per_block;
     __m512 d = _mm512_setzero_ps(), m = d, vs, vb = d;
@@ -93,14 +137,11 @@ static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b
         const uint8_t *p = at.at, *second = p + at.step / 2;
         if (f.scale == AP_QS_SUPER) {
             if (i == 0 || (b0 + i / per_block) % 8 == 0) {
-                d = half(at.super);
+                d = super_d(f, at.super);
                 if (f.affine) m = half(at.super + 32);
             }
-            vs = _mm512_mul_ps(d, _mm512_cvtepi32_ps(f.is_signed ? signed_bytes(p) : bytes(p)));
-            if (f.affine) {
-                vb = _mm512_mul_ps(m, _mm512_cvtepi32_ps(bytes(second)));
-                vb = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(vb), sign));
-            }
+            vs = super_scale(f.is_signed, f.nibbles, d, p);
+            if (f.affine) vb = super_bias(f.nibbles, m, p);
             if ((b0 * per_block + i + 1) % (8 * per_block) == 0) at.super += f.affine ? 64 : 32;
         } else if (f.scale == AP_QS_F16) {
             vs = half(p);

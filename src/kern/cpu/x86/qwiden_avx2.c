@@ -19,7 +19,7 @@ INLINE __m256 less_zero(int kind, __m256i v, int i, __m256 less)
         __m256 w = _mm256_mul_ps(_mm256_castsi256_ps(v), _mm256_set1_ps(0x1p120f));
         return _mm256_blendv_ps(w, _mm256_set1_ps(NAN), _mm256_castsi256_ps(nan));
     }
-    if (kind == TABLE || kind == 8) {
+    if (wide_kind(kind)) {
         if (i < 3) v = _mm256_slli_epi32(v, 24 - 8 * i);
         v = _mm256_srai_epi32(v, 24);
     } else {
@@ -60,12 +60,9 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
 
 static void widen(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
 {
-    if (f.is_float) widen_kind(FLOAT, f, panel, cols, b0, n, out);
-    else if (f.table) widen_kind(TABLE, f, panel, cols, b0, n, out);
-    else if (f.bits == 4) widen_kind(4, f, panel, cols, b0, n, out);
-    else if (f.bits == 5) widen_kind(5, f, panel, cols, b0, n, out);
-    else if (f.bits == 6) widen_kind(6, f, panel, cols, b0, n, out);
-    else widen_kind(8, f, panel, cols, b0, n, out);
+#define WIDEN(kind) widen_kind(kind, f, panel, cols, b0, n, out)
+    if (f.is_float) WIDEN(FLOAT);
+    else BY_KIND(f, WIDEN)
 }
 
 const ap_micro_qwiden ap_qwiden_avx2 = {.widen = widen};

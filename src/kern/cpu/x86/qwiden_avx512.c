@@ -9,7 +9,7 @@
 #define BLOCKS (AP_K_BLOCK / AP_Q_BLOCK)
 #define AHEAD  1024
 
-/* Kinds of widening: nibbles of any table are NIBBLE, e4m3 is FLOAT, else the number of bits. */
+/* Kinds of widening: up to 4 bits, with any table or none, are NIBBLE, e4m3 is FLOAT, else the number of bits. */
 enum { NIBBLE = 0, FLOAT = 1 };
 
 /* What turns q into q - zero. */
@@ -47,15 +47,17 @@ INLINE __m512 number(int kind, const steps *t, __m512i raw, int j, int i)
 }
 
 /* The vectors that `number` wants, 4 for NIBBLE, else 8. */
-INLINE void load_raw(int kind, const uint8_t *p, __m512i raw[8])
+INLINE void load_raw(int kind, int bits, const uint8_t *p, __m512i raw[8])
 {
+    if (kind == NIBBLE) {
+        UNROLL for (int i = 0; i < 4; i++) raw[i] = load_nibbles(bits, p, i);
+        return;
+    }
     if (kind == 5 || kind == 6) {
         load_block(kind, p, _mm512_setzero_si512(), raw);
         return;
     }
-    UNROLL for (int j = 0; j < 4; j++) raw[j] = _mm512_load_si512(p + 64 * j);
-    if (kind == NIBBLE) return;
-    UNROLL for (int j = 4; j < 8; j++) raw[j] = _mm512_load_si512(p + 64 * j);
+    UNROLL for (int j = 0; j < 8; j++) raw[j] = _mm512_load_si512(p + 64 * j);
 }
 
 INLINE __m512 weight(int kind, bool affine, const steps *t, __m512i raw, int j, int i, __m512 s, __m512 b)
@@ -76,7 +78,7 @@ INLINE void widen_kind(int kind, bool affine, ap_qform f, const uint8_t *panel, 
     load_scales(f, panel, cols, b0, n, s, b);
     for (int k = 0; k < n; k++, p += step) {
         __m512i raw[8];
-        load_raw(kind, p, raw);
+        load_raw(kind, f.bits, p, raw);
         UNROLL for (int j = 0; j < 8; j++) {
             int g = (k * groups + (groups == 2 ? j / 4 : 0)) * AP_PANEL;
             __m512 vs = _mm512_load_ps(s + g), vb = affine ? _mm512_load_ps(b + g) : vs;
@@ -86,7 +88,7 @@ INLINE void widen_kind(int kind, bool affine, ap_qform f, const uint8_t *panel, 
     }
 }
 
-static int kind_to_widen(ap_qform f) { return f.is_float ? FLOAT : f.bits == 4 ? NIBBLE : f.bits; }
+static int kind_to_widen(ap_qform f) { return f.is_float ? FLOAT : f.bits <= 4 ? NIBBLE : f.bits; }
 
 static void widen(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
 {
@@ -133,7 +135,7 @@ INLINE void few_kind(int kind, bool affine, int R, ap_qform f, const uint8_t *pa
             __m512i raw[P][8];
             UNROLL for (int c = 0; c < P; c++) {
                 for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + (size_t)c * pb + AHEAD + a);
-                load_raw(kind, p + (size_t)c * pb, raw[c]);
+                load_raw(kind, f.bits, p + (size_t)c * pb, raw[c]);
             }
             for (int j = 0; j < 8; j += 2) {
                 int g = (k * groups + (groups == 2 ? j / 4 : 0)) * AP_PANEL, at = (b0 + k) * AP_Q_BLOCK + 4 * j;

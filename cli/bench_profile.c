@@ -9,14 +9,12 @@ static int longest_first(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-bool profile_take(bench_profile *p, apus_engine *e, double seconds, int units, apus_diag *d)
+void profile_take(bench_profile *p, const apus_engine *e, double seconds, int units)
 {
     p->seconds = seconds;
     p->units = units;
     p->n = apus_engine_profile_read(e, p->entry, PROFILE_ENTRIES);
-    if (apus_engine_profile(e, false, d)) return false;
     qsort(p->entry, (size_t)p->n, sizeof *p->entry, longest_first);
-    return true;
 }
 
 /* What the run did besides operations: the model's and the engine's own work. */

@@ -14,8 +14,8 @@ typedef struct bench_profile {
     apus_profile entry[PROFILE_ENTRIES]; /* longest first */
 } bench_profile;
 
-/* End the profile of a run that took so long, and take what it counted. */
-bool profile_take(bench_profile *p, apus_engine *e, double seconds, int units, apus_diag *d);
+/* What the engine counted in a run that took so long. */
+void profile_take(bench_profile *p, const apus_engine *e, double seconds, int units);
 
 /* title: such as "tg128, depth 0". */
 void profile_print(const bench_profile *p, const char *title);

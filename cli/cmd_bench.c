@@ -14,18 +14,18 @@
 static struct {
     const char *prompts, *depths, *format;
     int generate, repeat;
-    bool profile;
+    bool prompts_given, depths_given, generate_given, profile;
 } o;
 
 static const opt bench_table[] = {
-    {"prompt", 'p', OPT_STRING, &o.prompts, NULL, 0, 0, "N,...",
-     "prompt lengths to time (default 512; 0 = none)"},
-    {"generate", 'n', OPT_INT, &o.generate, NULL, 0, 1 << 20, "N",
-     "tokens to generate (default 64)"},
-    {"depth", 'd', OPT_STRING, &o.depths, NULL, 0, 0, "N,...",
+    {"prompt", 'p', OPT_STRING, &o.prompts, &o.prompts_given, 0, 0, "N,...",
+     "prompt lengths to time (default 512,4096; 0 = none)"},
+    {"generate", 'n', OPT_INT, &o.generate, &o.generate_given, 0, 1 << 20, "N",
+     "tokens to generate (default 128; 0 = none)"},
+    {"depth", 'd', OPT_STRING, &o.depths, &o.depths_given, 0, 0, "N,...",
      "tokens in the context before each test (default 0)"},
     {"repeat", 'r', OPT_INT, &o.repeat, NULL, 1, 1000, "N",
-     "repetitions; the median counts (default 3)"},
+     "repetitions; the median counts (default 5)"},
     {"profile", 0, OPT_FLAG, &o.profile, NULL, 0, 0, NULL,
      "after each test, run it once more and tell where the time goes,\noperation by operation"},
     {"output", 'o', OPT_STRING, &o.format, NULL, 0, 0, "FORMAT", "md (default), csv or json"},
@@ -34,30 +34,44 @@ static const opt bench_table[] = {
 static int run(int argc, char **argv);
 const command cmd_bench = {
     "bench", "[MODEL] [-p N,...] [-n N] [-d N,...] [options]", "measure prefill and decode speed",
-    "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, "
-    "greedily\n"
-    "over a fixed stream of ids. Shares are of the read bandwidth and f32 multiply-add rate that "
-    "simple\n"
-    "loops reach in the same run; a decode step reads the active weights once.",
+    "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, one at a\n"
+    "time, over a fixed stream of ids. Default tests that the model's context or the memory cannot hold\n"
+    "are left out with a note; it is an error if one was asked for.\n\n"
+    "Of bandwidth: bytes / time / what a loop that only reads gets in the same run. The bytes are those\n"
+    "that each step (a token of tg, a chunk of pp) must read once:\n"
+    "  packed weights of all its products, of experts those that were chosen, of the embedding none\n"
+    "  unless it is the head too\n"
+    "  + keys and values in sight, in whole pages of 64 positions + recurrent states of the delta rule\n\n"
+    "Of compute: sum over products with weights of (2 x rows x columns x tokens / rate of the unit that\n"
+    "computes them) / time, rates by loops in registers in the same run. Units: f32 multiply-adds for\n"
+    "--precision exact and for weights in f32, f16 and bf16; for quantised weights int16 with high and\n"
+    "int8 with fast; bf16_tiles with fast on amx, for prompts. The one with most of the time is named.\n"
+    "f32, int16, int8 are the vector units of the level (VNNI; vpmaddwd, vpmaddubsw and an addition;\n"
+    "smlal, sdot, smmla).\n\n"
+    "The profile has the calls and milliseconds of each operation, of a token in tg and of the whole\n"
+    "prompt in pp, and GFLOP/s and GB/s of the same operations and bytes.",
     run};
 
 enum { MAX_LIST = 32 };
 
 typedef struct row {
-    bool prefill;
+    bool prefill, dropped;
     int n, depth;
-    double median, min, max; /* tokens per second */
+    double seconds;             /* median of a run */
+    double median, min, max;    /* tokens per second */
+    double bytes, flops[APUS_UNITS]; /* of a run: read; of products, by unit */
     double bandwidth_share, compute_share;
+    apus_unit unit;
     long peak_rss_bytes;
     bench_profile *profile; /* or NULL */
 } row;
 
 typedef struct bench {
     apus_info info;
-    apus_plan plan;
     apus_engine *engine;
-    double read, flops, load_s;
-    row rows[2 * MAX_LIST * MAX_LIST];
+    apus_peaks peaks;
+    double load_s;
+    row rows[MAX_LIST * (MAX_LIST + 1)];
     int n_rows;
 } bench;
 
@@ -120,7 +134,25 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The test once more, with a look at the clock around every operation. */
+/* What the operations of a run read and computed. */
+static void count(row *x, const apus_engine *e)
+{
+    apus_profile entry[PROFILE_ENTRIES];
+    int n = apus_engine_profile_read(e, entry, PROFILE_ENTRIES);
+    for (int i = 0; i < n; i++) {
+        x->bytes += entry[i].bytes;
+        if (entry[i].unit) x->flops[entry[i].unit] += entry[i].flops;
+    }
+}
+
+/* The test with a look at the clock around every operation: seconds, or < 0. */
+static double feed_profiled(bench *b, const row *x, apus_session *s, float *logits, apus_diag *d)
+{
+    if (apus_engine_profile(b->engine, true, d)) return -1;
+    double t = feed(b, s, x->depth, x->n, !x->prefill, logits, d);
+    return apus_engine_profile(b->engine, false, d) ? -1 : t;
+}
+
 static bool profile_row(bench *b, row *x, apus_session *s, float *logits, apus_diag *d)
 {
     x->profile = malloc(sizeof *x->profile);
@@ -128,60 +160,80 @@ static bool profile_row(bench *b, row *x, apus_session *s, float *logits, apus_d
         snprintf(d->text, sizeof d->text, "out of memory");
         return false;
     }
-    if (apus_engine_profile(b->engine, true, d)) return false;
-    double t = feed(b, s, x->depth, x->n, !x->prefill, logits, d);
-    return t >= 0 && profile_take(x->profile, b->engine, t, x->prefill ? 1 : x->n, d);
+    double t = feed_profiled(b, x, s, logits, d);
+    if (t >= 0) profile_take(x->profile, b->engine, t, x->prefill ? 1 : x->n);
+    return t >= 0 && !apus_session_rewind(s, x->depth, d);
 }
 
-/* One row: every repetition starts from a session that holds `depth` tokens. */
-static bool measure(bench *b, bool prefill, int n, int depth, float *logits, apus_diag *d)
+/* One row. The session holds `depth` tokens before and after. */
+static bool measure(bench *b, row *x, apus_session *s, float *logits, apus_diag *d)
 {
-    double speed[1000];
-    apus_session *s;
-    if (apus_session_create(b->engine, &s, d)) return false;
-    bool ok = depth == 0 || feed(b, s, 0, depth, false, NULL, d) >= 0;
-    /* One repetition to warm up. */
-    for (int r = -1; ok && r < o.repeat; r++) {
-        double t = feed(b, s, depth, n, !prefill, logits, d);
-        ok = t >= 0 && apus_session_rewind(s, depth, d) == APUS_OK;
-        if (ok && r >= 0) speed[r] = n / t;
-        progress_bar(NULL, prefill ? "prefill" : "decode", (uint64_t)(r + 1),
-                     (uint64_t)o.repeat + 1);
+    double times[1000];
+    /* One repetition to warm up; it counts what the others time. */
+    bool ok = feed_profiled(b, x, s, logits, d) >= 0 && !apus_session_rewind(s, x->depth, d);
+    if (ok) count(x, b->engine);
+    for (int r = 0; ok && r < o.repeat; r++) {
+        progress_bar(NULL, x->prefill ? "prefill" : "decode", (uint64_t)r, (uint64_t)o.repeat);
+        times[r] = feed(b, s, x->depth, x->n, !x->prefill, logits, d);
+        ok = times[r] >= 0 && !apus_session_rewind(s, x->depth, d);
     }
     progress_clear();
-    row *x = &b->rows[b->n_rows++];
-    *x = (row){.prefill = prefill, .n = n, .depth = depth};
-    if (ok && o.profile) ok = profile_row(b, x, s, logits, d);
-    apus_session_free(s);
-    if (!ok) return false;
-    qsort(speed, (size_t)o.repeat, sizeof *speed, by_value);
-    x->min = speed[0];
-    x->max = speed[o.repeat - 1];
-    x->median =
-        o.repeat % 2 ? speed[o.repeat / 2] : (speed[o.repeat / 2 - 1] + speed[o.repeat / 2]) / 2;
-    /* Bytes of the active weights, by the average of all weights; operations two per active weight. */
-    double active = (double)b->info.params_active;
-    double bytes = active * (double)b->info.weight_bytes / (double)b->info.params_total;
-    x->bandwidth_share = prefill ? 0 : x->median * bytes / b->read;
-    x->compute_share = x->median * 2 * active / b->flops;
+    if (!ok || (o.profile && !profile_row(b, x, s, logits, d))) return false;
+    qsort(times, (size_t)o.repeat, sizeof *times, by_value);
+    x->seconds =
+        o.repeat % 2 ? times[o.repeat / 2] : (times[o.repeat / 2 - 1] + times[o.repeat / 2]) / 2;
+    x->median = x->n / x->seconds;
+    x->min = x->n / times[o.repeat - 1];
+    x->max = x->n / times[0];
     x->peak_rss_bytes = peak_rss();
     return true;
 }
 
-static void print_json(const bench *b, const char *level, int threads)
+static void find_shares(row *x, const apus_peaks *p)
+{
+    double most = 0, all = 0;
+    for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++) {
+        double rate = p->ops[u] > 0 ? p->ops[u] : p->ops[APUS_UNIT_F32], t = x->flops[u] / rate;
+        all += t;
+        if (t > most) x->unit = (apus_unit)u;
+        if (t > most) most = t;
+    }
+    x->compute_share = all / x->seconds;
+    x->bandwidth_share = x->bytes / x->seconds / p->read;
+}
+
+static bool is_tiles(int unit)
+{
+    return unit == APUS_UNIT_BF16_TILES || unit == APUS_UNIT_INT8_TILES;
+}
+static bool is_integer(int unit)
+{
+    return unit == APUS_UNIT_INT16 || unit == APUS_UNIT_INT8 || unit == APUS_UNIT_INT8_TILES;
+}
+
+static void print_json(const bench *b)
 {
     json_out *j = json_new(true);
     json_map(j, NULL);
     json_map(j, "machine");
-    json_real(j, "read_gb_s", b->read * 1e-9);
-    json_real(j, "f32_gflop_s", b->flops * 1e-9);
-    json_text(j, "level", level);
-    json_int(j, "threads", threads);
+    json_real(j, "read_gb_s", b->peaks.read * 1e-9);
+    for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++) {
+        char key[32];
+        snprintf(key, sizeof key, "%s_%s", apus_unit_name((apus_unit)u), is_integer(u) ? "gop_s" : "gflop_s");
+        if (b->peaks.ops[u] > 0) json_real(j, key, b->peaks.ops[u] * 1e-9);
+    }
+    json_text(j, "level", apus_cpu_name(b->peaks.level));
+    json_array(j, "levels");
+    for (int l = APUS_CPU_REF; l <= APUS_CPU_I8MM; l++)
+        if (apus_cpu_has((apus_cpu)l)) json_text(j, NULL, apus_cpu_name((apus_cpu)l));
+    json_end_array(j);
+    json_int(j, "threads", b->peaks.threads);
     json_end_map(j);
     json_text(j, "model", b->info.path);
     json_array(j, "rows");
     for (int i = 0; i < b->n_rows; i++) {
         const row *r = &b->rows[i];
+        if (r->dropped) continue;
         json_map(j, NULL);
         json_text(j, "test", r->prefill ? "pp" : "tg");
         json_int(j, "n", r->n);
@@ -193,6 +245,7 @@ static void print_json(const bench *b, const char *level, int threads)
         json_end_map(j);
         json_real(j, "bandwidth_share", r->bandwidth_share);
         json_real(j, "compute_share", r->compute_share);
+        json_text(j, "compute_unit", apus_unit_name(r->unit));
         json_int(j, "peak_rss_bytes", r->peak_rss_bytes);
         json_real(j, "load_s", b->load_s);
         if (r->profile) profile_json(r->profile, j);
@@ -204,35 +257,45 @@ static void print_json(const bench *b, const char *level, int threads)
     json_free(j);
 }
 
-static void print_table(const bench *b, const char *level, bool csv)
+static void print_head(const bench *b)
 {
-    if (csv) {
-        puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,peak_rss_"
-             "bytes,load_s");
-    } else {
-        printf("%s: %s, loaded in %.2f s; machine: %.1f GB/s read, %.1f GFLOP/s f32 (%s)\n\n",
-               b->info.path, b->info.weight_types, b->load_s, b->read * 1e-9, b->flops * 1e-9,
-               level);
-        puts("| test | depth | tok/s | min .. max | of bandwidth | of f32 peak | peak memory |\n"
-             "|---|---|---|---|---|---|---|");
-    }
+    printf("%s: %s, loaded in %.2f s\n\nmachine: %d threads of %s, %.1f GB/s read", b->info.path,
+           b->info.weight_types, b->load_s, b->peaks.threads, apus_cpu_name(b->peaks.level),
+           b->peaks.read * 1e-9);
+    for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++)
+        if (b->peaks.ops[u] > 0)
+            printf(", %s %.1f %s/s", apus_unit_name((apus_unit)u), b->peaks.ops[u] * (is_tiles(u) ? 1e-12 : 1e-9),
+                   is_tiles(u) ? is_integer(u) ? "TOP" : "TFLOP" : is_integer(u) ? "GOP" : "GFLOP");
+    puts("\n\n| test | depth | tok/s | min .. max | of bandwidth | of compute | peak memory |\n"
+         "|---|---|---|---|---|---|---|");
+}
+
+static void print_table(const bench *b, bool csv)
+{
+    if (csv)
+        puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,compute_unit,"
+             "peak_rss_bytes,load_s");
+    else
+        print_head(b);
     for (int i = 0; i < b->n_rows; i++) {
         const row *r = &b->rows[i];
         const char *test = r->prefill ? "pp" : "tg";
+        if (r->dropped) continue;
         if (csv)
-            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%ld,%.3f\n", test, r->n, r->depth, r->median,
-                   r->min, r->max, r->bandwidth_share, r->compute_share, r->peak_rss_bytes,
-                   b->load_s);
+            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f\n", test, r->n, r->depth, r->median,
+                   r->min, r->max, r->bandwidth_share, r->compute_share, apus_unit_name(r->unit),
+                   r->peak_rss_bytes, b->load_s);
         else
-            printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% | %.0f MiB |\n", test,
+            printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% of %s | %.0f MiB |\n", test,
                    r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,
-                   100 * r->compute_share, (double)r->peak_rss_bytes / 1048576);
+                   100 * r->compute_share, apus_unit_name(r->unit), (double)r->peak_rss_bytes / 1048576);
     }
     if (csv && o.profile) profile_csv_head();
     for (int i = 0; i < b->n_rows && o.profile; i++) {
         const row *r = &b->rows[i];
         const char *test = r->prefill ? "pp" : "tg";
         char title[64];
+        if (r->dropped) continue;
         snprintf(title, sizeof title, "%s%d, depth %d", test, r->n, r->depth);
         if (csv)
             profile_csv(r->profile, test, r->n, r->depth);
@@ -241,35 +304,127 @@ static void print_table(const bench *b, const char *level, bool csv)
     }
 }
 
-static int measure_all(bench *b, const apus_model *m, const int *prompts, int n_prompts,
-                       const int *depths, int n_depths)
+/* ---------------------------------------------------------------- which tests */
+
+static void list_rows(bench *b, const int *prompts, int n_prompts, const int *depths, int n_depths)
+{
+    for (int k = 0; k < n_depths; k++) {
+        for (int i = 0; i < n_prompts; i++)
+            if (prompts[i]) b->rows[b->n_rows++] = (row){.prefill = true, .n = prompts[i], .depth = depths[k]};
+        if (o.generate) b->rows[b->n_rows++] = (row){.n = o.generate, .depth = depths[k]};
+    }
+}
+
+/* The row that needs the most positions; NULL = none is left. */
+static row *longest(bench *b)
+{
+    row *most = NULL;
+    for (int i = 0; i < b->n_rows; i++) {
+        row *x = &b->rows[i];
+        if (!x->dropped && (!most || x->n + x->depth > most->n + most->depth)) most = x;
+    }
+    return most;
+}
+
+/* Did the user ask for this row, or for a depth that would be without any? */
+static bool asked_for(const bench *b, const row *x)
+{
+    if (x->prefill ? o.prompts_given : o.generate_given) return true;
+    for (int i = 0; i < b->n_rows; i++) {
+        const row *y = &b->rows[i];
+        if (y != x && y->depth == x->depth && !y->dropped) return false;
+    }
+    return o.depths_given;
+}
+
+static void drop(row *x, const char *why)
+{
+    progress_clear();
+    fprintf(stderr, "apus bench: left out %s%d at depth %d: %s\n", x->prefill ? "pp" : "tg", x->n, x->depth,
+            why);
+    x->dropped = true;
+}
+
+/* Leave out what needs more positions than there are. */
+static bool fit_context(bench *b, apus_diag *d)
+{
+    bool own = common.ctx && common.ctx < b->info.context;
+    int limit = own ? common.ctx : b->info.context;
+    for (row *x; (x = longest(b)) && x->n + x->depth > limit;) {
+        char why[128];
+        snprintf(why, sizeof why, "it needs %d positions, %s %d", x->n + x->depth,
+                 own ? "--ctx has" : "the model was made for", limit);
+        if (asked_for(b, x)) {
+            snprintf(d->text, sizeof d->text, "no room for %s%d at depth %d: %s", x->prefill ? "pp" : "tg",
+                     x->n, x->depth, why);
+            return false;
+        }
+        drop(x, why);
+    }
+    if (b->n_rows && !longest(b))
+        snprintf(d->text, sizeof d->text, "no test fits in %d positions; choose others with -p, -n and -d", limit);
+    return !b->n_rows || longest(b);
+}
+
+/* An engine for all rows, or for as many as memory allows. Returns -1, or the exit status. */
+static int make_engine(bench *b, const apus_model *m, apus_engine_settings *es)
+{
+    apus_diag d;
+    for (;;) {
+        row *x = longest(b);
+        int need = x ? x->n + x->depth : 0, rc = engine_settings(&cmd_bench, m, need, es);
+        if (rc >= 0) return rc;
+        apus_err err = apus_engine_create(m, es, &b->engine, &d);
+        if (err == APUS_ENOMEM && !es->ctx && need) {
+            es->ctx = need; /* less than the default */
+            err = apus_engine_create(m, es, &b->engine, &d);
+        }
+        if (!err) return -1;
+        if (err != APUS_ENOMEM || !x || common.ctx || asked_for(b, x)) return report(&cmd_bench, &d);
+        drop(x, d.text);
+    }
+}
+
+/* All rows of the depth that row `first` has: one session is brought there and back again. */
+static bool measure_depth(bench *b, int first, float *logits, apus_diag *d)
+{
+    int depth = b->rows[first].depth, end = first;
+    bool wanted = false;
+    for (; end < b->n_rows && b->rows[end].depth == depth; end++) wanted |= !b->rows[end].dropped;
+    if (!wanted) return true;
+    apus_session *s;
+    if (apus_session_create(b->engine, &s, d)) return false;
+    bool ok = depth == 0 || feed(b, s, 0, depth, false, NULL, d) >= 0;
+    for (int i = first; ok && i < end; i++)
+        if (!b->rows[i].dropped) ok = measure(b, &b->rows[i], s, logits, d);
+    apus_session_free(s);
+    return ok;
+}
+
+static int measure_all(bench *b, const apus_model *m)
 {
     apus_diag d;
     apus_engine_settings es;
-    int longest = 0, deepest = 0;
-    for (int i = 0; i < n_prompts; i++) longest = prompts[i] > longest ? prompts[i] : longest;
-    if (o.generate > longest) longest = o.generate;
-    for (int i = 0; i < n_depths; i++) deepest = depths[i] > deepest ? depths[i] : deepest;
-    int rc = engine_settings(&cmd_bench, m, longest + deepest, &es);
+    if (!fit_context(b, &d)) return report(&cmd_bench, &d);
+    int rc = make_engine(b, m, &es);
     if (rc >= 0) return rc;
     float *logits = malloc((size_t)b->info.vocab * sizeof *logits);
-    if (!logits) return EXIT_FAILED;
-    bool ok = !apus_machine_peaks(es.cpu, es.threads, &b->read, &b->flops, &d) &&
-              !apus_engine_create(m, &es, &b->engine, &d);
-    for (int k = 0; ok && k < n_depths; k++) {
-        for (int i = 0; ok && i < n_prompts; i++)
-            if (prompts[i]) ok = measure(b, true, prompts[i], depths[k], logits, &d);
-        if (ok && o.generate) ok = measure(b, false, o.generate, depths[k], logits, &d);
-    }
-    rc = ok ? 0 : report(&cmd_bench, &d);
+    bool ok = logits != NULL;
+    if (!ok) snprintf(d.text, sizeof d.text, "out of memory");
+    for (int i = 0; ok && i < b->n_rows; i++)
+        if (i == 0 || b->rows[i].depth != b->rows[i - 1].depth) ok = measure_depth(b, i, logits, &d);
+    /* The peaks take memory that is none of the rows'. */
     apus_engine_free(b->engine);
     free(logits);
-    const char *level = apus_cpu_name(es.cpu == APUS_CPU_AUTO ? apus_cpu_best() : es.cpu);
-    if (!ok) return rc;
+    b->peaks.size = sizeof b->peaks;
+    ok = ok && !apus_machine_peaks(es.cpu, es.threads, &b->peaks, &d);
+    if (!ok) return report(&cmd_bench, &d);
+    for (int i = 0; i < b->n_rows; i++)
+        if (!b->rows[i].dropped) find_shares(&b->rows[i], &b->peaks);
     if (!strcmp(o.format, "json"))
-        print_json(b, level, es.threads);
+        print_json(b);
     else
-        print_table(b, level, !strcmp(o.format, "csv"));
+        print_table(b, !strcmp(o.format, "csv"));
     return 0;
 }
 
@@ -277,11 +432,11 @@ static int run(int argc, char **argv)
 {
     const opt *tables[] = {bench_table, common_table, NULL};
     int n, prompts[MAX_LIST], depths[MAX_LIST];
-    o.prompts = "512";
+    o.prompts = "512,4096";
     o.depths = "0";
     o.format = "md";
-    o.generate = 64;
-    o.repeat = 3;
+    o.generate = 128;
+    o.repeat = 5;
     int rc = options_parse(&cmd_bench, tables, argc, argv, 1, &n);
     if (rc >= 0) return rc;
     int n_prompts = parse_list(o.prompts, prompts), n_depths = parse_list(o.depths, depths);
@@ -299,8 +454,8 @@ static int run(int argc, char **argv)
     b.load_s = now() - t;
     apus_diag d;
     b.info.size = sizeof b.info;
-    rc = apus_model_info(m, &b.info, &d) ? report(&cmd_bench, &d)
-                                         : measure_all(&b, m, prompts, n_prompts, depths, n_depths);
+    list_rows(&b, prompts, n_prompts, depths, n_depths);
+    rc = apus_model_info(m, &b.info, &d) ? report(&cmd_bench, &d) : measure_all(&b, m);
     for (int i = 0; i < b.n_rows; i++) free(b.rows[i].profile);
     apus_model_close(m);
     return finish_output(&cmd_bench, rc);

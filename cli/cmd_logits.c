@@ -181,7 +181,7 @@ static int run(int argc, char **argv)
     apus_model *m = NULL;
     rc = EXIT_FAILED;
     if (w) {
-        rc = open_model(&cmd_logits, argv[1], APUS_LOAD_ALL, &m);
+        rc = open_for_engine(&cmd_logits, argv[1], n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
         if (rc < 0) rc = write_logits(m, ids, n_ids, w, n_rows);
     }
     apus_model_close(m);

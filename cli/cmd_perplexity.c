@@ -362,7 +362,6 @@ static int start_side(side *s, const test *t)
     apus_engine_settings es;
     int rc = engine_settings(&cmd_perplexity, s->model, 0, &es);
     if (rc >= 0) return rc;
-    es.ctx = t->window;
     if (apus_engine_create(s->model, &es, &s->engine, &d) ||
         apus_session_create(s->engine, &s->session, &d))
         return report(&cmd_perplexity, &d);
@@ -401,6 +400,7 @@ static int run(int argc, char **argv)
     test t = {.window = common.ctx ? common.ctx : WINDOW};
     if (t.window < 4)
         return usage_error(&cmd_perplexity, "--ctx %d: expected at least 4", t.window);
+    common.ctx = t.window; /* of the engines */
     size_t len;
     char *text = read_input(&cmd_perplexity, o.file, &len);
     if (!text) return EXIT_FAILED;

@@ -6,6 +6,8 @@
 
 #include "answer.h"
 
+#define LONG_TEXT 2048 /* bytes; a chat template adds few hundred */
+
 static struct {
     const char *prompt, *file, *system, *ids;
     int max_tokens;
@@ -64,40 +66,72 @@ static char *messages_json(const char *user, size_t len)
     return copy;
 }
 
-/* The prompt's ids; *text (to be freed) is set when it came from the chat template. */
-static int make_prompt(const apus_model *m, answer_mode *mode, char **text, size_t *text_len,
-                       int32_t **ids, size_t *n)
+/* What is to be answered. */
+typedef struct prompt {
+    char *input; /* as it was given, unless with -p or --ids */
+    const char *user;
+    size_t len;
+    answer_mode mode;
+    char *text; /* from the chat template, or NULL */
+    size_t text_len;
+    int32_t *ids; /* NULL until it is tokenized */
+    size_t n;
+} prompt;
+
+static void prompt_free(prompt *p)
+{
+    free(p->input);
+    apus_free(p->text);
+    o.ids ? free(p->ids) : apus_free(p->ids);
+}
+
+/* name: checked before somebody is asked to type. */
+static int read_prompt(const char *name, prompt *p)
+{
+    if (o.ids) {
+        p->ids = read_ints(&cmd_run, o.ids, &p->n);
+        return p->ids ? -1 : EXIT_FAILED;
+    }
+    p->user = o.prompt;
+    p->len = o.prompt ? strlen(o.prompt) : 0;
+    if (o.prompt) return -1;
+    const char *path = o.file ? o.file : "-";
+    if (!strcmp(path, "-") && isatty(STDIN_FILENO)) {
+        apus_model *m;
+        int rc = open_model(&cmd_run, name, APUS_LOAD_INFO, &m);
+        if (rc >= 0) return rc;
+        apus_model_close(m);
+        fputs("(type the prompt, then Ctrl-D)\n", stderr);
+    }
+    p->user = p->input = read_input(&cmd_run, path, &p->len);
+    return p->input ? -1 : EXIT_FAILED;
+}
+
+static int tokenize_prompt(const apus_model *m, prompt *p)
 {
     apus_diag d;
-    if (o.ids) {
-        *ids = read_ints(&cmd_run, o.ids, n);
-        return *ids ? -1 : EXIT_FAILED;
-    }
-    size_t len = o.prompt ? strlen(o.prompt) : 0;
-    char *input = NULL;
-    if (!o.prompt) {
-        const char *path = o.file ? o.file : "-";
-        if (!strcmp(path, "-") && isatty(STDIN_FILENO))
-            fputs("(type the prompt, then Ctrl-D)\n", stderr);
-        input = read_input(&cmd_run, path, &len);
-        if (!input) return EXIT_FAILED;
-    }
-    const char *user = o.prompt ? o.prompt : input;
     apus_err err;
+    if (p->ids) return -1;
     if (o.raw) {
-        err = apus_tokenize(m, user, len, APUS_TOK_SPECIAL | APUS_TOK_BOS, ids, n, &d);
+        err = apus_tokenize(m, p->user, p->len, APUS_TOK_SPECIAL | APUS_TOK_BOS, &p->ids, &p->n, &d);
     } else {
-        char *messages = messages_json(user, len);
+        char *messages = messages_json(p->user, p->len);
         apus_chat_settings cs;
         apus_chat_settings_default(&cs);
         cs.think = think_setting();
-        err = apus_chat_render(m, messages, NULL, &cs, text, text_len, &d);
+        err = apus_chat_render(m, messages, NULL, &cs, &p->text, &p->text_len, &d);
         free(messages);
-        if (!err) err = apus_tokenize(m, *text, *text_len, APUS_TOK_SPECIAL, ids, n, &d);
-        *mode = ANSWER_CHAT;
+        if (!err) err = apus_tokenize(m, p->text, p->text_len, APUS_TOK_SPECIAL, &p->ids, &p->n, &d);
+        p->mode = ANSWER_CHAT;
     }
-    free(input);
     return err ? report(&cmd_run, &d) : -1;
+}
+
+/* Tokens that the context should hold, as far as they are known. */
+static int wanted_ctx(const prompt *p)
+{
+    size_t want = p->n + (o.max_tokens > 0 ? (size_t)o.max_tokens : 4096);
+    return want > INT_MAX ? INT_MAX : (int)want;
 }
 
 static void print_json(const apus_model *m, const answer *a)
@@ -143,28 +177,23 @@ static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
     }
 }
 
-static int generate(const apus_model *m)
+static int generate(const apus_model *m, prompt *p)
 {
-    answer_mode mode = ANSWER_RAW;
-    char *text = NULL;
-    size_t text_len = 0, n = 0;
-    int32_t *ids = NULL;
-    int rc = make_prompt(m, &mode, &text, &text_len, &ids, &n);
-    if (rc >= 0) goto done;
-    if (o.print_ids && mode == ANSWER_RAW) mode = ANSWER_IDS;
+    int rc = tokenize_prompt(m, p);
+    if (rc >= 0) return rc;
+    if (o.print_ids && p->mode == ANSWER_RAW) p->mode = ANSWER_IDS;
 
     apus_diag d;
     apus_engine *e = NULL;
     apus_session *s = NULL;
     apus_engine_settings es;
     apus_generate_settings g;
-    size_t want = n + (o.max_tokens > 0 ? (size_t)o.max_tokens : 4096);
-    rc = engine_settings(&cmd_run, m, want > INT_MAX ? INT_MAX : (int)want, &es);
-    if (rc >= 0) goto done;
+    rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
+    if (rc >= 0) return rc;
     rc = EXIT_FAILED;
-    if (n > INT_MAX) {
-        fprintf(stderr, "apus run: the prompt has %zu tokens, more than any context\n", n);
-        goto done;
+    if (p->n > INT_MAX) {
+        fprintf(stderr, "apus run: the prompt has %zu tokens, more than any context\n", p->n);
+        return rc;
     }
     if (apus_engine_create(m, &es, &e, &d) || apus_session_create(e, &s, &d)) {
         report(&cmd_run, &d);
@@ -174,11 +203,11 @@ static int generate(const apus_model *m)
         sampling_settings(m, &g.sampling);
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
-        if (answer_generate(m, e, s, ids, (int)n, mode, text, text_len, o.json || o.print_ids, &g,
-                            &a, &d)) {
+        if (answer_generate(m, e, s, p->ids, (int)p->n, p->mode, p->text, p->text_len,
+                            o.json || o.print_ids, &g, &a, &d)) {
             report(&cmd_run, &d);
         } else {
-            print_answer(m, &a, mode);
+            print_answer(m, &a, p->mode);
             print_speed(stderr, &a.result);
             rc = finish_output(&cmd_run, a.result.stop == APUS_STOP_CALLER ? 130 : 0);
         }
@@ -186,10 +215,23 @@ static int generate(const apus_model *m)
     }
     apus_session_free(s);
     apus_engine_free(e);
-done:
-    apus_free(text);
-    o.ids ? free(ids) : apus_free(ids);
     return rc;
+}
+
+/* A long text may need a larger context than the default: its tokens are counted before the weights are
+ * loaded. A token has at least one byte, so a short one need not be. */
+static int open_for_prompt(const char *name, prompt *p, apus_model **out)
+{
+    apus_model *m;
+    size_t len = p->len + (o.system ? strlen(o.system) : 0);
+    if (!p->ids && !common.ctx && len > LONG_TEXT) {
+        int rc = open_model(&cmd_run, name, APUS_LOAD_TEXT, &m);
+        if (rc >= 0) return rc;
+        rc = tokenize_prompt(m, p);
+        apus_model_close(m);
+        if (rc >= 0) return rc;
+    }
+    return open_for_engine(&cmd_run, name, wanted_ctx(p), out);
 }
 
 static int run(int argc, char **argv)
@@ -204,10 +246,13 @@ static int run(int argc, char **argv)
     if (o.ids && o.system) return usage_error(&cmd_run, "--system needs a text prompt, not --ids");
     if (think.on && think.off) return usage_error(&cmd_run, "choose one of --think and --no-think");
 
-    apus_model *m;
-    rc = open_model(&cmd_run, n ? argv[1] : NULL, APUS_LOAD_ALL, &m);
-    if (rc >= 0) return rc;
-    rc = generate(m);
+    apus_model *m = NULL;
+    prompt p = {.mode = ANSWER_RAW};
+    const char *name = n ? argv[1] : NULL;
+    rc = read_prompt(name, &p);
+    if (rc < 0) rc = open_for_prompt(name, &p, &m);
+    if (rc < 0) rc = generate(m, &p);
+    prompt_free(&p);
     apus_model_close(m);
     return rc;
 }

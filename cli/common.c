@@ -12,6 +12,8 @@
 #define APUS_DEFAULT_MODEL "tiny-qwen"
 #endif
 
+#define DEFAULT_CTX 8192 /* of the library */
+
 common_opts common;
 const opt common_table[] = {
     {"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
@@ -212,12 +214,29 @@ static int cpu_level(const command *c, apus_cpu *out)
     return -1;
 }
 
-int open_model(const command *c, const char *name, apus_load load, apus_model **out)
+/* The engine that the common options ask for. */
+static int engine_options(const command *c, apus_engine_settings *out)
+{
+    apus_diag d;
+    apus_engine_settings_default(out);
+    int rc = cpu_level(c, &out->cpu);
+    if (rc >= 0) return rc;
+    if (common.kv && apus_kv_parse(common.kv, &out->kv, &d)) return usage_error(c, "--kv: %s", d.text);
+    out->threads = common.threads;
+    out->prefill_chunk = common.prefill_chunk;
+    out->ctx = common.ctx;
+    return -1;
+}
+
+/* engine: what will be made of the model; NULL = nothing. */
+static int open_beside(const command *c, const char *name, apus_load load,
+                       const apus_engine_settings *engine, apus_model **out)
 {
     apus_diag d;
     apus_model_settings s;
     apus_model_settings_default(&s);
     s.load = load;
+    s.engine = engine;
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress_bar;
@@ -234,29 +253,47 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
                     c->name, APUS_DEFAULT_MODEL);
             return EXIT_FAILED;
         }
-        fprintf(stderr, "%sno MODEL given: using the built-in %s%s\n", dim(stderr),
-                APUS_DEFAULT_MODEL, plain(stderr));
+        static bool told;
+        if (!told)
+            fprintf(stderr, "%sno MODEL given: using the built-in %s%s\n", dim(stderr),
+                    APUS_DEFAULT_MODEL, plain(stderr));
+        told = true;
     }
     if (apus_model_open(name, &s, out, &d)) return report(c, &d);
     progress_clear();
     return -1;
 }
 
+int open_model(const command *c, const char *name, apus_load load, apus_model **out)
+{
+    apus_engine_settings es;
+    int rc = load == APUS_LOAD_ALL ? engine_options(c, &es) : -1;
+    return rc >= 0 ? rc : open_beside(c, name, load, load == APUS_LOAD_ALL ? &es : NULL, out);
+}
+
+int open_for_engine(const command *c, const char *name, int need_ctx, apus_model **out)
+{
+    apus_engine_settings es;
+    int rc = engine_options(c, &es);
+    if (rc < 0 && !es.ctx && need_ctx > DEFAULT_CTX) { /* how far does the model reach? */
+        rc = open_beside(c, name, APUS_LOAD_INFO, NULL, out);
+        if (rc >= 0) return rc;
+        rc = engine_settings(c, *out, need_ctx, &es);
+        apus_model_close(*out);
+        *out = NULL;
+    }
+    return rc >= 0 ? rc : open_beside(c, name, APUS_LOAD_ALL, &es, out);
+}
+
 int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out)
 {
-    apus_engine_settings_default(out);
     apus_info info = {.size = sizeof info};
     apus_diag d;
     if (apus_model_info(m, &info, &d)) return report(c, &d);
-    int rc = cpu_level(c, &out->cpu);
+    int rc = engine_options(c, out);
     if (rc >= 0) return rc;
-    if (common.kv && apus_kv_parse(common.kv, &out->kv, &d))
-        return usage_error(c, "--kv: %s", d.text);
-    out->threads = common.threads;
-    out->prefill_chunk = common.prefill_chunk;
-    out->ctx = common.ctx;
     /* Make room for a long prompt rather than ask for --ctx, as far as the model reaches. */
-    if (!out->ctx && need_ctx > 8192) out->ctx = need_ctx < info.context ? need_ctx : info.context;
+    if (!out->ctx && need_ctx > DEFAULT_CTX) out->ctx = need_ctx < info.context ? need_ctx : info.context;
     return -1;
 }
 

@@ -48,8 +48,11 @@ int report(const command *c, const apus_diag *d);
 const char *hub_cache(void);
 
 /* Open a model at `load`; name NULL = the built-in tiny model, which is announced on stderr.
- * A progress bar is shown on a terminal. Returns -1, or the exit status. */
+ * A progress bar is shown on a terminal. With APUS_LOAD_ALL an engine of the common options must fit
+ * beside it, or nothing is loaded. Returns -1, or the exit status. */
 int open_model(const command *c, const char *name, apus_load load, apus_model **out);
+/* The same with APUS_LOAD_ALL, for an engine of engine_settings with that need_ctx. */
+int open_for_engine(const command *c, const char *name, int need_ctx, apus_model **out);
 
 /* Engine settings from the common options; checks --cpumask. need_ctx: tokens that must fit when
  * --ctx is not given (0 = the default). Returns -1, or the exit status. */

@@ -32,7 +32,7 @@ _apus() {
         tokenize) own="--decode --no-special --no-bos" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
         logits) own="--ids --positions --output" ;;
-        bench) own="--prompt --generate --depth --repeat --output" ;;
+        bench) own="--prompt --generate --depth --repeat --profile --output" ;;
         perplexity) own="--file --kl-against --kl-base --json" ;;
         quantize) own="--to --recipe --group" ;;
         synth) own="--to --layers --seed" ;;

@@ -120,6 +120,9 @@ typedef struct apus_model_settings {
     apus_progress_fn progress; /* may be NULL */
     void *progress_ctx;
     apus_precision precision; /* default APUS_PRECISION_HIGH */
+    /* The engine that is to be made of the model: if its memory would not fit beside the weights, opening
+     * fails before they are read. NULL (default): only the weights must fit. APUS_LOAD_ALL only. */
+    const struct apus_engine_settings *engine;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
@@ -129,7 +132,8 @@ APUS_API void apus_model_settings_default(apus_model_settings *s);
  *         `hub_cache`
  *   s     NULL = defaults
  *   out   the model; close it with apus_model_close after every engine on it
- * Returns OK; EFILE, EFORMAT, EUNSUPPORTED with the file and field in diag; ENOMEM; ECANCELLED. */
+ * Returns OK; EFILE, EFORMAT, EUNSUPPORTED with the file and field in diag; ENOMEM, before weights are
+ * read, with the numbers and the nearest choice that fits; EINVAL: a setting; ECANCELLED. */
 APUS_API apus_err apus_model_open(const char *name, const apus_model_settings *s, apus_model **out,
                                   apus_diag *diag);
 APUS_API void apus_model_close(apus_model *m);

@@ -8,14 +8,38 @@
 extern "C" {
 #endif
 
-/* What this machine can do, measured now with loops that do nothing else; takes about a second.
+/* What multiplies and adds. */
+typedef enum apus_unit {
+    APUS_UNIT_NONE = 0,
+    APUS_UNIT_F32,        /* multiply-adds of f32 */
+    APUS_UNIT_INT16,      /* of 16-bit integers */
+    APUS_UNIT_INT8,       /* of bytes */
+    APUS_UNIT_BF16_TILES, /* AMX */
+    APUS_UNIT_INT8_TILES,
+    APUS_UNITS
+} apus_unit;
+
+/* "f32", "int16", "int8", "bf16_tiles", "int8_tiles", or "" for NONE. Never NULL. */
+APUS_API const char *apus_unit_name(apus_unit unit);
+
+/* Does this processor have a level? AUTO and REF always. */
+APUS_API bool apus_cpu_has(apus_cpu level);
+
+typedef struct apus_peaks {
+    size_t size;            /* sizeof(apus_peaks), set by the caller */
+    apus_cpu level;         /* as measured: not AUTO */
+    int threads;            /* likewise: not 0 */
+    double read;            /* bytes per second that memory delivers to all threads together */
+    double ops[APUS_UNITS]; /* operations per second of all threads, a multiply-add counts two; 0 = the
+                             * level has no such unit */
+} apus_peaks;
+
+/* What this machine can do, measured now with loops that do nothing else; takes about two seconds and up
+ * to 4 GB of memory, a sixteenth of what is available if that is more than 1 GB.
  *   level    AUTO or one the processor has
  *   threads  0 = one per physical core allowed to us
- *   read     out, bytes per second that memory delivers to all threads together
- *   flops    out, f32 operations per second (a multiply-add counts two) of all threads
  * Returns OK; EINVAL, ENOMEM. */
-APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, double *read, double *flops,
-                                     apus_diag *diag);
+APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *out, apus_diag *diag);
 
 /* Where the time of an engine goes: calls of one operation with weights of one type and shape. */
 typedef struct apus_profile {
@@ -24,6 +48,7 @@ typedef struct apus_profile {
     const char *type; /* of the weights, gate's in glu and moe; "window" of sliding attention; else "" */
     int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
     bool head;        /* the product that makes logits */
+    apus_unit unit;   /* of matmul, glu and moe: what their products ran on; else NONE */
     int64_t calls, tokens; /* tokens: rows of all calls */
     double seconds;   /* of the calling thread, workers waited for */
     double flops;     /* 2 for a multiply-add; 0 = not counted for this operation */

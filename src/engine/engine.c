@@ -63,7 +63,7 @@ static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *
 {
     apus_err err = ap_engine_workers(e->model, s, &e->pool, &e->kern, diag);
     if (!err) err = ap_sizes_make(e->model, s, &e->kern, &e->size, diag);
-    if (!err) err = ap_fit_engine(e->model, s, &e->kern, &e->size, ap_memory_available(), diag);
+    if (!err) err = ap_fit_engine(e->model, s, &e->kern, &e->size, ap_memory_available(), 0, diag);
     if (!err) err = take_pages(e, diag);
     if (!err) err = take_scratch(e, diag);
     e->delta_form = s->gdn_chunked ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;

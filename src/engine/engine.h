@@ -84,10 +84,11 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
                        ap_sizes *out, apus_diag *diag);
 /* fit.c: ENOMEM, with the numbers and the nearest choice that fits, if more is needed than the `have`
  * bytes available (0 = not known: everything fits). Weights of `params` values that take `need` bytes; an
- * engine of those settings and sizes, beside weights that are in memory. */
+ * engine of those settings and sizes, beside `weights` bytes that are still to be loaded (0: they are in
+ * memory). */
 apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have, apus_diag *diag);
 apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
-                       const ap_sizes *z, uint64_t have, apus_diag *diag);
+                       const ap_sizes *z, uint64_t have, uint64_t weights, apus_diag *diag);
 /* Pool and kernels of those settings, in the model's mode. */
 apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, ap_pool **pool,
                            ap_kern *kern, apus_diag *diag);

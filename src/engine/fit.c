@@ -103,14 +103,19 @@ static void advise(const apus_model *m, const apus_engine_settings *given, const
 }
 
 apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_kern *k, const ap_sizes *z,
-                       uint64_t have, apus_diag *diag)
+                       uint64_t have, uint64_t weights, apus_diag *diag)
 {
-    char choice[256] = "";
-    if (have == 0 || need_of(z) <= have) return APUS_OK;
-    advise(m, s, z, k, have, choice, sizeof choice);
+    char choice[256] = "", left[96];
+    if (have == 0) return APUS_OK;
+    uint64_t room = weights < have ? have - weights : 0;
+    if (need_of(z) <= room) return APUS_OK;
+    advise(m, s, z, k, room, choice, sizeof choice);
+    if (weights)
+        snprintf(left, sizeof left, "%.3f GB are available, of which the weights take %.3f", gb(have), gb(weights));
+    else
+        snprintf(left, sizeof left, "%.3f GB of memory are available", gb(have));
     return ap_fail(diag, APUS_ENOMEM,
-                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), "
-                   "%.3f GB of memory are available; %s%s",
+                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), %s; %s%s",
                    z->n_session, z->ctx, gb(need_of(z)), gb(z->kv_bytes), gb(z->state_bytes),
-                   gb(z->scratch_bytes), gb(have), choice[0] ? "would fit: " : "no setting would fit", choice);
+                   gb(z->scratch_bytes), left, choice[0] ? "would fit: " : "no setting would fit", choice);
 }

@@ -183,17 +183,34 @@ static void count_tensors(const apus_model *m, census *out)
     }
 }
 
+/* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
+static apus_err check_fit(const apus_model *m, const apus_engine_settings *wish, apus_diag *diag)
+{
+    census n;
+    count_tensors(m, &n);
+    uint64_t have = ap_memory_available();
+    apus_err err = ap_fit_weights(m->dir, m->packed_bytes, n.params, have, diag);
+    if (err || !wish) return err;
+    apus_engine_settings s;
+    apus_engine_settings_default(&s);
+    ap_pool *pool = NULL;
+    ap_kern kern;
+    ap_sizes z;
+    err = ap_settings_take(&s, sizeof s, wish, "apus_engine_settings", diag);
+    if (!err) err = ap_engine_workers(m, &s, &pool, &kern, diag);
+    if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
+    if (!err) err = ap_fit_engine(m, &s, &kern, &z, have, m->packed_bytes, diag);
+    ap_pool_free(pool);
+    return err;
+}
+
 static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
     m->kern.precision = s->precision;
     if (!err) err = ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
-    if (!err) {
-        census n;
-        count_tensors(m, &n);
-        err = ap_fit_weights(m->dir, m->packed_bytes, n.params, ap_memory_available(), diag);
-    }
+    if (!err) err = check_fit(m, s->engine, diag);
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
                             &m->impl, diag);

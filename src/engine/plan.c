@@ -110,7 +110,7 @@ static bool measure(const apus_model *m, const ap_kern *k, int chunk, ap_sizes *
 static bool measure_default(const apus_model *m, const ap_kern *k, ap_sizes *out)
 {
     const ap_sizes start = *out;
-    uint64_t weights = m->impl ? ap_model_packed_bytes(m->impl) : m->info.weight_bytes;
+    uint64_t weights = m->packed_bytes;
     if (!measure(m, k, LEAST_CHUNK, out)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
     for (int chunk = MOST_CHUNK; chunk > LEAST_CHUNK; chunk /= 2) {

@@ -27,6 +27,7 @@ int apus_engine_profile_read(const apus_engine *e, apus_profile *out, int cap)
                                 .rows = x->rows,
                                 .cols = x->cols,
                                 .head = x->rows && x->rows == e->model->config.vocab,
+                                .unit = x->unit,
                                 .calls = x->calls,
                                 .tokens = x->tokens,
                                 .seconds = (double)x->ns * 1e-9,

@@ -362,6 +362,8 @@ struct ap_kern {
     /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned; unused where pack_bytes is 0, and
      * src->data must stay), in parallel. */
     void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
+    /* What pack will make of src; no byte is read or written. */
+    void (*pack_mat)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
 
     void (*embed)(const ap_kern *k, const ap_embed_args *a);
     void (*norm)(const ap_kern *k, const ap_norm_args *a);

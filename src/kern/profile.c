@@ -3,22 +3,25 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "kern/cpu/unit.h"
 
 /* The entry of an operation; a new one as long as there is room. */
-static ap_profile_entry *find(ap_profile *p, const char *op, const char *type, int rows, int cols)
+static ap_profile_entry *find(ap_profile *p, const char *op, const char *type, int rows, int cols,
+                              apus_unit unit)
 {
     ap_profile_entry *e = p->entry;
     for (int i = 0; i < p->n; i++, e++)
-        if (e->op == op && e->type == type && e->rows == rows && e->cols == cols) return e;
+        if (e->op == op && e->type == type && e->rows == rows && e->cols == cols && e->unit == unit) return e;
     if (p->n == AP_PROFILE_ENTRIES) {
         e--;
         e->op = "others";
         e->type = "";
         e->rows = e->cols = 0;
+        e->unit = APUS_UNIT_NONE;
         return e;
     }
     p->n++;
-    *e = (ap_profile_entry){.op = op, .type = type, .rows = rows, .cols = cols};
+    *e = (ap_profile_entry){.op = op, .type = type, .rows = rows, .cols = cols, .unit = unit};
     return e;
 }
 
@@ -31,9 +34,11 @@ static void add(ap_profile_entry *e, int64_t ns, int n_tok, double flops, double
     e->bytes += bytes;
 }
 
-static ap_profile_entry *find_mat(ap_profile *p, const char *op, const ap_mat *w)
+/* Of products of n_tok rows each with w[0] and, in glu and moe, w[1]. */
+static ap_profile_entry *find_mat(const ap_kern *k, const char *op, const ap_mat *const *w, int n_mat, int n_tok)
 {
-    return find(p, op, ap_dtype_name(w->dtype), w->rows, w->cols);
+    return find(k->profile, op, ap_dtype_name(w[0]->dtype), w[0]->rows, w[0]->cols,
+                ap_cpu_unit(k, w, n_mat, n_tok));
 }
 
 static double mat_flops(const ap_mat *w, int64_t n_tok)
@@ -48,7 +53,7 @@ static void matmul(const ap_kern *k, const ap_matmul_args *a)
     int64_t begin = ap_time_ns();
     k->profile->inner.matmul(k, a);
     int64_t ns = ap_time_ns() - begin;
-    add(find_mat(k->profile, "matmul", a->w), ns, a->n_tok, mat_flops(a->w, a->n_tok),
+    add(find_mat(k, "matmul", &a->w, 1, a->n_tok), ns, a->n_tok, mat_flops(a->w, a->n_tok),
         (double)ap_mat_bytes(a->w));
 }
 
@@ -57,7 +62,7 @@ static void glu(const ap_kern *k, const ap_glu_args *a)
     int64_t begin = ap_time_ns();
     k->profile->inner.glu(k, a);
     int64_t ns = ap_time_ns() - begin;
-    add(find_mat(k->profile, "glu", a->gate), ns, a->n_tok,
+    add(find_mat(k, "glu", (const ap_mat *const[]){a->gate, a->up}, 2, a->n_tok), ns, a->n_tok,
         mat_flops(a->gate, a->n_tok) + mat_flops(a->up, a->n_tok),
         (double)(ap_mat_bytes(a->gate) + ap_mat_bytes(a->up)));
 }
@@ -83,7 +88,9 @@ static void moe(const ap_kern *k, const ap_moe_args *a)
         bytes += (double)(ap_mat_bytes(&e->gate) + ap_mat_bytes(&e->up) + ap_mat_bytes(&e->down));
     }
     if (!first) return;
-    ap_profile_entry *e = find_mat(p, "moe", &first->gate);
+    /* experts with few rows may run on another unit than the average one */
+    int rows = (int)((pairs + active - 1) / active);
+    ap_profile_entry *e = find_mat(k, "moe", (const ap_mat *const[]){&first->gate, &first->up}, 2, rows);
     e->experts += active;
     add(e, ns, a->n_tok, flops, bytes);
 }
@@ -104,7 +111,8 @@ static void attn(const ap_kern *k, const ap_attn_args *a)
         for (int t = s->pos + 1; t <= s->pos + s->n_tok; t++)
             pairs += a->window && t > a->window ? a->window : t;
     }
-    ap_profile_entry *e = find(k->profile, "attn", a->window ? "window" : "", a->n_head, a->head_dim);
+    ap_profile_entry *e = find(k->profile, "attn", a->window ? "window" : "", a->n_head, a->head_dim,
+                               APUS_UNIT_NONE);
     add(e, ns, a->n_tok, 4.0 * pairs * a->n_head * a->head_dim,
         pages * (double)ap_kv_layer_bytes(a->kv.type, a->n_kv_head, a->head_dim));
 }
@@ -116,7 +124,7 @@ static void delta(const ap_kern *k, const ap_delta_args *a)
     int64_t ns = ap_time_ns() - begin;
     /* two products with the state and its renewal by two multiply-adds */
     double state = (double)a->n_v_head * a->v_dim * a->k_dim;
-    add(find(k->profile, "delta", "", a->n_v_head, a->v_dim), ns, a->n_tok, 8.0 * state * a->n_tok,
+    add(find(k->profile, "delta", "", a->n_v_head, a->v_dim, APUS_UNIT_NONE), ns, a->n_tok, 8.0 * state * a->n_tok,
         state * sizeof(float) * a->n_seq);
 }
 
@@ -128,7 +136,7 @@ static void delta(const ap_kern *k, const ap_delta_args *a)
         int64_t begin = ap_time_ns();                                                              \
         k->profile->inner.slot(k, a);                                                              \
         int64_t ns = ap_time_ns() - begin;                                                         \
-        add(find(k->profile, #slot, "", 0, 0), ns, a->rows, 0, 0);                                 \
+        add(find(k->profile, #slot, "", 0, 0, APUS_UNIT_NONE), ns, a->rows, 0, 0);                 \
     }
 
 TIMED(embed, ap_embed_args, n_tok)

@@ -7,16 +7,18 @@
 #ifndef AP_KERN_PROFILE_H
 #define AP_KERN_PROFILE_H
 
+#include "apus/apus_unstable.h"
 #include "kern/kern.h"
 
 #define AP_PROFILE_ENTRIES 64   /* different operations; those beyond share the last one */
 #define AP_PROFILE_EXPERTS 65536 /* as many as a config may have */
 
-/* Calls of one slot with weights of one type and shape. */
+/* Calls of one slot with weights of one type and shape, on one unit. */
 typedef struct ap_profile_entry {
     const char *op;   /* name of the slot */
     const char *type; /* of the weights, gate's in glu and moe; attn: "window" or ""; else "" */
     int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
+    apus_unit unit;   /* matmul, glu, moe: of the products; else NONE */
     int64_t calls;
     int64_t tokens;   /* rows of all calls */
     int64_t ns;

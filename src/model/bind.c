@@ -4,13 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 
 #define NAME_MAX_LEN 512
-#define PROGRESS_US  50000
-#define SLICE        ((size_t)16 << 20) /* bytes of a file that are packed before they are given back */
-#define SLICE_ROWS   128                /* slices begin at a multiple: whole panels, whole FP8 blocks */
 
 static void vname(const ap_bind *b, char *out, const char *fmt, va_list ap)
 {
@@ -18,27 +14,21 @@ static void vname(const ap_bind *b, char *out, const char *fmt, va_list ap)
     if (n >= 0 && n < NAME_MAX_LEN) vsnprintf(out + n, (size_t)(NAME_MAX_LEN - n), fmt, ap);
 }
 
-static void report(ap_bind *b, uint64_t bytes)
+/* n bytes of the memory at mem, of which *used are taken; NULL while sizes are only added up. */
+static void *take_of(ap_bind *b, uint8_t *mem, size_t *used, size_t bytes)
 {
-    b->done_bytes += bytes;
-    if (!b->progress) return;
-    int64_t now = ap_time_us();
-    if (now - b->progress_us < PROGRESS_US && b->done_bytes < b->total_bytes) return;
-    b->progress_us = now;
-    if (!b->progress(b->progress_ctx, "load", b->done_bytes, b->total_bytes))
-        b->err = ap_fail(b->diag, APUS_ECANCELLED, "loading was cancelled");
-}
-
-/* Memory for n bytes; NULL while sizes are only added up. */
-static void *take(ap_bind *b, size_t bytes)
-{
-    size_t at = b->used, end;
+    size_t at = *used, end;
     if (!ap_add_size(at, bytes, &end) || end > SIZE_MAX - AP_ALIGN) {
         b->err = ap_fail_nomem(b->diag, SIZE_MAX, "packed weights");
         return NULL;
     }
-    b->used = ap_round_up(end, AP_ALIGN);
-    return b->mem ? b->mem + at : NULL;
+    *used = ap_round_up(end, AP_ALIGN);
+    return mem ? mem + at : NULL;
+}
+
+static void *take(ap_bind *b, size_t bytes)
+{
+    return take_of(b, b->mem, &b->used, bytes);
 }
 
 static ap_tensor need(ap_bind *b, const char *name, int rank, const int64_t *shape)
@@ -69,52 +59,18 @@ bool ap_bind_has(ap_bind *b, const char *fmt, ...)
     return ap_weights_find(b->w, name) != NULL;
 }
 
-/* The bytes of a tensor's scales or biases. */
-static size_t scale_bytes(const ap_tensor *t)
-{
-    if (!t->scales) return 0;
-    size_t rows = ((size_t)t->shape[0] + (size_t)t->group_rows - 1) / (size_t)t->group_rows;
-    return rows * (((size_t)t->shape[1] + (size_t)t->group - 1) / (size_t)t->group) *
-           ap_dtype_bytes(t->scale_dtype);
-}
-
-static void give_back(ap_bind *b, const ap_tensor *t)
-{
-    ap_weights_drop(b->w, t->data, ap_tensor_bytes(t));
-    ap_weights_drop(b->w, t->scales, scale_bytes(t));
-    if (t->biases) ap_weights_drop(b->w, t->biases, scale_bytes(t));
-}
-
-/* Slice by slice, so that hardly more of the file than one slice is in our memory; the system reads the
- * next one meanwhile. */
-static void pack_slices(ap_bind *b, ap_mat *out, const ap_tensor *view, uint8_t *dst)
-{
-    int64_t rows = view->shape[0], step = (int64_t)(SLICE / (ap_tensor_row_bytes(view) + 1));
-    step = step / SLICE_ROWS * SLICE_ROWS;
-    if (step < SLICE_ROWS) step = SLICE_ROWS;
-    for (int64_t begin = 0; begin < rows && !b->err; begin += step) {
-        ap_tensor part = ap_tensor_rows(view, begin, begin + step < rows ? begin + step : rows);
-        size_t bytes = b->k->pack_bytes(b->k, &part);
-        ap_mat m = {0};
-        ap_weights_want(b->w, (const uint8_t *)part.data + ap_tensor_bytes(&part), SLICE);
-        b->k->pack(b->k, &part, dst, &m);
-        if (begin == 0) *out = m;
-        give_back(b, &part);
-        dst += bytes;
-        report(b, bytes);
-    }
-    out->rows = (int)rows;
-}
-
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
 {
     if (b->err) return;
     size_t bytes = b->k->pack_bytes(b->k, view);
     void *dst = take(b, bytes);
-    if (!bytes) b->in_place += ap_tensor_bytes(view) + scale_bytes(view) * (view->biases ? 2 : 1);
-    if (!dst || b->err) return;
-    if (bytes) pack_slices(b, out, view, dst);
-    else b->k->pack(b->k, view, dst, out);
+    if (b->err) return;
+    if (bytes) {
+        ap_bind_queue(b, out, view, dst);
+        return;
+    }
+    b->in_place += ap_tensor_bytes(view) + ap_bind_scale_bytes(view) * (view->biases ? 2 : 1);
+    if (dst) b->k->pack(b->k, view, dst, out);
 }
 
 /* Scales of the picked rows, one row each, into the model's memory. */
@@ -135,8 +91,8 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
     if (b->err) return;
     ap_tensor picked = *view;
     picked.shape[0] = n;
-    size_t bytes = ap_tensor_row_bytes(view), all;
-    bool stay = b->k->pack_bytes(b->k, &picked) == 0; /* rows that are used as they are */
+    size_t bytes = ap_tensor_row_bytes(view), all, packed = b->k->pack_bytes(b->k, &picked);
+    bool stay = packed == 0; /* rows that are used as they are */
     if (!ap_mul_size((size_t)n, bytes, &all)) all = SIZE_MAX;
     uint8_t *rows = stay ? take(b, all) : b->mem ? ap_malloc(all, 1) : NULL;
     if (!stay && b->mem && !rows) b->err = ap_fail_nomem(b->diag, all, "rows in another order");
@@ -149,8 +105,14 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
         if (view->biases) picked.biases = pick_scales(b, view, view->biases, row, n);
         picked.group_rows = 1;
     }
-    ap_bind_mat_view(b, out, &picked);
-    if (!stay) ap_free(rows);
+    if (rows) ap_bind_give_back(b, view);
+    if (stay) {
+        ap_bind_mat_view(b, out, &picked);
+        return;
+    }
+    void *dst = take(b, packed); /* packed at once: the rows are ours for this call only */
+    if (dst && !b->err) b->k->pack(b->k, &picked, dst, out);
+    ap_free(rows);
 }
 
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
@@ -166,7 +128,7 @@ void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, .
 
 float *ap_bind_floats(ap_bind *b, size_t n)
 {
-    return b->err ? NULL : take(b, n * sizeof(float));
+    return b->err ? NULL : take_of(b, b->floats, &b->floats_used, n * sizeof(float));
 }
 
 void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
@@ -198,7 +160,6 @@ void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fm
     if (add != 0)
         for (int i = 0; i < n; i++) dst[i] = add + dst[i];
     *out = dst;
-    report(b, (size_t)n * sizeof(float));
 }
 
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)

@@ -81,7 +81,8 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
         lay_out_state(c, (apus_kv)kv, m->layer, &m->shape[kv]);
     *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
     bind_all(b, m);
-    m->mem_bytes = b->used;
+    if (!b->err && !ap_add_size(b->used, b->floats_used, &m->mem_bytes))
+        b->err = ap_fail_nomem(diag, SIZE_MAX, "packed weights");
     m->in_place = b->in_place;
     if (b->err)
         ap_model_free(m);
@@ -110,20 +111,21 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k
     apus_err err = measure(c, w, k, &b, &m, diag);
     if (err) return err;
     m->mem = ap_big_alloc(m->mem_bytes);
-    if (!m->mem) {
-        err = ap_fail_nomem(diag, m->mem_bytes, "packed weights");
-        goto done;
-    }
+    err = m->mem ? ap_bind_make_room(&b) : ap_fail_nomem(diag, m->mem_bytes, "packed weights");
+    if (err) goto done;
     b.mem = m->mem;
-    b.used = 0;
+    b.floats = m->mem + b.used;
+    b.used = b.floats_used = 0;
     b.total_bytes = m->mem_bytes;
     b.progress = progress;
     b.progress_ctx = ctx;
     bind_all(&b, m);
+    ap_bind_pack(&b);
     err = b.err;
     if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
         err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");
 done:
+    ap_free(b.job);
     if (err)
         ap_model_free(m);
     else

@@ -70,18 +70,23 @@ struct ap_model_impl {
 
 /* Walks the tensors of a model twice: first to add up sizes, then to pack. Errors are sticky: after
  * the first one every call does nothing, so binding code needs no checks. */
+typedef struct ap_pack_job ap_pack_job; /* a matrix that waits to be packed (bind_pack.c) */
+
 typedef struct ap_bind {
     const ap_config *c;
     const ap_weights *w;
     const ap_kern *k;
     const char *prefix; /* of the text model, such as "model.language_model." */
-    uint8_t *mem;       /* NULL in the sizing pass */
-    size_t used;
-    size_t in_place; /* bytes of matrices that are used where the files have them */
-    uint64_t done_bytes, total_bytes; /* of packed weights, for progress */
+    uint8_t *mem;    /* of matrices; NULL in the sizing pass */
+    uint8_t *floats; /* of vectors, which lie together: one strewn in among matrices would take a large page
+                      * on the thread that binds */
+    size_t used, floats_used;
+    size_t in_place;   /* bytes of matrices that are used where the files have them */
+    ap_pack_job *job;  /* [job_room]; NULL in the sizing pass */
+    size_t job_room, n_job, n_task;
+    size_t total_bytes; /* of packed weights, for progress */
     apus_progress_fn progress;
     void *progress_ctx;
-    int64_t progress_us;
     apus_err err;
     apus_diag *diag;
 } ap_bind;
@@ -112,6 +117,18 @@ void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
                      const char *mlx_module);
 /* embed_tokens, norm and lm_head. norm_add as in ap_bind_vec. */
 void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add);
+
+/* bind_pack.c. Put a matrix in the queue: *out is what it will be, its bytes follow with ap_bind_pack. In
+ * the sizing pass, dst NULL, it is only counted. */
+void ap_bind_queue(ap_bind *b, ap_mat *out, const ap_tensor *view, void *dst);
+/* Between the passes: room for as many as the sizing pass has counted. ap_free b->job. ENOMEM. */
+apus_err ap_bind_make_room(ap_bind *b);
+/* Pack what is in the queue; ECANCELLED in b->err. */
+void ap_bind_pack(ap_bind *b);
+/* The bytes of a tensor's scales, or of its biases. */
+size_t ap_bind_scale_bytes(const ap_tensor *t);
+/* The pages of a tensor in its file stop counting as ours. */
+void ap_bind_give_back(const ap_bind *b, const ap_tensor *t);
 
 /* ---------------------------------------------------------------- families */
 

@@ -359,6 +359,30 @@ class Tiny(Case):
         self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
         self.assertTrue((self.dir / "apus/history").exists())
 
+    def test_contexts_that_do_not_fit_are_refused_before_loading(self):
+        copy = self.dir / "endless"
+        shutil.copytree(TINY, copy)
+        config = json.loads((copy / "config.json").read_text())
+        config.get("text_config", config)["max_position_embeddings"] = 1 << 28
+        (copy / "config.json").write_text(json.dumps(config))
+        ids = self.dir / "few_ids.txt"
+        ids.write_text("1 2 3")
+        text = self.dir / "long.txt"
+        text.write_text("word " * 2000)
+        ctx = ["--ctx", 1 << 28, "--kv", "f32"]
+        for args in (["run", copy, "-p", "x", *ctx], ["chat", copy, *ctx], ["bench", copy, *ctx],
+                     ["perplexity", copy, "-f", text, *ctx],
+                     ["logits", copy, "--ids", ids, "-o", self.dir / "l.safetensors", *ctx],
+                     ["run", copy, "--ids", ids, "-n", 1 << 28, "--kv", "f32"],
+                     ["run", copy, "-p", "x", "-n", 1 << 28, "--kv", "f32"],
+                     ["run", copy, "-f", text, "-n", 1 << 28, "--kv", "f32"]):
+            _, err = apus(*args, status=1)
+            self.assertIn("GB are available, of which the weights take 0.01", err, args)
+            self.assertRegex(err, r"would fit: ctx \d+", args)
+        # what the model was not made for is refused as early
+        _, err = apus("run", TINY, "-p", "x", "--ctx", 1 << 28, status=1)
+        self.assertIn("expected 0 to 8192", err)
+
     def test_interrupt_stops_a_run(self):
         p = subprocess.Popen(APUS + ["run", str(TINY), "-p", "hi", "--ignore-eos", "--ctx", "8000", "--cpumask", "ref"],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)

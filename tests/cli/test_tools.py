@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""apus perplexity and apus quantize.
+"""apus perplexity, apus quantize and apus bench.
 
     test_tools.py APUS SOURCE_DIR
 """
@@ -261,6 +261,53 @@ class Quantize(Case):
         _, err = apus("quantize", broken, self.dir / "bad", "--to", "mlx4", status=1)
         self.assertIn("not finite", err)
         self.assertFalse((self.dir / "bad").exists() or (self.dir / "bad.part").exists())
+
+
+class Bench(Case):
+    def test_json(self):
+        info = json.loads(apus("info", QWEN, "--json")[0])
+        out, _ = apus("bench", QWEN, "-p", "16", "-n", "4", "-r", "1", "-o", "json", "--profile")
+        got = json.loads(out)
+        machine = got["machine"]
+        self.assertIn(machine["level"], machine["levels"])
+        self.assertEqual(machine["levels"][0], "ref")
+        self.assertGreaterEqual(machine["threads"], 1)
+        self.assertGreater(machine["f32_gflop_s"], 0)
+        self.assertEqual([(r["test"], r["n"], r["depth"]) for r in got["rows"]],
+                         [("pp", 16, 0), ("tg", 4, 0)])
+        for r in got["rows"]:
+            self.assertLessEqual(r["tok_s"]["min"], r["tok_s"]["median"])
+            self.assertLessEqual(r["tok_s"]["median"], r["tok_s"]["max"])
+            self.assertEqual(r["compute_unit"], "f32")  # bf16 weights
+            self.assertGreater(r["compute_share"], 0)
+            self.assertAlmostEqual(sum(x["share"] for x in r["profile"]), 1, delta=0.02)
+            ops = {x["op"] for x in r["profile"]}
+            self.assertLessEqual({"embed", "norm", "matmul", "glu", "route", "moe", "rope", "qkv",
+                                  "attn", "conv", "delta", "elem", "between"}, ops)
+            heads = [x for x in r["profile"] if x.get("head")]
+            self.assertEqual([(x["rows"], x["cols"], x["calls"]) for x in heads],
+                             [(info["vocab"], info["hidden"], 1)])
+        tg = got["rows"][1]
+        moe = [x for x in tg["profile"] if x["op"] == "moe"]
+        self.assertEqual([(x["calls"], x["experts"]) for x in moe],
+                         [(info["layers_moe"], info["experts_used"])])
+        # Active weights in bf16, one page, the states; vectors are left out, panels are padded.
+        read = tg["bandwidth_share"] * machine["read_gb_s"] * 1e9 / tg["tok_s"]["median"]
+        least = 2 * info["params_active"]
+        self.assertTrue(0.99 * least < read < 1.1 * least, (read, least))
+
+    def test_tests_that_do_not_fit(self):
+        out, err = apus("bench", QWEN, "-c", "600", "-n", "2", "-r", "1", "-o", "csv")
+        self.assertIn("left out pp4096 at depth 0", err)
+        self.assertEqual([line.split(",")[:3] for line in out.splitlines()[1:]],
+                         [["pp", "512", "0"], ["tg", "2", "0"]])
+        for args, words in ((("-p", "16,9000"), "no room for pp9000 at depth 0"),
+                            (("-d", "9000", "-n", "2"), "no room for tg2 at depth 9000"),
+                            (("-c", "100"), "no test fits in 100 positions")):
+            out, err = apus("bench", QWEN, "-r", "1", *args, status=1)
+            self.assertEqual(out, "")
+            self.assertIn(words, err)
+        apus("bench", QWEN, "-p", "x", status=2)
 
 
 if __name__ == "__main__":

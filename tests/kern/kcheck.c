@@ -171,10 +171,11 @@ static double dots_per_fma(apus_cpu level)
 
 static void run_bench(const options *o, kc *c)
 {
+    c->bench = true;
     for (int v = 0; v < c->n_kern; v++) {
         const kc_kern *kern = &c->kern[v];
         kc_bench b = {.k = &kern->k, .name = kern->name, .c = c};
-        b.peak_flops = ap_peak_flops(kern->k.level, kern->k.pool);
+        b.peak_flops = ap_peak_ops(kern->k.level, APUS_UNIT_F32, kern->k.pool);
         b.peak_bytes = ap_peak_bytes(kern->k.level, kern->k.pool);
         b.peak_dots = b.peak_flops * dots_per_fma(kern->k.level);
         b.peak_tiles = ap_peak_tiles(kern->k.level, AP_TILES_BF16, kern->k.pool);

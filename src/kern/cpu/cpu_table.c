@@ -13,6 +13,7 @@ void ap_cpu_table(apus_cpu level, ap_pool *pool, ap_kern *out)
         .impl = ap_micro_for(level),
         .pack_bytes = ap_cpu_pack_bytes,
         .pack = ap_cpu_pack,
+        .pack_mat = ap_cpu_pack_mat,
         .embed = ap_cpu_embed,
         .norm = ap_cpu_norm,
         .matmul = ap_cpu_matmul,

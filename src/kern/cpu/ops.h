@@ -7,6 +7,7 @@
 
 size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t);
 void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
+void ap_cpu_pack_mat(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
 void ap_cpu_embed(const ap_kern *k, const ap_embed_args *a);
 void ap_cpu_norm(const ap_kern *k, const ap_norm_args *a);
 void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a);

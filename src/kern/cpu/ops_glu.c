@@ -43,7 +43,7 @@ static void glu_task(void *arg, int task, int worker)
 static void run(const ap_kern *k, const ap_glu_args *a, const ap_qx *inputs)
 {
     glu_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
-    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1);
+    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1, inputs);
     ap_op_run(k, glu_task, &j, j.split.n_tasks);
 }
 

@@ -51,7 +51,7 @@ static void matmul_task(void *arg, int task, int worker)
 static void run(const ap_kern *k, const ap_matmul_args *a, const ap_qx *inputs)
 {
     matmul_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
-    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1);
+    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1, inputs);
     ap_op_run(k, matmul_task, &j, j.split.n_tasks);
 }
 

@@ -271,7 +271,7 @@ static void run_slice(moe_job *j, int rows, int n)
     int left = ap_n_panels(&j->a->experts[j->a->ids[0]].down) - j->slice;
     j->n_slice = left < n ? left : n;
     ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
-    j->split = ap_split_product(j->k, rows, j->n_slice, j->ffn, 1, j->n_units);
+    j->split = ap_split_product(j->k, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
     ap_op_run(j->k, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
     j->n_tasks = ap_op_tasks(j->k, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
     ap_op_run(j->k, combine_task, j, j->n_tasks);
@@ -313,7 +313,7 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     }
     if (!glu_q) j.x_q = NULL;
     else ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
-    j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units);
+    j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
     ap_op_run(k, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
     if (!down_q) j.mid_q = NULL;
     else quantise_mid(&j);

@@ -99,20 +99,27 @@ static void pack_task(void *arg, int task, int worker)
     for (int p = ap_op_first(j->panels, task, j->n_tasks); p < end; p++) pack_panel(j, p);
 }
 
+void ap_cpu_pack_mat(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
+{
+    (void)k;
+    ap_qform q = ap_q_form(src);
+    *out = (ap_mat){.dtype = src->dtype, .rows = (int)src->shape[0], .cols = (int)src->shape[1]};
+    if (!q.bits && ap_dtype_block(src->dtype) != 1) {
+        out->raw = *src;
+    } else {
+        out->data = dst;
+        out->q = q;
+    }
+}
+
 void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
 {
-    ap_qform q = ap_q_form(src);
-    if (!q.bits && ap_dtype_block(src->dtype) != 1) {
-        *out = (ap_mat){.dtype = src->dtype,
-                        .rows = (int)src->shape[0],
-                        .cols = (int)src->shape[1],
-                        .raw = *src};
-        return;
-    }
+    ap_cpu_pack_mat(k, src, dst, out);
+    if (!out->data) return;
     pack_job j = {
         .plain = k->level == APUS_CPU_REF,
         .tensor = src,
-        .q = q,
+        .q = out->q,
         .src = src->data,
         .dst = dst,
         .type = src->dtype,
@@ -122,5 +129,4 @@ void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
     j.panels = ap_div_up(j.rows, AP_PANEL);
     j.n_tasks = ap_op_tasks(k, j.panels, j.cols * (int64_t)2);
     ap_op_run(k, pack_task, &j, j.n_tasks);
-    *out = (ap_mat){.data = dst, .dtype = j.type, .q = q, .rows = j.rows, .cols = j.cols};
 }

@@ -18,7 +18,8 @@ _Static_assert(AP_TASK_ROWS % AP_Q_TILE == 0, "tiles of a task");
 #define TASKS_PER_THREAD 6
 #define L2_PANELS        16 /* 256 KB of bf16 in a K block */
 
-ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units)
+ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units,
+                          bool integers)
 {
     const ap_micro *m = k->impl;
     ap_split s = {0};
@@ -30,7 +31,7 @@ ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int 
     s.n_row_blocks = ap_div_up(rows, s.row_block);
 
     int most = AP_TASK_FLOATS / (s.row_block * AP_PANEL * n_mat);
-    if (s.row_block > tile && most > L2_PANELS / n_mat) most = L2_PANELS / n_mat;
+    if (!integers && s.row_block > tile && most > L2_PANELS / n_mat) most = L2_PANELS / n_mat;
     int group = panels;
     if (threads > 1) {
         int64_t blocks = (int64_t)s.n_row_blocks * units;
@@ -159,12 +160,28 @@ static void gather_inputs(const ap_micro_qdot *m, const ap_qx *const *x, int row
     }
 }
 
+/* What is met after a K block of a few panels: their next one, or the first one of the panels behind this
+ * task's. Memory is asked for it while tiles compute: its lines lie in short runs that no processor
+ * foresees. */
+typedef struct coming {
+    const uint8_t *at;
+    size_t panel_bytes;
+    int n_panel, n_line; /* lines of 64 bytes in each panel */
+} coming;
+
+static void ask_for(const coming *c, int part, int n_part)
+{
+    int all = c->n_panel * c->n_line, end = ap_op_first(all, part + 1, n_part);
+    for (int i = ap_op_first(all, part, n_part); i < end; i++)
+        __builtin_prefetch(c->at + (size_t)(i / c->n_line) * c->panel_bytes + (size_t)(i % c->n_line) * 64, 0, 2);
+}
+
 /* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
  * unpacked and meet all rows. */
 static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int n_panel,
                             const ap_qx *const *x, int rows, float *out, int ld)
 {
-    size_t bytes = ap_q_panel_bytes(w->q, w->cols);
+    size_t bytes = ap_q_panel_bytes(w->q, w->cols), step = ap_q_block_bytes(w->q);
     const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
     if (rows <= AP_Q_FEW) {
         if (m->few_panels)
@@ -182,9 +199,13 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
         gather_inputs(m, x, rows, n_tiles, b0, n, zero, inputs);
         for (int p = 0; p < n_panel; p += Q_PANELS) {
             int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
+            bool last = b0 + n == blocks;
+            coming next = {panel + (size_t)(last ? p + n_panel : p) * bytes + (last ? 0 : (size_t)(b0 + n) * step),
+                           bytes, np, (int)((size_t)(blocks < m->k_blocks ? blocks : m->k_blocks) * step / 64)};
             for (int i = 0; i < np; i++)
                 m->unpack(w->q, panel + (size_t)(p + i) * bytes, w->cols, b0, n, &unpacked[i]);
             for (int t = 0; t < n_tiles; t++) {
+                ask_for(&next, t, n_tiles);
                 int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
                 const ap_qx *in = inputs + t * AP_Q_TILE * AP_Q_K_BLOCKS;
                 m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld,

@@ -132,10 +132,14 @@ static void refusals_name_what_fits(void **state)
     s.ctx = 100000;
     s.prefill_chunk = 4096;
     uint64_t need = need_of(m, &s, &k, &z);
-    assert_ok(ap_fit_engine(m, &s, &k, &z, need, &diag));
-    assert_ok(ap_fit_engine(m, &s, &k, &z, 0, &diag)); /* not known */
+    assert_ok(ap_fit_engine(m, &s, &k, &z, need, 0, &diag));
+    assert_ok(ap_fit_engine(m, &s, &k, &z, 0, 0, &diag)); /* not known */
+    assert_ok(ap_fit_engine(m, &s, &k, &z, need + 1000, 1000, &diag));
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, need + 999, 1000, &diag), APUS_ENOMEM);
+    assert_non_null(strstr(diag.text, "of which the weights take"));
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, 999, 1000, &diag), APUS_ENOMEM);
     uint64_t have = need * 2 / 3;
-    assert_int_equal(ap_fit_engine(m, &s, &k, &z, have, &diag), APUS_ENOMEM);
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, have, 0, &diag), APUS_ENOMEM);
     const char *at = strstr(diag.text, "would fit: ctx ");
     assert_non_null(at);
     s.ctx = atoi(at + strlen("would fit: ctx "));
@@ -146,12 +150,12 @@ static void refusals_name_what_fits(void **state)
 
     s.ctx = 2000;
     need = need_of(m, &s, &k, &z);
-    assert_int_equal(ap_fit_engine(m, &s, &k, &z, need - 1, &diag), APUS_ENOMEM);
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, need - 1, 0, &diag), APUS_ENOMEM);
     at = strstr(diag.text, "prefill_chunk ");
     assert_non_null(at);
     s.prefill_chunk = atoi(at + strlen("prefill_chunk "));
     assert_true(need_of(m, &s, &k, &z) < need);
-    assert_int_equal(ap_fit_engine(m, &s, &k, &z, 1, &diag), APUS_ENOMEM);
+    assert_int_equal(ap_fit_engine(m, &s, &k, &z, 1, 0, &diag), APUS_ENOMEM);
     assert_non_null(strstr(diag.text, "no setting would fit"));
     fake_model_free(m);
 }

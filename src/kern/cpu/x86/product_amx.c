@@ -139,6 +139,9 @@ struct unpacker {
     const uint8_t *from[PAIR]; /* packed numbers of the block */
     int n_panel, n_step, k0;
     int panel, step; /* the next; panel == n_panel: done */
+    const uint8_t *soon; /* numbers of the block that is unpacked after this one; memory is asked for them */
+    size_t soon_panel;   /* bytes from its first panel to the second */
+    int soon_lines;      /* of a step */
     _Alignas(64) float s[PAIR][GROUPS * AP_PANEL]; /* scale and bias of each step (or half) */
     _Alignas(64) float b[PAIR][GROUPS * AP_PANEL];
     _Alignas(64) float numbers[16]; /* with look_up: what the q of w stand for */
@@ -166,6 +169,10 @@ static void find_numbers(ap_qform f, float *v)
     for (int i = 0; i < 16; i++) v[i] = (float)((f.table ? ap_qtable[f.table][i] : i) - f.zero);
 }
 
+/* Parts of q are loaded again, broadcast on the way: a compiler that takes them out of registers instead
+ * crowds the one unit that permutes. */
+#define FROM_MEMORY_ONLY(q) __asm__("" : "+m"(q))
+
 typedef enum use { MAKE, KEEP, REUSE } use; /* of tables */
 
 /* Up to 4 bits: 16 products make a table of the row's group, and a lookup makes 32 weights at a time. */
@@ -184,6 +191,7 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     UNROLL for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
     turn4(v);
     UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
+    FROM_MEMORY_ONLY(q);
     UNROLL for (int r = 0; r < AP_PANEL; r++) {
         __m512i table;
         if (how == REUSE) {
@@ -239,6 +247,7 @@ INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
         _mm512_store_si512(q + 64 * i, even[i]);
         _mm512_store_si512(q + 256 + 64 * i, odd[i]);
     }
+    FROM_MEMORY_ONLY(q);
     UNROLL for (int r = 0; r < AP_PANEL; r++) {
         __m512i x = _mm512_broadcast_i32x4(load16(q + lane_at(r)));
         x = _mm512_mask_broadcast_i32x4(x, 0xf0f0, load16(q + 256 + lane_at(r)));
@@ -326,9 +335,30 @@ static void begin(unpacker *u, const ap_mat *w, int p0, int n_panel, int block, 
     }
 }
 
+/* What comes after the block that begin set up: of w, panels p0 and p0 + 1. It may lie behind w, where the
+ * next matrix most often is. */
+static void begin_soon(unpacker *u, const ap_mat *w, int p0, int block)
+{
+    size_t bytes = w->q.bits ? ap_q_panel_bytes(w->q, w->cols) : (size_t)(w->cols + 1) / 2 * 64;
+    size_t step = w->q.bits ? ap_q_block_bytes(w->q) : AMX_TILE;
+    const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
+    u->soon = panel + (size_t)block * AP_AMX_STEPS * step;
+    u->soon_panel = bytes;
+    u->soon_lines = (int)(step / 64);
+    if (!w->q.bits) return;
+    for (int i = 0; i < PAIR; i++) {
+        ap_qscales at = ap_q_scales_at(w->q, panel + (size_t)i * bytes, w->cols, block * AP_AMX_K / AP_Q_BLOCK);
+        size_t n = (size_t)(AP_AMX_K / w->q.group) * at.step;
+        for (size_t a = 0; a < n; a += 64) __builtin_prefetch(at.at + a);
+        if (w->q.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
+    }
+}
+
 static inline bool advance(unpacker *u)
 {
     if (u->panel == u->n_panel) return false;
+    const uint8_t *soon = u->soon + (size_t)u->panel * u->soon_panel + (size_t)u->step * (size_t)u->soon_lines * 64;
+    for (int i = 0; i < u->soon_lines; i++) __builtin_prefetch(soon + 64 * i);
     u->unit(u, u->panel, u->step);
     if (++u->step == u->n_step) {
         u->step = 0;
@@ -427,6 +457,14 @@ static place place_at(int i, int n_block, int n_mat, int n_panel, bool deep)
     return p;
 }
 
+/* Place i, or, behind the last one, the panels behind this task's. */
+static void ask_soon(unpacker *u, const ap_mat *const *w, int n_mat, int p0, int n_panel, int i, int n, int n_block,
+                     bool deep)
+{
+    place p = place_at(i < n ? i : i - n, n_block, n_mat, n_panel, deep);
+    begin_soon(u, w[p.mat], p0 + p.panel + (i < n ? 0 : n_panel), p.block);
+}
+
 static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0, int n_panel,
                     const ap_amx_in *in, int tile, int n_tile, float *sums)
 {
@@ -437,12 +475,16 @@ static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0,
     int n_block = ap_amx_blocks(in->cols), n = (n_panel + 1) / PAIR * n_mat * n_block;
     place now = place_at(0, n_block, n_mat, n_panel, deep);
     begin(&next, w[now.mat], p0 + now.panel, now.n_panel, now.block, panels[0]);
+    ask_soon(&next, w, n_mat, p0, n_panel, 1, n, n_block, deep);
     while (advance(&next))
         ;
     amx_begin();
     for (int i = 0; i < n; i++) {
         place then = place_at(i + 1, n_block, n_mat, n_panel, deep);
-        if (i + 1 < n) begin(&next, w[then.mat], p0 + then.panel, then.n_panel, then.block, panels[(i + 1) % 2]);
+        if (i + 1 < n) {
+            begin(&next, w[then.mat], p0 + then.panel, then.n_panel, then.block, panels[(i + 1) % 2]);
+            ask_soon(&next, w, n_mat, p0, n_panel, i + 2, n, n_block, deep);
+        }
         sweep s = {.w = panels[i % 2],
                    .x = ap_amx_at(in, now.block, tile),
                    .n_step = ap_amx_block_steps(in->cols, now.block),

@@ -92,6 +92,32 @@ void check_pack(kc *c)
     check_pack_quant(c);
 }
 
+/* The description that pack gives, and nothing done to the memory. */
+void check_pack_mat(kc *c)
+{
+    for (int i = 0; i < 30; i++) {
+        ap_dtype t = types[i % 3];
+        int rows = kc_int(c, 1, 100), cols = kc_int(c, 1, 100);
+        size_t n = packed_bytes(t, rows, cols);
+        kc_case(c, "%s %d x %d", ap_dtype_name(t), rows, cols);
+        ap_tensor src = kc_tensor(c, t, rows, cols, 1.0, NULL);
+        uint8_t *packed = kc_bytes(c, n), *dst = kc_bytes(c, n), *before = kc_bytes(c, n);
+        memset(before, 0x5a, n);
+        for (int k = 0; k < c->n_kern; k++) {
+            const ap_kern *kern = &c->kern[k].k;
+            ap_mat want = {0}, got = {0};
+            memset(dst, 0x5a, n);
+            kern->pack(kern, &src, packed, &want);
+            kern->pack_mat(kern, &src, dst, &got);
+            c->values++;
+            if (memcmp(before, dst, n)) kc_fail(c, "%s: wrote to the matrix", c->kern[k].name);
+            if (got.data != dst || got.dtype != want.dtype || got.rows != want.rows || got.cols != want.cols ||
+                got.q.bits != want.q.bits || got.raw.data != want.raw.data)
+                kc_fail(c, "%s: wrong description", c->kern[k].name);
+        }
+    }
+}
+
 typedef struct pack_run {
     ap_tensor src;
     void *dst;

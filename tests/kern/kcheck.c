@@ -29,7 +29,8 @@ typedef struct slot {
     }
 
 static const slot slots[] = {
-    SLOT(pack_bytes, NULL),   SLOT(pack, bench_pack),        SLOT(embed, bench_embed),
+    SLOT(pack_bytes, NULL),   SLOT(pack, bench_pack),        SLOT(pack_mat, NULL),
+    SLOT(embed, bench_embed),
     SLOT(norm, bench_norm),   SLOT(matmul, bench_matmul),    SLOT(glu, bench_glu),
     SLOT(route, bench_route), SLOT(moe_scratch_bytes, NULL), SLOT(moe, bench_moe),
     SLOT(rope, bench_rope),   SLOT(qkv, bench_qkv),          SLOT(attn_scratch_bytes, NULL),

@@ -104,6 +104,7 @@ void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn f
 
 void check_pack_bytes(kc *c);
 void check_pack(kc *c);
+void check_pack_mat(kc *c);
 void check_embed(kc *c);
 void check_norm(kc *c);
 void check_matmul(kc *c);

@@ -31,7 +31,7 @@ static apus_cpu detect(void)
     if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return APUS_CPU_REF;
     uint64_t saved = xcr0();
     if ((saved & 0x6) != 0x6 || !has(b7, bit_AVX2 | bit_BMI2)) return APUS_CPU_REF;
-#ifdef AP_EMULATE /* tests: tests/kern/avx512_plain.h, kern/cpu/x86/amx_tile.h */
+#ifdef AP_EMULATE /* tests: kern/cpu/x86/avx512_plain.h, amx_tile.h */
     return APUS_CPU_AMX;
 #endif
     if ((saved & 0xE6) != 0xE6 ||

@@ -96,7 +96,8 @@ typedef enum apus_load {
 typedef enum apus_precision {
     APUS_PRECISION_HIGH = 0, /* integers: inputs of 15 bits, 32 of them to a scale */
     APUS_PRECISION_EXACT,    /* f32 inputs and sums */
-    APUS_PRECISION_FAST      /* inputs of 8 bits or bf16, whatever runs fastest for the row count */
+    APUS_PRECISION_FAST      /* inputs of 8 bits or bf16, whatever runs fastest for the row count, and the
+                                delta rule in chunks: results depend on chunks, batches and levels */
 } apus_precision;
 
 /* "high", "exact", "fast" to a precision. EINVAL: unknown name. */

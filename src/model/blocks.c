@@ -116,6 +116,29 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     w->bytes = ap_max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
 }
 
+/* The system maps 64 KB around each row that is read, which adds up to the whole table in a long text; so
+ * after this many rows the pages are given back. They stay in the system's cache. */
+#define EMBED_ROWS 128
+
+void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, const ap_tensor *table,
+                   float scale, float *out, int width)
+{
+    /* A head that is used where the file has it is read in every step, and may be this table. */
+    bool keep = !m->w || (m->head.rows && !m->head.data);
+    for (int t = 0; t < s->n_tok; t += EMBED_ROWS) {
+        int n = ap_min_int(s->n_tok - t, EMBED_ROWS);
+        k->embed(k, &(ap_embed_args){.table = table,
+                                     .tok = s->tok + t,
+                                     .scale = scale,
+                                     .out = out + (size_t)t * (size_t)width,
+                                     .n_tok = n,
+                                     .width = width});
+        /* Decoding passes a multiple once in as many tokens. */
+        if (!keep && s->pos[t] / EMBED_ROWS != (s->pos[t + n - 1] + 1) / EMBED_ROWS)
+            ap_weights_drop(m->w, table->data, ap_tensor_bytes(table));
+    }
+}
+
 void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
 {
     const ap_rope *rope[2] = {&m->c->rope_full, &m->c->rope_sliding};

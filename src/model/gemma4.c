@@ -77,12 +77,7 @@ static void per_layer_inputs(const ap_model_impl *m, const ap_kern *k, const ap_
     /* norm(a x, eps) = norm(x, eps / a^2), so the factor h^-1/2 goes into eps. */
     ap_norm(k, w->ple, m->norm_ple, w->ple, s->n_tok * c->n_layer, P,
             c->norm_eps * (float)c->hidden);
-    k->embed(k, &(ap_embed_args){.table = &m->ple_embed,
-                                 .tok = s->tok,
-                                 .scale = sqrtf((float)P),
-                                 .out = w->ple_g,
-                                 .n_tok = s->n_tok,
-                                 .width = width});
+    ap_embed_rows(m, k, s, &m->ple_embed, sqrtf((float)P), w->ple_g, width);
     k->elem(k, &(ap_elem_args){.op = AP_ELEM_AVERAGE,
                                .y = w->ple,
                                .x = w->ple_g,
@@ -190,12 +185,7 @@ bool ap_gemma4_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *
 {
     const ap_config *c = m->c;
     int T = s->n_tok, H = c->hidden, P = c->ple_dim;
-    k->embed(k, &(ap_embed_args){.table = &m->embed,
-                                 .tok = s->tok,
-                                 .scale = sqrtf((float)H),
-                                 .out = w->x,
-                                 .n_tok = T,
-                                 .width = H});
+    ap_embed_rows(m, k, s, &m->embed, sqrtf((float)H), w->x, H);
     if (P) per_layer_inputs(m, k, s, w);
     for (int l = 0; l < c->n_layer; l++) {
         if (ap_step_cancelled(cancel)) return false;

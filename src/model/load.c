@@ -71,6 +71,7 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     ap_model_impl *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     m->c = c;
+    m->w = w;
     m->layer = ap_calloc((size_t)c->n_layer, sizeof *m->layer);
     if (c->n_expert) m->experts = ap_experts_create(c->n_layer, c->n_expert);
     if (!m->layer || (c->n_expert && !m->experts)) {

@@ -51,6 +51,7 @@ typedef struct ap_layer {
 
 struct ap_model_impl {
     const ap_config *c;
+    const ap_weights *w;
     ap_tensor embed;       /* [V, H] in the file */
     ap_tensor ple_embed;   /* [V, L*P] in the file */
     ap_mat ple_project;    /* [L*P, H] */
@@ -174,6 +175,11 @@ struct ap_work {
  * w->bytes with mem NULL. */
 void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq,
                   void *mem);
+
+/* out[t] = table[tok[t]] * scale for the step's tokens; table: embed or ple_embed. The pages of the file that
+ * rows were read from are given back from time to time. */
+void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, const ap_tensor *table,
+                   float scale, float *out, int width);
 
 /* Angles of the step's positions and the sequences' pages. */
 void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);

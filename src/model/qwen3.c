@@ -333,10 +333,7 @@ bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
 {
     const ap_config *c = m->c;
     int T = s->n_tok, H = c->hidden;
-    k->embed(
-        k,
-        &(ap_embed_args){
-            .table = &m->embed, .tok = s->tok, .scale = 1.0f, .out = w->x, .n_tok = T, .width = H});
+    ap_embed_rows(m, k, s, &m->embed, 1.0f, w->x, H);
     for (int l = 0; l < c->n_layer; l++) {
         if (ap_step_cancelled(cancel)) return false;
         ap_norm(k, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);

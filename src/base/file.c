@@ -185,16 +185,11 @@ char *ap_path_join(const char *dir, const char *name)
     return r;
 }
 
-int64_t ap_time_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
 int64_t ap_time_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+int64_t ap_time_us(void) { return ap_time_ns() / 1000; }

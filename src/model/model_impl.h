@@ -69,10 +69,10 @@ struct ap_model_impl {
 
 /* ---------------------------------------------------------------- binding (bind.c) */
 
-/* Walks the tensors of a model twice: first to add up sizes, then to pack. Errors are sticky: after
- * the first one every call does nothing, so binding code needs no checks. */
 typedef struct ap_pack_job ap_pack_job; /* a matrix that waits to be packed (bind_pack.c) */
 
+/* Walks the tensors of a model twice: first to add up sizes, then to pack. Errors are sticky: after
+ * the first one every call does nothing, so binding code needs no checks. */
 typedef struct ap_bind {
     const ap_config *c;
     const ap_weights *w;

@@ -1,6 +1,5 @@
 /* plan.c - what an engine needs, before anything is allocated. */
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/engine.h"
@@ -146,28 +145,11 @@ static uint64_t rest_of_page(uint64_t bytes)
     return bytes >= page ? (page - bytes % page) % page : 0;
 }
 
-/* The system maps 64 KB of the file for a row of an embedding; they are given back after 128 rows
- * (ap_embed_rows), so up to 8 MB of the table, and of its scales and biases each, are in memory. */
-static uint64_t mapped_rows(const apus_model *m, const char *name)
-{
-    const uint64_t most = (uint64_t)8 << 20;
-    const char *prefix = m->weights ? ap_weights_text_prefix(m->weights) : NULL;
-    char full[512];
-    int n = prefix ? snprintf(full, sizeof full, "%s%s", prefix, name) : -1;
-    const ap_tensor *t = n > 0 && n < (int)sizeof full ? ap_weights_find(m->weights, full) : NULL;
-    if (!t) return 0;
-    uint64_t table = ap_tensor_bytes(t), scales = ap_tensor_scale_bytes(t);
-    if (scales > most) scales = most;
-    return (table < most ? table : most) + scales * (t->biases ? 2 : 1);
-}
-
 /* Measured: 5 MB of program and libraries, 64 bytes for each token of the tokenizer. */
 static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
 {
     const ap_config *c = &m->config;
-    uint64_t other = ((uint64_t)5 << 20) + (uint64_t)c->vocab * 64;
-    uint64_t rows = mapped_rows(m, "embed_tokens.weight"), ple = mapped_rows(m, "embed_tokens_per_layer.weight");
-    other += rows > ple ? rows : ple; /* one after the other */
+    uint64_t other = ((uint64_t)5 << 20) + (uint64_t)c->vocab * 64 + m->mapped_bytes;
     other += (uint64_t)c->n_expert * (uint64_t)c->n_layer * sizeof(ap_expert);
     other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) + rest_of_page(z->model_scratch_bytes);
     for (int g = 0; g < AP_KV_GROUPS; g++)

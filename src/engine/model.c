@@ -183,6 +183,29 @@ static void count_tensors(const apus_model *m, census *out)
     }
 }
 
+/* The system maps 64 KB of the file for a row of an embedding; they are given back after 128 rows
+ * (ap_embed_rows), so up to 8 MB of the table, and of its scales and biases each, are in memory. */
+static size_t mapped_rows(const apus_model *m, const char *name)
+{
+    const size_t most = (size_t)8 << 20;
+    const char *prefix = ap_weights_text_prefix(m->weights);
+    char full[512];
+    int n = prefix ? snprintf(full, sizeof full, "%s%s", prefix, name) : -1;
+    const ap_tensor *t = n > 0 && n < (int)sizeof full ? ap_weights_find(m->weights, full) : NULL;
+    if (!t) return 0;
+    size_t table = ap_tensor_bytes(t), scales = ap_tensor_scale_bytes(t);
+    if (scales > most) scales = most;
+    return (table < most ? table : most) + scales * (t->biases ? 2 : 1);
+}
+
+/* Check every tensor and add up what the model would take. */
+static apus_err measure(apus_model *m, apus_diag *diag)
+{
+    size_t rows = mapped_rows(m, "embed_tokens.weight"), ple = mapped_rows(m, "embed_tokens_per_layer.weight");
+    m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
+    return ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
+}
+
 /* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
 static apus_err check_fit(const apus_model *m, const apus_engine_settings *wish, apus_diag *diag)
 {
@@ -209,7 +232,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     apus_err err = ap_pool_create(s->threads, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
     m->kern.precision = s->precision;
-    if (!err) err = ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
+    if (!err) err = measure(m, diag);
     if (!err) err = check_fit(m, s->engine, diag);
     if (!err)
         err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
@@ -221,13 +244,13 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     return APUS_OK;
 }
 
-/* APUS_LOAD_INFO: check every tensor and add up what the model would take. */
+/* APUS_LOAD_INFO */
 static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
     apus_err err = ap_pool_create(1, &m->pool, diag);
     if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
     m->kern.precision = s->precision;
-    return err ? err : ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
+    return err ? err : measure(m, diag);
 }
 
 static void describe_types(apus_model *m, const census *c)

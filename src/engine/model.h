@@ -20,6 +20,7 @@ struct apus_model {
     ap_pool *pool;           /* packs weights; engines have their own */
     ap_kern kern;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
+    size_t mapped_bytes;  /* of the embedding's rows, at most, in the file's pages */
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
     apus_info info;
     char weight_types[512];

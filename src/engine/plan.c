@@ -145,19 +145,11 @@ static uint64_t rest_of_page(uint64_t bytes)
     return bytes >= page ? (page - bytes % page) % page : 0;
 }
 
-/* Measured: 6 MB of program and libraries, 64 bytes for each token of the tokenizer. The system maps 64 KB
- * of the file for a row of an embedding, which are given back after 128 rows (ap_embed_rows): up to 8 MB of
- * each table, of which at least 4 bits per weight are in the file. */
+/* Measured: 5 MB of program and libraries, 64 bytes for each token of the tokenizer. */
 static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
 {
-    const uint64_t mb = (uint64_t)1 << 20;
     const ap_config *c = &m->config;
-    const int width[] = {c->hidden, c->ple_dim * c->n_layer};
-    uint64_t other = 6 * mb + (uint64_t)c->vocab * 64;
-    for (int i = 0; i < 2; i++) {
-        uint64_t table = (uint64_t)c->vocab * (uint64_t)width[i] / 2;
-        other += table < 8 * mb ? table : 8 * mb;
-    }
+    uint64_t other = ((uint64_t)5 << 20) + (uint64_t)c->vocab * 64 + m->mapped_bytes;
     other += (uint64_t)c->n_expert * (uint64_t)c->n_layer * sizeof(ap_expert);
     other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) + rest_of_page(z->model_scratch_bytes);
     for (int g = 0; g < AP_KV_GROUPS; g++)

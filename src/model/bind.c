@@ -69,7 +69,7 @@ void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
         ap_bind_queue(b, out, view, dst);
         return;
     }
-    b->in_place += ap_tensor_bytes(view) + ap_bind_scale_bytes(view) * (view->biases ? 2 : 1);
+    b->in_place += ap_tensor_bytes(view) + ap_tensor_scale_bytes(view) * (view->biases ? 2 : 1);
     if (dst) b->k->pack(b->k, view, dst, out);
 }
 
@@ -105,7 +105,7 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
         if (view->biases) picked.biases = pick_scales(b, view, view->biases, row, n);
         picked.group_rows = 1;
     }
-    if (rows) ap_bind_give_back(b, view);
+    if (rows) ap_give_back(b->w, view);
     if (stay) {
         ap_bind_mat_view(b, out, &picked);
         return;

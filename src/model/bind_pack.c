@@ -27,19 +27,11 @@ typedef struct packing {
     int64_t told_us;
 } packing;
 
-size_t ap_bind_scale_bytes(const ap_tensor *t)
+void ap_give_back(const ap_weights *w, const ap_tensor *t)
 {
-    if (!t->scales) return 0;
-    size_t rows = ((size_t)t->shape[0] + (size_t)t->group_rows - 1) / (size_t)t->group_rows;
-    return rows * (((size_t)t->shape[1] + (size_t)t->group - 1) / (size_t)t->group) *
-           ap_dtype_bytes(t->scale_dtype);
-}
-
-void ap_bind_give_back(const ap_bind *b, const ap_tensor *t)
-{
-    ap_weights_drop(b->w, t->data, ap_tensor_bytes(t));
-    ap_weights_drop(b->w, t->scales, ap_bind_scale_bytes(t));
-    if (t->biases) ap_weights_drop(b->w, t->biases, ap_bind_scale_bytes(t));
+    ap_weights_drop(w, t->data, ap_tensor_bytes(t));
+    if (t->scales) ap_weights_drop(w, t->scales, ap_tensor_scale_bytes(t));
+    if (t->biases) ap_weights_drop(w, t->biases, ap_tensor_scale_bytes(t));
 }
 
 void ap_bind_queue(ap_bind *b, ap_mat *out, const ap_tensor *view, void *dst)
@@ -112,7 +104,7 @@ static void pack_task(void *arg, int task, int worker)
     ap_tensor t = part_of(p, (size_t)task, &dst);
     want(p, (size_t)task + AHEAD);
     p->kern.pack(&p->kern, &t, dst, &m);
-    ap_bind_give_back(p->b, &t);
+    ap_give_back(p->b->w, &t);
     atomic_fetch_add(&p->done, p->kern.pack_bytes(&p->kern, &t));
     if (worker == 0) tell(p);
 }

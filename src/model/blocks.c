@@ -116,8 +116,9 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
     w->bytes = ap_max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
 }
 
-/* The system maps 64 KB around each row that is read, which adds up to the whole table in a long text; so
- * after this many rows the pages are given back. They stay in the system's cache. */
+/* The system maps 64 KB around each row that is read, which adds up to the whole table in a long text; so the
+ * pages are given back after this many rows of a prompt, and of an answer after half as many, as two tables
+ * wait together then. They stay in the system's cache. */
 #define EMBED_ROWS 128
 
 void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, const ap_tensor *table,
@@ -133,9 +134,8 @@ void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, c
                                      .out = out + (size_t)t * (size_t)width,
                                      .n_tok = n,
                                      .width = width});
-        /* Decoding passes a multiple once in as many tokens. */
-        if (!keep && s->pos[t] / EMBED_ROWS != (s->pos[t + n - 1] + 1) / EMBED_ROWS)
-            ap_weights_drop(m->w, table->data, ap_tensor_bytes(table));
+        if (!keep && (n > 1 || s->pos[t] % (EMBED_ROWS / 2) == 0))
+            ap_give_back(m->w, table);
     }
 }
 

@@ -126,10 +126,8 @@ void ap_bind_queue(ap_bind *b, ap_mat *out, const ap_tensor *view, void *dst);
 apus_err ap_bind_make_room(ap_bind *b);
 /* Pack what is in the queue; ECANCELLED in b->err. */
 void ap_bind_pack(ap_bind *b);
-/* The bytes of a tensor's scales, or of its biases. */
-size_t ap_bind_scale_bytes(const ap_tensor *t);
 /* The pages of a tensor in its file stop counting as ours. */
-void ap_bind_give_back(const ap_bind *b, const ap_tensor *t);
+void ap_give_back(const ap_weights *w, const ap_tensor *t);
 
 /* ---------------------------------------------------------------- families */
 

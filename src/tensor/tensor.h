@@ -30,6 +30,8 @@ static inline int64_t ap_tensor_count(const ap_tensor *t)
 /* Bytes of one row (last axis) of data, and of all data; the scales of split types not counted. */
 size_t ap_tensor_row_bytes(const ap_tensor *t);
 size_t ap_tensor_bytes(const ap_tensor *t);
+/* Bytes of the scales of a split type, as many as of its biases; 0 = it has none. */
+size_t ap_tensor_scale_bytes(const ap_tensor *t);
 
 /* Sub-view: index i of the first axis. */
 ap_tensor ap_tensor_index(const ap_tensor *t, int64_t i);

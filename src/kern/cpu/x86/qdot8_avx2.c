@@ -7,8 +7,6 @@
 #include "kern/cpu/x86/qinput_avx2.h"
 #include "kern/cpu/x86/qload_avx2.h"
 
-#define AHEAD 1024
-
 static void quantise(const float *x, int n, ap_qx *out)
 {
     for (int i = 0; i < n; i++) quantise_block(false, x + (size_t)i * AP_Q_BLOCK, &out[i]);
@@ -85,32 +83,12 @@ INLINE __m256 block(int steps, bool halves, bool affine, const __m256i v[8], con
     return affine ? biased(b, x->xs, acc) : acc;
 }
 
-INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *panel, int cols,
-                      const ap_qx *const *x, float *out, int ld)
+/* A block of 8 rows with R rows of inputs. */
+INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform f, const float *s, const float *b,
+                      const ap_qx *const *x, int at, __m256 *acc)
 {
-    _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
-    int blocks = cols / AP_Q_BLOCK, times = ap_q_wide(f) ? 128 - f.zero : -f.zero, wide = halves ? 32 : 16;
-    size_t step = ap_q_block_bytes(f);
-    const uint8_t *p = panel;
-    __m256i table = table_of(f);
-    __m256 acc[AP_Q_FEW][2];
-    UNROLL for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
-        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
-        load_scales(f, panel, cols, b0, n, s, b);
-        for (int i = 0; i < n; i++, p += step) {
-            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
-            UNROLL for (int h = 0; h < 2; h++) {
-                __m256i v[8];
-                load_half(kind, p, h, table, v);
-                UNROLL for (int r = 0; r < R; r++)
-                    acc[r][h] = block(STEPS(kind), halves, f.affine, v, s + i * wide + 8 * h, b + i * wide + 8 * h,
-                                      &x[r][b0 + i], times, acc[r][h]);
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + r * ld + 8 * h, acc[r][h]);
+    const int times = wide_kind(kind) ? 128 - f.zero : -f.zero;
+    UNROLL for (int r = 0; r < R; r++) acc[r] = block(STEPS(kind), halves, f.affine, v, s, b, &x[r][at], times, acc[r]);
 }
 
 #include "kern/cpu/x86/qfew_avx2.h"
@@ -164,4 +142,4 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
 }
 
 const ap_micro_qdot ap_qdot8_avx2 = {
-    .k_blocks = 16, .zero_in_sums = true, .is_signed = true, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 16, .zero_in_sums = true, .is_signed = true, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

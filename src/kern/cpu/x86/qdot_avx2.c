@@ -4,8 +4,6 @@
 #include "kern/cpu/x86/qinput_avx2.h"
 #include "kern/cpu/x86/qload_avx2.h"
 
-#define AHEAD 1024
-
 static void quantise(const float *x, int n, ap_qx *out)
 {
     for (int i = 0; i < n; i++) quantise_block(true, x + (size_t)i * AP_Q_BLOCK, &out[i]);
@@ -66,9 +64,10 @@ INLINE __m256 biased(const float *b, float xs, __m256 acc)
 }
 
 /* A block of 8 rows with R rows of inputs. */
-INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], int zero, const float *s, const float *b,
-                      bool affine, const ap_qx *const *x, int block, __m256 (*acc)[2], int h)
+INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform f, const float *s, const float *b,
+                      const ap_qx *const *x, int block, __m256 *acc)
 {
+    const int zero = wide_kind(kind) ? f.zero - 128 : f.zero;
     __m256i dot[AP_Q_FEW][2];
     UNROLL for (int r = 0; r < R; r++) {
         const ap_qx *at = &x[r][block];
@@ -85,44 +84,17 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], int zero
     }
     UNROLL for (int r = 0; r < R; r++) {
         const ap_qx *at = &x[r][block];
-        __m256 a = acc[r][h];
+        __m256 a = acc[r];
         if (halves) {
             a = scaled(dot[r][0], s, at->d, a);
             a = scaled(dot[r][1], s + AP_PANEL, at->d, a);
-            if (affine) a = biased(b + AP_PANEL, at->xs16[1], biased(b, at->xs16[0], a));
+            if (f.affine) a = biased(b + AP_PANEL, at->xs16[1], biased(b, at->xs16[0], a));
         } else {
             a = scaled(_mm256_add_epi32(dot[r][0], dot[r][1]), s, at->d, a);
-            if (affine) a = biased(b, at->xs, a);
+            if (f.affine) a = biased(b, at->xs, a);
         }
-        acc[r][h] = a;
+        acc[r] = a;
     }
-}
-
-INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *panel, int cols,
-                      const ap_qx *const *x, float *out, int ld)
-{
-    _Alignas(64) float s[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[AP_Q_K_BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
-    int blocks = cols / AP_Q_BLOCK, zero = wide_kind(kind) ? f.zero - 128 : f.zero, wide = halves ? 32 : 16;
-    size_t step = ap_q_block_bytes(f);
-    const uint8_t *p = panel;
-    __m256i table = table_of(f);
-    __m256 acc[AP_Q_FEW][2];
-    UNROLL for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
-    for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
-        int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
-        load_scales(f, panel, cols, b0, n, s, b);
-        for (int i = 0; i < n; i++, p += step) {
-            for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
-            UNROLL for (int h = 0; h < 2; h++) {
-                __m256i v[8];
-                load_half(kind, p, h, table, v);
-                few_block(kind, halves, R, v, zero, s + i * wide + 8 * h, b + i * wide + 8 * h, f.affine, x, b0 + i,
-                          acc, h);
-            }
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + r * ld + 8 * h, acc[r][h]);
 }
 
 #include "kern/cpu/x86/qfew_avx2.h"
@@ -198,4 +170,4 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
 }
 
 const ap_micro_qdot ap_qdot_avx2 = {
-    .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few = few, .unpack = unpack, .tile = tile};
+    .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

@@ -95,64 +95,100 @@ INLINE __m256 brain(const uint8_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
-/* Of d, or of m, of the 8 rows from row 8h on. */
-INLINE __m256 factor(ap_qform f, const ap_qscales *at, int h, bool of_m)
-{
-    __m128i b = _mm_loadl_epi64((const __m128i *)(at->at + 8 * h + (of_m && !f.nibbles ? AP_PANEL : 0)));
-    if (f.nibbles) b = _mm_and_si128(of_m ? _mm_srli_epi32(b, 4) : b, _mm_set1_epi8(15));
-    return _mm256_cvtepi32_ps(f.is_signed && !of_m ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
-}
+/* ------------------------------------------------------------------ scales */
 
-INLINE __m256 number(ap_qform f, const uint8_t *p, int h)
+INLINE __m256 number(int scale, const uint8_t *p, int h)
 {
-    if (f.scale == AP_QS_F16) return half(p + 16 * h);
-    if (f.scale == AP_QS_BF16) return brain(p + 16 * h);
+    if (scale == AP_QS_F16) return half(p + 16 * h);
+    if (scale == AP_QS_BF16) return brain(p + 16 * h);
     return _mm256_loadu_ps((const float *)p + 8 * h);
 }
 
-/* AP_QS_SUPER: d and m are made once for their 256 inputs. */
-static inline void load_super_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+/* n groups, each number `times` times. */
+INLINE void plain_scales(int scale, bool affine, ap_qscales at, int n, int times, float *s, float *b)
 {
-    const int per_block = ap_q_halves(f) ? 2 : 1;
+    for (int g = 0; g < n; g++, at.at += at.step)
+        for (int i = 0; i < times; i++, s += AP_PANEL, b += AP_PANEL)
+            UNROLL for (int h = 0; h < 2; h++) {
+                _mm256_store_ps(s + 8 * h, number(scale, at.at, h));
+                if (affine) _mm256_store_ps(b + 8 * h, number(scale, at.at + at.step / 2, h));
+            }
+}
+
+/* The 8 factors at p, as numbers. */
+INLINE __m256 factors(bool is_signed, const uint8_t *p)
+{
+    __m128i b = _mm_loadl_epi64((const __m128i *)p);
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+}
+INLINE __m256 nibble_factors(bool upper, const uint8_t *p)
+{
+    __m128i b = _mm_loadl_epi64((const __m128i *)p);
+    b = _mm_and_si128(upper ? _mm_srli_epi16(b, 4) : b, _mm_set1_epi8(15));
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b));
+}
+
+/* AP_QS_SUPER, n groups that share their d and m. */
+INLINE void super_scales(bool is_signed, bool nibbles, bool affine, ap_qform f, ap_qscales at, int n, float *s, float *b)
+{
     const __m256 unit = _mm256_set1_ps(ap_q_unit(f)), minus = _mm256_set1_ps(-0.0f);
     __m256 d[2], m[2];
-    d[0] = d[1] = m[0] = m[1] = unit;
-    ap_qscales at = {0};
-    for (int i = 0; i < n; i++) {
-        if (i == 0 || (b0 + i) % (AP_Q_SUPER / AP_Q_BLOCK) == 0) {
-            at = ap_q_scales_at(f, panel, cols, b0 + i);
-            for (int h = 0; h < 2; h++) {
-                d[h] = _mm256_mul_ps(half(at.super + 16 * h), unit);
-                if (f.affine) m[h] = _mm256_xor_ps(half(at.super + 32 + 16 * h), minus);
-            }
+    UNROLL for (int h = 0; h < 2; h++) {
+        d[h] = _mm256_mul_ps(half(at.super + 16 * h), unit);
+        m[h] = affine ? _mm256_xor_ps(half(at.super + 32 + 16 * h), minus) : minus;
+    }
+    for (int g = 0; g < n; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
+        UNROLL for (int h = 0; h < 2; h++) {
+            const uint8_t *p = at.at + 8 * h;
+            _mm256_store_ps(s + 8 * h, _mm256_mul_ps(d[h], nibbles ? nibble_factors(false, p) : factors(is_signed, p)));
+            if (!affine) continue;
+            __m256 of_m = nibbles ? nibble_factors(true, p) : factors(false, p + AP_PANEL);
+            _mm256_store_ps(b + 8 * h, _mm256_mul_ps(m[h], of_m));
         }
-        for (int g = 0; g < per_block; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL)
-            for (int h = 0; h < 2; h++) {
-                _mm256_store_ps(s + 8 * h, _mm256_mul_ps(d[h], factor(f, &at, h, false)));
-                if (f.affine) _mm256_store_ps(b + 8 * h, _mm256_mul_ps(m[h], factor(f, &at, h, true)));
-            }
+}
+
+#define CHUNK 8 /* blocks whose scales are made at once: AP_Q_SUPER inputs */
+_Static_assert(CHUNK * AP_Q_BLOCK == AP_Q_SUPER, "a chunk has one d");
+
+/* s and b of n <= CHUNK blocks from b0, a multiple of CHUNK, on: for each block or half block its own. */
+static inline void chunk_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+{
+    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
+    int times = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1, groups = n * AP_Q_BLOCK / f.group;
+    switch (f.scale * 2 + f.affine) {
+    case AP_QS_F16 * 2: plain_scales(AP_QS_F16, false, at, groups, times, s, b); break;
+    case AP_QS_F16 * 2 + 1: plain_scales(AP_QS_F16, true, at, groups, times, s, b); break;
+    case AP_QS_BF16 * 2: plain_scales(AP_QS_BF16, false, at, groups, times, s, b); break;
+    case AP_QS_BF16 * 2 + 1: plain_scales(AP_QS_BF16, true, at, groups, times, s, b); break;
+    case AP_QS_F32 * 2: plain_scales(AP_QS_F32, false, at, groups, times, s, b); break;
+    case AP_QS_F32 * 2 + 1: plain_scales(AP_QS_F32, true, at, groups, times, s, b); break;
+    case AP_QS_SUPER * 2:
+        if (f.is_signed) super_scales(true, false, false, f, at, groups, s, b);
+        else super_scales(false, false, false, f, at, groups, s, b);
+        break;
+    default:
+        if (f.nibbles) super_scales(false, true, true, f, at, groups, s, b);
+        else if (f.is_signed) super_scales(true, false, true, f, at, groups, s, b);
+        else super_scales(false, false, true, f, at, groups, s, b);
     }
 }
 
-/* s and b of n blocks from b0 on, for each block (or half block) its own. */
+/* The same for any n. */
 static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
 {
-    if (f.scale == AP_QS_SUPER) {
-        load_super_scales(f, panel, cols, b0, n, s, b);
-        return;
-    }
-    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    const int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
-    int left = per_group - (per_group > 1 ? b0 % per_group : 0);
-    for (int i = 0; i < n * per_block; i++, s += AP_PANEL, b += AP_PANEL) {
-        for (int h = 0; h < 2; h++) {
-            _mm256_store_ps(s + 8 * h, number(f, at.at, h));
-            if (f.affine) _mm256_store_ps(b + 8 * h, number(f, at.at + at.step / 2, h));
-        }
-        if (--left) continue;
-        left = per_group;
-        at.at += at.step;
-    }
+    const int wide = AP_PANEL * (ap_q_halves(f) ? 2 : 1);
+    for (int i = 0; i < n; i += CHUNK)
+        chunk_scales(f, panel, cols, b0 + i, n - i < CHUNK ? n - i : CHUNK, s + i * wide, b + i * wide);
+}
+
+/* Ask for the scales of the chunk behind b0's, in this panel or in the one that comes next. */
+INLINE void fetch_scales(ap_qform f, const uint8_t *panel, const uint8_t *next, int cols, int b0)
+{
+    int left = cols / AP_Q_BLOCK - b0 - CHUNK;
+    ap_qscales at = left > 0 ? ap_q_scales_at(f, panel, cols, b0 + CHUNK) : ap_q_scales_at(f, next, cols, 0);
+    size_t bytes = (size_t)(CHUNK * AP_Q_BLOCK / f.group) * at.step;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
+    if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
 }
 
 /* Minus 128, as signed numbers. */

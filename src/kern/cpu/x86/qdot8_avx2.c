@@ -93,25 +93,83 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 
 #include "kern/cpu/x86/qfew_avx2.h"
 
-/* Block by block: the 8 weight vectors stay in registers while the rows pass; sums are in the tile. */
+/* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
+#define SUB 3
+
+/* A compiler that may choose the order of sums keeps all products until the end, and no register is left. */
+#define IN_THIS_ORDER(v) __asm__("" : "+x"(v))
+
+/* From input 4j of a block on, n steps: the sums of products with both halves of a panel. */
+INLINE void tile_dots(int steps, int R, const uint8_t *q, const ap_qx *x, int j, int n, __m256i (*sum)[2])
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    if (steps > n) steps = n;
+    UNROLL for (int end = j + n; j < end; j += steps) {
+        __m256i part[SUB][2];
+        UNROLL for (int i = j; i < j + steps; i++) {
+            __m256i w[2] = {load(q + 64 * i), load(q + 64 * i + 32)};
+            UNROLL for (int r = 0; r < R; r++) {
+                int32_t four;
+                memcpy(&four, x[r].q + 4 * i, 4);
+                __m256i xi = _mm256_set1_epi32(four);
+                UNROLL for (int h = 0; h < 2; h++) {
+                    __m256i p;
+                    if (steps == 1) p = _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(xi, w[h]));
+                    else p = _mm256_maddubs_epi16(w[h], xi);
+                    part[r][h] = i == j ? p : _mm256_add_epi16(part[r][h], p);
+                    IN_THIS_ORDER(part[r][h]);
+                }
+            }
+        }
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int h = 0; h < 2; h++) {
+                sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(part[r][h], ones));
+                IN_THIS_ORDER(sum[r][h]);
+            }
+    }
+}
+
+/* R rows with n blocks of a panel. */
+INLINE void tile_rows(int kind, int R, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n, float *out,
+                      int ld, bool add)
+{
+    const int parts = halves ? 2 : 1;
+    const float *s = w->s, *b = w->b;
+    __m256 acc[SUB][2];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int h = 0; h < 2; h++)
+            acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
+    for (int i = 0; i < n; i++, x += AP_Q_TILE, s += parts * AP_PANEL, b += parts * AP_PANEL) {
+        UNROLL for (int g = 0; g < parts; g++) {
+            __m256i sum[SUB][2];
+            UNROLL for (int r = 0; r < R; r++) {
+                int start = affine && !wide_kind(kind) ? 0 : halves ? x[r].sum16[g] : x[r].sum; /* 0: no zero to take off */
+                sum[r][0] = sum[r][1] = _mm256_set1_epi32(start);
+            }
+            tile_dots(STEPS(kind), R, w->q + i * 512, x, 8 / parts * g, 8 / parts, sum);
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int h = 0; h < 2; h++)
+                    acc[r][h] = scaled(sum[r][h], s + g * AP_PANEL + 8 * h, x[r].d, acc[r][h]);
+        }
+        UNROLL for (int g = 0; affine && g < parts; g++)
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int h = 0; h < 2; h++)
+                    acc[r][h] = biased(b + g * AP_PANEL + 8 * h, halves ? x[r].xs16[g] : x[r].xs, acc[r][h]);
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int h = 0; h < 2; h++) _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
+}
+
 INLINE void tile_form(int kind, bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x,
                       int rows, int n, float *out, int ld, bool add)
 {
-    const int wide = halves ? 32 : 16;
     for (int p = 0; p < n_panel; p++)
-        for (int h = 0; h < 2; h++)
-            for (int i = 0; i < n; i++) {
-                const uint8_t *q = w[p].q + i * 512 + 32 * h;
-                const float *s = w[p].s + i * wide + 8 * h, *b = w[p].b + i * wide + 8 * h;
-                __m256i v[8];
-                UNROLL for (int j = 0; j < 8; j++) v[j] = load(q + 64 * j);
-                for (int r = 0; r < rows; r++) {
-                    float *o = out + r * ld + p * AP_PANEL + 8 * h;
-                    __m256 acc = add || i > 0 ? _mm256_load_ps(o) : _mm256_setzero_ps();
-                    acc = block(STEPS(kind), halves, affine, v, s, b, &x[i * AP_Q_TILE + r], 1, acc);
-                    _mm256_store_ps(o, acc);
-                }
-            }
+        for (int r = 0; r < rows; r += SUB) {
+            float *to = out + r * ld + p * AP_PANEL;
+            if (rows - r >= 3) tile_rows(kind, 3, halves, affine, &w[p], x + r, n, to, ld, add);
+            else if (rows - r == 2) tile_rows(kind, 2, halves, affine, &w[p], x + r, n, to, ld, add);
+            else tile_rows(kind, 1, halves, affine, &w[p], x + r, n, to, ld, add);
+        }
 }
 
 #define TILE(kind)                                                                                 \

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "base/num.h"
 #include "kern/cpu/micro_qdot.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -150,11 +151,12 @@ INLINE void super_scales(bool is_signed, bool nibbles, bool affine, ap_qform f, 
 #define CHUNK 8 /* blocks whose scales are made at once: AP_Q_SUPER inputs */
 _Static_assert(CHUNK * AP_Q_BLOCK == AP_Q_SUPER, "a chunk has one d");
 
-/* s and b of n <= CHUNK blocks from b0, a multiple of CHUNK, on: for each block or half block its own. */
+/* s and b of n <= CHUNK blocks from b0, a multiple of CHUNK, on: for each block or half block its own. Up to
+ * CHUNK blocks are written. */
 static inline void chunk_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
 {
     ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    int times = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1, groups = n * AP_Q_BLOCK / f.group;
+    int times = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1, groups = ap_div_up(n * AP_Q_BLOCK, f.group);
     switch (f.scale * 2 + f.affine) {
     case AP_QS_F16 * 2: plain_scales(AP_QS_F16, false, at, groups, times, s, b); break;
     case AP_QS_F16 * 2 + 1: plain_scales(AP_QS_F16, true, at, groups, times, s, b); break;

@@ -96,9 +96,6 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 /* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
 #define SUB 3
 
-/* A compiler that may choose the order of sums keeps all products until the end, and no register is left. */
-#define IN_THIS_ORDER(v) __asm__("" : "+x"(v))
-
 /* From input 4j of a block on, n steps: the sums of products with both halves of a panel. */
 INLINE void tile_dots(int steps, int R, const uint8_t *q, const ap_qx *x, int j, int n, __m256i (*sum)[2])
 {

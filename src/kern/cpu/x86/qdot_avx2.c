@@ -99,61 +99,62 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 
 #include "kern/cpu/x86/qfew_avx2.h"
 
-/* Rows of a tile that pass at once: 2 x 3 sums in registers. */
+/* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
 #define SUB 3
 
-/* R rows with one block of a panel; the f32 sums are in the tile. */
-INLINE void tile_block(int R, bool halves, bool affine, const uint8_t *q, const float *s, const float *b,
-                       const ap_qx *x, float *out, int ld, bool add)
+/* Inputs 2j .. 2n - 1 of a block: the sums of products with both halves of a panel. */
+INLINE void tile_dots(int R, const uint8_t *q, const ap_qx *x, int j, int n, __m256i (*sum)[2])
 {
+    UNROLL for (int end = n; j < end; j++) {
+        __m256i w[2] = {load(q + 64 * j), load(q + 64 * j + 32)};
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256i xr = two(&x[r], j / 2, j % 2);
+            UNROLL for (int h = 0; h < 2; h++) {
+                sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(w[h], xr));
+                IN_THIS_ORDER(sum[r][h]);
+            }
+        }
+    }
+}
+
+/* R rows with n blocks of a panel. */
+INLINE void tile_rows(int R, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n, float *out, int ld,
+                      bool add)
+{
+    const int parts = halves ? 2 : 1;
+    const float *s = w->s, *b = w->b;
     __m256 acc[SUB][2];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int h = 0; h < 2; h++)
             acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
-    UNROLL for (int g = 0; g < 2; g++) {
-        if (g == 1 && !halves) break;
-        const int from = 8 * g, to = halves ? from + 8 : 16;
-        __m256i dot[SUB][2];
-        UNROLL for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-        for (int j = from; j < to; j++) {
-            __m256i v0 = load(q + 64 * j), v1 = load(q + 64 * j + 32);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256i xr = two(&x[r], j / 2, j % 2);
-                dot[r][0] = _mm256_add_epi32(dot[r][0], _mm256_madd_epi16(v0, xr));
-                dot[r][1] = _mm256_add_epi32(dot[r][1], _mm256_madd_epi16(v1, xr));
-            }
+    for (int i = 0; i < n; i++, x += AP_Q_TILE, s += parts * AP_PANEL, b += parts * AP_PANEL) {
+        UNROLL for (int g = 0; g < parts; g++) {
+            __m256i sum[SUB][2];
+            UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+            tile_dots(R, w->q + i * 1024, x, 16 / parts * g, 16 / parts * (g + 1), sum);
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int h = 0; h < 2; h++)
+                    acc[r][h] = scaled(sum[r][h], s + g * AP_PANEL + 8 * h, x[r].d, acc[r][h]);
         }
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int h = 0; h < 2; h++)
-                acc[r][h] = scaled(dot[r][h], s + AP_PANEL * g + 8 * h, x[r].d, acc[r][h]);
+        UNROLL for (int g = 0; affine && g < parts; g++)
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int h = 0; h < 2; h++)
+                    acc[r][h] = biased(b + g * AP_PANEL + 8 * h, halves ? x[r].xs16[g] : x[r].xs, acc[r][h]);
     }
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++) {
-            if (affine && halves) {
-                acc[r][h] = biased(b + 8 * h, x[r].xs16[0], acc[r][h]);
-                acc[r][h] = biased(b + AP_PANEL + 8 * h, x[r].xs16[1], acc[r][h]);
-            } else if (affine) {
-                acc[r][h] = biased(b + 8 * h, x[r].xs, acc[r][h]);
-            }
-            _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
-        }
+        UNROLL for (int h = 0; h < 2; h++) _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
 }
 
 INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n,
                       float *out, int ld, bool add)
 {
-    const int wide = halves ? 32 : 16;
     for (int p = 0; p < n_panel; p++)
-        for (int i = 0; i < n; i++)
-            for (int r = 0; r < rows; r += SUB) {
-                const uint8_t *q = w[p].q + i * 1024;
-                const float *s = w[p].s + i * wide, *b = w[p].b + i * wide;
-                const ap_qx *at = x + i * AP_Q_TILE + r;
-                float *o = out + r * ld + p * AP_PANEL;
-                if (rows - r >= 3) tile_block(3, halves, affine, q, s, b, at, o, ld, add || i > 0);
-                else if (rows - r == 2) tile_block(2, halves, affine, q, s, b, at, o, ld, add || i > 0);
-                else tile_block(1, halves, affine, q, s, b, at, o, ld, add || i > 0);
-            }
+        for (int r = 0; r < rows; r += SUB) {
+            float *to = out + r * ld + p * AP_PANEL;
+            if (rows - r >= 3) tile_rows(3, halves, affine, &w[p], x + r, n, to, ld, add);
+            else if (rows - r == 2) tile_rows(2, halves, affine, &w[p], x + r, n, to, ld, add);
+            else tile_rows(1, halves, affine, &w[p], x + r, n, to, ld, add);
+        }
 }
 
 static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,

@@ -11,6 +11,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
+/* A compiler that may choose the order of sums keeps all products until the end, and no register is left. */
+#define IN_THIS_ORDER(v) __asm__("" : "+x"(v))
+
 /* Kinds of packed numbers: the number of bits, or 4 or 3 bits through a table. */
 #define TABLE  0
 #define TABLE3 7

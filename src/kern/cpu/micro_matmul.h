@@ -6,7 +6,7 @@
 
 #define AP_FEW_ROWS      4   /* tokens up to which weights are streamed once past all rows */
 #define AP_TASK_ROWS     120 /* rows of a task; every tile_rows divides it */
-#define AP_TASK_FLOATS   (AP_TASK_ROWS * 8 * AP_PANEL) /* sums of a task */
+#define AP_TASK_FLOATS   (AP_TASK_ROWS * 16 * AP_PANEL) /* sums of a task */
 #define AP_MAX_TILE_ROWS 12
 #define AP_XPACK_LD                                                                                \
     (AP_K_BLOCK + 16) /* floats from row to row of a copied block: no power of two */

@@ -59,15 +59,6 @@ INLINE __m256i dot(int steps, const __m256i *v, const int8_t *x, int n, __m256i 
     return start;
 }
 
-INLINE __m256 scaled(__m256i sum, const float *s, float d, __m256 acc)
-{
-    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_load_ps(s), _mm256_cvtepi32_ps(sum)), _mm256_set1_ps(d), acc);
-}
-INLINE __m256 biased(const float *b, float xs, __m256 acc)
-{
-    return _mm256_fmadd_ps(_mm256_load_ps(b), _mm256_set1_ps(xs), acc);
-}
-
 /* A block of 8 rows with one row of inputs; times: what the sums of X start the products with. */
 INLINE __m256 block(int steps, bool halves, bool affine, const __m256i v[8], const float *s, const float *b,
                     const ap_qx *x, int times, __m256 acc)

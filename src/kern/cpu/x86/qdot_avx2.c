@@ -54,15 +54,6 @@ INLINE __m256i two(const ap_qx *x, int j, int o)
     return _mm256_set1_epi32(v);
 }
 
-INLINE __m256 scaled(__m256i sum, const float *s, float d, __m256 acc)
-{
-    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_load_ps(s), _mm256_cvtepi32_ps(sum)), _mm256_set1_ps(d), acc);
-}
-INLINE __m256 biased(const float *b, float xs, __m256 acc)
-{
-    return _mm256_fmadd_ps(_mm256_load_ps(b), _mm256_set1_ps(xs), acc);
-}
-
 /* A block of 8 rows with R rows of inputs. */
 INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform f, const float *s, const float *b,
                       const ap_qx *const *x, int block, __m256 *acc)

@@ -173,7 +173,6 @@ static inline void chunk_scales(ap_qform f, const uint8_t *panel, int cols, int 
         break;
     default:
         if (f.nibbles) super_scales(false, true, true, f, at, groups, s, b);
-        else if (f.is_signed) super_scales(true, false, true, f, at, groups, s, b);
         else super_scales(false, false, true, f, at, groups, s, b);
     }
 }
@@ -194,6 +193,16 @@ INLINE void fetch_scales(ap_qform f, const uint8_t *panel, const uint8_t *next, 
     size_t bytes = (size_t)(CHUNK * AP_Q_BLOCK / f.group) * at.step;
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
     if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
+}
+
+/* The last steps of a block or of half a block. */
+INLINE __m256 scaled(__m256i sum, const float *s, float d, __m256 acc)
+{
+    return _mm256_fmadd_ps(_mm256_mul_ps(_mm256_load_ps(s), _mm256_cvtepi32_ps(sum)), _mm256_set1_ps(d), acc);
+}
+INLINE __m256 biased(const float *b, float xs, __m256 acc)
+{
+    return _mm256_fmadd_ps(_mm256_load_ps(b), _mm256_set1_ps(xs), acc);
 }
 
 /* Minus 128, as signed numbers. */

@@ -130,21 +130,31 @@ static void turn(const float *block, float *out, int ld)
 
 /* ------------------------------------------------------------------ weights */
 
-/* A K block of one or two panels on its way to tiles [panel][step]. */
+/* Where a matrix has what: found once, and no block divides for it. */
 typedef struct unpacker unpacker;
-struct unpacker {
+typedef struct source {
     void (*unit)(unpacker *u, int panel, int step); /* one step of one panel */
-    const ap_mat *w; /* NULL before the first */
+    const ap_mat *w;
+    ap_qscales scales;     /* of the first panel's first K block */
+    size_t panel, step;    /* bytes of a panel; of a step's numbers */
+    size_t block_scales;   /* bytes of the scales (or factors) of a K block */
+    size_t block_super;    /* of its d and m */
+    bool looks_up;
+    _Alignas(64) float numbers[16]; /* with looks_up: what the q stand for */
+} source;
+
+/* A K block of one or two panels on its way to tiles [panel][step]. */
+struct unpacker {
+    const source *of;
     uint8_t *to;
     const uint8_t *from[PAIR]; /* packed numbers of the block */
     int n_panel, n_step, k0;
     int panel, step; /* the next; panel == n_panel: done */
     const uint8_t *soon; /* numbers of the block that is unpacked after this one; memory is asked for them */
     size_t soon_panel;   /* bytes from its first panel to the second */
-    int soon_lines;      /* of a step */
+    size_t soon_step;    /* bytes of a step */
     _Alignas(64) float s[PAIR][GROUPS * AP_PANEL]; /* scale and bias of each step (or half) */
     _Alignas(64) float b[PAIR][GROUPS * AP_PANEL];
-    _Alignas(64) float numbers[16]; /* with look_up: what the q of w stand for */
     _Alignas(64) uint8_t table[AP_PANEL][64]; /* of the running group: the bf16 of each q, twice */
 };
 
@@ -158,7 +168,7 @@ static void unit_copy(unpacker *u, int panel, int step)
 {
     const uint8_t *from = u->from[panel] + step * AMX_TILE;
     uint8_t *to = unit_to(u, panel, step);
-    int pairs = (u->w->cols + 1 - (u->k0 + step * AP_AMX_STEP)) / 2;
+    int pairs = (u->of->w->cols + 1 - (u->k0 + step * AP_AMX_STEP)) / 2;
     for (int i = 0; i < 16; i++)
         _mm512_store_si512(to + i * 64, i < pairs ? _mm512_load_si512(from + i * 64) : _mm512_setzero_si512());
 }
@@ -187,7 +197,7 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     uint8_t *to = unit_to(u, panel, step);
     _Alignas(64) uint8_t q[256];
     __m512i v[4], pick = _mm512_loadu_si512(twice), shift = _mm512_loadu_si512(by);
-    __m512 all = _mm512_load_ps(u->numbers);
+    __m512 all = _mm512_load_ps(u->of->numbers);
     UNROLL for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
     turn4(v);
     UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
@@ -219,8 +229,8 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     }                                                                                              \
     static void unit_groups_##bits(unpacker *u, int panel, int step)                               \
     {                                                                                              \
-        if (step * AP_AMX_STEP % u->w->q.group) look_up(u, panel, step, bits, REUSE, false);       \
-        else if (u->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                        \
+        if (step * AP_AMX_STEP % u->of->w->q.group) look_up(u, panel, step, bits, REUSE, false);       \
+        else if (u->of->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                        \
         else look_up(u, panel, step, bits, KEEP, false);                                           \
     }
 LOOK_UP(2)
@@ -233,13 +243,13 @@ INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
     static const uint32_t up[16] = {15, 15, 15, 15, 15, 15, 15, 15, 7, 7, 7, 7, 7, 7, 7, 7};
     static const uint32_t down[16] = {1, 1, 1, 1, 1, 1, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9};
     const __m512i mask = _mm512_set1_epi32(0x007f8000), big = _mm512_set1_epi32(0x43800000);
-    const uint8_t *from = u->from[panel] + (size_t)step * ap_q_block_bytes(u->w->q);
+    const uint8_t *from = u->from[panel] + (size_t)step * u->of->step;
     int first = step * AP_PANEL * (halves ? 2 : 1);
     const float *s = u->s[panel] + first, *b = u->b[panel] + first;
     uint8_t *to = unit_to(u, panel, step);
     _Alignas(64) uint8_t q[512];
     __m512i v[8], shl = _mm512_loadu_si512(up), shr = _mm512_loadu_si512(down);
-    load_block(kind, from, table_of(u->w->q), v);
+    load_block(kind, from, table_of(u->of->w->q), v);
     __m512i even[4] = {v[0], v[2], v[4], v[6]}, odd[4] = {v[1], v[3], v[5], v[7]};
     turn4(even);
     turn4(odd);
@@ -300,12 +310,40 @@ static ap_amx_side side_of(const ap_mat *w)
     return w->dtype == AP_BF16 ? AP_AMX_WEIGHTS_RIGHT : AP_AMX_NONE;
 }
 
-static void begin_scales(unpacker *u, int i, const uint8_t *panel)
+static source source_of(const ap_mat *w)
 {
-    ap_qform f = u->w->q;
+    ap_qform f = w->q;
+    source o = {.unit = unit_of(f), .w = w, .panel = (size_t)(w->cols + 1) / 2 * 64, .step = AMX_TILE};
+    if (!f.bits) return o;
+    o.panel = ap_q_panel_bytes(f, w->cols);
+    o.step = ap_q_block_bytes(f);
+    o.scales = ap_q_scales_at(f, w->data, w->cols, 0);
+    o.block_scales = (size_t)(AP_AMX_K / f.group) * o.scales.step;
+    if (f.scale == AP_QS_SUPER) o.block_super = (size_t)(AP_AMX_K / AP_Q_SUPER * AP_PANEL * (f.affine ? 4 : 2));
+    o.looks_up = looks_up(f);
+    if (o.looks_up) find_numbers(f, o.numbers);
+    return o;
+}
+
+static ap_qscales scales_of(const source *o, int panel, int block)
+{
+    ap_qscales at = o->scales;
+    at.at += (size_t)panel * o->panel + (size_t)block * o->block_scales;
+    if (o->block_super) at.super += (size_t)panel * o->panel + (size_t)block * o->block_super;
+    return at;
+}
+
+static const uint8_t *numbers_of(const source *o, int panel, int block)
+{
+    return (const uint8_t *)o->w->data + (size_t)panel * o->panel + (size_t)block * AP_AMX_STEPS * o->step;
+}
+
+static void begin_scales(unpacker *u, int i, ap_qscales at)
+{
+    ap_qform f = u->of->w->q;
     int n = u->n_step * (ap_q_halves(f) ? 2 : 1);
-    load_scales(f, panel, u->w->cols, u->k0 / AP_Q_BLOCK, u->n_step, u->s[i], u->b[i]);
-    if (looks_up(f)) return;
+    scales_at(f, at, u->n_step, u->s[i], u->b[i]);
+    if (u->of->looks_up) return;
     const __m512 off = _mm512_set1_ps((float)(256 + f.zero));
     for (int g = 0; g < n; g++) {
         float *b = u->b[i] + g * AP_PANEL;
@@ -314,52 +352,41 @@ static void begin_scales(unpacker *u, int i, const uint8_t *panel)
     }
 }
 
-static void begin(unpacker *u, const ap_mat *w, int p0, int n_panel, int block, uint8_t *to)
+static void begin(unpacker *u, const source *o, int panel, int n_panel, int block, uint8_t *to)
 {
-    size_t bytes = w->q.bits ? ap_q_panel_bytes(w->q, w->cols) : (size_t)(w->cols + 1) / 2 * 64;
-    const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
-    if (u->w != w) {
-        u->w = w;
-        u->unit = unit_of(w->q);
-        if (looks_up(w->q)) find_numbers(w->q, u->numbers);
-    }
+    u->of = o;
     u->to = to;
     u->n_panel = n_panel;
-    u->n_step = ap_amx_block_steps(w->cols, block);
+    u->n_step = ap_amx_block_steps(o->w->cols, block);
     u->k0 = block * AP_AMX_K;
     u->panel = u->step = 0;
-    for (int i = 0; i < n_panel; i++, panel += bytes) {
-        if (w->q.bits) begin_scales(u, i, panel);
-        size_t step = w->q.bits ? ap_q_block_bytes(w->q) : AMX_TILE;
-        u->from[i] = panel + (size_t)block * AP_AMX_STEPS * step;
+    for (int i = 0; i < n_panel; i++) {
+        if (o->w->q.bits) begin_scales(u, i, scales_of(o, panel + i, block));
+        u->from[i] = numbers_of(o, panel + i, block);
     }
 }
 
-/* What comes after the block that begin set up: of w, panels p0 and p0 + 1. It may lie behind w, where the
- * next matrix most often is. */
-static void begin_soon(unpacker *u, const ap_mat *w, int p0, int block)
+/* What comes after the block that begin set up. It may lie behind the matrix, where the next one most often
+ * is. */
+static void begin_soon(unpacker *u, const source *o, int panel, int block)
 {
-    size_t bytes = w->q.bits ? ap_q_panel_bytes(w->q, w->cols) : (size_t)(w->cols + 1) / 2 * 64;
-    size_t step = w->q.bits ? ap_q_block_bytes(w->q) : AMX_TILE;
-    const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
-    u->soon = panel + (size_t)block * AP_AMX_STEPS * step;
-    u->soon_panel = bytes;
-    u->soon_lines = (int)(step / 64);
-    if (!w->q.bits) return;
+    u->soon = numbers_of(o, panel, block);
+    u->soon_panel = o->panel;
+    u->soon_step = o->step;
+    if (!o->w->q.bits) return;
     for (int i = 0; i < PAIR; i++) {
-        ap_qscales at = ap_q_scales_at(w->q, panel + (size_t)i * bytes, w->cols, block * AP_AMX_K / AP_Q_BLOCK);
-        size_t n = (size_t)(AP_AMX_K / w->q.group) * at.step;
-        for (size_t a = 0; a < n; a += 64) __builtin_prefetch(at.at + a);
-        if (w->q.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
+        ap_qscales at = scales_of(o, panel + i, block);
+        for (size_t a = 0; a < o->block_scales; a += 64) __builtin_prefetch(at.at + a);
+        if (o->block_super) __builtin_prefetch(at.super);
     }
 }
 
 static inline bool advance(unpacker *u)
 {
     if (u->panel == u->n_panel) return false;
-    const uint8_t *soon = u->soon + (size_t)u->panel * u->soon_panel + (size_t)u->step * (size_t)u->soon_lines * 64;
-    for (int i = 0; i < u->soon_lines; i++) __builtin_prefetch(soon + 64 * i);
-    u->unit(u, u->panel, u->step);
+    const uint8_t *soon = u->soon + (size_t)u->panel * u->soon_panel + (size_t)u->step * u->soon_step;
+    for (size_t a = 0; a < u->soon_step; a += 64) __builtin_prefetch(soon + a);
+    u->of->unit(u, u->panel, u->step);
     if (++u->step == u->n_step) {
         u->step = 0;
         u->panel++;
@@ -443,61 +470,61 @@ static void run_sweep(bool left, bool two, const sweep *s)
     else sweep_rows(false, false, s);
 }
 
-/* Place `i` of the order in which pairs of panels and K blocks are met. With one or two tiles of rows
- * the sums stay in their tiles over all K blocks of a pair. */
+/* A pair of panels and a K block. */
 typedef struct place {
-    int mat, panel, n_panel, block;
+    int mat, panel, block;
 } place;
 
-static place place_at(int i, int n_block, int n_mat, int n_panel, bool deep)
+/* The next one. `deep`, with one or two tiles of rows: the sums stay in their tiles over all K blocks of a
+ * pair. Behind the last one comes the first. */
+INLINE place after(place p, int n_mat, int n_panel, int n_block, bool deep)
 {
-    int pairs = (n_panel + 1) / PAIR, all = pairs * n_mat, pair = deep ? i / n_block : i % all;
-    place p = {.mat = pair / pairs, .panel = pair % pairs * PAIR, .block = deep ? i % n_block : i / all};
-    p.n_panel = n_panel - p.panel < PAIR ? n_panel - p.panel : PAIR;
+    if (deep && ++p.block < n_block) return p;
+    if (deep) p.block = 0;
+    if ((p.panel += PAIR) < n_panel) return p;
+    p.panel = 0;
+    if (++p.mat < n_mat) return p;
+    p.mat = 0;
+    if (!deep && ++p.block == n_block) p.block = 0;
     return p;
-}
-
-/* Place i, or, behind the last one, the panels behind this task's. */
-static void ask_soon(unpacker *u, const ap_mat *const *w, int n_mat, int p0, int n_panel, int i, int n, int n_block,
-                     bool deep)
-{
-    place p = place_at(i < n ? i : i - n, n_block, n_mat, n_panel, deep);
-    begin_soon(u, w[p.mat], p0 + p.panel + (i < n ? 0 : n_panel), p.block);
 }
 
 static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0, int n_panel,
                     const ap_amx_in *in, int tile, int n_tile, float *sums)
 {
     _Alignas(64) uint8_t panels[2][PAIR * AP_AMX_STEPS * AMX_TILE];
+    const bool deep = n_tile <= 2;
+    const int n_block = ap_amx_blocks(in->cols), n = (n_panel + 1) / PAIR * n_mat * n_block;
+    source of[2];
     unpacker next;
-    next.w = NULL;
-    bool deep = n_tile <= 2;
-    int n_block = ap_amx_blocks(in->cols), n = (n_panel + 1) / PAIR * n_mat * n_block;
-    place now = place_at(0, n_block, n_mat, n_panel, deep);
-    begin(&next, w[now.mat], p0 + now.panel, now.n_panel, now.block, panels[0]);
-    ask_soon(&next, w, n_mat, p0, n_panel, 1, n, n_block, deep);
-    while (advance(&next))
-        ;
+    place now = {0}, then = now;
+    for (int i = 0; i < n_mat; i++) of[i] = source_of(w[i]);
     amx_begin();
-    for (int i = 0; i < n; i++) {
-        place then = place_at(i + 1, n_block, n_mat, n_panel, deep);
+    /* block i is met while block i + 1 is unpacked and memory is asked for block i + 2, or what follows this
+     * task's panels */
+    for (int i = -1; i < n; i++) {
         if (i + 1 < n) {
-            begin(&next, w[then.mat], p0 + then.panel, then.n_panel, then.block, panels[(i + 1) % 2]);
-            ask_soon(&next, w, n_mat, p0, n_panel, i + 2, n, n_block, deep);
+            place soon = after(then, n_mat, n_panel, n_block, deep);
+            begin(&next, &of[then.mat], p0 + then.panel, n_panel - then.panel < PAIR ? 1 : PAIR, then.block,
+                  panels[(i + 1) % 2]);
+            begin_soon(&next, &of[soon.mat], p0 + soon.panel + (i + 2 < n ? 0 : n_panel), soon.block);
         }
-        sweep s = {.w = panels[i % 2],
-                   .x = ap_amx_at(in, now.block, tile),
-                   .n_step = ap_amx_block_steps(in->cols, now.block),
-                   .n_tile = n_tile,
-                   .sums = sums + (size_t)(now.mat * n_panel + now.panel) * (size_t)n_tile * 256,
-                   .from = now.block == 0 ? FROM_ZERO : deep ? FROM_TILES : FROM_MEMORY,
-                   .store = !deep || now.block == n_block - 1,
-                   .next = &next,
-                   .units = deep ? PAIR : 1};
-        run_sweep(side == AP_AMX_WEIGHTS_LEFT, now.n_panel == PAIR, &s);
+        if (i >= 0) {
+            sweep s = {.w = panels[i % 2],
+                       .x = ap_amx_at(in, now.block, tile),
+                       .n_step = ap_amx_block_steps(in->cols, now.block),
+                       .n_tile = n_tile,
+                       .sums = sums + (size_t)(now.mat * n_panel + now.panel) * (size_t)n_tile * 256,
+                       .from = now.block == 0 ? FROM_ZERO : deep ? FROM_TILES : FROM_MEMORY,
+                       .store = !deep || now.block == n_block - 1,
+                       .next = &next,
+                       .units = deep ? PAIR : 1};
+            run_sweep(side == AP_AMX_WEIGHTS_LEFT, n_panel - now.panel >= PAIR, &s);
+        }
         while (advance(&next))
             ;
         now = then;
+        then = after(then, n_mat, n_panel, n_block, deep);
     }
     amx_end();
 }

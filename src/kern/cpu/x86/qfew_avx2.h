@@ -24,7 +24,7 @@ INLINE void few_panels(int kind, bool halves, int R, ap_qform f, const uint8_t *
         for (int k = 0; k < n_panel; k++) {
             const uint8_t *at = panel + (size_t)k * bytes;
             fetch_scales(f, at, at + (size_t)n_panel * bytes, cols, b0);
-            chunk_scales(f, at, cols, b0, n, s + k * MOST_SCALES, b + k * MOST_SCALES);
+            load_scales(f, at, cols, b0, n, s + k * MOST_SCALES, b + k * MOST_SCALES);
         }
         for (int i = 0; i < n; i++) {
             const size_t at = (size_t)(b0 + i) * step;

@@ -8,7 +8,6 @@
 #include "kern/cpu/x86/qload_avx512.h"
 
 #define AHEAD 2048     /* bytes of weights of a panel */
-#define CHUNK 8        /* blocks whose scales are made at once: 256 inputs */
 #define MOST_PANELS 4
 #define MOST_SCALES (CHUNK * AP_Q_MAX_GROUPS * AP_PANEL)
 
@@ -34,66 +33,6 @@ INLINE __m512 scaled(__m512i dot, const float *s, float d, __m512 acc)
 INLINE __m512 biased(const float *b, float xs, __m512 acc)
 {
     return _mm512_fmadd_ps(_mm512_load_ps(b), _mm512_set1_ps(xs), acc);
-}
-
-/* ------------------------------------------------------------------ scales */
-
-INLINE __m512 number(int scale, const uint8_t *p)
-{
-    return scale == AP_QS_F16 ? half(p) : scale == AP_QS_BF16 ? brain(p) : _mm512_loadu_ps((const float *)p);
-}
-
-/* n groups, each number `times` times */
-INLINE void plain_scales(int scale, bool affine, ap_qscales at, int n, int times, float *s, float *b)
-{
-    for (int g = 0; g < n; g++, at.at += at.step) {
-        __m512 vs = number(scale, at.at), vb = affine ? number(scale, at.at + at.step / 2) : vs;
-        for (int i = 0; i < times; i++, s += AP_PANEL, b += AP_PANEL) {
-            _mm512_store_ps(s, vs);
-            if (affine) _mm512_store_ps(b, vb);
-        }
-    }
-}
-
-INLINE void super_scales(bool is_signed, bool nibbles, bool affine, ap_qform f, ap_qscales at, int n, float *s, float *b)
-{
-    __m512 d = super_d(f, at.super), m = affine ? half(at.super + 32) : d;
-    for (int g = 0; g < n; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL) {
-        _mm512_store_ps(s, super_scale(is_signed, nibbles, d, at.at));
-        if (affine) _mm512_store_ps(b, super_bias(nibbles, m, at.at));
-    }
-}
-
-/* s and b of n <= CHUNK blocks from b0, a multiple of CHUNK, on: for each block or half block its own. */
-static inline void chunk_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
-{
-    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    int times = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1, groups = n * AP_Q_BLOCK / f.group;
-    switch (f.scale * 2 + f.affine) {
-    case AP_QS_F16 * 2: plain_scales(AP_QS_F16, false, at, groups, times, s, b); break;
-    case AP_QS_F16 * 2 + 1: plain_scales(AP_QS_F16, true, at, groups, times, s, b); break;
-    case AP_QS_BF16 * 2: plain_scales(AP_QS_BF16, false, at, groups, times, s, b); break;
-    case AP_QS_BF16 * 2 + 1: plain_scales(AP_QS_BF16, true, at, groups, times, s, b); break;
-    case AP_QS_F32 * 2: plain_scales(AP_QS_F32, false, at, groups, times, s, b); break;
-    case AP_QS_F32 * 2 + 1: plain_scales(AP_QS_F32, true, at, groups, times, s, b); break;
-    case AP_QS_SUPER * 2:
-        if (f.is_signed) super_scales(true, false, false, f, at, groups, s, b);
-        else super_scales(false, false, false, f, at, groups, s, b);
-        break;
-    default:
-        if (f.nibbles) super_scales(false, true, true, f, at, groups, s, b);
-        else super_scales(false, false, true, f, at, groups, s, b);
-    }
-}
-
-/* Ask for the scales of the chunk behind b0's, in this panel or in the one that comes next. */
-INLINE void fetch_scales(ap_qform f, const uint8_t *panel, const uint8_t *next, int cols, int b0)
-{
-    int left = cols / AP_Q_BLOCK - b0 - CHUNK;
-    ap_qscales at = left > 0 ? ap_q_scales_at(f, panel, cols, b0 + CHUNK) : ap_q_scales_at(f, next, cols, 0);
-    size_t bytes = (size_t)(CHUNK * AP_Q_BLOCK / f.group) * at.step;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
-    if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
 }
 
 /* ------------------------------------------------------------------ blocks */
@@ -167,7 +106,7 @@ INLINE void few_panels(bool high, int kind, int R, int P, bool halves, bool affi
         for (int k = 0; k < P; k++) {
             const uint8_t *at = panel + (size_t)k * bytes;
             fetch_scales(f, at, at + (size_t)P * bytes, cols, b0);
-            chunk_scales(f, at, cols, b0, n, s + k * MOST_SCALES, b + k * MOST_SCALES);
+            load_scales(f, at, cols, b0, n, s + k * MOST_SCALES, b + k * MOST_SCALES);
         }
         for (int i = 0; i < n; i++) {
             const uint8_t *p[MOST_PANELS];

@@ -103,6 +103,8 @@ INLINE void load_words(int kind, const uint8_t *p, int i, __m512i table, __m512i
     }
 }
 
+/* ------------------------------------------------------------------ scales */
+
 INLINE __m512 half(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE __m512 brain(const uint8_t *p)
 {
@@ -111,7 +113,7 @@ INLINE __m512 brain(const uint8_t *p)
 INLINE __m512i bytes(const uint8_t *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 INLINE __m512i signed_bytes(const uint8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 
-/* AP_QS_SUPER: s and b of a group whose factors are at p. d and m: those of its 256 inputs, d times the unit. */
+/* s and b of a group whose factors are at p; d, m: those of its 256 inputs. */
 INLINE __m512 super_scale(bool is_signed, bool nibbles, __m512 d, const uint8_t *p)
 {
     __m512i n = is_signed ? signed_bytes(p) : bytes(p);
@@ -124,42 +126,35 @@ INLINE __m512 super_bias(bool nibbles, __m512 m, const uint8_t *p)
     __m512 v = _mm512_mul_ps(m, _mm512_cvtepi32_ps(n));
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi32((int)0x80000000u)));
 }
-INLINE __m512 super_d(ap_qform f, const uint8_t *p) { return _mm512_mul_ps(half(p), _mm512_set1_ps(ap_q_unit(f))); }
 
-/* s and b of n blocks from b0 on, for each block (or half block) its own. */
-static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *s, float *b)
+INLINE __m512 scale_number(int scale, const uint8_t *p)
 {
-    ap_qscales at = ap_q_scales_at(f, panel, cols, b0);
-    int per_block = ap_q_halves(f) ? 2 : 1, per_group = f.group > AP_Q_BLOCK ? f.group / AP_Q_BLOCK : 1;
-    int left = per_group - b0 % per_group, end = n * per_block;
-    __m512 d = _mm512_setzero_ps(), m = d, vs, vb = d;
-    for (int i = 0; i < end; at.at += at.step) {
-        const uint8_t *p = at.at, *second = p + at.step / 2;
-        if (f.scale == AP_QS_SUPER) {
-            if (i == 0 || (b0 + i / per_block) % 8 == 0) {
-                d = super_d(f, at.super);
-                if (f.affine) m = half(at.super + 32);
-            }
-            vs = super_scale(f.is_signed, f.nibbles, d, p);
-            if (f.affine) vb = super_bias(f.nibbles, m, p);
-            if ((b0 * per_block + i + 1) % (8 * per_block) == 0) at.super += f.affine ? 64 : 32;
-        } else if (f.scale == AP_QS_F16) {
-            vs = half(p);
-            if (f.affine) vb = half(second);
-        } else if (f.scale == AP_QS_BF16) {
-            vs = brain(p);
-            if (f.affine) vb = brain(second);
-        } else {
-            vs = _mm512_loadu_ps((const float *)p);
-            if (f.affine) vb = _mm512_loadu_ps((const float *)second);
+    return scale == AP_QS_F16 ? half(p) : scale == AP_QS_BF16 ? brain(p) : _mm512_loadu_ps((const float *)p);
+}
+
+/* n groups, each number `times` times. */
+INLINE void plain_scales(int scale, bool affine, ap_qscales at, int n, int times, float *s, float *b)
+{
+    for (int g = 0; g < n; g++, at.at += at.step) {
+        __m512 vs = scale_number(scale, at.at), vb = affine ? scale_number(scale, at.at + at.step / 2) : vs;
+        for (int i = 0; i < times; i++, s += AP_PANEL, b += AP_PANEL) {
+            _mm512_store_ps(s, vs);
+            if (affine) _mm512_store_ps(b, vb);
         }
-        for (; left > 0 && i < end; left--, i++) {
-            _mm512_store_ps(s + i * AP_PANEL, vs);
-            if (f.affine) _mm512_store_ps(b + i * AP_PANEL, vb);
-        }
-        left = per_group;
     }
 }
+
+/* AP_QS_SUPER, n groups that share their d and m. */
+INLINE void super_scales(bool is_signed, bool nibbles, bool affine, ap_qform f, ap_qscales at, int n, float *s, float *b)
+{
+    __m512 d = _mm512_mul_ps(half(at.super), _mm512_set1_ps(ap_q_unit(f))), m = affine ? half(at.super + 32) : d;
+    for (int g = 0; g < n; g++, at.at += at.step, s += AP_PANEL, b += AP_PANEL) {
+        _mm512_store_ps(s, super_scale(is_signed, nibbles, d, at.at));
+        if (affine) _mm512_store_ps(b, super_bias(nibbles, m, at.at));
+    }
+}
+
+#include "kern/cpu/x86/qscale.h"
 
 INLINE __m512i table_of(ap_qform f)
 {

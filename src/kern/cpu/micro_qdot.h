@@ -22,7 +22,7 @@ typedef struct ap_qx {
     float d;        /* x = d * X */
     float xs;       /* d * sum */
     float xs16[2];  /* of either half */
-    int32_t sum;    /* of X; in a tile of kernels with zero_in_sums: times -zero */
+    int32_t sum;    /* of X */
     int32_t sum16[2];
     int32_t pad;
 } ap_qx;
@@ -38,9 +38,7 @@ typedef struct ap_qpanel {
 typedef struct ap_micro_qdot ap_micro_qdot;
 struct ap_micro_qdot {
     const ap_micro_qdot *fast; /* the same with inputs of 8 bits; NULL there */
-    int k_blocks;      /* blocks that fit an ap_qpanel */
-    bool zero_in_sums; /* `tile` takes sums times -zero; else `unpack` took zero off q */
-    bool is_signed;    /* wide q (ap_q_wide) are taken as q - 128: zero is 128 less for `tile` */
+    int k_blocks; /* blocks that fit an ap_qpanel */
     /* x f32 [32 * n] to n blocks */
     void (*quantise)(const float *x, int n, ap_qx *out);
     /* out[r * ld + c] for r < rows <= AP_Q_FEW and the 16 c of a packed panel; cols inputs */
@@ -52,9 +50,9 @@ struct ap_micro_qdot {
                        int rows, float *out, int ld);
     /* n <= k_blocks blocks from block b0 on of a packed panel */
     void (*unpack)(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out);
-    /* out = (add ? out : 0) and n blocks on top, rows <= AP_Q_TILE, n_panel 1 or 2;
-     * x[block * AP_Q_TILE + row]; out 64-byte aligned, ld a multiple of 16 */
-    void (*tile)(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
+    /* out = (add ? out : 0) and n blocks on top, rows <= AP_Q_TILE, n_panel 1 or 2; x[row][block];
+     * out 64-byte aligned, ld a multiple of 16 */
+    void (*tile)(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
                  int ld, bool add);
 };
 

@@ -142,38 +142,23 @@ static void product_widened(const ap_micro *m, const ap_mat *w, int p0, int n_pa
     }
 }
 
-/* A K block of all rows, tile by tile, maybe with the sums times -zero that products start from. */
-static void gather_inputs(const ap_micro_qdot *m, const ap_qx *const *x, int rows, int n_tiles,
-                          int b0, int n, int zero, ap_qx *to)
-{
-    for (int t = 0; t < n_tiles; t++, to += AP_Q_TILE * AP_Q_K_BLOCKS) {
-        int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
-        for (int r = 0; r < nr; r++)
-            for (int i = 0; i < n; i++) {
-                ap_qx *at = &to[i * AP_Q_TILE + r];
-                *at = x[r0 + r][b0 + i];
-                if (!m->zero_in_sums) continue;
-                at->sum *= -zero;
-                at->sum16[0] *= -zero;
-                at->sum16[1] *= -zero;
-            }
-    }
-}
-
-/* What is met after a K block of a few panels: their next one, or the first one of the panels behind this
- * task's. Memory is asked for it while tiles compute: its lines lie in short runs that no processor
- * foresees. */
+/* Numbers of what is met after a K block of a few panels. Memory is asked for them while tiles compute: their
+ * lines lie in short runs that no processor foresees. */
 typedef struct coming {
     const uint8_t *at;
     size_t panel_bytes;
-    int n_panel, n_line; /* lines of 64 bytes in each panel */
+    int n_panel, n_line, line; /* lines of 64 bytes in each panel; the next one */
 } coming;
 
-static void ask_for(const coming *c, int part, int n_part)
+static void ask_for(coming *c, int lines)
 {
-    int all = c->n_panel * c->n_line, end = ap_op_first(all, part + 1, n_part);
-    for (int i = ap_op_first(all, part, n_part); i < end; i++)
-        __builtin_prefetch(c->at + (size_t)(i / c->n_line) * c->panel_bytes + (size_t)(i % c->n_line) * 64, 0, 2);
+    for (; lines > 0 && c->n_panel > 0; lines--) {
+        __builtin_prefetch(c->at + (size_t)c->line * 64, 0, 2);
+        if (++c->line < c->n_line) continue;
+        c->line = 0;
+        c->at += c->panel_bytes;
+        c->n_panel--;
+    }
 }
 
 /* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
@@ -191,25 +176,27 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
         return;
     }
     alignas(64) ap_qpanel unpacked[Q_PANELS];
-    alignas(64) ap_qx inputs[AP_TASK_ROWS * AP_Q_K_BLOCKS];
-    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, AP_Q_TILE);
-    int zero = m->is_signed && ap_q_wide(w->q) ? w->q.zero - 128 : w->q.zero;
+    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, AP_Q_TILE), first[AP_TASK_ROWS / AP_Q_TILE + 1];
+    for (int t = 0; t <= n_tiles; t++) first[t] = ap_op_first(rows, t, n_tiles);
     for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
         int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
-        gather_inputs(m, x, rows, n_tiles, b0, n, zero, inputs);
         for (int p = 0; p < n_panel; p += Q_PANELS) {
             int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
-            bool last = b0 + n == blocks;
-            coming next = {panel + (size_t)(last ? p + n_panel : p) * bytes + (last ? 0 : (size_t)(b0 + n) * step),
-                           bytes, np, (int)((size_t)(blocks < m->k_blocks ? blocks : m->k_blocks) * step / 64)};
             for (int i = 0; i < np; i++)
                 m->unpack(w->q, panel + (size_t)(p + i) * bytes, w->cols, b0, n, &unpacked[i]);
+            /* the panels' next K block, or the first one of the panels behind this task's */
+            bool last = b0 + n == blocks;
+            int soon = last ? 0 : b0 + n, n_soon = blocks - soon < m->k_blocks ? blocks - soon : m->k_blocks;
+            const uint8_t *at = panel + (size_t)(last ? p + n_panel : p) * bytes;
+            for (int i = 0; i < np; i++) ap_q_ask_for_scales(w->q, at + (size_t)i * bytes, w->cols, soon, n_soon);
+            coming next = {at + (size_t)soon * step, bytes, np, (int)((size_t)n_soon * step / 64), 0};
+            int lines = ap_div_up(next.n_line * np, n_tiles);
             for (int t = 0; t < n_tiles; t++) {
-                ask_for(&next, t, n_tiles);
-                int r0 = ap_op_first(rows, t, n_tiles), nr = ap_op_first(rows, t + 1, n_tiles) - r0;
-                const ap_qx *in = inputs + t * AP_Q_TILE * AP_Q_K_BLOCKS;
-                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)r0 * ld + p * AP_PANEL, ld,
-                        b0 > 0);
+                const ap_qx *in[AP_Q_TILE];
+                int nr = first[t + 1] - first[t];
+                ask_for(&next, lines);
+                for (int r = 0; r < nr; r++) in[r] = x[first[t] + r] + b0;
+                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)first[t] * ld + p * AP_PANEL, ld, b0 > 0);
             }
         }
     }

@@ -29,8 +29,7 @@ typedef struct ap_split {
 /*   rows, panels, cols  of the product; n_mat matrices share a task (2 for gate and up)
  *   units    how many such products make one job (active experts), so that not each of them needs
  *            to be cut for every thread
- *   integers of weights in integer form two panels are in work at a time: L2 does not bound a group, and
- *            the longer it is, the less often inputs are gathered */
+ *   integers of weights in integer form two panels are in work at a time: L2 does not bound a group */
 ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units,
                           bool integers);
 

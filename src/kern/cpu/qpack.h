@@ -74,4 +74,15 @@ static inline ap_qscales ap_q_scales_at(ap_qform f, const uint8_t *panel, int co
     return s;
 }
 
+/* Asks memory for the scales of n blocks from block b on. */
+static inline void ap_q_ask_for_scales(ap_qform f, const uint8_t *panel, int cols, int b, int n)
+{
+    ap_qscales at = ap_q_scales_at(f, panel, cols, b);
+    size_t bytes = (size_t)(n * AP_Q_BLOCK / f.group) * at.step;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
+    if (f.scale != AP_QS_SUPER) return;
+    for (int i = 0; i < n; i += AP_Q_SUPER / AP_Q_BLOCK, at.super += AP_PANEL * (f.affine ? 4 : 2))
+        __builtin_prefetch(at.super);
+}
+
 #endif

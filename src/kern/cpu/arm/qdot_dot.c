@@ -192,24 +192,24 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 }
 
 /* R rows x 4 rows of weights, all blocks. */
-INLINE void tile_quarter(bool high, bool halves, bool affine, int R, const uint8_t *q,
-                         const float *s, const float *b, const ap_qx *x, int n, float *out,
+INLINE void tile_quarter(bool high, bool halves, bool affine, int R, int times, const uint8_t *q,
+                         const float *s, const float *b, const ap_qx *const *x, int n, float *out,
                          int64_t ld, bool add)
 {
     const int wide = halves ? 32 : 16;
     float32x4_t acc[3];
     UNROLL for (int r = 0; r < R; r++) acc[r] = add ? vld1q_f32(out + r * ld) : vdupq_n_f32(0.0f);
-    for (int i = 0; i < n; i++, q += 512, s += wide, b += wide, x += AP_Q_TILE) {
+    for (int i = 0; i < n; i++, q += 512, s += wide, b += wide) {
         int8x16_t v[8];
         UNROLL for (int j = 0; j < 8; j++) v[j] = vreinterpretq_s8_u8(vld1q_u8(q + 16 * j));
         UNROLL for (int r = 0; r < R; r++)
-            acc[r] = block(high, halves, affine, v, s, b, x + r, 1, acc[r]);
+            acc[r] = block(high, halves, affine, v, s, b, &x[r][i], times, acc[r]);
     }
     UNROLL for (int r = 0; r < R; r++) vst1q_f32(out + r * ld, acc[r]);
 }
 
-INLINE void tile_form(bool high, bool halves, bool affine, const ap_qpanel *w, int n_panel,
-                      const ap_qx *x, int rows, int n, float *out, int64_t ld, bool add)
+INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_qpanel *w,
+                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld, bool add)
 {
     for (int c = 0; c < 4 * n_panel; c++) {
         const ap_qpanel *p = w + c / 4;
@@ -218,11 +218,11 @@ INLINE void tile_form(bool high, bool halves, bool affine, const ap_qpanel *w, i
         for (int r = 0; r < rows; r += 3) {
             float *o = out + r * ld + 4 * c;
             if (rows - r >= 3)
-                tile_quarter(high, halves, affine, 3, q, s, b, x + r, n, o, ld, add);
+                tile_quarter(high, halves, affine, 3, times, q, s, b, x + r, n, o, ld, add);
             else if (rows - r == 2)
-                tile_quarter(high, halves, affine, 2, q, s, b, x + r, n, o, ld, add);
+                tile_quarter(high, halves, affine, 2, times, q, s, b, x + r, n, o, ld, add);
             else
-                tile_quarter(high, halves, affine, 1, q, s, b, x + r, n, o, ld, add);
+                tile_quarter(high, halves, affine, 1, times, q, s, b, x + r, n, o, ld, add);
         }
     }
 }
@@ -232,15 +232,11 @@ TILE(tile8, false)
 
 const ap_micro_qdot ap_qdot_dot = {.fast = &ap_qdot8_dot,
                                    .k_blocks = AP_Q_K_BLOCKS,
-                                   .zero_in_sums = true,
-                                   .is_signed = true,
                                    .quantise = quantise,
                                    .few = few,
                                    .unpack = unpack,
                                    .tile = tile};
 const ap_micro_qdot ap_qdot8_dot = {.k_blocks = AP_Q_K_BLOCKS,
-                                    .zero_in_sums = true,
-                                    .is_signed = true,
                                     .quantise = quantise8,
                                     .few = few8,
                                     .unpack = unpack,

@@ -27,7 +27,7 @@ INLINE int8x16_t both(bool second, int8x16_t a, int8x16_t b)
     return vreinterpretq_s8_s64(second ? vzip2q_s64(x, y) : vzip1q_s64(x, y));
 }
 
-INLINE void join(bool high, bool halves, const ap_qx *x, const ap_qx *y, pair *to)
+INLINE void join(bool high, bool halves, int times, const ap_qx *x, const ap_qx *y, pair *to)
 {
     for (int j = 0; j < 4; j++) {
         int from = high ? 16 * j : j / 2 * 16;
@@ -37,7 +37,8 @@ INLINE void join(bool high, bool halves, const ap_qx *x, const ap_qx *y, pair *t
     }
     to->d = two_floats(x->d, y->d);
     for (int h = 0; h < 2; h++) {
-        to->sum[h] = halves ? two_ints(x->sum16[h], y->sum16[h]) : two_ints(x->sum, y->sum);
+        to->sum[h] = halves ? two_ints(times * x->sum16[h], times * y->sum16[h])
+                            : two_ints(times * x->sum, times * y->sum);
         to->xs[h] = halves ? two_floats(x->xs16[h], y->xs16[h]) : two_floats(x->xs, y->xs);
     }
 }
@@ -97,16 +98,14 @@ INLINE void tile_quarter(bool high, bool halves, bool affine, int NP, const uint
     UNROLL for (int p = 0; p < NP; p++) acc[p][0] = a[p][0], acc[p][1] = a[p][1];
 }
 
-INLINE void tile_form(bool high, bool halves, bool affine, const ap_qpanel *w, int n_panel,
-                      const ap_qx *x, int rows, int n, float *out, int64_t ld, bool add)
+INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_qpanel *w,
+                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld, bool add)
 {
     pair xp[AP_Q_K_BLOCKS][PAIRS];
     const int np = (rows + 1) / 2;
     for (int i = 0; i < n; i++)
-        for (int p = 0; p < np; p++) {
-            const ap_qx *at = x + i * AP_Q_TILE + 2 * p;
-            join(high, halves, at, at + (2 * p + 1 < rows), &xp[i][p]);
-        }
+        for (int p = 0; p < np; p++)
+            join(high, halves, times, x[2 * p] + i, x[2 * p + 1 < rows ? 2 * p + 1 : 2 * p] + i, &xp[i][p]);
     for (int c = 0; c < 4 * n_panel; c++) {
         const ap_qpanel *panel = w + c / 4;
         const uint8_t *q = panel->q + c % 4 * 128;
@@ -162,15 +161,11 @@ static void few8(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const 
 
 const ap_micro_qdot ap_qdot_i8mm = {.fast = &ap_qdot8_i8mm,
                                     .k_blocks = AP_Q_K_BLOCKS,
-                                    .zero_in_sums = true,
-                                    .is_signed = true,
                                     .quantise = quantise,
                                     .few = few,
                                     .unpack = unpack,
                                     .tile = tile};
 const ap_micro_qdot ap_qdot8_i8mm = {.k_blocks = AP_Q_K_BLOCKS,
-                                     .zero_in_sums = true,
-                                     .is_signed = true,
                                      .quantise = quantise8,
                                      .few = few8,
                                      .unpack = unpack,

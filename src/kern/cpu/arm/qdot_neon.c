@@ -213,16 +213,16 @@ static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *
 
 /* R rows with one unpacked block; the f32 sums are in the tile. */
 INLINE void tile_block(int R, bool halves, bool affine, const int16_t *q, const float *s,
-                       const float *b, const ap_qx *x, float *out, int64_t ld)
+                       const float *b, const ap_qx *const *x, int i, float *out, int64_t ld)
 {
     static const int32_t none[3] = {0};
     const ap_qx *at[3];
     int32x4_t sum[3][4];
-    UNROLL for (int r = 0; r < R; r++) at[r] = x + r;
+    UNROLL for (int r = 0; r < R; r++) at[r] = x[r] + i;
     UNROLL for (int g = 0; g < 4; g++, q += 128) {
         int16x8_t xr[3];
         if (g == 0 || (halves && g == 2)) start(R, none, sum);
-        UNROLL for (int r = 0; r < R; r++) xr[r] = vld1q_s16(x[r].w + 8 * g);
+        UNROLL for (int r = 0; r < R; r++) xr[r] = vld1q_s16(at[r]->w + 8 * g);
         OCTET(WORDS_LO, WORDS_HI);
         if (g == 3 || (halves && g == 1))
             finish(R, sum, s + (halves ? g / 2 * AP_PANEL : 0), at, out, ld);
@@ -230,7 +230,7 @@ INLINE void tile_block(int R, bool halves, bool affine, const int16_t *q, const 
     if (affine) bias(R, halves, b, at, out, ld);
 }
 
-INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x,
+INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *const *x,
                       int rows, int n, float *out, int64_t ld)
 {
     const int wide = halves ? 32 : 16;
@@ -239,15 +239,14 @@ INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel,
             for (int r = 0; r < rows; r += 3) {
                 const int16_t *q = (const int16_t *)(const void *)w[p].q + i * 512;
                 const float *s = w[p].s + i * wide, *b = w[p].b + i * wide;
-                const ap_qx *at = x + i * AP_Q_TILE + r;
                 float *o = out + r * ld + p * AP_PANEL;
-                if (rows - r >= 3) tile_block(3, halves, affine, q, s, b, at, o, ld);
-                else if (rows - r == 2) tile_block(2, halves, affine, q, s, b, at, o, ld);
-                else tile_block(1, halves, affine, q, s, b, at, o, ld);
+                if (rows - r >= 3) tile_block(3, halves, affine, q, s, b, x + r, i, o, ld);
+                else if (rows - r == 2) tile_block(2, halves, affine, q, s, b, x + r, i, o, ld);
+                else tile_block(1, halves, affine, q, s, b, x + r, i, o, ld);
             }
 }
 
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n,
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n,
                  float *out, int ld, bool add)
 {
     for (int r = 0; r < rows && !add; r++)

@@ -115,19 +115,17 @@ static int dot(const uint8_t *q, const int16_t *x, int row, int from, int to, in
     return start;
 }
 
-/* sums: -zero times the sums of X: of 16, 16 and all 32. */
-static float block(ap_qform f, const uint8_t *q, const float *s, const float *b, const ap_qx *x,
-                   const int sums[3], int row, float acc)
+static float block(ap_qform f, const uint8_t *q, const float *s, const float *b, const ap_qx *x, int row, float acc)
 {
     if (ap_q_halves(f)) {
         for (int h = 0; h < 2; h++) {
-            int v = dot(q, x->w, row, 16 * h, 16 * h + 16, sums[h]);
+            int v = dot(q, x->w, row, 16 * h, 16 * h + 16, -f.zero * x->sum16[h]);
             acc = fmaf(s[h * AP_PANEL + row] * (float)v, x->d, acc);
         }
         for (int h = 0; h < 2 && f.affine; h++) acc = fmaf(b[h * AP_PANEL + row], x->xs16[h], acc);
         return acc;
     }
-    acc = fmaf(s[row] * (float)dot(q, x->w, row, 0, 32, sums[2]), x->d, acc);
+    acc = fmaf(s[row] * (float)dot(q, x->w, row, 0, 32, -f.zero * x->sum), x->d, acc);
     return f.affine ? fmaf(b[row], x->xs, acc) : acc;
 }
 
@@ -143,17 +141,15 @@ static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *
         for (int r = 0; r < rows; r++)
             for (int i = 0; i < n; i++) {
                 const ap_qx *at = &x[r][b0 + i];
-                int sums[3] = {-f.zero * at->sum16[0], -f.zero * at->sum16[1], -f.zero * at->sum};
                 for (int c = 0; c < AP_PANEL; c++) {
                     float *o = &out[(size_t)r * ld + c];
-                    *o = block(f, w.q + i * 512, w.s + i * groups * AP_PANEL, w.b + i * groups * AP_PANEL, at,
-                               sums, c, *o);
+                    *o = block(f, w.q + i * 512, w.s + i * groups * AP_PANEL, w.b + i * groups * AP_PANEL, at, c, *o);
                 }
             }
     }
 }
 
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
                  int ld, bool add)
 {
     int groups = ap_q_halves(f) ? 2 : 1;
@@ -161,17 +157,14 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
         for (int c = 0; c < n_panel * AP_PANEL; c++) {
             const ap_qpanel *p = &w[c / AP_PANEL];
             float acc = add ? out[(size_t)r * ld + c] : 0;
-            for (int i = 0; i < n; i++) {
-                const ap_qx *at = &x[i * AP_Q_TILE + r];
-                int sums[3] = {at->sum16[0], at->sum16[1], at->sum};
-                acc = block(f, p->q + i * 512, p->s + i * groups * AP_PANEL, p->b + i * groups * AP_PANEL, at, sums,
+            for (int i = 0; i < n; i++)
+                acc = block(f, p->q + i * 512, p->s + i * groups * AP_PANEL, p->b + i * groups * AP_PANEL, &x[r][i],
                             c % AP_PANEL, acc);
-            }
             out[(size_t)r * ld + c] = acc;
         }
 }
 
-const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .zero_in_sums = true, .quantise = quantise,
+const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .quantise = quantise,
                                    .few = few, .unpack = unpack, .tile = tile};
 const ap_micro_qdot ap_qdot8_ref = {
-    .k_blocks = 16, .zero_in_sums = true, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 16, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};

@@ -86,25 +86,28 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 
 /* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
 #define SUB 3
+#define TILE_BYTES 512
 
-/* From input 4j of a block on, n steps: the sums of products with both halves of a panel. */
-INLINE void tile_dots(int steps, int R, const uint8_t *q, const ap_qx *x, int j, int n, __m256i (*sum)[2])
+INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q, const ap_qx *const *x, int i, int g,
+                      __m256i (*sum)[2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    if (steps > n) steps = n;
-    UNROLL for (int end = j + n; j < end; j += steps) {
+    const int n = halves ? 4 : 8, steps = STEPS(kind) < n ? STEPS(kind) : n;
+    UNROLL for (int r = 0; r < R; r++)
+        sum[r][0] = sum[r][1] = _mm256_set1_epi32(times * (halves ? x[r][i].sum16[g] : x[r][i].sum));
+    UNROLL for (int j = n * g; j < n * g + n; j += steps) {
         __m256i part[SUB][2];
-        UNROLL for (int i = j; i < j + steps; i++) {
-            __m256i w[2] = {load(q + 64 * i), load(q + 64 * i + 32)};
+        UNROLL for (int k = j; k < j + steps; k++) {
+            __m256i w[2] = {load(q + 64 * k), load(q + 64 * k + 32)};
             UNROLL for (int r = 0; r < R; r++) {
                 int32_t four;
-                memcpy(&four, x[r].q + 4 * i, 4);
+                memcpy(&four, x[r][i].q + 4 * k, 4);
                 __m256i xi = _mm256_set1_epi32(four);
                 UNROLL for (int h = 0; h < 2; h++) {
                     __m256i p;
                     if (steps == 1) p = _mm256_maddubs_epi16(_mm256_abs_epi8(w[h]), _mm256_sign_epi8(xi, w[h]));
                     else p = _mm256_maddubs_epi16(w[h], xi);
-                    part[r][h] = i == j ? p : _mm256_add_epi16(part[r][h], p);
+                    part[r][h] = k == j ? p : _mm256_add_epi16(part[r][h], p);
                     IN_THIS_ORDER(part[r][h]);
                 }
             }
@@ -117,68 +120,14 @@ INLINE void tile_dots(int steps, int R, const uint8_t *q, const ap_qx *x, int j,
     }
 }
 
-/* R rows with n blocks of a panel. */
-INLINE void tile_rows(int kind, int R, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n, float *out,
-                      int ld, bool add)
-{
-    const int parts = halves ? 2 : 1;
-    const float *s = w->s, *b = w->b;
-    __m256 acc[SUB][2];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++)
-            acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
-    for (int i = 0; i < n; i++, x += AP_Q_TILE, s += parts * AP_PANEL, b += parts * AP_PANEL) {
-        UNROLL for (int g = 0; g < parts; g++) {
-            __m256i sum[SUB][2];
-            UNROLL for (int r = 0; r < R; r++) {
-                int start = affine && !wide_kind(kind) ? 0 : halves ? x[r].sum16[g] : x[r].sum; /* 0: no zero to take off */
-                sum[r][0] = sum[r][1] = _mm256_set1_epi32(start);
-            }
-            tile_dots(STEPS(kind), R, w->q + i * 512, x, 8 / parts * g, 8 / parts, sum);
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int h = 0; h < 2; h++)
-                    acc[r][h] = scaled(sum[r][h], s + g * AP_PANEL + 8 * h, x[r].d, acc[r][h]);
-        }
-        UNROLL for (int g = 0; affine && g < parts; g++)
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int h = 0; h < 2; h++)
-                    acc[r][h] = biased(b + g * AP_PANEL + 8 * h, halves ? x[r].xs16[g] : x[r].xs, acc[r][h]);
-    }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++) _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
-}
+#include "kern/cpu/x86/qtile_avx2.h"
 
-INLINE void tile_form(int kind, bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x,
-                      int rows, int n, float *out, int ld, bool add)
-{
-    for (int p = 0; p < n_panel; p++)
-        for (int r = 0; r < rows; r += SUB) {
-            float *to = out + r * ld + p * AP_PANEL;
-            if (rows - r >= 3) tile_rows(kind, 3, halves, affine, &w[p], x + r, n, to, ld, add);
-            else if (rows - r == 2) tile_rows(kind, 2, halves, affine, &w[p], x + r, n, to, ld, add);
-            else tile_rows(kind, 1, halves, affine, &w[p], x + r, n, to, ld, add);
-        }
-}
+TILE(tile_4, 4)
+TILE(tile_5, 5)
+TILE(tile_6, 6)
+TILE(tile_8, 8)
 
-#define TILE(kind)                                                                                 \
-    static void tile_##kind(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, \
-                            int n, float *out, int ld, bool add)                                   \
-    {                                                                                              \
-        if (ap_q_halves(f)) {                                                                      \
-            if (f.affine) tile_form(kind, true, true, w, n_panel, x, rows, n, out, ld, add);       \
-            else tile_form(kind, true, false, w, n_panel, x, rows, n, out, ld, add);               \
-        } else if (f.affine) {                                                                     \
-            tile_form(kind, false, true, w, n_panel, x, rows, n, out, ld, add);                    \
-        } else {                                                                                   \
-            tile_form(kind, false, false, w, n_panel, x, rows, n, out, ld, add);                   \
-        }                                                                                          \
-    }
-TILE(4)
-TILE(5)
-TILE(6)
-TILE(8)
-
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
                  int ld, bool add)
 {
     if (ap_q_wide(f)) tile_8(f, w, n_panel, x, rows, n, out, ld, add);
@@ -188,4 +137,4 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, in
 }
 
 const ap_micro_qdot ap_qdot8_avx2 = {
-    .k_blocks = 16, .zero_in_sums = true, .is_signed = true, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 16, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

@@ -92,14 +92,19 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 
 /* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
 #define SUB 3
+#define TILE_BYTES 1024
 
-/* Inputs 2j .. 2n - 1 of a block: the sums of products with both halves of a panel. */
-INLINE void tile_dots(int R, const uint8_t *q, const ap_qx *x, int j, int n, __m256i (*sum)[2])
+/* The zero point is off q already, and all kinds are alike. */
+INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q, const ap_qx *const *x, int i, int g,
+                      __m256i (*sum)[2])
 {
-    UNROLL for (int end = n; j < end; j++) {
+    const int n = halves ? 8 : 16;
+    (void)kind, (void)times;
+    UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    UNROLL for (int j = n * g; j < n * g + n; j++) {
         __m256i w[2] = {load(q + 64 * j), load(q + 64 * j + 32)};
         UNROLL for (int r = 0; r < R; r++) {
-            __m256i xr = two(&x[r], j / 2, j % 2);
+            __m256i xr = two(&x[r][i], j / 2, j % 2);
             UNROLL for (int h = 0; h < 2; h++) {
                 sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(w[h], xr));
                 IN_THIS_ORDER(sum[r][h]);
@@ -108,58 +113,9 @@ INLINE void tile_dots(int R, const uint8_t *q, const ap_qx *x, int j, int n, __m
     }
 }
 
-/* R rows with n blocks of a panel. */
-INLINE void tile_rows(int R, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n, float *out, int ld,
-                      bool add)
-{
-    const int parts = halves ? 2 : 1;
-    const float *s = w->s, *b = w->b;
-    __m256 acc[SUB][2];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++)
-            acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
-    for (int i = 0; i < n; i++, x += AP_Q_TILE, s += parts * AP_PANEL, b += parts * AP_PANEL) {
-        UNROLL for (int g = 0; g < parts; g++) {
-            __m256i sum[SUB][2];
-            UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-            tile_dots(R, w->q + i * 1024, x, 16 / parts * g, 16 / parts * (g + 1), sum);
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int h = 0; h < 2; h++)
-                    acc[r][h] = scaled(sum[r][h], s + g * AP_PANEL + 8 * h, x[r].d, acc[r][h]);
-        }
-        UNROLL for (int g = 0; affine && g < parts; g++)
-            UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int h = 0; h < 2; h++)
-                    acc[r][h] = biased(b + g * AP_PANEL + 8 * h, halves ? x[r].xs16[g] : x[r].xs, acc[r][h]);
-    }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 2; h++) _mm256_store_ps(out + r * ld + 8 * h, acc[r][h]);
-}
+#include "kern/cpu/x86/qtile_avx2.h"
 
-INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n,
-                      float *out, int ld, bool add)
-{
-    for (int p = 0; p < n_panel; p++)
-        for (int r = 0; r < rows; r += SUB) {
-            float *to = out + r * ld + p * AP_PANEL;
-            if (rows - r >= 3) tile_rows(3, halves, affine, &w[p], x + r, n, to, ld, add);
-            else if (rows - r == 2) tile_rows(2, halves, affine, &w[p], x + r, n, to, ld, add);
-            else tile_rows(1, halves, affine, &w[p], x + r, n, to, ld, add);
-        }
-}
-
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *x, int rows, int n, float *out,
-                 int ld, bool add)
-{
-    if (ap_q_halves(f)) {
-        if (f.affine) tile_form(true, true, w, n_panel, x, rows, n, out, ld, add);
-        else tile_form(true, false, w, n_panel, x, rows, n, out, ld, add);
-    } else if (f.affine) {
-        tile_form(false, true, w, n_panel, x, rows, n, out, ld, add);
-    } else {
-        tile_form(false, false, w, n_panel, x, rows, n, out, ld, add);
-    }
-}
+TILE(tile, 4)
 
 const ap_micro_qdot ap_qdot_avx2 = {
     .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

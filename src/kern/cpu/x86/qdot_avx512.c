@@ -37,14 +37,15 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 ALL_FEW(true)
 
 /* R rows x P panels; f32 sums stay in registers over all blocks. */
-INLINE void tile_block(int R, int P, bool halves, bool affine, const ap_qpanel *w, const ap_qx *x, int n,
-                       float *out, int ld, bool add)
+INLINE void tile_block(int R, int P, bool halves, bool affine, int zero, const ap_qpanel *w, const ap_qx *const *x,
+                       int n, float *out, int ld, bool add)
 {
     __m512 acc[AP_Q_TILE][2];
+    (void)zero; /* `unpack` took it off */
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int p = 0; p < P; p++)
             acc[r][p] = add ? _mm512_load_ps(out + r * ld + p * AP_PANEL) : _mm512_setzero_ps();
-    for (int i = 0; i < n; i++, x += AP_Q_TILE) {
+    for (int i = 0; i < n; i++) {
         __m512i dot[AP_Q_TILE][2];
         UNROLL for (int h = 0; h < 2; h++) {
             if (halves || h == 0)
@@ -54,23 +55,23 @@ INLINE void tile_block(int R, int P, bool halves, bool affine, const ap_qpanel *
                 __m512i v[2];
                 UNROLL for (int p = 0; p < P; p++) v[p] = _mm512_load_si512(w[p].q + i * 1024 + j * 64);
                 UNROLL for (int r = 0; r < R; r++) {
-                    __m512i xr = two(&x[r], j / 2, j % 2);
+                    __m512i xr = two(&x[r][i], j / 2, j % 2);
                     UNROLL for (int p = 0; p < P; p++) dot[r][p] = _mm512_dpwssd_epi32(dot[r][p], v[p], xr);
                 }
             }
             if (halves || h == 1)
                 UNROLL for (int r = 0; r < R; r++)
                     UNROLL for (int p = 0; p < P; p++)
-                        acc[r][p] = scaled(dot[r][p], w[p].s + (halves ? i * 32 + h * 16 : i * 16), x[r].d, acc[r][p]);
+                        acc[r][p] = scaled(dot[r][p], w[p].s + (halves ? i * 32 + h * 16 : i * 16), x[r][i].d, acc[r][p]);
         }
         if (!affine) continue;
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int p = 0; p < P; p++) {
                 if (halves) {
-                    acc[r][p] = biased(w[p].b + i * 32, x[r].xs16[0], acc[r][p]);
-                    acc[r][p] = biased(w[p].b + i * 32 + 16, x[r].xs16[1], acc[r][p]);
+                    acc[r][p] = biased(w[p].b + i * 32, x[r][i].xs16[0], acc[r][p]);
+                    acc[r][p] = biased(w[p].b + i * 32 + 16, x[r][i].xs16[1], acc[r][p]);
                 } else {
-                    acc[r][p] = biased(w[p].b + i * 16, x[r].xs, acc[r][p]);
+                    acc[r][p] = biased(w[p].b + i * 16, x[r][i].xs, acc[r][p]);
                 }
             }
     }

@@ -44,11 +44,8 @@ static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b
 /* Ask for the scales of the chunk behind b0's, in this panel or in the one that comes next. */
 static inline void fetch_scales(ap_qform f, const uint8_t *panel, const uint8_t *next, int cols, int b0)
 {
-    int left = cols / AP_Q_BLOCK - b0 - CHUNK;
-    ap_qscales at = left > 0 ? ap_q_scales_at(f, panel, cols, b0 + CHUNK) : ap_q_scales_at(f, next, cols, 0);
-    size_t bytes = (size_t)(CHUNK * AP_Q_BLOCK / f.group) * at.step;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
-    if (f.scale == AP_QS_SUPER) __builtin_prefetch(at.super);
+    bool last = cols / AP_Q_BLOCK <= b0 + CHUNK;
+    ap_q_ask_for_scales(f, last ? next : panel, cols, last ? 0 : b0 + CHUNK, CHUNK);
 }
 
 #endif

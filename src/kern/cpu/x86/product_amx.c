@@ -8,6 +8,7 @@
 #include "kern/cpu/x86/qload_avx512.h"
 
 _Static_assert(AMX_TILE == AP_AMX_TILE && AP_PANEL == AMX_ROWS && AP_Q_BLOCK == AP_AMX_STEP, "one size of tile");
+_Static_assert(AP_AMX_STEPS == CHUNK, "the scales of a K block are made at once");
 
 #define PAIR 2
 #define GROUPS (AP_AMX_STEPS * AP_Q_MAX_GROUPS)
@@ -130,10 +131,13 @@ static void turn(const float *block, float *out, int ld)
 
 /* ------------------------------------------------------------------ weights */
 
-/* Where a matrix has what: found once, and no block divides for it. */
+/* Unpacks one step of one panel. */
 typedef struct unpacker unpacker;
+typedef void (*unit_fn)(unpacker *u, int panel, int step);
+
+/* Where a matrix has what: found once, and no block divides for it. */
 typedef struct source {
-    void (*unit)(unpacker *u, int panel, int step); /* one step of one panel */
+    unit_fn unit;
     const ap_mat *w;
     ap_qscales scales;     /* of the first panel's first K block */
     size_t panel, step;    /* bytes of a panel; of a step's numbers */
@@ -284,8 +288,6 @@ WIDEN(5, 5, false)
 WIDEN(6, 6, false)
 WIDEN(6_h, 6, true)
 WIDEN(8, 8, false)
-
-typedef void (*unit_fn)(unpacker *u, int panel, int step);
 
 /* Does the form go by lookups, which take zero off themselves? */
 static bool looks_up(ap_qform f) { return f.bits <= 4 && !ap_q_halves(f); }

@@ -178,6 +178,7 @@ class Types(Case):
                     compared += 1
         self.assertGreater(compared, 500)
 
+    @unittest.skipIf(os.environ.get("APUS_SANITIZED"), "26 models' numbers, which the plain build checks")
     def test_quality(self):
         """Divergence from bf16 on text of the kind that the models know, with some room."""
         text = self.dir / "text.txt"

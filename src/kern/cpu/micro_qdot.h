@@ -56,6 +56,23 @@ struct ap_micro_qdot {
                  int ld, bool add);
 };
 
+/* The slot `tile` from a file's tile_form, which knows halves and affine as it is compiled; as: whatever else
+ * its bodies differ by. times: what the sums of X start the products with, wide q being signed. */
+#define AP_Q_TILE_FORMS(name, as)                                                                  \
+    static void name(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out, \
+                     int ld, bool add)                                                             \
+    {                                                                                              \
+        const int times = ap_q_wide(f) ? 128 - f.zero : -f.zero;                                   \
+        if (ap_q_halves(f)) {                                                                      \
+            if (f.affine) tile_form(as, true, true, times, w, n_panel, x, rows, n, out, ld, add);  \
+            else tile_form(as, true, false, times, w, n_panel, x, rows, n, out, ld, add);          \
+        } else if (f.affine) {                                                                     \
+            tile_form(as, false, true, times, w, n_panel, x, rows, n, out, ld, add);               \
+        } else {                                                                                   \
+            tile_form(as, false, false, times, w, n_panel, x, rows, n, out, ld, add);              \
+        }                                                                                          \
+    }
+
 /* Inputs of 15 bits (HIGH), of 8 bits (FAST). */
 extern const ap_micro_qdot ap_qdot_ref, ap_qdot8_ref;
 #if defined(__x86_64__)

@@ -57,7 +57,8 @@ uint32_t ap_q_split_scale(const ap_tensor *t, const uint8_t *p);
 /* Where block b's numbers are. Of AP_QS_SUPER: `super` the d of its 256 inputs, `at` the factors. */
 typedef struct ap_qscales {
     const uint8_t *at, *super;
-    size_t step; /* bytes from group to group */
+    size_t step;       /* bytes from group to group */
+    size_t super_step; /* bytes from d to d; 0: none */
 } ap_qscales;
 
 static inline ap_qscales ap_q_scales_at(ap_qform f, const uint8_t *panel, int cols, int block)
@@ -67,8 +68,9 @@ static inline ap_qscales ap_q_scales_at(ap_qform f, const uint8_t *panel, int co
     ap_qscales s = {.step = f.nibbles ? AP_PANEL : (size_t)n * size[f.scale]};
     const uint8_t *base = panel + (size_t)(cols / AP_Q_BLOCK) * ap_q_block_bytes(f);
     if (f.scale == AP_QS_SUPER) {
-        s.super = base + (size_t)(block * AP_Q_BLOCK / AP_Q_SUPER) * (size_t)n * 2;
-        base += (size_t)(cols / AP_Q_SUPER) * (size_t)n * 2;
+        s.super_step = (size_t)n * 2;
+        s.super = base + (size_t)(block * AP_Q_BLOCK / AP_Q_SUPER) * s.super_step;
+        base += (size_t)(cols / AP_Q_SUPER) * s.super_step;
     }
     s.at = base + (size_t)(block * AP_Q_BLOCK / f.group) * s.step;
     return s;
@@ -80,8 +82,8 @@ static inline void ap_q_ask_for_scales(ap_qform f, const uint8_t *panel, int col
     ap_qscales at = ap_q_scales_at(f, panel, cols, b);
     size_t bytes = (size_t)(n * AP_Q_BLOCK / f.group) * at.step;
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(at.at + i);
-    if (f.scale != AP_QS_SUPER) return;
-    for (int i = 0; i < n; i += AP_Q_SUPER / AP_Q_BLOCK, at.super += AP_PANEL * (f.affine ? 4 : 2))
+    if (!at.super_step) return;
+    for (int i = 0; i < n; i += AP_Q_SUPER / AP_Q_BLOCK, at.super += at.super_step)
         __builtin_prefetch(at.super);
 }
 

@@ -227,8 +227,8 @@ INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_q
     }
 }
 
-TILE(tile, true)
-TILE(tile8, false)
+AP_Q_TILE_FORMS(tile, true)
+AP_Q_TILE_FORMS(tile8, false)
 
 const ap_micro_qdot ap_qdot_dot = {.fast = &ap_qdot8_dot,
                                    .k_blocks = AP_Q_K_BLOCKS,

@@ -63,20 +63,4 @@ INLINE void unpack_panel(bool pairs, ap_qform f, const uint8_t *panel, int cols,
     BY_KIND(f, UNPACK)
 }
 
-/* The slot `tile` from a level's tile_form. times: what the sums of X start the products with. */
-#define TILE(name, high)                                                                           \
-    static void name(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, \
-                     int n, float *out, int ld, bool add)                                          \
-    {                                                                                              \
-        const int times = ap_q_wide(f) ? 128 - f.zero : -f.zero;                                   \
-        if (ap_q_halves(f)) {                                                                      \
-            if (f.affine) tile_form(high, true, true, times, w, n_panel, x, rows, n, out, ld, add); \
-            else tile_form(high, true, false, times, w, n_panel, x, rows, n, out, ld, add);        \
-        } else if (f.affine) {                                                                     \
-            tile_form(high, false, true, times, w, n_panel, x, rows, n, out, ld, add);             \
-        } else {                                                                                   \
-            tile_form(high, false, false, times, w, n_panel, x, rows, n, out, ld, add);            \
-        }                                                                                          \
-    }
-
 #endif

@@ -129,8 +129,8 @@ INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_q
     }
 }
 
-TILE(tile, true)
-TILE(tile8, false)
+AP_Q_TILE_FORMS(tile, true)
+AP_Q_TILE_FORMS(tile8, false)
 
 static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out)
 {

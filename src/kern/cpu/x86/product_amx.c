@@ -233,8 +233,8 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     }                                                                                              \
     static void unit_groups_##bits(unpacker *u, int panel, int step)                               \
     {                                                                                              \
-        if (step * AP_AMX_STEP % u->of->w->q.group) look_up(u, panel, step, bits, REUSE, false);       \
-        else if (u->of->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                        \
+        if (step * AP_AMX_STEP % u->of->w->q.group) look_up(u, panel, step, bits, REUSE, false);   \
+        else if (u->of->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                    \
         else look_up(u, panel, step, bits, KEEP, false);                                           \
     }
 LOOK_UP(2)
@@ -321,7 +321,7 @@ static source source_of(const ap_mat *w)
     o.step = ap_q_block_bytes(f);
     o.scales = ap_q_scales_at(f, w->data, w->cols, 0);
     o.block_scales = (size_t)(AP_AMX_K / f.group) * o.scales.step;
-    if (f.scale == AP_QS_SUPER) o.block_super = (size_t)(AP_AMX_K / AP_Q_SUPER * AP_PANEL * (f.affine ? 4 : 2));
+    o.block_super = AP_AMX_K / AP_Q_SUPER * o.scales.super_step;
     o.looks_up = looks_up(f);
     if (o.looks_up) find_numbers(f, o.numbers);
     return o;
@@ -505,8 +505,8 @@ static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0,
     /* block i is met while block i + 1 is unpacked and memory is asked for block i + 2, or what follows this
      * task's panels */
     for (int i = -1; i < n; i++) {
+        const place soon = after(then, n_mat, n_panel, n_block, deep);
         if (i + 1 < n) {
-            place soon = after(then, n_mat, n_panel, n_block, deep);
             begin(&next, &of[then.mat], p0 + then.panel, n_panel - then.panel < PAIR ? 1 : PAIR, then.block,
                   panels[(i + 1) % 2]);
             begin_soon(&next, &of[soon.mat], p0 + soon.panel + (i + 2 < n ? 0 : n_panel), soon.block);
@@ -526,7 +526,7 @@ static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0,
         while (advance(&next))
             ;
         now = then;
-        then = after(then, n_mat, n_panel, n_block, deep);
+        then = soon;
     }
     amx_end();
 }

@@ -122,10 +122,10 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
 
 #include "kern/cpu/x86/qtile_avx2.h"
 
-TILE(tile_4, 4)
-TILE(tile_5, 5)
-TILE(tile_6, 6)
-TILE(tile_8, 8)
+AP_Q_TILE_FORMS(tile_4, 4)
+AP_Q_TILE_FORMS(tile_5, 5)
+AP_Q_TILE_FORMS(tile_6, 6)
+AP_Q_TILE_FORMS(tile_8, 8)
 
 static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
                  int ld, bool add)

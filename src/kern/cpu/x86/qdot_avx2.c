@@ -115,7 +115,7 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
 
 #include "kern/cpu/x86/qtile_avx2.h"
 
-TILE(tile, 4)
+AP_Q_TILE_FORMS(tile, 4)
 
 const ap_micro_qdot ap_qdot_avx2 = {
     .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

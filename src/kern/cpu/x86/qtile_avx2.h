@@ -43,18 +43,3 @@ INLINE void tile_form(int kind, bool halves, bool affine, int times, const ap_qp
             else tile_rows(kind, 1, halves, affine, times, &w[p], x + r, n, to, ld, add);
         }
 }
-
-#define TILE(name, kind)                                                                           \
-    static void name(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out, \
-                     int ld, bool add)                                                             \
-    {                                                                                              \
-        const int times = wide_kind(kind) ? 128 - f.zero : -f.zero;                                \
-        if (ap_q_halves(f)) {                                                                      \
-            if (f.affine) tile_form(kind, true, true, times, w, n_panel, x, rows, n, out, ld, add); \
-            else tile_form(kind, true, false, times, w, n_panel, x, rows, n, out, ld, add);        \
-        } else if (f.affine) {                                                                     \
-            tile_form(kind, false, true, times, w, n_panel, x, rows, n, out, ld, add);             \
-        } else {                                                                                   \
-            tile_form(kind, false, false, times, w, n_panel, x, rows, n, out, ld, add);            \
-        }                                                                                          \
-    }

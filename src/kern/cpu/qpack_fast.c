@@ -42,20 +42,28 @@ static inline v4 load4(const uint8_t *p)
 }
 static inline void store4(uint32_t *p, v4 v) { memcpy(p, &v, 16); }
 
+/* 16 bytes of 4 rows: w[j] has 32-bit unit j of each. */
+static inline void transpose4(const uint8_t *row, size_t stride, v4 w[4])
+{
+    v4 a = load4(row), b = load4(row + stride), c = load4(row + 2 * stride), d = load4(row + 3 * stride);
+    v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    w[0] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    w[1] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    w[2] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    w[3] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
 void ap_q_transpose(const uint8_t *p, size_t stride, int n, uint32_t *out)
 {
     for (int r = 0; r < AP_PANEL; r += 4) {
         const uint8_t *row = p + (size_t)r * stride;
         uint32_t *to = out + r;
         for (int j = 0; j < n; j++, row += 16, to += 4 * AP_PANEL) {
-            v4 a = load4(row), b = load4(row + stride), c = load4(row + 2 * stride), d = load4(row + 3 * stride);
-            v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-            store4(to, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
-            store4(to + AP_PANEL, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
-            ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-            cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-            store4(to + 2 * AP_PANEL, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
-            store4(to + 3 * AP_PANEL, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+            v4 w[4];
+            transpose4(row, stride, w);
+            for (int i = 0; i < 4; i++) store4(to + i * AP_PANEL, w[i]);
         }
     }
 }
@@ -194,17 +202,54 @@ static void put_scale_min(const uint8_t *p, size_t stride, uint8_t *to, size_t s
     put_bytes(v[3], to + 4 * step + AP_PANEL, step);
 }
 
+/* 32 bytes of each row: 32 inputs in the low nibbles, those of the next block in the high ones. */
+static void put_two_blocks(const uint8_t *p, size_t stride, uint32_t *low, uint32_t *high)
+{
+    for (int r = 0; r < AP_PANEL; r += 4)
+        for (int half = 0; half < 2; half++) {
+            v4 w[4];
+            transpose4(p + (size_t)r * stride + 16 * half, stride, w);
+            for (int i = 0; i < 2; i++) {
+                v4 a = w[2 * i], b = w[2 * i + 1];
+                int at = (2 * half + i) * AP_PANEL + r;
+                store4(low + at, (a & NIBBLES) | (b & NIBBLES) << 4);
+                store4(high + at, (a >> 4 & NIBBLES) | (b & ~NIBBLES));
+            }
+        }
+}
+
+/* In each byte of w[0] .. w[7], bit i of w[j] to bit j of w[i]. */
+static inline void transpose_bits(v4 w[8])
+{
+    static const uint32_t mask[] = {0x0f0f0f0fu, 0x33333333u, 0x55555555u};
+    for (int s = 0; s < 3; s++)
+        for (int n = 4 >> s, i = 0; i < 8; i++) {
+            if (i & n) continue;
+            v4 swap = (w[i] >> n ^ w[i + n]) & mask[s];
+            w[i] ^= swap << n;
+            w[i + n] ^= swap;
+        }
+}
+
+/* 32 bytes of each row: bit g of byte i is the fifth bit of input i of block g; a step from block to block. */
+static void put_fifth_bits(const uint8_t *p, size_t stride, uint8_t *dst, size_t step)
+{
+    for (int r = 0; r < AP_PANEL; r += 4) {
+        v4 w[8];
+        transpose4(p + (size_t)r * stride, stride, w);
+        transpose4(p + (size_t)r * stride + 16, stride, w + 4);
+        transpose_bits(w);
+        for (int g = 0; g < 8; g++) store4((uint32_t *)(dst + (size_t)g * step) + r, w[g]);
+    }
+}
+
 static void pack_q45_k(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
 {
-    quads t, high, q;
-    if (f.bits == 5) ap_q_transpose(p + 16, stride, 2, high[0]);
+    size_t step = ap_q_block_bytes(f);
+    if (f.bits == 5) put_fifth_bits(p + 16, stride, dst + 256, step);
     p += f.bits == 5 ? 48 : 16;
-    for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
-        if (g % 2 == 0) ap_q_transpose(p + 16 * g, stride, 2, t[0]);
-        for (int j = 0; j < 8; j++) EACH(r) q[j][r] = t[j][r] >> 4 * (g % 2) & NIBBLES;
-        for (int j = 0; j < 8 && f.bits == 5; j++) EACH(r) q[j][r] |= (high[j][r] >> g & ONES) << 4;
-        put(f.bits, q, dst);
-    }
+    for (int g = 0; g < 8; g += 2, p += 32, dst += 2 * step)
+        put_two_blocks(p, stride, (uint32_t *)dst, (uint32_t *)(dst + step));
 }
 
 static void pack_q6_k(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)

@@ -113,20 +113,46 @@ apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag)
     } else if ((uint64_t)st.st_size > SIZE_MAX) {
         err = ap_fail(diag, APUS_EFILE, "%s: does not fit the address space", path);
     } else if (st.st_size == 0) {
-        *out = (ap_map){nothing, 0}; /* the system maps no empty files */
+        *out = (ap_map){nothing, 0, -1}; /* the system maps no empty files */
     } else {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) err = fail_errno(diag, path, "cannot be mapped", errno);
-        else *out = (ap_map){p, (size_t)st.st_size};
+        else *out = (ap_map){p, (size_t)st.st_size, fd};
     }
-    close(fd);
+    if (err || st.st_size == 0) close(fd);
     return err;
 }
 
 void ap_map_close(ap_map *m)
 {
-    if (m && m->len) munmap((void *)m->data, m->len);
-    if (m) *m = (ap_map){NULL, 0};
+    if (m && m->len) {
+        munmap((void *)m->data, m->len);
+        close(m->fd);
+    }
+    if (m) *m = (ap_map){NULL, 0, -1};
+}
+
+bool ap_map_holds(const ap_map *m, const uint8_t *p, size_t n)
+{
+    uintptr_t begin = (uintptr_t)p, first = (uintptr_t)m->data;
+    return m->len && begin >= first && begin - first <= m->len && n <= m->len - (begin - first);
+}
+
+apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t n, void *dst, apus_diag *diag)
+{
+    size_t at = (size_t)(p - m->data);
+    for (uint8_t *to = dst; n;) {
+        ssize_t got = pread(m->fd, to, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return fail_errno(diag, path, "cannot be read", errno);
+        if (got == 0)
+            return ap_fail(diag, APUS_EFILE, "%s: ends after %zu bytes, of %zu when it was opened", path, at,
+                           m->len);
+        to += got;
+        at += (size_t)got;
+        n -= (size_t)got;
+    }
+    return APUS_OK;
 }
 
 /* Clip [p, p + n) to the mapping, then to pages: outwards, or inwards. False: nothing is left. */

@@ -657,6 +657,14 @@ static const ap_map *map_of(const ap_weights *w, size_t i)
     return w->gguf ? &s->gguf.map : &s->st.map;
 }
 
+apus_err ap_weights_read(const ap_weights *w, const void *p, size_t n, void *dst, apus_diag *diag)
+{
+    for (size_t i = 0; i < w->n_shards; i++)
+        if (ap_map_holds(map_of(w, i), p, n)) return ap_map_read(map_of(w, i), w->shard[i].path, p, n, dst, diag);
+    memcpy(dst, p, n);
+    return APUS_OK;
+}
+
 void ap_weights_want(const ap_weights *w, const void *p, size_t n)
 {
     for (size_t i = 0; i < w->n_shards && p; i++) ap_map_want(map_of(w, i), p, n);

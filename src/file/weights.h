@@ -47,6 +47,10 @@ typedef struct ap_weights_traits {
 ap_weights_traits ap_weights_traits_of(const ap_weights *w);
 void ap_weights_close(ap_weights *w);
 
+/* Copies n bytes at p to dst, by reading the file that holds them (ap_map_read) or, if none of ours does, from
+ * memory. EFILE. */
+apus_err ap_weights_read(const ap_weights *w, const void *p, size_t n, void *dst, apus_diag *diag);
+
 /* Hints about bytes of the files: soon read; read and done with. Ranges may lie anywhere: what is in no
  * file of ours is left alone. `drop_all`: everything. */
 void ap_weights_want(const ap_weights *w, const void *p, size_t n);

@@ -84,7 +84,7 @@ typedef struct ap_bind {
     size_t used, floats_used;
     size_t in_place;   /* bytes of matrices that are used where the files have them */
     ap_pack_job *job;  /* [job_room]; NULL in the sizing pass */
-    size_t job_room, n_job, n_task;
+    size_t job_room, n_job, n_slice;
     size_t total_bytes; /* of packed weights, for progress */
     apus_progress_fn progress;
     void *progress_ctx;

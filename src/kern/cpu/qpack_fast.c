@@ -27,13 +27,6 @@ static inline uint32_t load32(const uint8_t *p)
     memcpy(&v, p, 4);
     return v;
 }
-/* Ask for n bytes of the next panel, which lies behind this one: 16 rows at once are more streams than
- * processors foresee. */
-static inline const uint8_t *ask(const uint8_t *p, size_t n)
-{
-    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
-    return p + n;
-}
 static inline v4 load4(const uint8_t *p)
 {
     v4 v;
@@ -478,9 +471,7 @@ static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, 
     int d = t == AP_Q6_K ? 208 : t == AP_Q2_K ? 80 : t == AP_Q3_K ? 108 : 0;
     ap_qscales at = ap_q_scales_at(f, dst, cols, 0);
     uint8_t *super = dst + (at.super - dst), *factor = dst + (at.at - dst);
-    const uint8_t *next = p + AP_PANEL * stride;
     for (int k = 0; k < cols; k += AP_Q_SUPER, p += bytes, dst += step) {
-        next = ask(next, AP_PANEL * bytes);
         put_halves(p + d, stride, super);
         if (f.affine) put_halves(p + d + 2, stride, super + 32);
         switch (t) {

@@ -112,6 +112,17 @@ static void test_map(void **state)
     assert_int_equal(ap_map_open(path, &m, NULL), APUS_OK);
     assert_int_equal(m.len, 5000);
     assert_int_equal(m.data[4999], 4999 * 7 & 255);
+    uint8_t copy[100];
+    apus_diag d;
+    assert_true(ap_map_holds(&m, m.data + 4900, 100));
+    assert_false(ap_map_holds(&m, m.data + 4901, 100));
+    assert_false(ap_map_holds(&m, m.data - 1, 1));
+    assert_int_equal(ap_map_read(&m, path, m.data + 4900, 100, copy, &d), APUS_OK);
+    assert_memory_equal(copy, m.data + 4900, 100);
+    assert_int_equal(truncate(path, 4950), 0);
+    assert_int_equal(ap_map_read(&m, path, m.data + 4900, 100, copy, &d), APUS_EFILE);
+    assert_non_null(strstr(d.text, path));
+    assert_non_null(strstr(d.text, "4950"));
     ap_map_close(&m);
     assert_null(m.data);
     ap_map_close(&m);

@@ -14,6 +14,12 @@ typedef struct ap_kv_head {
 
 ap_kv_head ap_kv_head_at(const ap_kv *kv, int32_t page, int n_kv_head, int head_dim, int g);
 
+/* What lies `ahead` bytes behind b, in memory that may be another mapping; NULL if ahead is 0. */
+static inline const void *ap_kv_ahead(const void *b, int64_t ahead)
+{
+    return ahead ? (const void *)((uintptr_t)b + (uintptr_t)ahead) : NULL;
+}
+
 /* Write the key or value x f32 [head_dim] of the page's token `slot`. */
 void ap_kv_put_key(apus_kv type, const ap_kv_head *h, const float *x, int head_dim, int slot);
 void ap_kv_put_value(apus_kv type, const ap_kv_head *h, const float *x, int head_dim, int slot);

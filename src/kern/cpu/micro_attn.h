@@ -21,7 +21,8 @@ static inline int64_t ap_q_stride(int head_dim)
 
 /* What reads pages of one type. */
 typedef struct ap_micro_kv {
-    int rows; /* scores and values take 1 .. rows rows at once */
+    int rows;  /* scores and values take 1 .. rows rows at once */
+    int alone; /* as many if there are no others, so that pages are read once; 0 = rows */
 
     /* A query row f32 [head_dim] to the form that scores wants, ap_q_stride floats. */
     void (*query)(const float *q, int head_dim, float *out);

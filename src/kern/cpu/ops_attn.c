@@ -34,7 +34,7 @@ typedef struct job {
     const ap_micro_attn *m;
     const ap_micro_kv *kv;
     const ap_micro_fast *fast; /* or NULL, then kv counts */
-    int block, tile, step;     /* rows taken at once, of a tile, in a step (micro_attn.h) */
+    int block, alone, tile, step; /* rows taken at once, if they are all, of a tile, in a step (micro_attn.h) */
     int heads;  /* query heads of a tile, <= the group of a KV head */
     int tokens; /* tokens of a tile */
     int splits; /* tiles that a group's heads make */
@@ -176,7 +176,7 @@ static void tile_page(tile *t, const job *j, const sums *u, int page, bool last)
     while (end > r && first_key(a, t->pos[end - 1]) >= start + AP_PAGE) end--;
     r = r / j->step * j->step; /* memory behind them holds whole steps */
     while (r < end) { /* 8 rows as 4 + 4 rather than 6 + 2 */
-        int blocks = (end - r + j->block - 1) / j->block;
+        int most = end - r <= j->alone ? j->alone : j->block, blocks = (end - r + most - 1) / most;
         int n = (end - r + blocks - 1) / blocks;
         rows_page(t, j, u, r, n, start, &at, ahead);
         ahead = 0; /* the first rows have asked for it */
@@ -388,13 +388,14 @@ static void choose_kernels(const ap_kern *k, job *j)
     if (type == APUS_KV_BF16 && k->precision == APUS_PRECISION_FAST && f &&
         f->usable(j->a->head_dim)) {
         j->fast = f;
-        j->block = f->rows, j->tile = f->tile, j->step = f->step;
+        j->block = j->alone = f->rows, j->tile = f->tile, j->step = f->step;
         return;
     }
     j->kv = type == APUS_KV_Q8     ? &j->m->q8
             : type == APUS_KV_BF16 ? &j->m->bf16
                                    : &j->m->f32;
     j->block = j->kv->rows, j->tile = TILE_ROWS, j->step = 1;
+    j->alone = ap_max_int(j->block, j->kv->alone);
 }
 
 void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a)

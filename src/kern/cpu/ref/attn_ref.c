@@ -180,7 +180,7 @@ const ap_micro_attn ap_attn_ref = {
     .rotate = rotate_ref,
     .softmax = softmax_ref,
     .merge = merge_ref,
-    .f32 = {6, query_ref, scores_f32, values_f32},
-    .bf16 = {6, query_ref, scores_bf16, values_bf16},
-    .q8 = {6, query_q8, scores_q8, values_q8},
+    .f32 = {.rows = 6, .query = query_ref, .scores = scores_f32, .values = values_f32},
+    .bf16 = {.rows = 6, .query = query_ref, .scores = scores_bf16, .values = values_bf16},
+    .q8 = {.rows = 6, .query = query_q8, .scores = scores_q8, .values = values_q8},
 };

@@ -11,13 +11,12 @@ static bool usable(int head_dim)
     return head_dim % 32 == 0 && head_dim <= FAST_MAX_DIM;
 }
 
-/* What is `ahead` of 16 rows of 256 bytes. */
-static void ask(const uint8_t *p, int64_t step, int64_t ahead)
+/* Asks memory for the 2 KB that a step of 2 tiles reads in the next page, one after the other. */
+static const uint8_t *ask(const uint8_t *soon)
 {
-    for (int r = 0; r < 16; r++)
-        for (int i = 0; i < 256; i += 64)
-            _mm_prefetch((const char *)((uintptr_t)(p + r * step + i) + (uintptr_t)ahead),
-                         _MM_HINT_T1);
+    if (!soon) return NULL;
+    for (int i = 0; i < 2 * AMX_TILE; i += 64) _mm_prefetch((const char *)(soon + i), _MM_HINT_T1);
+    return soon + 2 * AMX_TILE;
 }
 
 /* s f32 [32 or 16 rows][AP_PAGE] = q . K */
@@ -25,6 +24,7 @@ static void scores(const uint8_t *q, bool two, const uint8_t *k, int head_dim, f
                    int64_t ahead)
 {
     const size_t ldq = AP_Q_STRIDE * sizeof(float), ldk = AP_PAGE * 4, lds = AP_PAGE * sizeof *s;
+    const uint8_t *soon = ap_kv_ahead(k, ahead);
     for (int j = 0; j < AP_PAGE; j += 32) {
         const uint8_t *b = k + j * 4;
         AMX_ZERO(0);
@@ -32,7 +32,7 @@ static void scores(const uint8_t *q, bool two, const uint8_t *k, int head_dim, f
         AMX_ZERO(2);
         AMX_ZERO(3);
         for (int d = 0; d < head_dim; d += 32, b += 16 * ldk) {
-            if (ahead != 0 && j == 0) ask(b, (int64_t)ldk, ahead);
+            soon = ask(soon);
             AMX_LOAD(4, q + d * 2, ldq);
             AMX_LOAD(6, b, ldk);
             AMX_LOAD(7, b + 64, ldk);
@@ -57,6 +57,7 @@ static void values(const uint16_t *p, bool two, const uint8_t *v, int head_dim, 
 {
     const size_t ldp = AP_PAGE * sizeof *p, ldv = (size_t)head_dim * 4,
                  ldo = (size_t)head_dim * sizeof *o;
+    const uint8_t *soon = ap_kv_ahead(v, ahead);
     for (int d = 0; d < head_dim; d += 32, v += 128, o += 32) {
         AMX_LOAD(0, o, ldo);
         AMX_LOAD(1, o + 16, ldo);
@@ -66,7 +67,7 @@ static void values(const uint16_t *p, bool two, const uint8_t *v, int head_dim, 
         }
         for (int j = 0; j < AP_PAGE; j += 32) {
             const uint8_t *b = v + (size_t)j / 2 * ldv;
-            if (ahead != 0 && d % 64 == 0) ask(b, (int64_t)ldv, ahead);
+            soon = ask(soon);
             AMX_LOAD(4, p + j, ldp);
             AMX_LOAD(6, b, ldv);
             AMX_LOAD(7, b + 64, ldv);

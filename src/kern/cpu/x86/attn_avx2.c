@@ -97,7 +97,8 @@ static void merge_avx2(float *o, float c, const float *x, float by, int n)
     for (; i < n; i++) o[i] = fmaf(x[i], by, o[i] * c);
 }
 
-#define ROWS 6
+#define ROWS  6
+#define ALONE 8 /* of bf16 pages: registers for no more than one vector of sums each, but one pass */
 
 static void query_avx2(const float *q, int head_dim, float *out)
 {
@@ -160,21 +161,20 @@ static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
 /* ------------------------------------------------------------------ bf16 pages */
 
 /* c[r][at + 8 v + i] (+)= sum over l of a[r*lda + l] * b[l][8 v + i], fma, l ascending, n_l values of l,
- * two in each row of b. */
+ * two in each row of b. Meanwhile memory is asked for as many bytes from `soon` on (NULL: none), one after the
+ * other, whatever the order in which b is read. */
 TILE_INLINE void sums(const int mr, const int nv, const float *a, const int64_t lda,
                       const uint32_t *b, int64_t ldb, int n_l, float *const *c, int64_t at,
-                      const bool add, int64_t ahead)
+                      const bool add, const uint32_t *soon)
 {
-    __m256 s[ROWS][8];
+    __m256 s[ALONE][8];
     const __m256i high = _mm256_set1_epi32((int)0xffff0000);
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < nv; v++)
             s[r][v] = add ? _mm256_loadu_ps(c[r] + at + 8 * v) : _mm256_setzero_ps();
     for (int l = 0; l < n_l; l += 2, b += ldb) {
-        if (ahead != 0)
-            for (int v = 0; v < nv; v += 2)
-                _mm_prefetch((const char *)((uintptr_t)(b + 8 * v) + (uintptr_t)ahead),
-                             _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v += 2) _mm_prefetch((const char *)(soon + 8 * v), _MM_HINT_T1);
+        if (soon) soon += 8 * nv;
         for (int half = 0; half < 2; half++) {
             __m256 x[8];
             for (int v = 0; v < nv; v++) {
@@ -197,10 +197,13 @@ TILE_INLINE void sums_row(const int mr, const int nv, int n, const float *a, con
                           const uint32_t *b, int64_t ldb, int n_l, float *const *c, const bool add,
                           int64_t ahead)
 {
+    const uint32_t *soon = ap_kv_ahead(b, ahead);
+    const int rows = n_l / 2;
     int at = 0;
-    for (; at + 8 * nv <= n; at += 8 * nv)
-        sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, ahead);
-    for (; at < n; at += 16) sums(mr, 2, a, lda, b + at, ldb, n_l, c, at, add, ahead);
+    for (; at + 8 * nv <= n; at += 8 * nv, soon = soon ? soon + 8 * nv * rows : NULL)
+        sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at < n; at += 16, soon = soon ? soon + 16 * rows : NULL)
+        sums(mr, 2, a, lda, b + at, ldb, n_l, c, at, add, soon);
 }
 
 TILE_INLINE void sums_all(int n_row, int n, const float *a, const int64_t lda, const uint32_t *b,
@@ -225,6 +228,12 @@ TILE_INLINE void sums_all(int n_row, int n, const float *a, const int64_t lda, c
     case 6:
         sums_row(6, 2, n, a, lda, b, ldb, n_l, c, add, ahead);
         break;
+    case 7:
+        sums_row(7, 1, n, a, lda, b, ldb, n_l, c, add, ahead);
+        break;
+    case 8:
+        sums_row(8, 1, n, a, lda, b, ldb, n_l, c, add, ahead);
+        break;
     default:
         break;
     }
@@ -233,7 +242,7 @@ TILE_INLINE void sums_all(int n_row, int n, const float *a, const int64_t lda, c
 static void scores_bf16(const float *q, int n_row, const ap_kv_head *h, int head_dim, float *s,
                         int64_t ahead)
 {
-    float *c[ROWS];
+    float *c[ALONE];
     for (int r = 0; r < n_row; r++) c[r] = s + r * AP_PAGE;
     sums_all(n_row, AP_PAGE, q, AP_Q_STRIDE, (const uint32_t *)(const void *)h->k, AP_PAGE,
              head_dim, c, false, ahead);
@@ -371,7 +380,7 @@ const ap_micro_attn ap_attn_avx2 = {
     .rotate = rotate_avx2,
     .softmax = softmax_avx2,
     .merge = merge_avx2,
-    .f32 = {ROWS, query_avx2, scores_f32, values_f32},
-    .bf16 = {ROWS, query_avx2, scores_bf16, values_bf16},
-    .q8 = {Q8_ROWS, query_q8, scores_q8, values_q8},
+    .f32 = {.rows = ROWS, .query = query_avx2, .scores = scores_f32, .values = values_f32},
+    .bf16 = {.rows = ROWS, .alone = ALONE, .query = query_avx2, .scores = scores_bf16, .values = values_bf16},
+    .q8 = {.rows = Q8_ROWS, .query = query_q8, .scores = scores_q8, .values = values_q8},
 };

@@ -90,10 +90,10 @@ static void merge_avx512(float *o, float c, const float *x, float by, int n)
 
 /* c[r][16 v + i] = (or +=, with `add`) sum over l of a[r*lda + l] * b[l][16 v + i], fma, l ascending,
  * for n_l values of l. b: f32 rows ldb apart; with `pairs` bf16, two l in each of them. The columns
- * are whole vectors unless nv is 1. */
+ * are whole vectors unless nv is 1. Memory is asked for as many bytes from `soon` on, if it is not NULL. */
 TILE_INLINE void sums(const int mr, const int nv, const bool pairs, __mmask16 mask, const float *a,
                       const int64_t lda, const float *b, int64_t ldb, int n_l, float *const *c,
-                      int64_t at, const bool add, int64_t ahead)
+                      int64_t at, const bool add, const float *soon)
 {
     __m512 s[F32_ROWS][4];
     const __m512i high = _mm512_set1_epi32((int)0xffff0000);
@@ -102,10 +102,7 @@ TILE_INLINE void sums(const int mr, const int nv, const bool pairs, __mmask16 ma
             s[r][v] = add ? _mm512_maskz_loadu_ps(mask, c[r] + at + 16 * v) : _mm512_setzero_ps();
     for (int l = 0; l < n_l; l += pairs ? 2 : 1, b += ldb) {
         __m512 x[4];
-        if (ahead != 0)
-            for (int v = 0; v < nv; v++)
-                _mm_prefetch((const char *)((uintptr_t)(b + 16 * v) + (uintptr_t)ahead),
-                             _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v++, soon += 16) _mm_prefetch((const char *)soon, _MM_HINT_T1);
         for (int half = 0; half < (pairs ? 2 : 1); half++) {
             for (int v = 0; v < nv; v++)
                 x[v] = !pairs ? _mm512_maskz_loadu_ps(mask, b + 16 * v)
@@ -129,12 +126,14 @@ TILE_INLINE void sums_row(const int mr, const bool pairs, int n, const float *a,
                           int64_t ahead)
 {
     const int nv = mr <= 6 ? 4 : 2;
+    const float *soon = ap_kv_ahead(b, ahead);
+    const int rows = pairs ? n_l / 2 : n_l;
     int at = 0;
-    for (; at + 16 * nv <= n; at += 16 * nv)
-        sums(mr, nv, pairs, 0xffff, a, lda, b + at, ldb, n_l, c, at, add, ahead);
-    for (; at < n; at += 16)
+    for (; at + 16 * nv <= n; at += 16 * nv, soon = soon ? soon + 16 * nv * rows : NULL)
+        sums(mr, nv, pairs, 0xffff, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at < n; at += 16, soon = soon ? soon + 16 * rows : NULL)
         sums(mr, 1, pairs, n - at < 16 ? ap_mask_avx512(n - at) : 0xffff, a, lda, b + at, ldb, n_l, c,
-             at, add, ahead);
+             at, add, soon);
 }
 
 #define CASE(mr)                                                                                   \
@@ -470,7 +469,7 @@ const ap_micro_attn ap_attn_avx512 = {
     .rotate = rotate_avx512,
     .softmax = softmax_avx512,
     .merge = merge_avx512,
-    .f32 = {F32_ROWS, query_avx512, scores_f32, values_f32},
-    .bf16 = {F32_ROWS, query_avx512, scores_bf16, values_bf16},
-    .q8 = {Q8_ROWS, query_q8, scores_q8, values_q8},
+    .f32 = {.rows = F32_ROWS, .query = query_avx512, .scores = scores_f32, .values = values_f32},
+    .bf16 = {.rows = F32_ROWS, .query = query_avx512, .scores = scores_bf16, .values = values_bf16},
+    .q8 = {.rows = Q8_ROWS, .query = query_q8, .scores = scores_q8, .values = values_q8},
 };

@@ -13,10 +13,10 @@ static bool usable(int head_dim)
 }
 
 /* c[r][at + 16 v + i] = (or +=, with `add`) sum over l < n of a[r][l] . b[l][16 v + i], both pairs; a has
- * rows of lda bytes, b of ldb pairs. */
+ * rows of lda bytes, b of ldb pairs. Memory is asked for as many bytes from `soon` on, if it is not NULL. */
 FAST_INLINE void sums(const int mr, const int nv, const uint8_t *a, const int64_t lda,
                       const uint32_t *b, int64_t ldb, int n, float *const *c, int at,
-                      const bool add, int64_t ahead)
+                      const bool add, const uint32_t *soon)
 {
     __m512 s[ROWS][4];
     for (int r = 0; r < mr; r++)
@@ -25,10 +25,7 @@ FAST_INLINE void sums(const int mr, const int nv, const uint8_t *a, const int64_
     for (int l = 0; l < n; l++, b += ldb) {
         __m512i x[4];
         for (int v = 0; v < nv; v++) x[v] = _mm512_loadu_si512(b + 16 * v);
-        if (ahead != 0)
-            for (int v = 0; v < nv; v++)
-                _mm_prefetch((const char *)((uintptr_t)(b + 16 * v) + (uintptr_t)ahead),
-                             _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v++, soon += 16) _mm_prefetch((const char *)soon, _MM_HINT_T1);
         for (int r = 0; r < mr; r++) {
             int32_t pair;
             memcpy(&pair, a + r * lda + 4 * l, sizeof pair);
@@ -46,10 +43,12 @@ FAST_INLINE void sums_row(const int mr, int columns, const uint8_t *a, const int
                           int64_t ahead)
 {
     const int nv = mr <= 6 ? 4 : 2;
+    const uint32_t *soon = ap_kv_ahead(b, ahead);
     int at = 0;
-    for (; at + 16 * nv <= columns; at += 16 * nv)
-        sums(mr, nv, a, lda, b + at, ldb, n, c, at, add, ahead);
-    for (; at < columns; at += 16) sums(mr, 1, a, lda, b + at, ldb, n, c, at, add, ahead);
+    for (; at + 16 * nv <= columns; at += 16 * nv, soon = soon ? soon + 16 * nv * n : NULL)
+        sums(mr, nv, a, lda, b + at, ldb, n, c, at, add, soon);
+    for (; at < columns; at += 16, soon = soon ? soon + 16 * n : NULL)
+        sums(mr, 1, a, lda, b + at, ldb, n, c, at, add, soon);
 }
 
 #define CASE(mr)                                                                                   \

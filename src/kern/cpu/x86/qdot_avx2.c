@@ -46,11 +46,11 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 
 /* ------------------------------------------------------------------ products */
 
-/* Inputs 4j and 4j+2 (o = 0) or 4j+1 and 4j+3 (o = 1). */
-INLINE __m256i two(const ap_qx *x, int j, int o)
+/* Inputs 2j and 2j+2 of an even j, 2j-1 and 2j+1 of an odd one. */
+INLINE __m256i two(const ap_qx *x, int j)
 {
     int32_t v;
-    memcpy(&v, x->w + 4 * j + 2 * o, 4);
+    memcpy(&v, x->w + 2 * j, 4);
     return _mm256_set1_epi32(v);
 }
 
@@ -69,7 +69,7 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
         __m256i e = even(wide_kind(kind), v[j]), o = odd(wide_kind(kind), v[j]);
         UNROLL for (int r = 0; r < R; r++) {
             const ap_qx *at = &x[r][block];
-            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(e, two(at, j, 0)), _mm256_madd_epi16(o, two(at, j, 1)));
+            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(e, two(at, 2 * j)), _mm256_madd_epi16(o, two(at, 2 * j + 1)));
             dot[r][j / 4] = _mm256_add_epi32(dot[r][j / 4], sum);
         }
     }
@@ -101,10 +101,10 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
     const int n = halves ? 8 : 16;
     (void)kind, (void)times;
     UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    UNROLL for (int j = n * g; j < n * g + n; j++) {
+    _Pragma("GCC unroll 16") for (int j = n * g; j < n * g + n; j++) {
         __m256i w[2] = {load(q + 64 * j), load(q + 64 * j + 32)};
         UNROLL for (int r = 0; r < R; r++) {
-            __m256i xr = two(&x[r][i], j / 2, j % 2);
+            __m256i xr = two(&x[r][i], j);
             UNROLL for (int h = 0; h < 2; h++) {
                 sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(w[h], xr));
                 IN_THIS_ORDER(sum[r][h]);

@@ -28,7 +28,7 @@ typedef struct packing {
     size_t slices; /* of a task */
     size_t ahead;  /* slices that the system is asked for before they are read: those of the next tasks */
     atomic_size_t done;
-    atomic_bool stop, failed;
+    atomic_bool stop; /* set with the first error */
     int64_t told_us;
 } packing;
 
@@ -65,8 +65,7 @@ apus_err ap_bind_make_room(ap_bind *b)
 
 static void fail(packing *p, apus_err err, const apus_diag *diag)
 {
-    atomic_store(&p->stop, true);
-    if (atomic_exchange(&p->failed, true)) return; /* another was first */
+    if (atomic_exchange(&p->stop, true)) return; /* another was first */
     p->b->err = err;
     if (p->b->diag) *p->b->diag = *diag;
 }

@@ -175,8 +175,9 @@ static void tile_page(tile *t, const job *j, const sums *u, int page, bool last)
     while (r < end && t->pos[r] < start) r++;
     while (end > r && first_key(a, t->pos[end - 1]) >= start + AP_PAGE) end--;
     r = r / j->step * j->step; /* memory behind them holds whole steps */
+    int most = end - r <= j->alone ? j->alone : j->block;
     while (r < end) { /* 8 rows as 4 + 4 rather than 6 + 2 */
-        int most = end - r <= j->alone ? j->alone : j->block, blocks = (end - r + most - 1) / most;
+        int blocks = (end - r + most - 1) / most;
         int n = (end - r + blocks - 1) / blocks;
         rows_page(t, j, u, r, n, start, &at, ahead);
         ahead = 0; /* the first rows have asked for it */

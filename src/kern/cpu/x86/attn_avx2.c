@@ -162,8 +162,8 @@ static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
 
 /* c[r][at + 8 v + i] (+)= sum over l of a[r*lda + l] * b[l][8 v + i], fma, l ascending, n_l values of l,
  * two in each row of b. Meanwhile memory is asked for as many bytes from `soon` on (NULL: none), one after the
- * other, whatever the order in which b is read. */
-TILE_INLINE void sums(const int mr, const int nv, const float *a, const int64_t lda,
+ * other, whatever the order in which b is read; returns where to go on. */
+TILE_INLINE const uint32_t *sums(const int mr, const int nv, const float *a, const int64_t lda,
                       const uint32_t *b, int64_t ldb, int n_l, float *const *c, int64_t at,
                       const bool add, const uint32_t *soon)
 {
@@ -190,6 +190,7 @@ TILE_INLINE void sums(const int mr, const int nv, const float *a, const int64_t 
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < nv; v++) _mm256_storeu_ps(c[r] + at + 8 * v, s[r][v]);
+    return soon;
 }
 
 /* n columns, a multiple of 16; enough sums at once to hide the latency of fma. */
@@ -198,12 +199,9 @@ TILE_INLINE void sums_row(const int mr, const int nv, int n, const float *a, con
                           int64_t ahead)
 {
     const uint32_t *soon = ap_kv_ahead(b, ahead);
-    const int rows = n_l / 2;
     int at = 0;
-    for (; at + 8 * nv <= n; at += 8 * nv, soon = soon ? soon + 8 * nv * rows : NULL)
-        sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, soon);
-    for (; at < n; at += 16, soon = soon ? soon + 16 * rows : NULL)
-        sums(mr, 2, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at + 8 * nv <= n; at += 8 * nv) soon = sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at < n; at += 16) soon = sums(mr, 2, a, lda, b + at, ldb, n_l, c, at, add, soon);
 }
 
 TILE_INLINE void sums_all(int n_row, int n, const float *a, const int64_t lda, const uint32_t *b,

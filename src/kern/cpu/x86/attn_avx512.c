@@ -90,8 +90,9 @@ static void merge_avx512(float *o, float c, const float *x, float by, int n)
 
 /* c[r][16 v + i] = (or +=, with `add`) sum over l of a[r*lda + l] * b[l][16 v + i], fma, l ascending,
  * for n_l values of l. b: f32 rows ldb apart; with `pairs` bf16, two l in each of them. The columns
- * are whole vectors unless nv is 1. Memory is asked for as many bytes from `soon` on, if it is not NULL. */
-TILE_INLINE void sums(const int mr, const int nv, const bool pairs, __mmask16 mask, const float *a,
+ * are whole vectors unless nv is 1. Memory is asked for as many bytes from `soon` on, if it is not NULL;
+ * returns where to go on. */
+TILE_INLINE const float *sums(const int mr, const int nv, const bool pairs, __mmask16 mask, const float *a,
                       const int64_t lda, const float *b, int64_t ldb, int n_l, float *const *c,
                       int64_t at, const bool add, const float *soon)
 {
@@ -118,6 +119,7 @@ TILE_INLINE void sums(const int mr, const int nv, const bool pairs, __mmask16 ma
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < nv; v++) _mm512_mask_storeu_ps(c[r] + at + 16 * v, mask, s[r][v]);
+    return soon;
 }
 
 /* All n columns: up to 24 sums at once. */
@@ -127,13 +129,12 @@ TILE_INLINE void sums_row(const int mr, const bool pairs, int n, const float *a,
 {
     const int nv = mr <= 6 ? 4 : 2;
     const float *soon = ap_kv_ahead(b, ahead);
-    const int rows = pairs ? n_l / 2 : n_l;
     int at = 0;
-    for (; at + 16 * nv <= n; at += 16 * nv, soon = soon ? soon + 16 * nv * rows : NULL)
-        sums(mr, nv, pairs, 0xffff, a, lda, b + at, ldb, n_l, c, at, add, soon);
-    for (; at < n; at += 16, soon = soon ? soon + 16 * rows : NULL)
-        sums(mr, 1, pairs, n - at < 16 ? ap_mask_avx512(n - at) : 0xffff, a, lda, b + at, ldb, n_l, c,
-             at, add, soon);
+    for (; at + 16 * nv <= n; at += 16 * nv)
+        soon = sums(mr, nv, pairs, 0xffff, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at < n; at += 16)
+        soon = sums(mr, 1, pairs, n - at < 16 ? ap_mask_avx512(n - at) : 0xffff, a, lda, b + at, ldb, n_l, c,
+                    at, add, soon);
 }
 
 #define CASE(mr)                                                                                   \

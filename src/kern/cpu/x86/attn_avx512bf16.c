@@ -13,8 +13,9 @@ static bool usable(int head_dim)
 }
 
 /* c[r][at + 16 v + i] = (or +=, with `add`) sum over l < n of a[r][l] . b[l][16 v + i], both pairs; a has
- * rows of lda bytes, b of ldb pairs. Memory is asked for as many bytes from `soon` on, if it is not NULL. */
-FAST_INLINE void sums(const int mr, const int nv, const uint8_t *a, const int64_t lda,
+ * rows of lda bytes, b of ldb pairs. Memory is asked for as many bytes from `soon` on, if it is not NULL;
+ * returns where to go on. */
+FAST_INLINE const uint32_t *sums(const int mr, const int nv, const uint8_t *a, const int64_t lda,
                       const uint32_t *b, int64_t ldb, int n, float *const *c, int at,
                       const bool add, const uint32_t *soon)
 {
@@ -36,6 +37,7 @@ FAST_INLINE void sums(const int mr, const int nv, const uint8_t *a, const int64_
     }
     for (int r = 0; r < mr; r++)
         for (int v = 0; v < nv; v++) _mm512_storeu_ps(c[r] + at + 16 * v, s[r][v]);
+    return soon;
 }
 
 FAST_INLINE void sums_row(const int mr, int columns, const uint8_t *a, const int64_t lda,
@@ -45,10 +47,9 @@ FAST_INLINE void sums_row(const int mr, int columns, const uint8_t *a, const int
     const int nv = mr <= 6 ? 4 : 2;
     const uint32_t *soon = ap_kv_ahead(b, ahead);
     int at = 0;
-    for (; at + 16 * nv <= columns; at += 16 * nv, soon = soon ? soon + 16 * nv * n : NULL)
-        sums(mr, nv, a, lda, b + at, ldb, n, c, at, add, soon);
-    for (; at < columns; at += 16, soon = soon ? soon + 16 * n : NULL)
-        sums(mr, 1, a, lda, b + at, ldb, n, c, at, add, soon);
+    for (; at + 16 * nv <= columns; at += 16 * nv)
+        soon = sums(mr, nv, a, lda, b + at, ldb, n, c, at, add, soon);
+    for (; at < columns; at += 16) soon = sums(mr, 1, a, lda, b + at, ldb, n, c, at, add, soon);
 }
 
 #define CASE(mr)                                                                                   \

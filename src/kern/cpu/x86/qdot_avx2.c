@@ -101,7 +101,7 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
     const int n = halves ? 8 : 16;
     (void)kind, (void)times;
     UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    _Pragma("GCC unroll 16") for (int j = n * g; j < n * g + n; j++) {
+    UNROLL for (int j = n * g; j < n * g + n; j++) {
         __m256i w[2] = {load(q + 64 * j), load(q + 64 * j + 32)};
         UNROLL for (int r = 0; r < R; r++) {
             __m256i xr = two(&x[r][i], j);

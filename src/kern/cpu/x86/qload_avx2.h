@@ -9,7 +9,7 @@
 #include "kern/cpu/micro_qdot.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 
 /* A compiler that may choose the order of sums keeps all products until the end, and no register is left. */
 #define IN_THIS_ORDER(v) __asm__("" : "+x"(v))

@@ -310,7 +310,10 @@ static void run_one(const ap_kern *k, void *arg)
 }
 
 /* Is the precision FAST worth a line at this table? With tiles, and for comparison without. */
-static bool benched(const kc_bench *b) { return b->peak_tiles > 0 || b->k->level == APUS_CPU_AVX512; }
+static bool benched(const kc_bench *b)
+{
+    return b->peak_tiles > 0 || b->k->level == APUS_CPU_AVX512 || b->k->level == APUS_CPU_AVX2;
+}
 
 static void bench_case(kc_bench *b, int form, int T, int N, int K)
 {

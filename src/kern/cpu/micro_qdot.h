@@ -6,7 +6,7 @@
 #include "kern/cpu/qpack.h"
 
 #define AP_Q_FEW 4        /* rows up to which packed weights are streamed past all of them */
-#define AP_Q_TILE 6       /* rows of a tile */
+#define AP_Q_TILE 6       /* rows of a tile, at most */
 #define AP_Q_K_BLOCKS 16  /* blocks of a weight panel that are unpacked at once, at most */
 
 #define AP_Q_HIGH 16256   /* largest X of 15 bits: 127 * 128, so that X = 128 hi + lo with |hi| <= 127 */
@@ -38,7 +38,8 @@ typedef struct ap_qpanel {
 typedef struct ap_micro_qdot ap_micro_qdot;
 struct ap_micro_qdot {
     const ap_micro_qdot *fast; /* the same with inputs of 8 bits; NULL there */
-    int k_blocks; /* blocks that fit an ap_qpanel */
+    int k_blocks;  /* blocks that fit an ap_qpanel */
+    int tile_rows; /* that `tile` takes */
     /* x f32 [32 * n] to n blocks */
     void (*quantise)(const float *x, int n, ap_qx *out);
     /* out[r * ld + c] for r < rows <= AP_Q_FEW and the 16 c of a packed panel; cols inputs */
@@ -50,7 +51,7 @@ struct ap_micro_qdot {
                        int rows, float *out, int ld);
     /* n <= k_blocks blocks from block b0 on of a packed panel */
     void (*unpack)(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap_qpanel *out);
-    /* out = (add ? out : 0) and n blocks on top, rows <= AP_Q_TILE, n_panel 1 or 2; x[row][block];
+    /* out = (add ? out : 0) and n blocks on top, rows <= tile_rows, n_panel 1 or 2; x[row][block];
      * out 64-byte aligned, ld a multiple of 16 */
     void (*tile)(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
                  int ld, bool add);

@@ -12,7 +12,6 @@
 #define Q_PANELS 2
 /* Panels that are widened together: 128 KB. */
 #define WIDE_PANELS 4
-_Static_assert(AP_TASK_ROWS % AP_Q_TILE == 0, "tiles of a task");
 
 #define STEPS_PER_TASK   4096 /* of 16 multiply-adds: a microsecond or less */
 #define TASKS_PER_THREAD 6
@@ -162,9 +161,9 @@ static void ask_for(coming *c, int lines)
 }
 
 /* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
- * unpacked and meet all rows. */
+ * unpacked and meet all rows. soon: the panel that is read behind the last one. */
 static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int n_panel,
-                            const ap_qx *const *x, int rows, float *out, int ld)
+                            const ap_qx *const *x, int rows, float *out, int ld, const uint8_t *soon)
 {
     size_t bytes = ap_q_panel_bytes(w->q, w->cols), step = ap_q_block_bytes(w->q);
     const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
@@ -176,20 +175,19 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
         return;
     }
     alignas(64) ap_qpanel unpacked[Q_PANELS];
-    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, AP_Q_TILE), first[AP_TASK_ROWS / AP_Q_TILE + 1];
+    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, m->tile_rows), first[AP_TASK_ROWS + 1];
     for (int t = 0; t <= n_tiles; t++) first[t] = ap_op_first(rows, t, n_tiles);
-    for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
-        int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
-        for (int p = 0; p < n_panel; p += Q_PANELS) {
-            int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
-            for (int i = 0; i < np; i++)
-                m->unpack(w->q, panel + (size_t)(p + i) * bytes, w->cols, b0, n, &unpacked[i]);
-            /* the panels' next K block, or the first one of the panels behind this task's */
+    for (int p = 0; p < n_panel; p += Q_PANELS) {
+        int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
+        const uint8_t *at = panel + (size_t)p * bytes, *behind = p + np < n_panel ? at + (size_t)np * bytes : soon;
+        for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
+            int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
+            for (int i = 0; i < np; i++) m->unpack(w->q, at + (size_t)i * bytes, w->cols, b0, n, &unpacked[i]);
             bool last = b0 + n == blocks;
-            int soon = last ? 0 : b0 + n, n_soon = blocks - soon < m->k_blocks ? blocks - soon : m->k_blocks;
-            const uint8_t *at = panel + (size_t)(last ? p + n_panel : p) * bytes;
-            for (int i = 0; i < np; i++) ap_q_ask_for_scales(w->q, at + (size_t)i * bytes, w->cols, soon, n_soon);
-            coming next = {at + (size_t)soon * step, bytes, np, (int)((size_t)n_soon * step / 64), 0};
+            int b1 = last ? 0 : b0 + n, n1 = blocks - b1 < m->k_blocks ? blocks - b1 : m->k_blocks;
+            if (last) at = behind;
+            for (int i = 0; i < np; i++) ap_q_ask_for_scales(w->q, at + (size_t)i * bytes, w->cols, b1, n1);
+            coming next = {at + (size_t)b1 * step, bytes, np, (int)((size_t)n1 * step / 64), 0};
             int lines = ap_div_up(next.n_line * np, n_tiles);
             for (int t = 0; t < n_tiles; t++) {
                 const ap_qx *in[AP_Q_TILE];
@@ -218,6 +216,18 @@ static void product_few(const ap_micro_matmul *mm, const ap_mat *w, int p0, int 
     }
 }
 
+/* What is read behind n_panel panels of matrix j: the same of the next one, in the end the first one's next. */
+static const uint8_t *behind(const ap_mat *const *w, int j, int n_mat, int p0, int n_panel)
+{
+    const ap_mat *next = j + 1 < n_mat ? w[j + 1] : w[0];
+    int p = j + 1 < n_mat ? p0 : p0 + n_panel;
+    if (!next->data || !next->q.bits) {
+        next = w[j];
+        p = p0 + n_panel;
+    }
+    return (const uint8_t *)next->data + (size_t)p * ap_q_panel_bytes(next->q, next->cols);
+}
+
 void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, int n_panel,
                 ap_rows x, int rows, float *tile, int ld)
 {
@@ -228,7 +238,7 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;
         if (w[j]->q.bits && !w[j]->q.is_float && x.q)
-            product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld);
+            product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld, behind(w, j, n_mat, p0, n_panel));
         else if (w[j]->q.bits || !w[j]->data)
             product_widened(m, w[j], p0, n_panel, x.f, rows, out, ld);
         else if (rows <= AP_FEW_ROWS)

@@ -232,11 +232,13 @@ AP_Q_TILE_FORMS(tile8, false)
 
 const ap_micro_qdot ap_qdot_dot = {.fast = &ap_qdot8_dot,
                                    .k_blocks = AP_Q_K_BLOCKS,
+                                   .tile_rows = AP_Q_TILE,
                                    .quantise = quantise,
                                    .few = few,
                                    .unpack = unpack,
                                    .tile = tile};
 const ap_micro_qdot ap_qdot8_dot = {.k_blocks = AP_Q_K_BLOCKS,
+                                    .tile_rows = AP_Q_TILE,
                                     .quantise = quantise8,
                                     .few = few8,
                                     .unpack = unpack,

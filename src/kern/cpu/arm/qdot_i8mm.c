@@ -161,11 +161,13 @@ static void few8(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const 
 
 const ap_micro_qdot ap_qdot_i8mm = {.fast = &ap_qdot8_i8mm,
                                     .k_blocks = AP_Q_K_BLOCKS,
+                                    .tile_rows = AP_Q_TILE,
                                     .quantise = quantise,
                                     .few = few,
                                     .unpack = unpack,
                                     .tile = tile};
 const ap_micro_qdot ap_qdot8_i8mm = {.k_blocks = AP_Q_K_BLOCKS,
+                                    .tile_rows = AP_Q_TILE,
                                      .quantise = quantise8,
                                      .few = few8,
                                      .unpack = unpack,

@@ -262,10 +262,10 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const
 }
 
 const ap_micro_qdot ap_qdot_neon = {.fast = &ap_qdot8_neon,
-                                    .k_blocks = 8,
+                                    .k_blocks = 8, .tile_rows = AP_Q_TILE,
                                     .quantise = quantise,
                                     .few = few,
                                     .unpack = unpack,
                                     .tile = tile};
 const ap_micro_qdot ap_qdot8_neon = {
-    .k_blocks = 8, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 8, .tile_rows = AP_Q_TILE, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};

@@ -164,7 +164,7 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const
         }
 }
 
-const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .quantise = quantise,
+const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .tile_rows = AP_Q_TILE, .quantise = quantise,
                                    .few = few, .unpack = unpack, .tile = tile};
 const ap_micro_qdot ap_qdot8_ref = {
-    .k_blocks = 16, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 16, .tile_rows = AP_Q_TILE, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};

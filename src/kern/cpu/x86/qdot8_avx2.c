@@ -85,7 +85,7 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 #include "kern/cpu/x86/qfew_avx2.h"
 
 /* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
-#define SUB 3
+#define TILE_ROWS 3
 #define TILE_BYTES 512
 
 INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q, const ap_qx *const *x, int i, int g,
@@ -96,7 +96,7 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
     UNROLL for (int r = 0; r < R; r++)
         sum[r][0] = sum[r][1] = _mm256_set1_epi32(times * (halves ? x[r][i].sum16[g] : x[r][i].sum));
     UNROLL for (int j = n * g; j < n * g + n; j += steps) {
-        __m256i part[SUB][2];
+        __m256i part[TILE_ROWS][2];
         UNROLL for (int k = j; k < j + steps; k++) {
             __m256i w[2] = {load(q + 64 * k), load(q + 64 * k + 32)};
             UNROLL for (int r = 0; r < R; r++) {
@@ -137,4 +137,4 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const
 }
 
 const ap_micro_qdot ap_qdot8_avx2 = {
-    .k_blocks = 16, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};
+    .k_blocks = 16, .tile_rows = TILE_ROWS, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

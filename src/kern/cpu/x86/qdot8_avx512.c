@@ -77,5 +77,5 @@ INLINE void tile_block(int R, int P, bool halves, bool affine, int zero, const a
 
 #include "kern/cpu/x86/qtile_avx512.h"
 
-const ap_micro_qdot ap_qdot8_avx512 = {.k_blocks = 16, .quantise = quantise, .few_panels = few,
+const ap_micro_qdot ap_qdot8_avx512 = {.k_blocks = 16, .tile_rows = AP_Q_TILE, .quantise = quantise, .few_panels = few,
                                        .unpack = unpack, .tile = tile};

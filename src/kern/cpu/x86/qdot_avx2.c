@@ -91,7 +91,7 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 #include "kern/cpu/x86/qfew_avx2.h"
 
 /* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
-#define SUB 3
+#define TILE_ROWS 3
 #define TILE_BYTES 1024
 
 /* The zero point is off q already, and all kinds are alike. */
@@ -118,4 +118,4 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
 AP_Q_TILE_FORMS(tile, 4)
 
 const ap_micro_qdot ap_qdot_avx2 = {
-    .fast = &ap_qdot8_avx2, .k_blocks = 8, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};
+    .fast = &ap_qdot8_avx2, .k_blocks = 8, .tile_rows = TILE_ROWS, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};

@@ -11,13 +11,13 @@ INLINE void tile_rows(int kind, int R, bool halves, bool affine, int times, cons
 {
     const int parts = halves ? 2 : 1;
     const float *s = w->s, *b = w->b;
-    __m256 acc[SUB][2];
+    __m256 acc[TILE_ROWS][2];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int h = 0; h < 2; h++)
             acc[r][h] = add ? _mm256_load_ps(out + r * ld + 8 * h) : _mm256_setzero_ps();
     for (int i = 0; i < n; i++, s += parts * AP_PANEL, b += parts * AP_PANEL) {
         UNROLL for (int g = 0; g < parts; g++) {
-            __m256i sum[SUB][2];
+            __m256i sum[TILE_ROWS][2];
             tile_dots(kind, R, halves, affine && !wide_kind(kind) ? 0 : times, w->q + i * TILE_BYTES, x, i, g, sum);
             UNROLL for (int r = 0; r < R; r++)
                 UNROLL for (int h = 0; h < 2; h++)
@@ -35,11 +35,9 @@ INLINE void tile_rows(int kind, int R, bool halves, bool affine, int times, cons
 INLINE void tile_form(int kind, bool halves, bool affine, int times, const ap_qpanel *w, int n_panel,
                       const ap_qx *const *x, int rows, int n, float *out, int ld, bool add)
 {
-    for (int p = 0; p < n_panel; p++)
-        for (int r = 0; r < rows; r += SUB) {
-            float *to = out + r * ld + p * AP_PANEL;
-            if (rows - r >= 3) tile_rows(kind, 3, halves, affine, times, &w[p], x + r, n, to, ld, add);
-            else if (rows - r == 2) tile_rows(kind, 2, halves, affine, times, &w[p], x + r, n, to, ld, add);
-            else tile_rows(kind, 1, halves, affine, times, &w[p], x + r, n, to, ld, add);
-        }
+    for (int p = 0; p < n_panel; p++, out += AP_PANEL) {
+        if (rows == 3) tile_rows(kind, 3, halves, affine, times, &w[p], x, n, out, ld, add);
+        else if (rows == 2) tile_rows(kind, 2, halves, affine, times, &w[p], x, n, out, ld, add);
+        else tile_rows(kind, 1, halves, affine, times, &w[p], x, n, out, ld, add);
+    }
 }

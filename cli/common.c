@@ -12,8 +12,6 @@
 #define APUS_DEFAULT_MODEL "tiny-qwen"
 #endif
 
-#define DEFAULT_CTX 8192 /* of the library */
-
 common_opts common;
 const opt common_table[] = {
     {"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
@@ -275,7 +273,7 @@ int open_for_engine(const command *c, const char *name, int need_ctx, apus_model
 {
     apus_engine_settings es;
     int rc = engine_options(c, &es);
-    if (rc < 0 && !es.ctx && need_ctx > DEFAULT_CTX) { /* how far does the model reach? */
+    if (rc < 0 && !es.ctx && need_ctx > APUS_DEFAULT_CTX) { /* how far does the model reach? */
         rc = open_beside(c, name, APUS_LOAD_INFO, NULL, out);
         if (rc >= 0) return rc;
         rc = engine_settings(c, *out, need_ctx, &es);
@@ -293,7 +291,7 @@ int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_en
     int rc = engine_options(c, out);
     if (rc >= 0) return rc;
     /* Make room for a long prompt rather than ask for --ctx, as far as the model reaches. */
-    if (!out->ctx && need_ctx > DEFAULT_CTX) out->ctx = need_ctx < info.context ? need_ctx : info.context;
+    if (!out->ctx && need_ctx > APUS_DEFAULT_CTX) out->ctx = need_ctx < info.context ? need_ctx : info.context;
     return -1;
 }
 

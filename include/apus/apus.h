@@ -266,11 +266,13 @@ APUS_API apus_err apus_kv_parse(const char *name, apus_kv *out, apus_diag *diag)
 /* Name of a type. Never NULL. */
 APUS_API const char *apus_kv_name(apus_kv type);
 
+#define APUS_DEFAULT_CTX 8192
+
 typedef struct apus_engine_settings {
     size_t size;
     apus_cpu cpu; /* default AUTO; not above the level of the processor */
     int threads;  /* 0 = one per physical core allowed to us */
-    int ctx;      /* tokens a session can hold; 0 = the model's context, at most 8192 */
+    int ctx;      /* tokens a session can hold; 0 = the model's context, at most APUS_DEFAULT_CTX */
     int prefill_chunk; /* tokens of all sequences computed at once; results do not depend on it, except
                         * with precision FAST. 0 = 512 to 4096, as many as take little memory beside the
                         * weights */

@@ -4,7 +4,6 @@
 
 #include "engine/engine.h"
 
-#define DEFAULT_CTX   8192
 #define LEAST_CHUNK   512
 #define MOST_CHUNK    4096 /* of the default: mixtures of experts want many tokens for each of them */
 #define CHUNK_SHARE   24   /* and may take this part of the weights' memory for it */
@@ -15,7 +14,7 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
                       apus_diag *diag)
 {
     z->vocab = c->vocab;
-    z->ctx = s->ctx ? s->ctx : c->context < DEFAULT_CTX ? c->context : DEFAULT_CTX;
+    z->ctx = s->ctx ? s->ctx : c->context < APUS_DEFAULT_CTX ? c->context : APUS_DEFAULT_CTX;
     if (z->ctx < 1 || z->ctx > c->context)
         return ap_fail(
             diag, APUS_EINVAL,

@@ -402,10 +402,10 @@ void check_delta(kc *c)
           keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
         keys_apart.n_tok[0] = keys_alike.n_tok[0] = 4096;
-    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) { /* as narrow as tiles allow */
+    else if (c->is_short)
+        keys_apart.n_tok[0] = keys_alike.n_tok[0] = 8192;
+    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) /* as narrow as tiles allow */
         keys_apart.Dv = keys_alike.Dv = 32;
-        keys_alike.n_tok[0] = 8192; /* tiles may be emulated */
-    }
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         setup u;
         make(c, &shapes[i], &u);

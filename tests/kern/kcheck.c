@@ -1,6 +1,6 @@
 /* kcheck.c - checks and times every slot of the kernel table at every level.
  *
- *   kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--bench]
+ *   kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]
  *
  * Exit: 0 all checks passed, 1 a check failed, 2 usage, 77 the processor lacks the level. */
 #include <errno.h>
@@ -50,13 +50,13 @@ typedef struct options {
     const char *op; /* NULL = all */
     uint64_t seed;
     int threads; /* 0 = 1, 2 and 3 */
-    bool bench;
+    bool bench, is_short;
 } options;
 
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--bench]\n");
+            "usage: kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]\n");
     return 2;
 }
 
@@ -66,6 +66,10 @@ static bool parse(int argc, char **argv, options *o)
         const char *a = argv[i];
         if (!strcmp(a, "--bench")) {
             o->bench = true;
+            continue;
+        }
+        if (!strcmp(a, "--short")) {
+            o->is_short = true;
             continue;
         }
         if (i + 1 == argc) return false;
@@ -231,7 +235,7 @@ int main(int argc, char **argv)
     apus_diag diag;
     ap_kern ref;
     kc_kern kern[N_LEVELS * N_THREAD_COUNTS];
-    kc c = {.ref = &ref, .kern = kern};
+    kc c = {.ref = &ref, .kern = kern, .is_short = o.is_short};
     if (ap_pool_create(1, &one, &diag) || ap_kern_cpu(APUS_CPU_REF, one, &ref, &diag)) goto done;
     for (int i = 0; i < n_pools; i++)
         if (ap_pool_create(counts[i], &pools[i], &diag)) goto done;

@@ -37,6 +37,7 @@ typedef struct kc {
     const kc_kern *kern; /* [n_kern] every level and thread count to compare with it */
     int n_kern;
     ap_rng rng;
+    bool is_short;    /* fewer tokens where they are many: levels that are emulated */
     bool bench;       /* inputs without denormals, which cost f32 kernels a factor of twenty */
     const char *slot; /* the slot under test */
     char where[128];  /* the case under test, for messages: kc_case */

@@ -39,7 +39,7 @@ typedef struct ap_micro_qdot ap_micro_qdot;
 struct ap_micro_qdot {
     const ap_micro_qdot *fast; /* the same with inputs of 8 bits; NULL there */
     int k_blocks;  /* blocks that fit an ap_qpanel */
-    int tile_rows; /* that `tile` takes */
+    int tile_rows; /* that `tile` takes, at most AP_Q_TILE */
     /* x f32 [32 * n] to n blocks */
     void (*quantise)(const float *x, int n, ap_qx *out);
     /* out[r * ld + c] for r < rows <= AP_Q_FEW and the 16 c of a packed panel; cols inputs */

@@ -84,7 +84,7 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 
 #include "kern/cpu/x86/qfew_avx2.h"
 
-/* Rows of a tile that pass at once: 2 x 3 sums in registers over all blocks. */
+/* Rows of a tile: 2 x 3 sums in registers over all blocks. */
 #define TILE_ROWS 3
 #define TILE_BYTES 512
 

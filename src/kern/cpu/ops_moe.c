@@ -24,9 +24,14 @@
 
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
-    size_t slot_of, tok_of, start, units, mid, out, x_q, mid_q, x_t, mid_t, total;
+    size_t slot_of, tok_of, start, units, out, x_q, pairs, total;
     int ld_mid, slice; /* floats of a row of mid; panels of a slice */
 } layout;
+
+/* What lies where behind `pairs`, once it is known which pairs go by tiles. */
+typedef struct pair_layout {
+    size_t x_t, mid_t, mid, mid_q, end;
+} pair_layout;
 
 typedef struct moe_job {
     const ap_kern *k;
@@ -37,10 +42,10 @@ typedef struct moe_job {
     int32_t *tok_of;  /* [T*K] token of a slot */
     int32_t *start;   /* [E] pairs of an expert; then its next slot */
     ap_moe_unit *units; /* those of tiles, then the others */
-    float *mid; /* [T*K, F] act(gate) * up */
+    float *mid; /* [T*K - n_tiled_slot, F] act(gate) * up of the slots behind those of tiles, */
     float *out; /* [T*K, ld_out]: the outputs of a slice */
-    ap_qx *x_q;       /* [T, H/32] x and */
-    ap_qx *mid_q;     /* [T*K, F/32] mid, for weights in integer form */
+    ap_qx *mid_q; /* and for weights in integer form [.., F/32] */
+    ap_qx *x_q;   /* [T, H/32] x */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
     int slice, n_slice; /* the slice's first panel and its panels */
     int n_tiled_slot;   /* slots of units by tiles */
@@ -68,6 +73,20 @@ static int slice_panels(size_t pairs, int hidden)
     return fit < (size_t)panels ? (int)fit / 2 * 2 : panels;
 }
 
+/* `tiled` of the pairs go by tiles, the others by what ops_moe.c does itself. */
+static pair_layout lay_out_pairs(const ap_kern *k, size_t at, size_t pairs, size_t tiled, int n_expert, int hidden,
+                                 int ffn)
+{
+    pair_layout l;
+    size_t plain = pairs - tiled, ld_mid = ap_round_up((size_t)ffn, 16);
+    l.x_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, hidden));
+    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, ffn));
+    l.mid = place(&at, plain, ld_mid * sizeof(float));
+    l.mid_q = place(&at, k->precision != APUS_PRECISION_EXACT ? plain : 0, ap_input_bytes(ffn));
+    l.end = at;
+    return l;
+}
+
 static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden, int ffn)
 {
     layout l = {0};
@@ -79,19 +98,20 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     l.start = place(&at, (size_t)n_expert, sizeof(int32_t));
     /* an expert has one unit that is not full, at most */
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
-    l.mid = place(&at, pairs, (size_t)l.ld_mid * sizeof(float));
     /* never more for fewer tokens: a step may have any number up to the one that was planned for */
     size_t out = pairs, row = AP_PANEL * sizeof(float);
     if (l.slice * AP_PANEL < hidden) out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
     else row *= (size_t)l.slice;
     l.out = place(&at, out, row);
-    if (k->precision != APUS_PRECISION_EXACT) {
-        l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
-        l.mid_q = place(&at, pairs, ap_input_bytes(ffn));
-    }
-    l.x_t = place(&at, 1, ap_tiled_moe_bytes(k, pairs, n_expert, hidden));
-    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(k, pairs, n_expert, ffn));
-    l.total = at;
+    if (k->precision != APUS_PRECISION_EXACT) l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
+    l.pairs = at;
+    /* every pair is on one of both sides: the larger one, and what padding takes in tiles */
+    size_t most = ap_round_up(pairs, 16);
+    size_t all_tiled = lay_out_pairs(k, at, most, most, n_expert, hidden, ffn).end;
+    size_t all_plain = lay_out_pairs(k, at, most, 0, n_expert, hidden, ffn).end;
+    size_t padding = ap_tiled_moe_padding(k, most, n_expert, hidden) + ap_tiled_moe_padding(k, most, n_expert, ffn);
+    l.total = ap_max_size(all_tiled > padding ? all_tiled - padding : 0, all_plain);
+    place(&l.total, 1, padding + 4 * 64); /* each part is rounded up */
     return l;
 }
 
@@ -183,7 +203,7 @@ static void glu_task(void *arg, int task, int worker)
     ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL, j->qdot}, u->rows, tile, 2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
-        float *mid = j->mid + (size_t)(u->slot + r) * j->ld_mid + n0;
+        float *mid = j->mid + (size_t)(u->slot - j->n_tiled_slot + r) * j->ld_mid + n0;
         j->m->elem->act_mul(j->a->act, gate, gate + wide, mid, n);
     }
 }
@@ -206,8 +226,9 @@ static void down_task(void *arg, int task, int worker)
     int p0 = task % j->split.n_groups * j->split.group, left = j->n_slice - p0;
     int panels = left < j->split.group ? left : j->split.group;
     for (int r = 0; r < u->rows; r++) {
-        x[r] = j->mid + (size_t)(u->slot + r) * j->ld_mid;
-        if (j->mid_q) q[r] = j->mid_q + (size_t)(u->slot + r) * (size_t)(j->ffn / AP_Q_BLOCK);
+        size_t at = (size_t)(u->slot - j->n_tiled_slot + r);
+        x[r] = j->mid + at * (size_t)j->ld_mid;
+        if (j->mid_q) q[r] = j->mid_q + at * (size_t)(j->ffn / AP_Q_BLOCK);
     }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
     ap_product(j->m, &w, 1, j->slice + p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot}, u->rows,
@@ -243,7 +264,7 @@ static void combine_task(void *arg, int task, int worker)
     for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) combine_row(j, t);
 }
 
-static void begin_tiled(moe_job *j, uint8_t *x, uint8_t *mid)
+static void begin_tiled(moe_job *j)
 {
     j->tiled = (ap_tiled_moe){.k = j->k,
                               .a = j->a,
@@ -251,18 +272,14 @@ static void begin_tiled(moe_job *j, uint8_t *x, uint8_t *mid)
                               .units = j->units,
                               .out = j->out,
                               .ld_out = j->ld_out,
-                              .x = x,
-                              .mid = mid,
                               .hidden = j->hidden,
                               .ffn = j->ffn};
 }
 
-/* The slots behind those of tiles. */
 static void quantise_mid(const moe_job *j)
 {
-    size_t first = (size_t)j->n_tiled_slot, blocks = (size_t)(j->ffn / AP_Q_BLOCK);
     int rows = j->a->n_tok * j->a->n_used - j->n_tiled_slot;
-    ap_quantise(j->k, j->mid + first * (size_t)j->ld_mid, j->ld_mid, rows, j->ffn, j->mid_q + first * blocks);
+    ap_quantise(j->k, j->mid, j->ld_mid, rows, j->ffn, j->mid_q);
 }
 
 /* The outputs of at most n panels from j->slice on. */
@@ -293,17 +310,21 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .tok_of = (int32_t *)(s + l.tok_of),
         .start = (int32_t *)(s + l.start),
         .units = (ap_moe_unit *)(s + l.units),
-        .mid = (float *)(s + l.mid),
         .out = (float *)(s + l.out),
         .x_q = (ap_qx *)(s + l.x_q),
-        .mid_q = (ap_qx *)(s + l.mid_q),
         .ld_mid = l.ld_mid,
         .ld_out = l.slice * AP_PANEL,
         .hidden = hidden,
         .ffn = ffn,
     };
-    begin_tiled(&j, s + l.x_t, s + l.mid_t);
+    begin_tiled(&j);
     int rows = sort_pairs(&j);
+    pair_layout p = lay_out_pairs(k, l.pairs, (size_t)a->n_tok * (size_t)a->n_used, (size_t)j.n_tiled_slot,
+                                  a->n_expert, hidden, ffn);
+    j.tiled.x = s + p.x_t;
+    j.tiled.mid = s + p.mid_t;
+    j.mid = (float *)(s + p.mid);
+    j.mid_q = (ap_qx *)(s + p.mid_q);
     ap_tiled_moe_begin(&j.tiled);
     bool glu_q = false, down_q = false; /* is any expert in integer form? */
     for (int u = 0; u < j.n_units; u++) {

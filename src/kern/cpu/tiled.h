@@ -46,8 +46,10 @@ typedef struct ap_tiled_moe {
 /* Does an expert with this many rows go by tiles? */
 bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows);
 
-/* Bytes of x and of mid for any routing; 0 where there are no tiles. SIZE_MAX / 2 or more: too large. */
+/* Bytes of x and of mid for any routing of this many pairs that go by tiles; 0 where there are no tiles.
+ * SIZE_MAX / 8 or more: too large. padding: the part that rows which are not there may take. */
 size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols);
+size_t ap_tiled_moe_padding(const ap_kern *k, size_t pairs, int n_expert, int cols);
 
 /* Packs the inputs of all units and chooses the groups. Then glu_tasks tasks, in any order, by any
  * threads; then, for each slice of the outputs, down_tasks of them. */

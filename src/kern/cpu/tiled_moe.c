@@ -12,13 +12,22 @@ bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows)
     return ap_tiled_side(k, glu, 2, rows) != AP_AMX_NONE && ap_tiled_side(k, down, 1, rows) != AP_AMX_NONE;
 }
 
-size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols)
+size_t ap_tiled_moe_padding(const ap_kern *k, size_t pairs, int n_expert, int cols)
 {
     const ap_micro *m = k->impl;
     if (!m->amx || k->precision != APUS_PRECISION_FAST) return 0;
     /* an expert has less than 16 rows of padding, and at least AP_TILED_ROWS rows */
     size_t padded = pairs / AP_TILED_ROWS < (size_t)n_expert ? pairs / AP_TILED_ROWS : (size_t)n_expert, bytes;
-    return ap_mul_size(pairs / 16 + padded + 1, ap_amx_row_bytes(cols), &bytes) ? bytes : SIZE_MAX / 2;
+    return ap_mul_size(padded + 1, ap_amx_row_bytes(cols), &bytes) ? bytes : SIZE_MAX / 8;
+}
+
+size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols)
+{
+    const ap_micro *m = k->impl;
+    size_t bytes;
+    if (!m->amx || k->precision != APUS_PRECISION_FAST) return 0;
+    if (!ap_mul_size(pairs / 16, ap_amx_row_bytes(cols), &bytes) || bytes > SIZE_MAX / 8) bytes = SIZE_MAX / 8;
+    return bytes + ap_tiled_moe_padding(k, pairs, n_expert, cols);
 }
 
 static ap_amx_side side_of(const ap_tiled_moe *j, const ap_mat *w)

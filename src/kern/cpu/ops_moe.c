@@ -25,12 +25,13 @@
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
     size_t slot_of, tok_of, start, units, out, x_q, pairs, total;
-    int ld_mid, slice; /* floats of a row of mid; panels of a slice */
+    int slice; /* panels of a slice */
 } layout;
 
 /* What lies where behind `pairs`, once it is known which pairs go by tiles. */
 typedef struct pair_layout {
     size_t x_t, mid_t, mid, mid_q, end;
+    int ld_mid; /* floats of a row of mid */
 } pair_layout;
 
 typedef struct moe_job {
@@ -77,11 +78,11 @@ static int slice_panels(size_t pairs, int hidden)
 static pair_layout lay_out_pairs(const ap_kern *k, size_t at, size_t pairs, size_t tiled, int n_expert, int hidden,
                                  int ffn)
 {
-    pair_layout l;
-    size_t plain = pairs - tiled, ld_mid = ap_round_up((size_t)ffn, 16);
+    pair_layout l = {.ld_mid = (ffn + 15) / 16 * 16};
+    size_t plain = pairs - tiled;
     l.x_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, hidden));
     l.mid_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, ffn));
-    l.mid = place(&at, plain, ld_mid * sizeof(float));
+    l.mid = place(&at, plain, (size_t)l.ld_mid * sizeof(float));
     l.mid_q = place(&at, k->precision != APUS_PRECISION_EXACT ? plain : 0, ap_input_bytes(ffn));
     l.end = at;
     return l;
@@ -91,7 +92,6 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
 {
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
-    l.ld_mid = (ffn + 15) / 16 * 16;
     l.slice = slice_panels(pairs, hidden);
     l.slot_of = place(&at, pairs, sizeof(int32_t));
     l.tok_of = place(&at, pairs, sizeof(int32_t));
@@ -312,7 +312,6 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
         .units = (ap_moe_unit *)(s + l.units),
         .out = (float *)(s + l.out),
         .x_q = (ap_qx *)(s + l.x_q),
-        .ld_mid = l.ld_mid,
         .ld_out = l.slice * AP_PANEL,
         .hidden = hidden,
         .ffn = ffn,
@@ -324,6 +323,7 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     j.tiled.x = s + p.x_t;
     j.tiled.mid = s + p.mid_t;
     j.mid = (float *)(s + p.mid);
+    j.ld_mid = p.ld_mid;
     j.mid_q = (ap_qx *)(s + p.mid_q);
     ap_tiled_moe_begin(&j.tiled);
     bool glu_q = false, down_q = false; /* is any expert in integer form? */

@@ -23,11 +23,10 @@ size_t ap_tiled_moe_padding(const ap_kern *k, size_t pairs, int n_expert, int co
 
 size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols)
 {
-    const ap_micro *m = k->impl;
-    size_t bytes;
-    if (!m->amx || k->precision != APUS_PRECISION_FAST) return 0;
+    size_t padding = ap_tiled_moe_padding(k, pairs, n_expert, cols), bytes;
+    if (!padding) return 0; /* no tiles */
     if (!ap_mul_size(pairs / 16, ap_amx_row_bytes(cols), &bytes) || bytes > SIZE_MAX / 8) bytes = SIZE_MAX / 8;
-    return bytes + ap_tiled_moe_padding(k, pairs, n_expert, cols);
+    return bytes + padding;
 }
 
 static ap_amx_side side_of(const ap_tiled_moe *j, const ap_mat *w)

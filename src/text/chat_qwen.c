@@ -1,21 +1,30 @@
 /* chat_qwen.c - the output of Qwen models: <think>, <tool_call> with functions in XML or JSON.
  *
- * Calls inside a thought end it. Text that looked like a call and is none comes out as content,
- * without <tool_call> and its end. */
+ * Markers count where a model uses them, and are text where it speaks of them: <think> begins a
+ * line, a call begins with the name of a function and holds nothing but tags between its values, a
+ * value ends at the closing tag that another tag follows. A call inside a thought is a draft if the
+ * thought goes on behind it. What looked like a call and is none comes out as it was written. */
 #include <string.h>
 
 #include "text/chat_stream.h"
+#include "text/schema.h"
 #include "text/toolcall.h"
 
-enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, AFTER };
-enum { MAX_NAME = 256 };
+enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, AFTER, DRAFT };
+enum { MAX_NAME = 256, MAX_THINK_LINE = 4096, MAX_DEAF = 8 };
 
-static const char *const hidden[] = {"<tool_call>", "</tool_call>",  "<think>",      "</think>",
-                                     "<|im_end|>",  "<|endoftext|>", "<|im_start|>", NULL};
-static const char *const content_set[] = {"<tool_call>",  "</tool_call>", "<think>",
-                                          "</think>",     "<|im_end|>",   "<|endoftext|>",
-                                          "<|im_start|>", "<function=",   NULL};
-enum { M_CALL, M_END_CALL, M_THINK, M_END_THINK, M_END, M_END2, M_START, M_FUNCTION };
+#define CALL          "<tool_call>"
+#define END_CALL      "</tool_call>"
+#define FUNCTION      "<function="
+#define END_FUNCTION  "</function>"
+#define PARAMETER     "<parameter="
+#define END_PARAMETER "</parameter>"
+#define END_THINK     "</think>"
+#define END           "<|im_end|>"
+#define END_TEXT      "<|endoftext|>"
+#define START         "<|im_start|>"
+
+static const char *const ends[] = {END, END_TEXT, START, NULL};
 
 void ap_chat_qwen_start(ap_stream *p, const char *prompt, size_t len)
 {
@@ -35,241 +44,541 @@ void ap_chat_qwen_start(ap_stream *p, const char *prompt, size_t len)
             inside = false;
     }
     p->state = inside ? THINK : CONTENT;
-    p->skip_nl = inside;
+    if (inside) ap_stream_begin_think(p);
 }
 
-static void open_call(ap_stream *p, int state, size_t marker)
-{
-    p->pos += marker;
-    p->at = p->pos;
-    p->state = state;
-}
+/* ---------------------------------------------------------------- calls that are none, drafts */
 
+/* [pos, to) was no call. */
 static void broken(ap_stream *p, size_t to)
 {
-    p->state = CONTENT;
-    ap_stream_broken(p, to, hidden);
+    p->state = p->in_think ? THINK : CONTENT;
+    ap_stream_broken(p, to, ends);
 }
+
+/* The answer ends inside a call. In a thought the call may have swallowed the thought's end: it is
+ * read again without looking for calls, a bounded number of times. */
+static void cut(ap_stream *p)
+{
+    if (p->in_think) {
+        p->state = THINK;
+        p->deaf = true;
+        p->n_deaf++;
+    } else {
+        broken(p, p->in.len);
+    }
+}
+
+/* Behind a whole call in a thought, at p->at: only another call or the end of the answer makes it
+ * one; then it is read again as content. Anything else makes it a draft, a part of the thought. */
+static bool draft_step(ap_stream *p)
+{
+    static const char *const set[] = {END_CALL, CALL, FUNCTION, END, END_TEXT, NULL};
+    int which = ap_stream_next_of(p, set);
+    switch (which) {
+    case AP_STREAM_WAIT:
+        return false;
+    case 0:
+        p->at += strlen(END_CALL);
+        return true;
+    case 1:
+        p->at += strlen(CALL);
+        p->bare = false;
+        p->state = TOOL;
+        return true;
+    case 2:
+        p->bare = true;
+        p->state = TOOL;
+        return true;
+    case AP_STREAM_OTHER:
+        broken(p, p->at);
+        return true;
+    default:
+        ap_stream_end_think(p);
+        ap_stream_marker(p, 0);
+        p->state = CONTENT;
+        return true;
+    }
+}
+
+/* ---------------------------------------------------------------- content and thoughts */
 
 /* <|im_start|>assistant and a newline, when a model goes on past its end. */
 static bool skip_header(ap_stream *p)
 {
-    static const char text[] = "<|im_start|>assistant\n";
+    static const char text[] = START "assistant\n";
     int r = ap_stream_next_is(p, p->pos, text);
     if (r < 0) return false;
-    p->pos += r ? strlen(text) : strlen("<|im_start|>");
+    ap_stream_marker(p, r ? strlen(text) : strlen(START));
+    return true;
+}
+
+/* Is the line that goes on behind [pos, pos + n) "words </think>"? 1, 0, -1: too early. */
+static int line_closes(const ap_stream *p, size_t n)
+{
+    const char *s = p->in.data + p->pos + n;
+    size_t have = p->in.len - p->pos - n, len = strlen(END_THINK);
+    const char *newline = memchr(s, '\n', have);
+    if (!newline && !p->final) return have > MAX_THINK_LINE ? 0 : -1;
+    size_t line = newline ? (size_t)(newline - s) : have;
+    while (line && (s[line - 1] == ' ' || s[line - 1] == '\t')) line--;
+    return line >= len && !memcmp(s + line - len, END_THINK, len);
+}
+
+/* Does the <think> at pos, n bytes, open a thought? It begins a line; behind content, words that
+ * go on in the same sentence speak of it. 1, 0, -1: too early. */
+static int opens_think(const ap_stream *p, size_t n)
+{
+    if (p->line != AP_LINE_BLANK || ap_stream_quoted(p)) return 0;
+    if (!p->has_content && !p->had_think) return 1;
+    if (p->pos + n == p->in.len) return p->final ? 1 : -1;
+    char next = p->in.data[p->pos + n];
+    if (next == ' ' || next == '\t') return line_closes(p, n);
+    return !next || !strchr("`,.:;)", next);
+}
+
+/* Does the </think> at pos, n bytes, end a thought whose beginning nobody saw? 1, 0, -1. */
+static int ends_unseen(const ap_stream *p, size_t n)
+{
+    if (p->has_content || ap_stream_quoted(p)) return 0;
+    if (p->pos + n == p->in.len) return p->final ? 1 : -1;
+    return p->in.data[p->pos + n] != ' ';
+}
+
+static bool open_bare(ap_stream *p, bool in_think)
+{
+    if (p->line != AP_LINE_BLANK || ap_stream_quoted(p)) return false;
+    ap_stream_open_call(p, in_think, 0);
+    p->bare = true;
+    p->sure = !p->tools;
+    p->state = TOOL;
+    return true;
+}
+
+static bool open_call(ap_stream *p, bool in_think)
+{
+    if (ap_stream_quoted(p)) return false;
+    ap_stream_open_call(p, in_think, strlen(CALL));
+    p->state = TOOL;
     return true;
 }
 
 static bool content_step(ap_stream *p)
 {
-    int which = 0;
-    size_t safe, hit = ap_stream_find(p, p->pos, content_set, &which, &safe);
+    static const char *const set[] = {CALL, FUNCTION, "<think>", END_THINK,
+                                      END,  END_TEXT, START,     NULL};
+    int which = 0, used = 0;
+    size_t safe, hit = ap_stream_find(p, p->pos, set, &which, &safe);
     if (hit == SIZE_MAX) {
         ap_stream_text(p, APUS_PART_CONTENT, safe);
         return false;
     }
     ap_stream_text(p, APUS_PART_CONTENT, hit);
-    size_t n = strlen(content_set[which]);
+    size_t n = strlen(set[which]);
     switch (which) {
-    case M_CALL:
-        open_call(p, TOOL, n);
-        return true;
-    case M_FUNCTION:
-        p->at = p->pos;
-        p->state = TOOL;
-        return true;
-    case M_THINK:
-        p->pos += n;
+    case 0:
+        used = open_call(p, false);
+        break;
+    case 1:
+        used = open_bare(p, false);
+        break;
+    case 2:
+        used = opens_think(p, n);
+        if (used != 1) break;
+        ap_stream_marker(p, n);
+        ap_stream_begin_think(p);
         p->state = THINK;
-        p->ws.len = 0;
-        p->skip_nl = true;
-        p->after_call = false;
-        return true;
-    case M_END_THINK:
-        if (!p->has_content) ap_stream_end_think(p);
-        p->pos += n;
-        return true;
-    case M_START:
+        break;
+    case 3:
+        used = ends_unseen(p, n);
+        if (used != 1) break;
+        ap_stream_marker(p, n);
+        ap_stream_end_think(p);
+        break;
+    case 6:
         return skip_header(p);
     default:
         p->pos += n;
         return true;
     }
+    if (used < 0) return false;
+    if (!used) ap_stream_text(p, APUS_PART_CONTENT, hit + n);
+    return true;
 }
 
 static bool think_step(ap_stream *p)
 {
-    static const char *const set[] = {"</think>",      "<tool_call>",  "<think>", "<|im_end|>",
-                                      "<|endoftext|>", "<|im_start|>", NULL};
-    int which = 0;
+    static const char *const set[] = {END_THINK, CALL,     FUNCTION, "<think>",
+                                      END,       END_TEXT, START,    NULL};
+    int which = 0, used = 0;
     size_t safe, hit = ap_stream_find(p, p->pos, set, &which, &safe);
     if (hit == SIZE_MAX) {
         ap_stream_text(p, APUS_PART_THINK, safe);
         return false;
     }
     ap_stream_text(p, APUS_PART_THINK, hit);
-    if (which == 5) return skip_header(p);
-    if (which == 1) {
-        ap_stream_end_think(p);
-        open_call(p, TOOL, strlen(set[which]));
-        return true;
-    }
-    p->pos += strlen(set[which]);
-    if (which == 0) {
+    size_t n = strlen(set[which]);
+    bool deaf = p->deaf || p->n_deaf >= MAX_DEAF;
+    switch (which) {
+    case 0:
+        used = ap_stream_between_quotes(p, n);
+        if (used < 0) return false;
+        used = !used;
+        if (!used) break;
+        ap_stream_marker(p, n);
         ap_stream_end_think(p);
         p->state = CONTENT;
+        break;
+    case 1:
+        used = !deaf && open_call(p, true);
+        break;
+    case 2:
+        used = !deaf && open_bare(p, true);
+        break;
+    case 3:
+        used = p->fresh; /* some models repeat what the prompt ends with */
+        if (used) ap_stream_marker(p, n);
+        break;
+    case 6:
+        return skip_header(p);
+    default:
+        p->pos += n;
+        return true;
     }
+    if (!used) ap_stream_text(p, APUS_PART_THINK, hit + n);
     return true;
 }
 
-static bool is_ws(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
+/* ---------------------------------------------------------------- tags */
 
-/* Pass white space; false: the text ends there. */
-static bool pass_space(ap_stream *p)
-{
-    while (p->at < p->in.len && is_ws(p->in.data[p->at])) p->at++;
-    return p->at < p->in.len;
-}
-
+/* Behind <tool_call>, or at the <function= of a call without it. */
 static bool tool_step(ap_stream *p)
 {
-    if (!pass_space(p)) {
-        if (p->final) broken(p, p->in.len);
+    static const char *const set[] = {FUNCTION, "{", NULL};
+    switch (ap_stream_next_of(p, set)) {
+    case AP_STREAM_WAIT:
         return false;
-    }
-    if (p->in.data[p->at] == '{') {
-        p->braces = 0;
-        p->in_string = p->escaped = false;
+    case AP_STREAM_ENDS:
+        cut(p);
+        return true;
+    case 0:
+        p->at += strlen(FUNCTION);
+        p->mark = p->at;
+        p->state = NAME;
+        return true;
+    case 1:
+        p->depth = 0;
+        p->quote = 0;
+        p->escaped = false;
         p->mark = p->at;
         p->state = JSON;
         return true;
+    default:
+        broken(p, p->at);
+        return true;
     }
-    int f = ap_stream_next_is(p, p->at, "<function="),
-        end = ap_stream_next_is(p, p->at, "</tool_call>");
-    if (f == 1) {
-        p->at += strlen("<function=");
-        p->mark = p->at;
-        p->state = NAME;
-    } else if (f < 0 || end < 0) {
-        return false;
-    } else if (end == 1) { /* nothing was called */
-        p->pos = p->at + strlen("</tool_call>");
-        p->state = CONTENT;
-        p->after_call = true;
-    } else {
-        p->state = CONTENT; /* what follows is read as content */
-    }
-    return true;
 }
 
-/* NAME> or KEY> from mark on. 1: it ends at p->at; 0: it is none; -1: wait. */
-static int tag_end(ap_stream *p)
+/* The place of the '>' of a tag whose name begins at `from`: *end. 1; 0: it is none, which shows at
+ * *end; -1: too early. */
+static int tag_end(const ap_stream *p, size_t from, size_t *end)
 {
-    for (; p->at < p->in.len; p->at++) {
-        char c = p->in.data[p->at];
-        if (c == '>') return p->at > p->mark;
+    for (size_t i = from; i < p->in.len; i++) {
+        char c = p->in.data[i];
         bool starts = ((uint8_t)c & 0xC0) != 0x80; /* text is cut between characters only */
-        if (c == '\n' || c == '<' || (starts && p->at - p->mark > MAX_NAME)) return 0;
+        *end = i;
+        if (c == '>') return i > from;
+        if (c == '\n' || c == '<' || (starts && i - from > MAX_NAME)) return 0;
     }
+    *end = p->in.len;
     return p->final ? 0 : -1;
+}
+
+/* A name without the white space and the pair of quotes around it. */
+static void bare_name(const char **s, size_t *n)
+{
+    while (*n && (**s == ' ' || **s == '\t')) (*s)++, (*n)--;
+    while (*n && ((*s)[*n - 1] == ' ' || (*s)[*n - 1] == '\t')) (*n)--;
+    if (*n > 2 && (**s == '"' || **s == '\'') && (*s)[*n - 1] == **s) (*s)++, *n -= 2;
+}
+
+/* Read NAME> from mark on into `out`. 1; 0: it is none and the call is broken; -1: wait. */
+static int take_name(ap_stream *p, ap_buf *out)
+{
+    size_t end;
+    int r = tag_end(p, p->mark, &end);
+    if (r < 0) return r;
+    if (r == 0 && end == p->in.len && p->final) {
+        cut(p);
+        return r;
+    }
+    if (r == 0) {
+        broken(p, end);
+        return r;
+    }
+    const char *s = p->in.data + p->mark;
+    size_t n = end - p->mark;
+    bare_name(&s, &n);
+    out->len = 0;
+    ap_buf_add(out, s, n);
+    p->at = end + 1;
+    return 1;
+}
+
+static const ap_json *function_of(const ap_stream *p)
+{
+    return p->name.data ? ap_schema_function(p->tools, p->name.data, p->name.len) : NULL;
 }
 
 static bool name_step(ap_stream *p)
 {
-    int r = tag_end(p);
-    if (r < 0) return false;
-    if (r == 0) {
+    int r = take_name(p, &p->name);
+    if (r != 1) return r == 0;
+    if (!p->sure && !function_of(p)) {
         broken(p, p->at);
         return true;
     }
-    p->name.len = p->args.len = 0;
-    ap_buf_add(&p->name, p->in.data + p->mark, p->at - p->mark);
+    p->args.len = 0;
     ap_buf_adds(&p->args, "{");
     p->n_args = 0;
-    p->at++;
     p->state = BETWEEN;
-    return true;
-}
-
-static void finish_call(ap_stream *p, size_t used)
-{
-    ap_buf_adds(&p->args, "}");
-    if (!p->args.failed && !p->name.failed)
-        ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
-    p->at += used;
-    p->pos = p->at;
-    p->state = AFTER;
-}
-
-static bool between_step(ap_stream *p)
-{
-    static const char *const set[] = {"<parameter=", "</function>", "</tool_call>", "<|im_end|>",
-                                      NULL};
-    int which = 0;
-    size_t safe, hit = ap_stream_find(p, p->at, set, &which, &safe);
-    if (hit == SIZE_MAX) {
-        p->at = safe;
-        if (p->final) broken(p, p->in.len);
-        return false;
-    }
-    p->at = hit;
-    if (which == 0) {
-        p->at += strlen(set[0]);
-        p->mark = p->at;
-        p->state = KEY;
-    } else if (which == 3) {
-        broken(p, hit);
-    } else {
-        finish_call(p, which == 1 ? strlen(set[1]) : 0);
-    }
     return true;
 }
 
 static bool key_step(ap_stream *p)
 {
-    int r = tag_end(p);
-    if (r < 0) return false;
-    if (r == 0) {
+    int r = take_name(p, &p->key);
+    if (r != 1) return r == 0;
+    p->mark = p->at;
+    p->state = VALUE;
+    p->depth = 0;
+    return true;
+}
+
+/* The call is whole; its end tags up to p->at are read. */
+static void finish_call(ap_stream *p)
+{
+    if (p->in_think) {
+        p->state = DRAFT;
+        return;
+    }
+    ap_buf_adds(&p->args, "}");
+    ap_buf *settled = &p->key; /* no key is needed any more */
+    settled->len = 0;
+    if (p->args.failed || !ap_toolcall_put_object(settled, p->args.data, p->args.len)) {
+        broken(p, p->at); /* deeper than JSON may be */
+        return;
+    }
+    if (!settled->failed && !p->name.failed)
+        ap_stream_call(p, p->name.data, p->name.len, settled->data, settled->len);
+    ap_stream_marker(p, p->at - p->pos);
+    p->state = AFTER;
+}
+
+static bool between_step(ap_stream *p)
+{
+    static const char *const set[] = {PARAMETER, END_FUNCTION, END_CALL, NULL};
+    switch (ap_stream_next_of(p, set)) {
+    case AP_STREAM_WAIT:
+        return false;
+    case AP_STREAM_ENDS:
+        cut(p);
+        return true;
+    case 0:
+        p->at += strlen(PARAMETER);
+        p->mark = p->at;
+        p->state = KEY;
+        return true;
+    case 1:
+        p->at += strlen(END_FUNCTION);
+        finish_call(p);
+        return true;
+    case 2:
+        finish_call(p);
+        return true;
+    default:
         broken(p, p->at);
         return true;
     }
-    p->key.len = 0;
-    ap_buf_add(&p->key, p->in.data + p->mark, p->at - p->mark);
-    p->mark = ++p->at;
-    p->state = VALUE;
+}
+
+/* Behind a call: the end of <tool_call>, or one more function in it. */
+static bool after_step(ap_stream *p)
+{
+    static const char *const set[] = {END_CALL, NULL};
+    int which = ap_stream_next_of(p, set);
+    if (which == AP_STREAM_WAIT) return false;
+    if (which == 0) ap_stream_marker(p, p->at + strlen(END_CALL) - p->pos);
+    if (which == AP_STREAM_ENDS) p->pos = p->at;
+    p->state = CONTENT; /* which knows <function= too */
     return true;
+}
+
+/* ---------------------------------------------------------------- values */
+
+/* Does only white space stand between the value's last newline, or its beginning, and `at`? */
+static bool begins_line(const ap_stream *p, size_t at)
+{
+    while (at > p->mark && (p->in.data[at - 1] == ' ' || p->in.data[at - 1] == '\t')) at--;
+    return at == p->mark || p->in.data[at - 1] == '\n';
+}
+
+/* Does a line end at `at`, or another tag begin there? 1, 0, -1. */
+static int line_ends(const ap_stream *p, size_t at)
+{
+    while (at < p->in.len && (p->in.data[at] == ' ' || p->in.data[at] == '\t')) at++;
+    if (at == p->in.len) return p->final ? 1 : -1;
+    return p->in.data[at] == '\n' || p->in.data[at] == '\r' || p->in.data[at] == '<';
+}
+
+/* Which of `set` (NULL-terminated) stands at `at`? Its number, -1 none, -2 too early. */
+static int one_of(const ap_stream *p, size_t at, const char *const *set)
+{
+    int none = -1;
+    for (int k = 0; set[k]; k++) {
+        int r = ap_stream_next_is(p, at, set[k]);
+        if (r == 1) return k;
+        if (r < 0) none = -2;
+    }
+    return none;
+}
+
+/* Does the function end with the </function> at `at`? What a call may go on with follows it.
+ * loose: the tag begins a line or the value does not, else nothing but tags may follow. 1, 0, -1 */
+static int function_ends(const ap_stream *p, size_t at, bool loose, bool closed)
+{
+    static const char *const set[] = {END_CALL, CALL, FUNCTION, END, END_TEXT, NULL};
+    size_t from = at + strlen(END_FUNCTION), next;
+    int r = ap_stream_gap(p, from, &next);
+    if (r != 1) return r;
+    int which = one_of(p, next, set);
+    if (which == -2) return -1;
+    if (which == 0) return loose ? 1 : line_ends(p, next + strlen(END_CALL));
+    if (!closed) return 0; /* a value that never ended is cut unless the whole call ends */
+    if (which > 0) return 1;
+    if (next == p->in.len) return loose;
+    return p->bare && memchr(p->in.data + from, '\n', next - from) != NULL;
+}
+
+/* Does the value end with the </parameter> at `at`? 1, 0, -1. */
+static int parameter_ends(const ap_stream *p, size_t at)
+{
+    static const char *const set[] = {PARAMETER, END_FUNCTION, END_CALL, NULL};
+    size_t from = at + strlen(END_PARAMETER), next, end;
+    int r = ap_stream_gap(p, from, &next);
+    if (r != 1) return r;
+    bool newline = memchr(p->in.data + from, '\n', next - from) != NULL;
+    bool loose = !p->block || begins_line(p, at);
+    int which = one_of(p, next, set);
+    if (which < 0) return which == -2 ? -1 : 0;
+    char before = at > p->mark ? p->in.data[at - 1] : 0;
+    bool spoken = before && strchr(" \t`'\"(", before) != NULL;
+    if (!loose && !newline && (next > from || which == 0 || spoken)) return 0;
+    switch (which) {
+    case 0:
+        return tag_end(p, next + strlen(PARAMETER), &end);
+    case 1:
+        return function_ends(p, next, loose, true);
+    default:
+        return loose ? 1 : line_ends(p, next + strlen(END_CALL));
+    }
+}
+
+/* Does the <parameter= at `at` begin the next parameter, the end of this one being forgotten? */
+static int parameter_begins(const ap_stream *p, size_t at)
+{
+    size_t from = at + strlen(PARAMETER), end;
+    if (!begins_line(p, at)) return 0;
+    int r = tag_end(p, from, &end);
+    const ap_json *function = function_of(p);
+    if (r != 1 || !function) return r;
+    const char *s = p->in.data + from;
+    size_t n = end - from;
+    bare_name(&s, &n);
+    return ap_schema_has(function, s, n);
+}
+
+/* Does the <function= at `at` open a call that the value quotes? */
+static int function_begins(const ap_stream *p, size_t at)
+{
+    size_t from = at, end;
+    while (from > p->mark && strchr(" \t\r\n", p->in.data[from - 1]) && p->in.data[from - 1])
+        from--;
+    bool led = from - p->mark >= strlen(CALL) &&
+               !memcmp(p->in.data + from - strlen(CALL), CALL, strlen(CALL));
+    return led || begins_line(p, at) ? tag_end(p, at + strlen(FUNCTION), &end) : 0;
+}
+
+static void put_parameter(ap_stream *p, size_t end)
+{
+    const char *s = p->in.data + p->mark;
+    size_t n = end - p->mark;
+    if (p->in_think) return; /* it is read again if it counts */
+    if (n && s[0] == '\n') s++, n--;
+    if (n && s[n - 1] == '\n') n--;
+    if (p->n_args++) ap_buf_adds(&p->args, ", ");
+    if (p->key.failed || !p->key.data) return;
+    ap_json_quote(&p->args, p->key.data, p->key.len, false);
+    ap_buf_adds(&p->args, ": ");
+    ap_toolcall_put_typed(&p->args, s, n, ap_schema_types(function_of(p), p->key.data, p->key.len));
+}
+
+enum { V_END, V_NEXT, V_END_FUNCTION, V_FUNCTION, V_END_THINK };
+
+/* What the tag at p->at is to the value: 1: it ends it; 0: it is a part of it; -1: too early. */
+static int value_tag(ap_stream *p, int which)
+{
+    int r;
+    switch (which) {
+    case V_FUNCTION:
+        r = function_begins(p, p->at);
+        p->depth += r == 1;
+        return r < 0 ? -1 : 0;
+    case V_END_THINK: /* no draft goes on behind its thought */
+        return p->in_think && begins_line(p, p->at);
+    case V_END_FUNCTION:
+        if (p->depth) {
+            p->depth--;
+            return 0;
+        }
+        if (p->block && !begins_line(p, p->at)) return 0;
+        return function_ends(p, p->at, true, false);
+    default:
+        if (p->depth) return 0;
+        return which == V_END ? parameter_ends(p, p->at) : parameter_begins(p, p->at);
+    }
 }
 
 static bool value_step(ap_stream *p)
 {
-    static const char *const set[] = {"</parameter>", "<parameter=", "</function>", NULL};
+    static const char *const set[] = {END_PARAMETER, PARAMETER, END_FUNCTION,
+                                      FUNCTION,      END_THINK, NULL};
     int which = 0;
     size_t safe, hit = ap_stream_find(p, p->at, set, &which, &safe);
     if (hit == SIZE_MAX) {
         p->at = safe;
-        if (p->final) broken(p, p->in.len);
-        return false;
+        if (p->final) cut(p);
+        return p->final;
     }
-    const char *s = p->in.data + p->mark;
-    size_t n = hit - p->mark;
-    if (n && s[0] == '\n') s++, n--;
-    if (n && s[n - 1] == '\n') n--;
-    if (p->n_args++) ap_buf_adds(&p->args, ", ");
-    if (!p->key.failed) {
-        ap_json_quote(&p->args, p->key.data, p->key.len, false);
-        ap_buf_adds(&p->args, ": ");
-        ap_toolcall_put_typed(
-            &p->args, s, n,
-            ap_toolcall_schema(p->tools, p->name.data, p->name.len, p->key.data, p->key.len));
+    p->at = hit;
+    p->block = p->in.data[p->mark] == '\n' || p->in.data[p->mark] == '\r';
+    int r = value_tag(p, which);
+    if (r < 0) return false;
+    if (r == 0) {
+        p->at++;
+        return true;
     }
-    p->at = hit + (which == 0 ? strlen(set[0]) : 0);
+    if (which == V_END_THINK) {
+        broken(p, hit);
+        return true;
+    }
+    put_parameter(p, hit);
+    if (which == V_END) p->at += strlen(END_PARAMETER);
     p->state = BETWEEN;
     return true;
 }
+
+/* ---------------------------------------------------------------- calls in JSON */
 
 /* {"name": ..., "arguments": {...}}; [mark, at) holds it. */
 static bool json_call(ap_stream *p)
@@ -282,10 +591,13 @@ static bool json_call(ap_stream *p)
     const ap_json *name = ap_json_get(j, "name"), *args = ap_json_get(j, "arguments");
     if (!args) args = ap_json_get(j, "parameters");
     if (!name || name->type != AP_JSON_STRING || !name->len) goto done;
+    if (!p->sure && !ap_schema_function(p->tools, name->str, name->len)) goto done;
     if (args && args->type == AP_JSON_STRING &&
         !ap_json_parse(&mem, args->str, args->len, "", 0, &inner, NULL))
         args = inner;
     if (args && args->type != AP_JSON_OBJECT && args->type != AP_JSON_NULL) goto done;
+    ok = true;
+    if (p->in_think) goto done;
     p->name.len = p->args.len = 0;
     ap_buf_add(&p->name, name->str, name->len);
     if (args && args->type == AP_JSON_OBJECT)
@@ -299,48 +611,45 @@ done:
     return ok;
 }
 
+/* Read one byte of JSON. 1: it closes the outermost brace; 0: go on; -1: JSON has no such byte
+ * here. */
+static int json_byte(ap_stream *p, char c)
+{
+    if (p->quote) {
+        if ((uint8_t)c < 0x20) return -1;
+        if (p->escaped)
+            p->escaped = false;
+        else if (c == '\\')
+            p->escaped = true;
+        else if (c == '"')
+            p->quote = 0;
+        return 0;
+    }
+    if (!c || !strchr(" \t\r\n{}[]:,\"+-.0123456789eEtrufalsn", c)) return -1;
+    if (c == '"') p->quote = c;
+    p->depth += c == '{' || c == '[';
+    p->depth -= c == '}' || c == ']';
+    return p->depth <= 0;
+}
+
 static bool json_step(ap_stream *p)
 {
     for (; p->at < p->in.len; p->at++) {
-        char c = p->in.data[p->at];
-        if (p->in_string) {
-            if (p->escaped)
-                p->escaped = false;
-            else if (c == '\\')
-                p->escaped = true;
-            else if (c == '"')
-                p->in_string = false;
-            continue;
-        }
-        if (c == '"') p->in_string = true;
-        if (c == '{' || c == '[') p->braces++;
-        if ((c != '}' && c != ']') || --p->braces > 0) continue;
-        p->at++;
-        if (json_call(p)) {
-            p->pos = p->at;
-            p->state = AFTER;
-        } else {
+        int r = json_byte(p, p->in.data[p->at]);
+        if (r == 0) continue;
+        p->at += r == 1;
+        if (r < 0 || !json_call(p)) {
             broken(p, p->at);
+        } else if (p->in_think) {
+            p->state = DRAFT;
+        } else {
+            ap_stream_marker(p, p->at - p->pos);
+            p->state = AFTER;
         }
         return true;
     }
-    if (p->final) broken(p, p->in.len);
-    return false;
-}
-
-/* Behind a call: the end of <tool_call>, or one more function in it. */
-static bool after_step(ap_stream *p)
-{
-    p->at = p->pos;
-    if (!pass_space(p)) {
-        if (p->final) p->pos = p->at;
-        return false;
-    }
-    int end = ap_stream_next_is(p, p->at, "</tool_call>");
-    if (end < 0) return false;
-    if (end) p->pos = p->at + strlen("</tool_call>");
-    p->state = CONTENT; /* which knows <function= too */
-    return true;
+    if (p->final) cut(p);
+    return p->final;
 }
 
 bool ap_chat_qwen_step(ap_stream *p)
@@ -362,6 +671,8 @@ bool ap_chat_qwen_step(ap_stream *p)
         return json_step(p);
     case AFTER:
         return after_step(p);
+    case DRAFT:
+        return draft_step(p);
     default:
         return content_step(p);
     }

@@ -315,6 +315,20 @@ static void end_call(ap_stream *p, size_t end, size_t marker)
     }
 }
 
+/* The call ends with its marker at `end`. In the middle of a sentence, one that goes on behind it,
+ * the call is spoken of. 1; -1: wait. */
+static int end_marker(ap_stream *p, size_t end)
+{
+    size_t n = strlen(END_CALL);
+    int r = p->within_line && !p->in_think ? ap_stream_line_ends(p, end + n) : 1;
+    if (r < 0) return r;
+    if (r)
+        end_call(p, end, n);
+    else
+        broken(p, end + n);
+    return 1;
+}
+
 /* Read on inside a string. 1: it goes on; 0: it is over; -1: wait. */
 static int pass_string(ap_stream *p)
 {
@@ -354,8 +368,10 @@ static int pass_marker(ap_stream *p)
     }
     if (which == 6)
         broken(p, p->at); /* no draft goes on behind its thought */
+    else if (which != 1)
+        end_call(p, p->at, 0);
     else
-        end_call(p, p->at, which == 1 ? strlen(END_CALL) : 0);
+        return end_marker(p, p->at);
     return 1;
 }
 

@@ -10,7 +10,7 @@
 #include "text/schema.h"
 #include "text/toolcall.h"
 
-enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, AFTER, DRAFT };
+enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, SENTENCE, AFTER, DRAFT };
 enum { MAX_NAME = 256, MAX_THINK_LINE = 4096, MAX_DEAF = 8 };
 
 #define CALL          "<tool_call>"
@@ -355,24 +355,52 @@ static bool key_step(ap_stream *p)
     return true;
 }
 
-/* The call is whole; its end tags up to p->at are read. */
+/* Hand over the call in name and args and use up [pos, at). */
+static void deliver(ap_stream *p)
+{
+    if (!p->args.failed && !p->name.failed)
+        ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
+    ap_stream_marker(p, p->at - p->pos);
+}
+
+/* The call is whole, p->at stands behind it. name and args hold it, unless it is a draft. */
 static void finish_call(ap_stream *p)
 {
-    if (p->in_think) {
-        p->state = DRAFT;
-        return;
+    p->state = p->in_think ? DRAFT : p->within_line ? SENTENCE : AFTER;
+    if (p->state == AFTER) deliver(p);
+}
+
+/* Behind a call that began within a line: a sentence that goes on behind its end speaks of it. */
+static bool sentence_step(ap_stream *p)
+{
+    static const char *const set[] = {END_CALL, NULL};
+    int which = ap_stream_next_of(p, set);
+    if (which == AP_STREAM_WAIT) return false;
+    size_t end = p->at + strlen(END_CALL);
+    int r = which == 0 ? ap_stream_line_ends(p, end) : 1;
+    if (r < 0) return false;
+    if (r == 0) {
+        broken(p, end);
+        return true;
     }
-    ap_buf_adds(&p->args, "}");
-    ap_buf *settled = &p->key; /* no key is needed any more */
-    settled->len = 0;
-    if (p->args.failed || !ap_toolcall_put_object(settled, p->args.data, p->args.len)) {
-        broken(p, p->at); /* deeper than JSON may be */
-        return;
-    }
-    if (!settled->failed && !p->name.failed)
-        ap_stream_call(p, p->name.data, p->name.len, settled->data, settled->len);
-    ap_stream_marker(p, p->at - p->pos);
     p->state = AFTER;
+    deliver(p);
+    return true;
+}
+
+/* The tags of the call are read up to p->at: put its arguments in order. */
+static void finish_tags(ap_stream *p)
+{
+    ap_buf settled = {0};
+    ap_buf_adds(&p->args, "}");
+    if (p->in_think ||
+        (!p->args.failed && ap_toolcall_put_object(&settled, p->args.data, p->args.len))) {
+        ap_buf_free(&p->args);
+        p->args = settled;
+        finish_call(p);
+    } else {
+        broken(p, p->at); /* deeper than JSON may be */
+    }
 }
 
 static bool between_step(ap_stream *p)
@@ -391,10 +419,10 @@ static bool between_step(ap_stream *p)
         return true;
     case 1:
         p->at += strlen(END_FUNCTION);
-        finish_call(p);
+        finish_tags(p);
         return true;
     case 2:
-        finish_call(p);
+        finish_tags(p);
         return true;
     default:
         broken(p, p->at);
@@ -423,14 +451,6 @@ static bool begins_line(const ap_stream *p, size_t at)
     return at == p->mark || p->in.data[at - 1] == '\n';
 }
 
-/* Does a line end at `at`, or another tag begin there? 1, 0, -1. */
-static int line_ends(const ap_stream *p, size_t at)
-{
-    while (at < p->in.len && (p->in.data[at] == ' ' || p->in.data[at] == '\t')) at++;
-    if (at == p->in.len) return p->final ? 1 : -1;
-    return p->in.data[at] == '\n' || p->in.data[at] == '\r' || p->in.data[at] == '<';
-}
-
 /* Which of `set` (NULL-terminated) stands at `at`? Its number, -1 none, -2 too early. */
 static int one_of(const ap_stream *p, size_t at, const char *const *set)
 {
@@ -453,7 +473,7 @@ static int function_ends(const ap_stream *p, size_t at, bool loose, bool closed)
     if (r != 1) return r;
     int which = one_of(p, next, set);
     if (which == -2) return -1;
-    if (which == 0) return loose ? 1 : line_ends(p, next + strlen(END_CALL));
+    if (which == 0) return loose ? 1 : ap_stream_line_ends(p, next + strlen(END_CALL));
     if (!closed) return 0; /* a value that never ended is cut unless the whole call ends */
     if (which > 0) return 1;
     if (next == p->in.len) return loose;
@@ -480,7 +500,7 @@ static int parameter_ends(const ap_stream *p, size_t at)
     case 1:
         return function_ends(p, next, loose, true);
     default:
-        return loose ? 1 : line_ends(p, next + strlen(END_CALL));
+        return loose ? 1 : ap_stream_line_ends(p, next + strlen(END_CALL));
     }
 }
 
@@ -580,7 +600,7 @@ static bool value_step(ap_stream *p)
 
 /* ---------------------------------------------------------------- calls in JSON */
 
-/* {"name": ..., "arguments": {...}}; [mark, at) holds it. */
+/* {"name": ..., "arguments": {...}} in [mark, at): to name and args. false: it is none. */
 static bool json_call(ap_stream *p)
 {
     ap_arena mem;
@@ -597,15 +617,12 @@ static bool json_call(ap_stream *p)
         args = inner;
     if (args && args->type != AP_JSON_OBJECT && args->type != AP_JSON_NULL) goto done;
     ok = true;
-    if (p->in_think) goto done;
     p->name.len = p->args.len = 0;
     ap_buf_add(&p->name, name->str, name->len);
     if (args && args->type == AP_JSON_OBJECT)
         ap_toolcall_put_json(&p->args, args);
     else
         ap_buf_adds(&p->args, "{}");
-    ok = !p->args.failed && !p->name.failed;
-    if (ok) ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
 done:
     ap_arena_free(&mem);
     return ok;
@@ -638,14 +655,10 @@ static bool json_step(ap_stream *p)
         int r = json_byte(p, p->in.data[p->at]);
         if (r == 0) continue;
         p->at += r == 1;
-        if (r < 0 || !json_call(p)) {
+        if (r < 0 || !json_call(p))
             broken(p, p->at);
-        } else if (p->in_think) {
-            p->state = DRAFT;
-        } else {
-            ap_stream_marker(p, p->at - p->pos);
-            p->state = AFTER;
-        }
+        else
+            finish_call(p);
         return true;
     }
     if (p->final) cut(p);
@@ -673,6 +686,8 @@ bool ap_chat_qwen_step(ap_stream *p)
         return after_step(p);
     case DRAFT:
         return draft_step(p);
+    case SENTENCE:
+        return sentence_step(p);
     default:
         return content_step(p);
     }

@@ -57,6 +57,13 @@ int ap_stream_gap(const ap_stream *p, size_t at, size_t *end)
     return i < p->in.len || p->final ? 1 : -1;
 }
 
+int ap_stream_line_ends(const ap_stream *p, size_t at)
+{
+    while (at < p->in.len && (p->in.data[at] == ' ' || p->in.data[at] == '\t')) at++;
+    if (at == p->in.len) return p->final ? 1 : -1;
+    return p->in.data[at] == '\n' || p->in.data[at] == '\r' || p->in.data[at] == '<';
+}
+
 int ap_stream_next_of(ap_stream *p, const char *const *set)
 {
     bool wait = false;
@@ -189,7 +196,8 @@ void ap_stream_open_call(ap_stream *p, bool in_think, size_t marker)
     p->at = p->pos + marker;
     p->in_think = in_think;
     p->bare = false;
-    p->sure = !p->tools || p->line == AP_LINE_BLANK;
+    p->within_line = p->line != AP_LINE_BLANK;
+    p->sure = !p->tools || !p->within_line;
 }
 
 void ap_stream_quote(ap_stream *p)

@@ -41,12 +41,13 @@ struct ap_chat_parser {
     size_t mark; /* its name, or the parameter's value begins here */
     ap_buf name, args, key;
     size_t n_args;
-    bool in_think; /* it stands in a thought, and is a draft if that goes on */
-    bool sure;     /* it is a call even if its name is not declared */
-    bool bare;     /* Qwen: no <tool_call> led it in */
-    bool block;    /* Qwen: the value begins on a line of its own */
-    int depth;     /* Qwen: functions open in a value; brackets open in JSON */
-    char quote;    /* of the string that is open; 0: none */
+    bool in_think;    /* it stands in a thought, and is a draft if that goes on */
+    bool sure;        /* it is a call even if its name is not declared */
+    bool within_line; /* it begins behind words */
+    bool bare;        /* Qwen: no <tool_call> led it in */
+    bool block;       /* Qwen: the value begins on a line of its own */
+    int depth;        /* Qwen: functions open in a value; brackets open in JSON */
+    char quote;       /* of the string that is open; 0: none */
     bool escaped, value_next;
     bool deaf; /* no calls are looked for in this thought any more */
     int n_deaf;
@@ -64,6 +65,8 @@ int ap_stream_next_is(const ap_stream *p, size_t at, const char *word);
 /* Where white space that begins at `at` ends: *end. 1; 0: it is longer than a gap between tags may
  * be; -1: too early to tell. */
 int ap_stream_gap(const ap_stream *p, size_t at, size_t *end);
+/* Does the line end at `at`, or another marker begin there? 1, 0, -1: too early to tell. */
+int ap_stream_line_ends(const ap_stream *p, size_t at);
 /* The one of `set` at p->at, behind white space that p->at passes; one of these if it is none. */
 enum { AP_STREAM_WAIT = -1, AP_STREAM_OTHER = -2, AP_STREAM_ENDS = -3 };
 int ap_stream_next_of(ap_stream *p, const char *const *set);

@@ -171,9 +171,12 @@ static void every_beginning(const answer *a)
     const ap_json *all = ap_json_get(a->want, "calls");
     bool thinks = *a->prompt || strstr(a->text, "<think>") || strstr(a->text, "think>") ||
                   strstr(a->text, "channel");
-    /* A draft is a call as long as its thought does not go on. */
+    /* A whole call is one as long as neither its thought nor its sentence goes on. */
     const char *thinking = ap_json_get(a->want, "thinking")->str;
-    if (strstr(thinking, "tool_call>") || strstr(thinking, "<function=")) return;
+    const char *content = ap_json_get(a->want, "content")->str;
+    if (strstr(thinking, "tool_call>") || strstr(thinking, "<function=") ||
+        strstr(content, "</tool_call>") || strstr(content, "<tool_call|>"))
+        return;
     for (size_t len = 0; len < a->len; len++) {
         parts got = parse(a, len, 0, 0);
         ap_arena mem;

@@ -311,23 +311,75 @@ static void test_early(void **state)
     ap_chat_parser_free(p);
 }
 
-/* Long answers cost time in proportion: a second is a hundred times what this needs. */
+/* What is used up is dropped while a call is being read: nothing of the call is lost, wherever that
+ * happens. */
+static void test_dropping(void **state)
+{
+    (void)state;
+    static heard h;
+    static char out[16384], want[16384];
+    static const struct {
+        ap_chat_syntax syntax;
+        const char *call, *want;
+    } calls[] = {
+        {AP_CHAT_QWEN,
+         "\n<tool_call>\n<function=f>\n<parameter=s>\nA value </parameter> of words.\n"
+         "</parameter>\n<parameter=i>\n12\n</parameter>\n</function>\n</tool_call>",
+         "F:f({\"s\": \"A value </parameter> of words.\", \"i\": 12})"},
+        {AP_CHAT_QWEN,
+         "\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"s\": \"words\"}}\n</tool_call>",
+         "F:f({\"s\": \"words\"})"},
+        {AP_CHAT_GEMMA, "\n<|tool_call>call:f{s:<|\"|>A value } of words.<|\"|>,i:12}<tool_call|>",
+         "F:f({\"s\": \"A value } of words.\", \"i\": 12})"}};
+    for (size_t c = 0; c < NELEM(calls); c++)
+        for (size_t n = 4080; n < 4130; n++) {
+            memset(out, 'x', n);
+            strcpy(out + n, calls[c].call);
+            snprintf(want, sizeof want, "C:%.*s|%s", (int)n, out, calls[c].want);
+            for (size_t step = 1; step < 64; step += 9) {
+                parse_cut(calls[c].syntax, NULL, tools, out, strlen(out), step, &h);
+                if (strcmp(h.text, want))
+                    fail_msg("%zu bytes in steps of %zu: %s", n, step, h.text + n);
+            }
+        }
+}
+
+/* Long answers cost time in proportion: this takes under a second. */
 static void test_linear(void **state)
 {
     (void)state;
     static heard h;
     size_t n = 2 << 20;
     char *s = malloc(n);
-    static const char *const unit[] = {"<function=<tool_call>{",
-                                       "<tool_call><function=f><parameter=s>", "\n\n\xFF<"};
-    for (int u = 0; u < 3; u++) {
-        for (size_t i = 0; i < n; i++) s[i] = unit[u][i % strlen(unit[u])];
-        parse_cut(AP_CHAT_QWEN, NULL, NULL, s, n, 0, &h);
-        parse_cut(AP_CHAT_QWEN, NULL, NULL, s, n, 5, &h);
+    static const char *const q[] = {"<function=<tool_call>{",
+                                    "<tool_call><function=f><parameter=s>",
+                                    "\n\n\xFF<",
+                                    "<tool_call>{\"a\":{",
+                                    "\n<tool_call>\n<function=f>\n<parameter=s>\n</parameter>\n",
+                                    "\n<tool_call>{}\n",
+                                    "</parameter>          ",
+                                    "\n<think> a",
+                                    "\n<function=f></function></tool_call>",
+                                    "```\n<tool_call>"};
+    static const char *const g[] = {"<|tool_call>call:f{a:<|\"|>", "<|tool_call>call:f{a:'b' ",
+                                    "<|tool_call>call:f{a:1}<tool_call|>", "<|channel>thought\n",
+                                    "\n<|channel>a"};
+    for (size_t u = 0; u < NELEM(q) + NELEM(g); u++) {
+        bool is_gemma = u >= NELEM(q);
+        const char *unit = is_gemma ? g[u - NELEM(q)] : q[u];
+        const char *thought = is_gemma ? CH : IN_THOUGHT;
+        ap_chat_syntax syntax = is_gemma ? AP_CHAT_GEMMA : AP_CHAT_QWEN;
+        for (size_t i = 0; i < n; i++) s[i] = unit[i % strlen(unit)];
+        parse_cut(syntax, NULL, tools, s, n, 0, &h);
+        parse_cut(syntax, NULL, tools, s, n, 5, &h);
+        parse_cut(syntax, thought, tools, s, n, 5, &h);
     }
-    for (size_t i = 0; i < n; i++) s[i] = "<|tool_call>call:f{a:<|\"|>"[i % 26];
-    parse_cut(AP_CHAT_GEMMA, NULL, NULL, s, n, 0, &h);
-    parse_cut(AP_CHAT_GEMMA, NULL, NULL, s, n, 5, &h);
+    /* One value after another. */
+    static const char head[] = "<tool_call><function=f>";
+    memcpy(s, head, sizeof head - 1);
+    for (size_t i = sizeof head - 1; i < n; i++)
+        s[i] = "<parameter=s>\nx\n</parameter>\n"[(i - sizeof head + 1) % 29];
+    parse_cut(AP_CHAT_QWEN, NULL, tools, s, n, 5, &h);
     free(s);
 }
 
@@ -348,10 +400,10 @@ static void test_bad_input(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_qwen),      cmocka_unit_test(test_gemma),
-        cmocka_unit_test(test_plain),     cmocka_unit_test(test_random),
-        cmocka_unit_test(test_early),     cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_qwen),     cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_plain),    cmocka_unit_test(test_random),
+        cmocka_unit_test(test_early),    cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_dropping), cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,6 +72,7 @@ void ap_j_put_float(ap_jrun *run, ap_jout *o, double f)
     /* The shortest digits that read back as f, as repr() has them. */
     char buf[40], digits[24];
     int exp = 0, n = 0;
+    ap_j_spend(run, 64); /* for up to 17 conversions */
     for (int prec = 1; prec <= 17; prec++) {
         snprintf(buf, sizeof buf, "%.*e", prec - 1, f);
         if (strtod(buf, NULL) == f) break; /* same locale on both sides */

@@ -513,6 +513,8 @@ static ap_jval float_op(ap_jrun *run, uint8_t op, double a, double b)
 ap_jval ap_j_binary(ap_jrun *run, uint8_t op, ap_jval a, ap_jval b)
 {
     int64_t x = 0, y = 0;
+    if (ap_j_string_of(a)) a = ap_j_strval(ap_j_string_of(a));
+    if (ap_j_string_of(b) && op != AP_JT_MOD) b = ap_j_strval(ap_j_string_of(b));
     bool ai = ap_j_as_int(a, &x), bi = ap_j_as_int(b, &y);
     bool a_seq = a.type == AP_J_STR || a.type == AP_J_LIST || a.type == AP_J_TUPLE;
     bool b_seq = b.type == AP_J_STR || b.type == AP_J_LIST || b.type == AP_J_TUPLE;

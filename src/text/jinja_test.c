@@ -177,7 +177,7 @@ bool ap_j_test(ap_jrun *run, const ap_jstr *name, ap_jval v, const ap_jargs *arg
     case T_UPPER:
         return cased(run, v, "upper");
     case T_STRING:
-        return v.type == AP_J_STR;
+        return ap_j_string_of(v) != NULL;
     case T_MAPPING:
         return v.type == AP_J_DICT;
     case T_NUMBER:

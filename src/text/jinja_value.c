@@ -333,6 +333,7 @@ ap_jval ap_j_from_json(ap_jrun *run, const ap_json *j)
         for (const ap_json *i = j->first; i && !run->failed; i = i->next)
             ap_j_dict_set(run, r.d, ap_j_strval(ap_j_borrow(run, i->key, i->key_len)),
                           ap_j_from_json(run, i));
+        if (j->str) r.d->text = ap_j_borrow(run, j->str, strlen(j->str));
         break;
     }
     ap_j_leave(run);
@@ -572,6 +573,8 @@ bool ap_j_equal(ap_jrun *run, ap_jval a, ap_jval b)
     bool r = false;
     if (!spend_length(run, a) || !spend_length(run, b)) return false;
     if (ap_j_is_num(a) && ap_j_is_num(b)) return compare_num(a, b) == 0;
+    const ap_jstr *x = ap_j_string_of(a), *y = ap_j_string_of(b);
+    if (a.type != b.type && x && y) return x->len == y->len && !memcmp(x->s, y->s, x->len);
     if (a.type != b.type) return false;
     if (a.type == AP_J_STR)
         return a.s->len == b.s->len && (a.s->len == 0 || memcmp(a.s->s, b.s->s, a.s->len) == 0);

@@ -101,14 +101,23 @@ static bool draft_step(ap_stream *p)
 
 /* ---------------------------------------------------------------- content and thoughts */
 
-/* <|turn>model and a newline, which some answers repeat. */
-static bool skip_turn(ap_stream *p)
+/* <|turn>model and a newline, which some answers repeat. 1, 0: it is spoken of; -1: too early. */
+static int skip_turn(ap_stream *p)
 {
     static const char text[] = TURN "model\n";
     int r = ap_stream_next_is(p, p->pos, text);
-    if (r < 0) return false;
-    ap_stream_marker(p, r ? strlen(text) : strlen(TURN));
-    return true;
+    size_t n = r == 1 ? strlen(text) : strlen(TURN);
+    if (r == 0) r = ap_stream_ends_turn(p, n);
+    if (r == 1) ap_stream_marker(p, n);
+    return r;
+}
+
+/* <turn|>, n bytes, is dropped where it ends a turn. As above. */
+static int skip_end(ap_stream *p, size_t n)
+{
+    int r = ap_stream_ends_turn(p, n);
+    if (r == 1) p->pos += n;
+    return r;
 }
 
 /* Does "NAME newline" or "NAME <channel|>" stand at `at`? 1, 0, -1: too early. */
@@ -175,14 +184,15 @@ static bool content_step(ap_stream *p)
         p->state = RESPONSE;
         break;
     case 6:
-        return skip_turn(p);
+        used = skip_turn(p);
+        break;
     case 7:
         ap_stream_quote(p);
         return true;
     default:
-        p->pos += n;
-        return true;
+        used = skip_end(p, n);
     }
+    if (used < 0) return false;
     if (!used) ap_stream_text(p, APUS_PART_CONTENT, hit + n);
     return true;
 }
@@ -238,13 +248,14 @@ static bool think_step(ap_stream *p)
         p->label = true;
         break;
     case 6:
-        return skip_turn(p);
+        used = skip_turn(p);
+        break;
     case 3:
         break;
     default:
-        p->pos += n;
-        return true;
+        used = skip_end(p, n);
     }
+    if (used < 0) return false;
     if (!used) ap_stream_text(p, APUS_PART_THINK, hit + n);
     return true;
 }

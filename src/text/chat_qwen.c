@@ -103,26 +103,41 @@ static bool draft_step(ap_stream *p)
 
 /* ---------------------------------------------------------------- content and thoughts */
 
-/* <|im_start|>assistant and a newline, when a model goes on past its end. */
-static bool skip_header(ap_stream *p)
+/* <|im_start|>assistant and a newline, when a model goes on past its end. 1, 0: it is spoken of;
+ * -1: too early to tell. */
+static int skip_header(ap_stream *p)
 {
     static const char text[] = START "assistant\n";
     int r = ap_stream_next_is(p, p->pos, text);
-    if (r < 0) return false;
-    ap_stream_marker(p, r ? strlen(text) : strlen(START));
-    return true;
+    size_t n = r == 1 ? strlen(text) : strlen(START);
+    if (r == 0) r = ap_stream_ends_turn(p, n);
+    if (r == 1) ap_stream_marker(p, n);
+    return r;
 }
 
-/* Is the line that goes on behind [pos, pos + n) "words </think>"? 1, 0, -1: too early. */
+/* <|im_end|>, n bytes, is dropped where it ends a turn. As above. */
+static int skip_end(ap_stream *p, size_t n)
+{
+    int r = ap_stream_ends_turn(p, n);
+    if (r == 1) p->pos += n;
+    return r;
+}
+
+enum { NO_CLOSER, CLOSER_WITHIN, CLOSER_LAST };
+
+/* Where is </think> in the line that goes on behind [pos, pos + n)? -1: too early. */
 static int line_closes(const ap_stream *p, size_t n)
 {
     const char *s = p->in.data + p->pos + n;
     size_t have = p->in.len - p->pos - n, len = strlen(END_THINK);
     const char *newline = memchr(s, '\n', have);
-    if (!newline && !p->final) return have > MAX_THINK_LINE ? 0 : -1;
+    if (!newline && !p->final) return have > MAX_THINK_LINE ? NO_CLOSER : -1;
     size_t line = newline ? (size_t)(newline - s) : have;
     while (line && (s[line - 1] == ' ' || s[line - 1] == '\t')) line--;
-    return line >= len && !memcmp(s + line - len, END_THINK, len);
+    if (line >= len && !memcmp(s + line - len, END_THINK, len)) return CLOSER_LAST;
+    for (size_t i = 0; i + len <= line; i++)
+        if (!memcmp(s + i, END_THINK, len)) return CLOSER_WITHIN;
+    return NO_CLOSER;
 }
 
 /* Does the <think> at pos, n bytes, open a thought? It begins a line; behind content, words that
@@ -130,11 +145,14 @@ static int line_closes(const ap_stream *p, size_t n)
 static int opens_think(const ap_stream *p, size_t n)
 {
     if (p->line != AP_LINE_BLANK || ap_stream_quoted(p)) return 0;
-    if (!p->has_content && !p->had_think) return 1;
     if (p->pos + n == p->in.len) return p->final ? 1 : -1;
     char next = p->in.data[p->pos + n];
-    if (next == ' ' || next == '\t') return line_closes(p, n);
-    return !next || !strchr("`,.:;)", next);
+    bool first = !p->has_content && !p->had_think;
+    if (next == ' ' || next == '\t') {
+        int r = line_closes(p, n);
+        return r < 0 ? r : first ? r != CLOSER_WITHIN : r == CLOSER_LAST;
+    }
+    return first || !next || !strchr("`,.:;)", next);
 }
 
 /* Does the </think> at pos, n bytes, end a thought whose beginning nobody saw? 1, 0, -1. */
@@ -196,10 +214,10 @@ static bool content_step(ap_stream *p)
         ap_stream_end_think(p);
         break;
     case 6:
-        return skip_header(p);
+        used = skip_header(p);
+        break;
     default:
-        p->pos += n;
-        return true;
+        used = skip_end(p, n);
     }
     if (used < 0) return false;
     if (!used) ap_stream_text(p, APUS_PART_CONTENT, hit + n);
@@ -240,11 +258,12 @@ static bool think_step(ap_stream *p)
         if (used) ap_stream_marker(p, n);
         break;
     case 6:
-        return skip_header(p);
+        used = skip_header(p);
+        break;
     default:
-        p->pos += n;
-        return true;
+        used = skip_end(p, n);
     }
+    if (used < 0) return false;
     if (!used) ap_stream_text(p, APUS_PART_THINK, hit + n);
     return true;
 }

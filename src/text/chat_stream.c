@@ -77,6 +77,11 @@ int ap_stream_next_of(ap_stream *p, const char *const *set)
     return wait ? AP_STREAM_WAIT : AP_STREAM_OTHER;
 }
 
+int ap_stream_ends_turn(const ap_stream *p, size_t len)
+{
+    return ap_stream_quoted(p) ? 0 : ap_stream_line_ends(p, p->pos + len);
+}
+
 int ap_stream_between_quotes(const ap_stream *p, size_t len)
 {
     size_t next = p->pos + len;
@@ -131,6 +136,7 @@ void ap_stream_text(ap_stream *p, apus_part part, size_t to)
 {
     const char *s = p->in.data;
     size_t from = p->pos, end = to;
+    if (from == to) return;
     note_line(p, s + from, to - from);
     p->pos = to;
     if (p->skip_nl) {
@@ -217,7 +223,11 @@ void ap_stream_broken(ap_stream *p, size_t to, const char *const *ends)
         size_t safe, hit = ap_stream_find(p, p->pos, ends, &which, &safe);
         ap_stream_text(p, part, hit != SIZE_MAX ? hit : to);
         if (hit == SIZE_MAX) break;
-        p->pos += strlen(ends[which]);
+        size_t n = strlen(ends[which]);
+        if (ap_stream_ends_turn(p, n))
+            p->pos += n;
+        else
+            ap_stream_text(p, part, hit + n);
     }
     p->in.len = len;
 }

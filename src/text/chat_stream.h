@@ -79,6 +79,10 @@ static inline bool ap_stream_quoted(const ap_stream *p)
 /* The marker of `len` bytes at pos stands between quotes of one kind. 1, 0, -1: too early. */
 int ap_stream_between_quotes(const ap_stream *p, size_t len);
 
+/* Does the marker of `len` bytes at pos end the answer, or a turn? Not in the middle of a line, nor
+ * in code. 1, 0, -1: too early to tell. */
+int ap_stream_ends_turn(const ap_stream *p, size_t len);
+
 /* Deliver [pos, to) and use it up. */
 void ap_stream_text(ap_stream *p, apus_part part, size_t to);
 /* Use up the `len` bytes of a marker, which ends a line as far as what follows is concerned. */

@@ -165,12 +165,13 @@ static size_t without_space(char *s, size_t n)
 }
 
 /* Every beginning of the answer: its calls are some of the whole answer's, none with an argument
- * that was cut; where there is neither call nor thought, all of it comes out. */
+ * that was cut; where there are neither calls nor markers that may be dropped, all of it comes out. */
 static void every_beginning(const answer *a)
 {
     const ap_json *all = ap_json_get(a->want, "calls");
-    bool thinks = *a->prompt || strstr(a->text, "<think>") || strstr(a->text, "think>") ||
-                  strstr(a->text, "channel");
+    /* Markers that may be dropped: of thoughts, of the end of a turn. */
+    bool marked = *a->prompt || strstr(a->text, "think>") || strstr(a->text, "channel") ||
+                  strstr(a->text, "<|im_end|>") || strstr(a->text, "<turn|>");
     /* A whole call is one as long as neither its thought nor its sentence goes on. */
     const char *thinking = ap_json_get(a->want, "thinking")->str;
     const char *content = ap_json_get(a->want, "content")->str;
@@ -185,7 +186,7 @@ static void every_beginning(const answer *a)
         for (const ap_json *c = calls->first; c; c = c->next, want = want->next)
             if (!want || !equal(c, want))
                 fail_msg("%s, first %zu bytes: %s", a->name, len, got.calls.data);
-        if (!calls->first && !thinks) {
+        if (!calls->first && !marked) {
             char *whole = strndup(a->text, len);
             size_t n = without_space(whole, len);
             if (got.content.data)

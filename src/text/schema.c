@@ -6,7 +6,7 @@
 
 /* Nodes that one question may visit: many times what schemas hold, little time for a hostile one
  * whose references fan out. */
-enum { MAX_NODES = 4096, MAX_DEPTH = 32 };
+enum { MAX_NODES = 1024, MAX_DEPTH = 32 };
 
 typedef struct walk {
     const ap_json *root; /* what "#" stands for */

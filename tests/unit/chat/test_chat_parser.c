@@ -311,6 +311,27 @@ static void test_early(void **state)
     ap_chat_parser_free(p);
 }
 
+/* Schemas that refer to themselves many times over are walked a bounded way. */
+static void test_hostile_schema(void **state)
+{
+    (void)state;
+    static heard h;
+    static char schema[1 << 16], out[1 << 16];
+    size_t n = (size_t)sprintf(schema, "[{\"name\": \"f\", \"parameters\": {\"$defs\": {\"A\": {"
+                                       "\"anyOf\": [{\"type\": \"integer\"}");
+    for (int i = 0; i < 500; i++)
+        n += (size_t)sprintf(schema + n, ", {\"%s\": [{\"$ref\": \"#/$defs/A\"}]}",
+                             i % 2 ? "allOf" : "oneOf");
+    sprintf(schema + n, "]}}, \"$ref\": \"#/$defs/A\", \"properties\": {\"x\": {\"$ref\": "
+                        "\"#/$defs/A\"}}}}]");
+    n = (size_t)sprintf(out, "<tool_call>\n<function=f>\n");
+    for (int i = 0; i < 500; i++)
+        n += (size_t)sprintf(out + n, "<parameter=%c>\n7\n</parameter>\n", i % 2 ? 'x' : 'y');
+    sprintf(out + n, "</function>\n</tool_call>");
+    parse_cut(AP_CHAT_QWEN, NULL, schema, out, strlen(out), 0, &h);
+    assert_string_equal(h.text, "F:f({\"y\": \"7\", \"x\": 7})");
+}
+
 /* What is used up is dropped while a call is being read: nothing of the call is lost, wherever that
  * happens. */
 static void test_dropping(void **state)
@@ -349,7 +370,7 @@ static void test_linear(void **state)
 {
     (void)state;
     static heard h;
-    size_t n = 2 << 20;
+    size_t n = 1 << 19;
     char *s = malloc(n);
     static const char *const q[] = {"<function=<tool_call>{",
                                     "<tool_call><function=f><parameter=s>",
@@ -400,10 +421,11 @@ static void test_bad_input(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_qwen),     cmocka_unit_test(test_gemma),
-        cmocka_unit_test(test_plain),    cmocka_unit_test(test_random),
-        cmocka_unit_test(test_early),    cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_dropping), cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_qwen),      cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_random),
+        cmocka_unit_test(test_early),     cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_dropping),  cmocka_unit_test(test_hostile_schema),
+        cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
 #include "text/schema.h"
 #include "text/toolcall.h"
 
-enum { MAX_NAME = 256 };
+enum { MAX_NAME = 256, MAX_AGAIN = 16384 };
 
 /* ---------------------------------------------------------------- tags */
 
@@ -224,6 +224,50 @@ static int one_of(const ap_stream *p, size_t at, const char *const *set)
     return none;
 }
 
+/* Do the closing tags of a whole call stand at `at`, a </parameter>? 1, 0, -1. */
+static int closes_call(const ap_stream *p, size_t at)
+{
+    static const char *const tags[] = {END_PARAMETER, END_FUNCTION, END_CALL};
+    for (int k = 0; k < 3; k++) {
+        int r = ap_stream_next_is(p, at, tags[k]);
+        if (r == 1 && k < 2) r = ap_stream_gap(p, at + strlen(tags[k]), &at);
+        if (r != 1) return r;
+    }
+    return 1;
+}
+
+/* Text goes on at `from`, behind what looks like the end of a call. It is a part of the value if
+ * the closing tags come a second time, with no call opened before them. 1, 0, -1. */
+static int closes_again(const ap_stream *p, size_t from)
+{
+    static const char *const set[] = {END_PARAMETER, CALL, FUNCTION, NULL};
+    for (size_t at = from;; at++) {
+        int which = 0;
+        size_t safe, hit = ap_stream_find(p, at, set, &which, &safe);
+        if (hit == SIZE_MAX) return p->final || p->in.len - from > MAX_AGAIN ? 0 : -1;
+        if (hit - from > MAX_AGAIN) return 0;
+        at = hit;
+        if (!begins_line(p, at)) continue;
+        if (which != 0) return 0;
+        int r = closes_call(p, at);
+        if (r) return r;
+    }
+}
+
+/* Does the call end with the </tool_call> at `at`? Behind a value on lines of its own only if it
+ * does not do so again. loose as below. 1, 0, -1. */
+static int call_ends(const ap_stream *p, size_t at, bool loose)
+{
+    size_t end = at + strlen(END_CALL), next;
+    int r = loose ? 1 : ap_stream_line_ends(p, end);
+    if (r != 1 || !p->block) return r;
+    r = ap_stream_gap(p, end, &next);
+    if (r < 0) return r;
+    if (next == p->in.len || p->in.data[next] == '<') return 1;
+    r = closes_again(p, next);
+    return r < 0 ? r : !r;
+}
+
 /* Does the function end with the </function> at `at`? What a call may go on with follows it.
  * loose: the tag begins a line or the value does not, else nothing but tags may follow. 1, 0, -1 */
 static int function_ends(const ap_stream *p, size_t at, bool loose, bool closed)
@@ -234,7 +278,7 @@ static int function_ends(const ap_stream *p, size_t at, bool loose, bool closed)
     if (r != 1) return r;
     int which = one_of(p, next, set);
     if (which == -2) return -1;
-    if (which == 0) return loose ? 1 : ap_stream_line_ends(p, next + strlen(END_CALL));
+    if (which == 0) return call_ends(p, next, loose);
     if (!closed) return 0; /* a value that never ended is cut unless the whole call ends */
     if (which > 0) return 1;
     if (next == p->in.len) return loose;
@@ -261,7 +305,7 @@ static int parameter_ends(const ap_stream *p, size_t at)
     case 1:
         return function_ends(p, next, loose, true);
     default:
-        return loose ? 1 : ap_stream_line_ends(p, next + strlen(END_CALL));
+        return call_ends(p, next, loose);
     }
 }
 
@@ -323,7 +367,7 @@ static int value_tag(ap_stream *p, int which)
             return 0;
         }
         if (p->block && !begins_line(p, p->at)) return 0;
-        return function_ends(p, p->at, true, false);
+        return function_ends(p, p->at, false, false);
     default:
         if (p->depth) return 0;
         return which == V_END ? parameter_ends(p, p->at) : parameter_begins(p, p->at);

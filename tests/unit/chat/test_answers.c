@@ -172,6 +172,7 @@ static void every_beginning(const answer *a)
     /* Markers that may be dropped: of thoughts, of the end of a turn. */
     bool marked = *a->prompt || strstr(a->text, "think>") || strstr(a->text, "channel") ||
                   strstr(a->text, "<|im_end|>") || strstr(a->text, "<turn|>");
+    if (ap_json_get(a->want, "closes_twice")) return; /* its first end is one until the second */
     /* A whole call is one as long as neither its thought nor its sentence goes on. */
     const char *thinking = ap_json_get(a->want, "thinking")->str;
     const char *content = ap_json_get(a->want, "content")->str;

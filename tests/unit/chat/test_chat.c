@@ -262,6 +262,8 @@ static void test_refusals(void **state)
     ap_chat *c = load();
     refuses(c, NULL, NULL, NULL, APUS_EINVAL, "messages");
     refuses(c, "[", NULL, NULL, APUS_EINVAL, "messages");
+    refuses(c, "[{\"role\": \"user\", \"content\": \"\\ud800\"}]", NULL, NULL, APUS_EINVAL,
+            "unpaired surrogate");
     refuses(c, "{}", NULL, NULL, APUS_EINVAL, "messages: expected a JSON array");
     refuses(c, "[{\"role\": \"user\"}, 5]", NULL, NULL, APUS_EINVAL,
             "messages[1]: expected an object");

@@ -319,6 +319,30 @@ static void test_long_loops(void **state)
     }
 }
 
+/* Halves of surrogate pairs are no characters: what a template makes is UTF-8 whatever it spells.
+ * Python keeps them and fails when the text is encoded. */
+static void test_surrogates(void **state)
+{
+    (void)state;
+    static const char *const t[][2] = {
+        {"{{ '\\ud800' }}", "\xEF\xBF\xBD"},
+        {"{{ '\\ud83d\\ude00' }}", "\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"{{ 'a\\udfffb' | tojson }}", "\"a\xEF\xBF\xBD"
+                                       "b\""},
+        {"{{ '\\ud800' | length }}", "1"},
+        {"{{ '%c' % 56320 }}", "\xEF\xBF\xBD"},
+        {"{{ '\\U0001F600' }}", "\xF0\x9F\x98\x80"},
+    };
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        char *out = NULL;
+        size_t len = 0;
+        apus_diag diag = {0};
+        if (render(t[i][0], strlen(t[i][0]), NULL, &out, &len, &diag)) fail_msg("%s", diag.text);
+        assert_string_equal(out, t[i][1]);
+        apus_free(out);
+    }
+}
+
 static void test_parse_limits(void **state)
 {
     (void)state;
@@ -395,7 +419,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_snippets),     cmocka_unit_test(test_official),
         cmocka_unit_test(test_limits),       cmocka_unit_test(test_errors),
         cmocka_unit_test(test_parse_limits), cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_long_loops),
+        cmocka_unit_test(test_long_loops),   cmocka_unit_test(test_surrogates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

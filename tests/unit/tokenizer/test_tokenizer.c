@@ -379,6 +379,37 @@ static void rules_that_grow_little(void **state)
     ap_tokenizer_free(t);
 }
 
+/* The bytes of half a surrogate pair are no UTF-8: each is read as U+FFFD, as the reference library's
+ * callers do, at either end of a text and within it. */
+static void lone_surrogates(void **state)
+{
+    (void)state;
+    static const char *const texts[][2] = {
+        {"\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"a\xED\xB0\x80z", "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz"},
+        {"\xED\xA0\xBD\xED\xB8\x80",
+         "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"x\xED\xA0", "x\xEF\xBF\xBD\xEF\xBF\xBD"},
+    };
+    static const char *const names[] = {"qwen", "gemma"};
+    for (int f = 0; f < 2; f++) {
+        ap_tokenizer *t = open_file(names[f]);
+        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+            int32_t *ids[2];
+            size_t n[2];
+            for (int k = 0; k < 2; k++)
+                assert_int_equal(ap_tokenizer_encode(t, texts[i][k], strlen(texts[i][k]), 0,
+                                                     &ids[k], &n[k], NULL),
+                                 APUS_OK);
+            assert_int_equal(n[0], n[1]);
+            assert_memory_equal(ids[0], ids[1], n[0] * sizeof *ids[0]);
+            apus_free(ids[0]);
+            apus_free(ids[1]);
+        }
+        ap_tokenizer_free(t);
+    }
+}
+
 /* Markers as text: none of the tokens that are written like one, special or not. */
 static void plain_text(void **state)
 {
@@ -449,7 +480,7 @@ int main(void)
     static const char *const names[] = {"qwen",      "gemma", "ignore_merges", "prefix_space",
                                         "odd_added", "llama", "fused_unk",     "metaspace"};
     enum { N = sizeof names / sizeof *names };
-    struct CMUnitTest tests[N + 10];
+    struct CMUnitTest tests[N + 11];
     for (size_t i = 0; i < N; i++)
         tests[i] = (struct CMUnitTest){names[i], golden, NULL, NULL, (void *)(uintptr_t)names[i]};
     const struct CMUnitTest others[] = {cmocka_unit_test(long_runs),
@@ -460,6 +491,7 @@ int main(void)
                                         cmocka_unit_test(growing_rules),
                                         cmocka_unit_test(rules_that_grow_little),
                                         cmocka_unit_test(plain_text),
+                                        cmocka_unit_test(lone_surrogates),
                                         cmocka_unit_test(missing_folder),
                                         cmocka_unit_test(folder_with_config)};
     memcpy(tests + N, others, sizeof others);

@@ -9,7 +9,7 @@
 enum { MAX_NODES = 1024, MAX_DEPTH = 32 };
 
 typedef struct walk {
-    const ap_json *root; /* what "#" stands for */
+    const ap_json *root, *function; /* what "#" stands for; some keep definitions beside it */
     int n_nodes, depth;
 } walk;
 
@@ -63,7 +63,7 @@ static const ap_json *child(const ap_json *j, const char *s, size_t n)
 }
 
 /* "#/$defs/Place" or "#": a node below root; anything else is not looked for. */
-static const ap_json *resolve(const ap_json *root, const ap_json *ref)
+static const ap_json *resolve_below(const ap_json *root, const ap_json *ref)
 {
     if (!is_text(ref) || !ref->len || ref->str[0] != '#') return NULL;
     const char *s = ref->str + 1, *end = ref->str + ref->len;
@@ -76,6 +76,13 @@ static const ap_json *resolve(const ap_json *root, const ap_json *ref)
         s = slash;
     }
     return j;
+}
+
+static const ap_json *resolve(const walk *w, const ap_json *schema)
+{
+    const ap_json *ref = ap_json_get(schema, "$ref");
+    const ap_json *hit = resolve_below(w->root, ref);
+    return hit ? hit : resolve_below(w->function, ref);
 }
 
 static const char *const groups[] = {"allOf", "anyOf", "oneOf", NULL};
@@ -92,7 +99,7 @@ static const ap_json *property(walk *w, const ap_json *schema, const char *key, 
     if (!enter(w, schema)) return NULL;
     const ap_json *hit = member(ap_json_get(schema, "properties"), key, n);
     w->depth++;
-    if (!hit) hit = property(w, resolve(w->root, ap_json_get(schema, "$ref")), key, n);
+    if (!hit) hit = property(w, resolve(w, schema), key, n);
     for (int g = 0; groups[g] && !hit; g++)
         for (const ap_json *i = elements(ap_json_get(schema, groups[g]));
              i && !hit && w->n_nodes <= MAX_NODES; i = i->next)
@@ -103,7 +110,7 @@ static const ap_json *property(walk *w, const ap_json *schema, const char *key, 
 
 static const ap_json *find(walk *w, const ap_json *function, const char *key, size_t len)
 {
-    *w = (walk){.root = ap_json_get(function, "parameters")};
+    *w = (walk){.root = ap_json_get(function, "parameters"), .function = function};
     if (!w->root) w->root = ap_json_get(function, "input_schema");
     return property(w, w->root, key, len);
 }
@@ -174,7 +181,7 @@ static int all_types(walk *w, const ap_json *schema)
     if (!enter(w, schema)) return 0;
     int types = own_types(schema);
     w->depth++;
-    types |= all_types(w, resolve(w->root, ap_json_get(schema, "$ref")));
+    types |= all_types(w, resolve(w, schema));
     for (int g = 0; groups[g]; g++)
         for (const ap_json *i = elements(ap_json_get(schema, groups[g]));
              i && w->n_nodes <= MAX_NODES; i = i->next)

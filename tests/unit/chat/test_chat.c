@@ -213,6 +213,39 @@ static void test_arguments_either_way(void **state)
     }
 }
 
+/* The families' templates iterate over arguments: it does not matter how they are given. */
+static void test_families_arguments(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"models/tiny-qwen", "models/tiny-gemma"};
+    static const char *const arguments[] = {
+        "{\"path\": \"a\", \"n\": [1, {\"b\": null}], \"f\": 1.5}",
+        "\"{\\\"path\\\": \\\"a\\\", \\\"n\\\": [1, {\\\"b\\\": null}], \\\"f\\\": 1.5}\""};
+    for (int m = 0; m < 2; m++) {
+        ap_chat *c = NULL;
+        apus_diag diag = {0};
+        char *text[2];
+        size_t len;
+        if (ap_chat_load(models[m], m ? AP_CHAT_GEMMA : AP_CHAT_QWEN, &c, &diag))
+            fail_msg("%s", diag.text);
+        for (int k = 0; k < 2; k++) {
+            char messages[1024];
+            snprintf(messages, sizeof messages,
+                     "[{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", "
+                     "\"content\": null, \"tool_calls\": [{\"type\": \"function\", \"function\": "
+                     "{\"name\": \"f\", \"arguments\": %s}}]}]",
+                     arguments[k]);
+            if (ap_chat_render(c, messages, NULL, NULL, &text[k], &len, &diag))
+                fail_msg("%s", diag.text);
+        }
+        assert_string_equal(text[0], text[1]);
+        assert_non_null(strstr(text[0], "path"));
+        apus_free(text[0]);
+        apus_free(text[1]);
+        ap_chat_free(c);
+    }
+}
+
 /* As transformers does: null members of messages are as if they were not there. */
 static void test_null_keys(void **state)
 {
@@ -298,6 +331,7 @@ int main(void)
         cmocka_unit_test_teardown(test_settings, clean),
         cmocka_unit_test_teardown(test_arguments, clean),
         cmocka_unit_test_teardown(test_arguments_either_way, clean),
+        cmocka_unit_test_teardown(test_families_arguments, clean),
         cmocka_unit_test_teardown(test_null_keys, clean),
         cmocka_unit_test_teardown(test_reasoning, clean),
         cmocka_unit_test_teardown(test_refusals, clean),

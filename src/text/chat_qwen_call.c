@@ -315,6 +315,7 @@ static int parameter_begins(const ap_stream *p, size_t at)
     size_t from = at + strlen(PARAMETER), end;
     if (!begins_line(p, at)) return 0;
     int r = tag_end(p, from, &end);
+    if (r == 1 && p->block) r = ap_stream_line_ends(p, end + 1); /* as this one's did */
     const ap_json *function = function_of(p);
     if (r != 1 || !function) return r;
     const char *s = p->in.data + from;
@@ -323,15 +324,21 @@ static int parameter_begins(const ap_stream *p, size_t at)
     return ap_schema_has(function, s, n);
 }
 
-/* Does the <function= at `at` open a call that the value quotes? */
+/* Does the <function= at `at` open a call that the value quotes? It begins a line or follows
+ * <tool_call>, and another tag follows it. 1, 0, -1. */
 static int function_begins(const ap_stream *p, size_t at)
 {
-    size_t from = at, end;
-    while (from > p->mark && strchr(" \t\r\n", p->in.data[from - 1]) && p->in.data[from - 1])
-        from--;
-    bool led = from - p->mark >= strlen(CALL) &&
-               !memcmp(p->in.data + from - strlen(CALL), CALL, strlen(CALL));
-    return led || begins_line(p, at) ? tag_end(p, at + strlen(FUNCTION), &end) : 0;
+    static const char *const set[] = {PARAMETER, END_FUNCTION, NULL};
+    const char *s = p->in.data;
+    size_t from = at, n = strlen(CALL), end;
+    while (from > p->mark && s[from - 1] && strchr(" \t\r\n", s[from - 1])) from--;
+    bool led = from - p->mark >= n && !memcmp(s + from - n, CALL, n);
+    if (!led && !begins_line(p, at)) return 0;
+    int r = tag_end(p, at + strlen(FUNCTION), &end);
+    if (r == 1) r = ap_stream_gap(p, end + 1, &end);
+    if (r != 1) return r;
+    int which = one_of(p, end, set);
+    return which == -2 ? -1 : which >= 0;
 }
 
 static void put_parameter(ap_stream *p, size_t end)

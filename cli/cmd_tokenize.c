@@ -13,7 +13,8 @@ static const opt tokenize_table[] = {
     {"decode", 'd', OPT_FLAG, &o.decode, NULL, 0, 0, NULL,
      "TEXT is token ids; print the text they stand for"},
     {"no-special", 0, OPT_FLAG, &o.plain_text, NULL, 0, 0, NULL,
-     "treat markers such as <|im_end|> as ordinary text;\nwith --decode: leave special tokens out"},
+     "treat markers such as <|im_end|> or <think> as\nordinary text; with --decode: leave special "
+     "tokens\nout"},
     {"no-bos", 0, OPT_FLAG, &o.no_bos, NULL, 0, 0, NULL,
      "do not add what the tokenizer puts around a text,\nsuch as <bos>"},
     {0}};
@@ -31,7 +32,8 @@ static int encode(const apus_model *m, const char *text, size_t len)
     apus_diag d;
     int32_t *ids;
     size_t n;
-    unsigned flags = (o.plain_text ? 0 : APUS_TOK_SPECIAL) | (o.no_bos ? 0 : APUS_TOK_BOS);
+    unsigned flags =
+        (o.plain_text ? APUS_TOK_PLAIN : APUS_TOK_SPECIAL) | (o.no_bos ? 0 : APUS_TOK_BOS);
     if (apus_tokenize(m, text, len, flags, &ids, &n, &d)) return report(&cmd_tokenize, &d);
     for (size_t i = 0; i < n; i++) printf("%s%d", i ? " " : "", ids[i]);
     putchar('\n');

@@ -159,14 +159,17 @@ APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag
 
 enum {
     APUS_TOK_SPECIAL = 1, /* text such as <|im_end|> becomes the special token it names */
-    APUS_TOK_BOS = 2      /* add what the tokenizer's post-processor adds, such as <bos> */
+    APUS_TOK_BOS = 2,     /* add what the tokenizer's post-processor adds, such as <bos> */
+    APUS_TOK_PLAIN = 4    /* no marker is recognised: neither special tokens nor others that are
+                             written like them (<think>, <tool_call>); without it, and without
+                             SPECIAL, those others are, as in the reference library */
 };
 
 /* Text to token ids.
  *   text, len  UTF-8; invalid sequences are read as U+FFFD, as the reference library's callers do
- *   flags      APUS_TOK_* or 0
+ *   flags      APUS_TOK_* or 0; SPECIAL and PLAIN exclude each other
  *   ids        i32 out, apus_free it (never NULL on success)
- * Returns OK; EUNSUPPORTED: the model has no tokenizer; ENOMEM. */
+ * Returns OK; EINVAL: flags; EUNSUPPORTED: the model has no tokenizer; ENOMEM. */
 APUS_API apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsigned flags,
                                 int32_t **ids, size_t *n, apus_diag *diag);
 
@@ -243,7 +246,7 @@ APUS_API apus_err apus_chat_parser_create(const apus_model *m, const char *promp
                                           apus_diag *diag);
 APUS_API apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, size_t len);
 /* End of output: what is open is delivered (an unclosed thought as THINK, a broken call as
- * CONTENT). */
+ * CONTENT, as it was written). */
 APUS_API apus_err apus_chat_parser_finish(apus_chat_parser *p);
 APUS_API void apus_chat_parser_free(apus_chat_parser *p);
 

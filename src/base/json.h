@@ -28,7 +28,8 @@ struct ap_json {
     bool boolean;
     int64_t integer;
     double number;   /* INT and DOUBLE */
-    const char *str; /* STRING; DOUBLE and INT: the number as written */
+    const char *str; /* STRING; DOUBLE and INT: the number as written; OBJECT: NULL, or the text
+                        that text/chat.c read it from */
     size_t len;      /* STRING, number text: bytes; ARRAY, OBJECT: children */
     const char *key; /* this value's key when its parent is an object */
     size_t key_len;

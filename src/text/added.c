@@ -281,8 +281,20 @@ static size_t strip_right(const char *s, size_t n, size_t to)
     return to;
 }
 
-apus_err ap_added_split(const ap_added *a, bool normal, bool with_special, const char *s, size_t n,
-                        ap_added_fn fn, void *ctx)
+static bool is_marker(const char *s, size_t n)
+{
+    return n > 2 && ((s[0] == '<' && s[n - 1] == '>') || (s[0] == '[' && s[n - 1] == ']'));
+}
+
+static bool counts(const ap_added *a, const ap_added_token *t, ap_added_which which)
+{
+    if (which == AP_ADDED_ALL) return true;
+    if (which == AP_ADDED_UNMARKED && is_marker(t->text, t->len)) return false;
+    return !ap_added_special(a, t->text, t->len);
+}
+
+apus_err ap_added_split(const ap_added *a, bool normal, ap_added_which which, const char *s,
+                        size_t n, ap_added_fn fn, void *ctx)
 {
     const ap_trie *t = normal ? &a->normal : &a->raw;
     size_t done = 0;
@@ -297,7 +309,7 @@ apus_err ap_added_split(const ap_added *a, bool normal, bool with_special, const
         size_t from = i, to = i += len;
         const ap_added_token *tok = &a->tokens[index];
         /* A match that does not count still uses up its text, as in the reference. */
-        if (!with_special && ap_added_special(a, tok->text, tok->len)) continue;
+        if (!counts(a, tok, which)) continue;
         if (tok->single_word && !stands_alone(s, n, from, to)) continue;
         if (tok->lstrip) from = strip_left(s, from, done);
         if (tok->rstrip) to = strip_right(s, n, to);

@@ -68,8 +68,10 @@ bool ap_added_special(const ap_added *a, const char *s, size_t n);
 
 /* Called with the pieces of a text in order: id -1 = text between tokens. */
 typedef apus_err (*ap_added_fn)(void *ctx, int32_t id, size_t from, size_t to);
-/* with_special: special tokens match too. normal: use the normalised set. */
-apus_err ap_added_split(const ap_added *a, bool normal, bool with_special, const char *s, size_t n,
-                        ap_added_fn fn, void *ctx);
+/* Which tokens match: all; all but special ones; none that is written as a marker, <...> or [...]. */
+typedef enum ap_added_which { AP_ADDED_ALL, AP_ADDED_ORDINARY, AP_ADDED_UNMARKED } ap_added_which;
+/* normal: use the normalised set. */
+apus_err ap_added_split(const ap_added *a, bool normal, ap_added_which which, const char *s,
+                        size_t n, ap_added_fn fn, void *ctx);
 
 #endif

@@ -226,8 +226,9 @@ static void append(ap_json *object, ap_json *m)
     object->len++;
 }
 
-/* OpenAI gives the arguments of a call as a string of JSON; templates want the object. Anything
- * else in the string stays as it is. */
+/* OpenAI gives the arguments of a call as a string of JSON. Most templates want the object, some
+ * the string, and get both: an object that keeps its text in `str`. Anything else in the string
+ * stays as it is. */
 static apus_err parse_arguments(ap_arena *mem, ap_json *call, apus_diag *diag)
 {
     if (call->type != AP_JSON_OBJECT) return APUS_OK;
@@ -241,10 +242,24 @@ static apus_err parse_arguments(ap_arena *mem, ap_json *call, apus_diag *diag)
     apus_err err = ap_json_parse(mem, text, len, "arguments", 0, &parsed, &why);
     if (err == APUS_ENOMEM) return ap_fail_nomem(diag, len, "the arguments of a tool call");
     if (err || parsed->type != AP_JSON_OBJECT) return APUS_OK;
-    args->type = AP_JSON_OBJECT;
+    args->type = AP_JSON_OBJECT; /* args->str stays */
     args->first = parsed->first;
     args->len = parsed->len;
     return APUS_OK;
+}
+
+/* Keys whose value is null are dropped, as transformers does: clients send "content": null, and
+ * templates ask whether there is content. */
+static void drop_nulls(ap_json *msg)
+{
+    for (ap_json **at = &msg->first; *at;) {
+        if ((*at)->type != AP_JSON_NULL) {
+            at = &(*at)->next;
+            continue;
+        }
+        *at = (*at)->next;
+        msg->len--;
+    }
 }
 
 /* Reasoning has had several names; templates read reasoning_content, some thinking. As
@@ -290,6 +305,7 @@ static apus_err prepare_messages(ap_arena *mem, ap_json *list, apus_diag *diag)
     for (ap_json *m = list->first; m && !err; m = m->next, i++) {
         if (m->type != AP_JSON_OBJECT)
             return ap_fail(diag, APUS_EINVAL, "messages[%zu]: expected an object", i);
+        drop_nulls(m);
         if (!is_text(ap_json_get(m, "role")))
             return ap_fail(diag, APUS_EINVAL, "messages[%zu]: expected a role, a string", i);
         err = alias_reasoning(mem, m, diag);

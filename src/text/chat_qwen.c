@@ -1,21 +1,16 @@
 /* chat_qwen.c - the output of Qwen models: <think>, <tool_call> with functions in XML or JSON.
  *
- * Calls inside a thought end it. Text that looked like a call and is none comes out as content,
- * without <tool_call> and its end. */
+ * Markers count where a model uses them, and are text where it speaks of them: <think> begins a
+ * line, a call begins with the name of a function and holds nothing but tags between its values, a
+ * value ends at the closing tag that another tag follows. A call inside a thought is a draft if the
+ * thought goes on behind it. What looked like a call and is none comes out as it was written. */
 #include <string.h>
 
-#include "text/chat_stream.h"
-#include "text/toolcall.h"
+#include "text/chat_qwen.h"
 
-enum { CONTENT = 0, THINK, TOOL, NAME, BETWEEN, KEY, VALUE, JSON, AFTER };
-enum { MAX_NAME = 256 };
+enum { MAX_THINK_LINE = 4096, MAX_DEAF = 8 };
 
-static const char *const hidden[] = {"<tool_call>", "</tool_call>",  "<think>",      "</think>",
-                                     "<|im_end|>",  "<|endoftext|>", "<|im_start|>", NULL};
-static const char *const content_set[] = {"<tool_call>",  "</tool_call>", "<think>",
-                                          "</think>",     "<|im_end|>",   "<|endoftext|>",
-                                          "<|im_start|>", "<function=",   NULL};
-enum { M_CALL, M_END_CALL, M_THINK, M_END_THINK, M_END, M_END2, M_START, M_FUNCTION };
+static const char *const ends[] = {END, END_TEXT, START, NULL};
 
 void ap_chat_qwen_start(ap_stream *p, const char *prompt, size_t len)
 {
@@ -35,334 +30,237 @@ void ap_chat_qwen_start(ap_stream *p, const char *prompt, size_t len)
             inside = false;
     }
     p->state = inside ? THINK : CONTENT;
-    p->skip_nl = inside;
+    if (inside) ap_stream_begin_think(p);
 }
 
-static void open_call(ap_stream *p, int state, size_t marker)
+/* ---------------------------------------------------------------- calls that are none, drafts */
+
+void ap_chat_qwen_broken(ap_stream *p, size_t to)
 {
-    p->pos += marker;
-    p->at = p->pos;
-    p->state = state;
+    p->state = p->in_think ? THINK : CONTENT;
+    ap_stream_broken(p, to, ends);
 }
 
-static void broken(ap_stream *p, size_t to)
+void ap_chat_qwen_cut(ap_stream *p)
 {
-    p->state = CONTENT;
-    ap_stream_broken(p, to, hidden);
+    if (p->in_think) {
+        p->state = THINK;
+        p->deaf = true;
+        p->n_deaf++;
+    } else {
+        ap_chat_qwen_broken(p, p->in.len);
+    }
 }
 
-/* <|im_start|>assistant and a newline, when a model goes on past its end. */
-static bool skip_header(ap_stream *p)
+/* Behind a whole call in a thought, at p->at: only another call or the end of the answer makes it
+ * one; then it is read again as content. Anything else makes it a draft, a part of the thought. */
+static bool draft_step(ap_stream *p)
 {
-    static const char text[] = "<|im_start|>assistant\n";
+    static const char *const set[] = {END_CALL, CALL, FUNCTION, END, END_TEXT, NULL};
+    int which = ap_stream_next_of(p, set);
+    switch (which) {
+    case AP_STREAM_WAIT:
+        return false;
+    case 0:
+        p->at += strlen(END_CALL);
+        return true;
+    case 1:
+        p->at += strlen(CALL);
+        p->bare = false;
+        p->state = TOOL;
+        return true;
+    case 2:
+        p->bare = true;
+        p->state = TOOL;
+        return true;
+    case AP_STREAM_OTHER:
+        ap_chat_qwen_broken(p, p->at);
+        return true;
+    default:
+        ap_stream_end_think(p);
+        ap_stream_marker(p, 0);
+        p->state = CONTENT;
+        return true;
+    }
+}
+
+/* ---------------------------------------------------------------- content and thoughts */
+
+/* <|im_start|>assistant and a newline, when a model goes on past its end. 1, 0: it is spoken of;
+ * -1: too early to tell. */
+static int skip_header(ap_stream *p)
+{
+    static const char text[] = START "assistant\n";
     int r = ap_stream_next_is(p, p->pos, text);
-    if (r < 0) return false;
-    p->pos += r ? strlen(text) : strlen("<|im_start|>");
+    size_t n = r == 1 ? strlen(text) : strlen(START);
+    if (r == 0) r = ap_stream_ends_turn(p, n);
+    if (r == 1) ap_stream_marker(p, n);
+    return r;
+}
+
+/* <|im_end|>, n bytes, is dropped where it ends a turn. As above. */
+static int skip_end(ap_stream *p, size_t n)
+{
+    int r = ap_stream_ends_turn(p, n);
+    if (r == 1) p->pos += n;
+    return r;
+}
+
+enum { NO_CLOSER, CLOSER_WITHIN, CLOSER_LAST };
+
+/* Where is </think> in the line that goes on behind [pos, pos + n)? -1: too early. */
+static int line_closes(const ap_stream *p, size_t n)
+{
+    const char *s = p->in.data + p->pos + n;
+    size_t have = p->in.len - p->pos - n, len = strlen(END_THINK);
+    const char *newline = memchr(s, '\n', have);
+    if (!newline && !p->final) return have > MAX_THINK_LINE ? NO_CLOSER : -1;
+    size_t line = newline ? (size_t)(newline - s) : have;
+    while (line && (s[line - 1] == ' ' || s[line - 1] == '\t')) line--;
+    if (line >= len && !memcmp(s + line - len, END_THINK, len)) return CLOSER_LAST;
+    for (size_t i = 0; i + len <= line; i++)
+        if (!memcmp(s + i, END_THINK, len)) return CLOSER_WITHIN;
+    return NO_CLOSER;
+}
+
+/* Does the <think> at pos, n bytes, open a thought? It begins a line; behind content, words that
+ * go on in the same sentence speak of it. 1, 0, -1: too early. */
+static int opens_think(const ap_stream *p, size_t n)
+{
+    if (p->line != AP_LINE_BLANK || ap_stream_quoted(p)) return 0;
+    if (p->pos + n == p->in.len) return p->final ? 1 : -1;
+    char next = p->in.data[p->pos + n];
+    bool first = !p->has_content && !p->had_think;
+    if (next == ' ' || next == '\t') {
+        int r = line_closes(p, n);
+        return r < 0 ? r : first ? r != CLOSER_WITHIN : r == CLOSER_LAST;
+    }
+    return first || !next || !strchr("`,.:;)", next);
+}
+
+/* Does the </think> at pos, n bytes, end a thought whose beginning nobody saw? 1, 0, -1. */
+static int ends_unseen(const ap_stream *p, size_t n)
+{
+    if (p->has_content || ap_stream_quoted(p)) return 0;
+    if (p->pos + n == p->in.len) return p->final ? 1 : -1;
+    return p->in.data[p->pos + n] != ' ';
+}
+
+static bool open_bare(ap_stream *p, bool in_think)
+{
+    if (p->line != AP_LINE_BLANK || ap_stream_quoted(p)) return false;
+    ap_stream_open_call(p, in_think, 0);
+    p->bare = true;
+    p->sure = !p->tools;
+    p->state = TOOL;
+    return true;
+}
+
+static bool open_call(ap_stream *p, bool in_think)
+{
+    if (ap_stream_quoted(p)) return false;
+    ap_stream_open_call(p, in_think, strlen(CALL));
+    p->state = TOOL;
     return true;
 }
 
 static bool content_step(ap_stream *p)
 {
-    int which = 0;
-    size_t safe, hit = ap_stream_find(p, p->pos, content_set, &which, &safe);
+    static const char *const set[] = {CALL, FUNCTION, "<think>", END_THINK,
+                                      END,  END_TEXT, START,     NULL};
+    int which = 0, used = 0;
+    size_t safe, hit = ap_stream_find(p, p->pos, set, &which, &safe);
     if (hit == SIZE_MAX) {
         ap_stream_text(p, APUS_PART_CONTENT, safe);
         return false;
     }
     ap_stream_text(p, APUS_PART_CONTENT, hit);
-    size_t n = strlen(content_set[which]);
+    size_t n = strlen(set[which]);
     switch (which) {
-    case M_CALL:
-        open_call(p, TOOL, n);
-        return true;
-    case M_FUNCTION:
-        p->at = p->pos;
-        p->state = TOOL;
-        return true;
-    case M_THINK:
-        p->pos += n;
+    case 0:
+        used = open_call(p, false);
+        break;
+    case 1:
+        used = open_bare(p, false);
+        break;
+    case 2:
+        used = opens_think(p, n);
+        if (used != 1) break;
+        ap_stream_marker(p, n);
+        ap_stream_begin_think(p);
         p->state = THINK;
-        p->ws.len = 0;
-        p->skip_nl = true;
-        p->after_call = false;
-        return true;
-    case M_END_THINK:
-        if (!p->has_content) ap_stream_end_think(p);
-        p->pos += n;
-        return true;
-    case M_START:
-        return skip_header(p);
+        break;
+    case 3:
+        used = ends_unseen(p, n);
+        if (used != 1) break;
+        ap_stream_marker(p, n);
+        ap_stream_end_think(p);
+        break;
+    case 6:
+        used = skip_header(p);
+        break;
     default:
-        p->pos += n;
-        return true;
+        used = skip_end(p, n);
     }
+    if (used < 0) return false;
+    if (!used) ap_stream_text(p, APUS_PART_CONTENT, hit + n);
+    return true;
 }
 
 static bool think_step(ap_stream *p)
 {
-    static const char *const set[] = {"</think>",      "<tool_call>",  "<think>", "<|im_end|>",
-                                      "<|endoftext|>", "<|im_start|>", NULL};
-    int which = 0;
+    static const char *const set[] = {END_THINK, CALL,     FUNCTION, "<think>",
+                                      END,       END_TEXT, START,    NULL};
+    int which = 0, used = 0;
     size_t safe, hit = ap_stream_find(p, p->pos, set, &which, &safe);
     if (hit == SIZE_MAX) {
         ap_stream_text(p, APUS_PART_THINK, safe);
         return false;
     }
     ap_stream_text(p, APUS_PART_THINK, hit);
-    if (which == 5) return skip_header(p);
-    if (which == 1) {
-        ap_stream_end_think(p);
-        open_call(p, TOOL, strlen(set[which]));
-        return true;
-    }
-    p->pos += strlen(set[which]);
-    if (which == 0) {
+    size_t n = strlen(set[which]);
+    bool deaf = p->deaf || p->n_deaf >= MAX_DEAF;
+    switch (which) {
+    case 0:
+        used = ap_stream_between_quotes(p, n);
+        if (used < 0) return false;
+        used = !used;
+        if (!used) break;
+        ap_stream_marker(p, n);
         ap_stream_end_think(p);
         p->state = CONTENT;
+        break;
+    case 1:
+        used = !deaf && open_call(p, true);
+        break;
+    case 2:
+        used = !deaf && open_bare(p, true);
+        break;
+    case 3:
+        used = p->fresh; /* some models repeat what the prompt ends with */
+        if (used) ap_stream_marker(p, n);
+        break;
+    case 6:
+        used = skip_header(p);
+        break;
+    default:
+        used = skip_end(p, n);
     }
-    return true;
-}
-
-static bool is_ws(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
-
-/* Pass white space; false: the text ends there. */
-static bool pass_space(ap_stream *p)
-{
-    while (p->at < p->in.len && is_ws(p->in.data[p->at])) p->at++;
-    return p->at < p->in.len;
-}
-
-static bool tool_step(ap_stream *p)
-{
-    if (!pass_space(p)) {
-        if (p->final) broken(p, p->in.len);
-        return false;
-    }
-    if (p->in.data[p->at] == '{') {
-        p->braces = 0;
-        p->in_string = p->escaped = false;
-        p->mark = p->at;
-        p->state = JSON;
-        return true;
-    }
-    int f = ap_stream_next_is(p, p->at, "<function="),
-        end = ap_stream_next_is(p, p->at, "</tool_call>");
-    if (f == 1) {
-        p->at += strlen("<function=");
-        p->mark = p->at;
-        p->state = NAME;
-    } else if (f < 0 || end < 0) {
-        return false;
-    } else if (end == 1) { /* nothing was called */
-        p->pos = p->at + strlen("</tool_call>");
-        p->state = CONTENT;
-        p->after_call = true;
-    } else {
-        p->state = CONTENT; /* what follows is read as content */
-    }
-    return true;
-}
-
-/* NAME> or KEY> from mark on. 1: it ends at p->at; 0: it is none; -1: wait. */
-static int tag_end(ap_stream *p)
-{
-    for (; p->at < p->in.len; p->at++) {
-        char c = p->in.data[p->at];
-        if (c == '>') return p->at > p->mark;
-        bool starts = ((uint8_t)c & 0xC0) != 0x80; /* text is cut between characters only */
-        if (c == '\n' || c == '<' || (starts && p->at - p->mark > MAX_NAME)) return 0;
-    }
-    return p->final ? 0 : -1;
-}
-
-static bool name_step(ap_stream *p)
-{
-    int r = tag_end(p);
-    if (r < 0) return false;
-    if (r == 0) {
-        broken(p, p->at);
-        return true;
-    }
-    p->name.len = p->args.len = 0;
-    ap_buf_add(&p->name, p->in.data + p->mark, p->at - p->mark);
-    ap_buf_adds(&p->args, "{");
-    p->n_args = 0;
-    p->at++;
-    p->state = BETWEEN;
-    return true;
-}
-
-static void finish_call(ap_stream *p, size_t used)
-{
-    ap_buf_adds(&p->args, "}");
-    if (!p->args.failed && !p->name.failed)
-        ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
-    p->at += used;
-    p->pos = p->at;
-    p->state = AFTER;
-}
-
-static bool between_step(ap_stream *p)
-{
-    static const char *const set[] = {"<parameter=", "</function>", "</tool_call>", "<|im_end|>",
-                                      NULL};
-    int which = 0;
-    size_t safe, hit = ap_stream_find(p, p->at, set, &which, &safe);
-    if (hit == SIZE_MAX) {
-        p->at = safe;
-        if (p->final) broken(p, p->in.len);
-        return false;
-    }
-    p->at = hit;
-    if (which == 0) {
-        p->at += strlen(set[0]);
-        p->mark = p->at;
-        p->state = KEY;
-    } else if (which == 3) {
-        broken(p, hit);
-    } else {
-        finish_call(p, which == 1 ? strlen(set[1]) : 0);
-    }
-    return true;
-}
-
-static bool key_step(ap_stream *p)
-{
-    int r = tag_end(p);
-    if (r < 0) return false;
-    if (r == 0) {
-        broken(p, p->at);
-        return true;
-    }
-    p->key.len = 0;
-    ap_buf_add(&p->key, p->in.data + p->mark, p->at - p->mark);
-    p->mark = ++p->at;
-    p->state = VALUE;
-    return true;
-}
-
-static bool value_step(ap_stream *p)
-{
-    static const char *const set[] = {"</parameter>", "<parameter=", "</function>", NULL};
-    int which = 0;
-    size_t safe, hit = ap_stream_find(p, p->at, set, &which, &safe);
-    if (hit == SIZE_MAX) {
-        p->at = safe;
-        if (p->final) broken(p, p->in.len);
-        return false;
-    }
-    const char *s = p->in.data + p->mark;
-    size_t n = hit - p->mark;
-    if (n && s[0] == '\n') s++, n--;
-    if (n && s[n - 1] == '\n') n--;
-    if (p->n_args++) ap_buf_adds(&p->args, ", ");
-    if (!p->key.failed) {
-        ap_json_quote(&p->args, p->key.data, p->key.len, false);
-        ap_buf_adds(&p->args, ": ");
-        ap_toolcall_put_typed(
-            &p->args, s, n,
-            ap_toolcall_schema(p->tools, p->name.data, p->name.len, p->key.data, p->key.len));
-    }
-    p->at = hit + (which == 0 ? strlen(set[0]) : 0);
-    p->state = BETWEEN;
-    return true;
-}
-
-/* {"name": ..., "arguments": {...}}; [mark, at) holds it. */
-static bool json_call(ap_stream *p)
-{
-    ap_arena mem;
-    ap_json *j = NULL, *inner = NULL;
-    bool ok = false;
-    ap_arena_init(&mem, 0);
-    if (ap_json_parse(&mem, p->in.data + p->mark, p->at - p->mark, "", 0, &j, NULL)) goto done;
-    const ap_json *name = ap_json_get(j, "name"), *args = ap_json_get(j, "arguments");
-    if (!args) args = ap_json_get(j, "parameters");
-    if (!name || name->type != AP_JSON_STRING || !name->len) goto done;
-    if (args && args->type == AP_JSON_STRING &&
-        !ap_json_parse(&mem, args->str, args->len, "", 0, &inner, NULL))
-        args = inner;
-    if (args && args->type != AP_JSON_OBJECT && args->type != AP_JSON_NULL) goto done;
-    p->name.len = p->args.len = 0;
-    ap_buf_add(&p->name, name->str, name->len);
-    if (args && args->type == AP_JSON_OBJECT)
-        ap_toolcall_put_json(&p->args, args);
-    else
-        ap_buf_adds(&p->args, "{}");
-    ok = !p->args.failed && !p->name.failed;
-    if (ok) ap_stream_call(p, p->name.data, p->name.len, p->args.data, p->args.len);
-done:
-    ap_arena_free(&mem);
-    return ok;
-}
-
-static bool json_step(ap_stream *p)
-{
-    for (; p->at < p->in.len; p->at++) {
-        char c = p->in.data[p->at];
-        if (p->in_string) {
-            if (p->escaped)
-                p->escaped = false;
-            else if (c == '\\')
-                p->escaped = true;
-            else if (c == '"')
-                p->in_string = false;
-            continue;
-        }
-        if (c == '"') p->in_string = true;
-        if (c == '{' || c == '[') p->braces++;
-        if ((c != '}' && c != ']') || --p->braces > 0) continue;
-        p->at++;
-        if (json_call(p)) {
-            p->pos = p->at;
-            p->state = AFTER;
-        } else {
-            broken(p, p->at);
-        }
-        return true;
-    }
-    if (p->final) broken(p, p->in.len);
-    return false;
-}
-
-/* Behind a call: the end of <tool_call>, or one more function in it. */
-static bool after_step(ap_stream *p)
-{
-    p->at = p->pos;
-    if (!pass_space(p)) {
-        if (p->final) p->pos = p->at;
-        return false;
-    }
-    int end = ap_stream_next_is(p, p->at, "</tool_call>");
-    if (end < 0) return false;
-    if (end) p->pos = p->at + strlen("</tool_call>");
-    p->state = CONTENT; /* which knows <function= too */
+    if (used < 0) return false;
+    if (!used) ap_stream_text(p, APUS_PART_THINK, hit + n);
     return true;
 }
 
 bool ap_chat_qwen_step(ap_stream *p)
 {
     switch (p->state) {
+    case CONTENT:
+        return content_step(p);
     case THINK:
         return think_step(p);
-    case TOOL:
-        return tool_step(p);
-    case NAME:
-        return name_step(p);
-    case BETWEEN:
-        return between_step(p);
-    case KEY:
-        return key_step(p);
-    case VALUE:
-        return value_step(p);
-    case JSON:
-        return json_step(p);
-    case AFTER:
-        return after_step(p);
+    case DRAFT:
+        return draft_step(p);
     default:
-        return content_step(p);
+        return ap_chat_qwen_call_step(p);
     }
 }

@@ -6,7 +6,14 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 
+enum { MAX_GAP = 256 };
+
 /* ---------------------------------------------------------------- markers */
+
+static bool is_ws(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
 
 int ap_stream_next_is(const ap_stream *p, size_t at, const char *word)
 {
@@ -41,28 +48,102 @@ size_t ap_stream_find(const ap_stream *p, size_t from, const char *const *set, i
     return SIZE_MAX;
 }
 
+int ap_stream_gap(const ap_stream *p, size_t at, size_t *end)
+{
+    size_t i = at;
+    while (i < p->in.len && i - at <= MAX_GAP && is_ws(p->in.data[i])) i++;
+    *end = i;
+    if (i - at > MAX_GAP) return 0;
+    return i < p->in.len || p->final ? 1 : -1;
+}
+
+int ap_stream_line_ends(const ap_stream *p, size_t at)
+{
+    while (at < p->in.len && (p->in.data[at] == ' ' || p->in.data[at] == '\t')) at++;
+    if (at == p->in.len) return p->final ? 1 : -1;
+    return p->in.data[at] == '\n' || p->in.data[at] == '\r' || p->in.data[at] == '<';
+}
+
+int ap_stream_next_of(ap_stream *p, const char *const *set)
+{
+    bool wait = false;
+    while (p->at < p->in.len && is_ws(p->in.data[p->at])) p->at++;
+    if (p->at == p->in.len) return p->final ? AP_STREAM_ENDS : AP_STREAM_WAIT;
+    for (int k = 0; set[k]; k++) {
+        int r = ap_stream_next_is(p, p->at, set[k]);
+        if (r == 1) return k;
+        wait |= r < 0;
+    }
+    return wait ? AP_STREAM_WAIT : AP_STREAM_OTHER;
+}
+
+int ap_stream_ends_turn(const ap_stream *p, size_t len)
+{
+    return ap_stream_quoted(p) ? 0 : ap_stream_line_ends(p, p->pos + len);
+}
+
+int ap_stream_between_quotes(const ap_stream *p, size_t len)
+{
+    size_t next = p->pos + len;
+    if (!p->last || !strchr("`'\"", p->last)) return 0;
+    if (next == p->in.len) return p->final ? 0 : -1;
+    return p->in.data[next] == p->last;
+}
+
 /* ---------------------------------------------------------------- delivery */
 
 static void emit(ap_stream *p, apus_part part, const char *s, size_t n)
 {
     if (!n) return;
-    if (part == APUS_PART_CONTENT) p->has_content = true;
+    if (part == APUS_PART_CONTENT)
+        p->has_content = true;
+    else
+        p->fresh = false;
     p->fn(p->ctx, &(apus_event){.part = part, .text = s, .len = n});
 }
 
-static bool is_ws(char c)
+/* Keep track of the running line: a fence is three backticks at its start, without another one
+ * behind them. */
+static void note_line(ap_stream *p, const char *s, size_t n)
 {
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '\n') {
+            p->line = AP_LINE_BLANK;
+        } else if (s[i] == '`' && p->line < AP_LINE_TEXT) {
+            if (++p->line < AP_LINE_TEXT) continue;
+            p->fenced = !p->fenced;
+            if (p->fenced) p->line = AP_LINE_FENCE;
+        } else if (s[i] == '`' && p->line == AP_LINE_FENCE) {
+            p->fenced = false;
+            p->line = AP_LINE_TEXT;
+        } else if (p->line < AP_LINE_TEXT && (p->line || (s[i] != ' ' && s[i] != '\t'))) {
+            p->line = AP_LINE_TEXT;
+        }
+    }
+    if (n) p->last = s[n - 1];
+}
+
+/* Between content before a thought and content behind it goes the longer of their breaks. */
+static void put_break(ap_stream *p)
+{
+    size_t n = p->gap > p->skipped ? p->gap : p->skipped;
+    if (!p->has_content) n = 0;
+    for (; n; n--) emit(p, APUS_PART_CONTENT, "\n", 1);
+    p->gap = p->skipped = 0;
 }
 
 void ap_stream_text(ap_stream *p, apus_part part, size_t to)
 {
     const char *s = p->in.data;
     size_t from = p->pos, end = to;
+    if (from == to) return;
+    note_line(p, s + from, to - from);
     p->pos = to;
     if (p->skip_nl) {
+        size_t start = from;
         while (from < end && s[from] == '\n') from++;
         p->skip_nl = from == end;
+        if (part == APUS_PART_CONTENT) p->skipped += from - start;
     }
     if (p->after_call) {
         size_t start = from;
@@ -73,6 +154,7 @@ void ap_stream_text(ap_stream *p, apus_part part, size_t to)
     }
     if (from == end) return;
     while (end > from && s[end - 1] == '\n') end--;
+    if (end > from && part == APUS_PART_CONTENT) put_break(p);
     if (end > from && p->ws.len) {
         emit(p, part, p->ws.data, p->ws.len);
         p->ws.len = 0;
@@ -81,10 +163,28 @@ void ap_stream_text(ap_stream *p, apus_part part, size_t to)
     ap_buf_add(&p->ws, s + end, to - end);
 }
 
+void ap_stream_marker(ap_stream *p, size_t len)
+{
+    p->pos += len;
+    p->line = AP_LINE_BLANK;
+    p->last = 0;
+}
+
+void ap_stream_begin_think(ap_stream *p)
+{
+    size_t newlines = 0;
+    for (size_t i = 0; i < p->ws.len; i++) newlines += p->ws.data[i] == '\n';
+    if (newlines > p->gap) p->gap = newlines;
+    p->ws.len = 0;
+    p->skip_nl = p->fresh = p->had_think = true;
+    p->after_call = p->deaf = false;
+}
+
 void ap_stream_end_think(ap_stream *p)
 {
     p->ws.len = 0;
     p->skip_nl = true;
+    p->in_think = p->fenced = false;
 }
 
 void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args, size_t args_len)
@@ -97,6 +197,15 @@ void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args
     p->skip_nl = false;
 }
 
+void ap_stream_open_call(ap_stream *p, bool in_think, size_t marker)
+{
+    p->at = p->pos + marker;
+    p->in_think = in_think;
+    p->bare = false;
+    p->within_line = p->line != AP_LINE_BLANK;
+    p->sure = !p->tools || !p->within_line;
+}
+
 void ap_stream_quote(ap_stream *p)
 {
     p->pos += strlen(AP_STREAM_QUOTE) - 1;
@@ -104,19 +213,21 @@ void ap_stream_quote(ap_stream *p)
     ap_stream_text(p, APUS_PART_CONTENT, p->pos + 1);
 }
 
-void ap_stream_broken(ap_stream *p, size_t to, const char *const *hidden)
+void ap_stream_broken(ap_stream *p, size_t to, const char *const *ends)
 {
+    apus_part part = p->in_think ? APUS_PART_THINK : APUS_PART_CONTENT;
     size_t len = p->in.len;
     p->in.len = to; /* look no further: many broken calls must not read the rest again and again */
     while (p->pos < to) {
         int which = 0;
-        size_t safe, hit = ap_stream_find(p, p->pos, hidden, &which, &safe);
-        ap_stream_text(p, APUS_PART_CONTENT, hit != SIZE_MAX ? hit : to);
+        size_t safe, hit = ap_stream_find(p, p->pos, ends, &which, &safe);
+        ap_stream_text(p, part, hit != SIZE_MAX ? hit : to);
         if (hit == SIZE_MAX) break;
-        if (!strcmp(hidden[which], AP_STREAM_QUOTE))
-            ap_stream_quote(p);
+        size_t n = strlen(ends[which]);
+        if (ap_stream_ends_turn(p, n))
+            p->pos += n;
         else
-            p->pos += strlen(hidden[which]);
+            ap_stream_text(p, part, hit + n);
     }
     p->in.len = len;
 }

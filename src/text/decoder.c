@@ -9,6 +9,8 @@
 
 #define REPLACEMENT "\xEF\xBF\xBD"
 
+enum { MAX_GROWTH = 1024 };
+
 typedef struct ap_decoder_stage stage;
 typedef struct ap_decoding_stage state;
 
@@ -123,6 +125,22 @@ static apus_err add(ap_decoder *d, const ap_json *j, const char *name, int depth
     return APUS_OK;
 }
 
+/* Replace rules feed each other: bound what they may make of one byte. */
+static apus_err check_growth(const ap_decoder *d, const char *name, apus_diag *diag)
+{
+    size_t growth = 1;
+    for (int i = 0; i < d->n; i++) {
+        const stage *st = &d->stages[i];
+        if (st->kind == AP_DEC_REPLACE && st->with_len > st->what_len)
+            growth *= (st->with_len + st->what_len - 1) / st->what_len;
+        if (growth > MAX_GROWTH)
+            return ap_fail(diag, APUS_EFORMAT,
+                           "%s: the decoder's Replace rules may make more than %d bytes of one",
+                           name, MAX_GROWTH);
+    }
+    return APUS_OK;
+}
+
 apus_err ap_decoder_parse(const ap_json *j, const char *name, ap_decoder *out, apus_diag *diag)
 {
     memset(out, 0, sizeof *out);
@@ -131,6 +149,7 @@ apus_err ap_decoder_parse(const ap_json *j, const char *name, ap_decoder *out, a
         return APUS_OK;
     }
     apus_err err = add(out, j, name, 0, diag);
+    if (!err) err = check_growth(out, name, diag);
     if (err) ap_decoder_free(out);
     return err;
 }

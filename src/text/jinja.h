@@ -96,6 +96,10 @@ struct ap_jdict {
     size_t n, cap;
     uint32_t *slots; /* hash table of index + 1, n_slots a power of two; NULL while small */
     size_t n_slots;
+    /* The text of JSON that the caller gave for this object, or NULL. Such a value is a string to
+     * what wants one (printing, joining, methods and filters of strings) and a mapping to what
+     * wants that, so that either kind of template finds what it was written for. */
+    const ap_jstr *text;
 };
 struct ap_jiter {
     ap_jlist *items;
@@ -374,6 +378,11 @@ bool ap_j_len(ap_jval v, size_t *n);
 const char *ap_j_type_name(ap_jval v); /* as Python's type(v).__name__ */
 bool ap_j_truth(ap_jval v);
 bool ap_j_equal(ap_jrun *run, ap_jval a, ap_jval b);
+/* The string that v is: of a dict, its text. NULL: none. */
+static inline const ap_jstr *ap_j_string_of(ap_jval v)
+{
+    return v.type == AP_J_STR ? v.s : v.type == AP_J_DICT ? v.d->text : NULL;
+}
 /* -1, 0, 1; 2: unordered (NaN). Fails for types without an order. op is for the message. */
 int ap_j_compare(ap_jrun *run, ap_jval a, ap_jval b, const char *op);
 bool ap_j_contains(ap_jrun *run, ap_jval item, ap_jval in);

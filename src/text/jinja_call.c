@@ -106,6 +106,8 @@ ap_jval ap_j_attr(ap_jrun *run, ap_jval of, const ap_jstr *name)
     ap_jval v;
     if (of.type == AP_J_UNDEF) return use_undefined(run, of);
     if (attribute(run, of, name, &v) || subscript(run, of, ap_j_strval(name), &v)) return v;
+    if (of.type == AP_J_DICT && of.d->text)
+        return ap_j_attr(run, ap_j_strval(of.d->text), name); /* a method of strings */
     return no_attr(of, name);
 }
 

@@ -242,6 +242,17 @@ static ap_jval eval_unary(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
                      ap_j_type_name(v));
 }
 
+static bool is_literal(const ap_jnode *n)
+{
+    return !n || n->kind == AP_JN_CONST || (n->kind == AP_JN_DICT && !n->a);
+}
+
+/* Can v be a bound of a slice? */
+static bool is_bound(ap_jval v)
+{
+    return v.type == AP_J_NONE || v.type == AP_J_INT || v.type == AP_J_BOOL || v.type == AP_J_BIG;
+}
+
 static ap_jval eval_slice(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
 {
     ap_jval of = ap_j_eval(run, s, n->a);
@@ -249,6 +260,11 @@ static ap_jval eval_slice(ap_jrun *run, ap_jscope *s, const ap_jnode *n)
     ap_jval to = n->c ? ap_j_eval(run, s, n->c) : ap_j_none();
     ap_jval step = n->d ? ap_j_eval(run, s, n->d) : ap_j_none();
     run->line = n->line;
+    /* Jinja looks at literals while it compiles, where what cannot be sliced is undefined. Anything
+     * else fails when it is rendered, as Python has it. */
+    bool sliced = of.type == AP_J_STR && is_bound(from) && is_bound(to) && is_bound(step);
+    if (!sliced && is_literal(n->a) && is_literal(n->b) && is_literal(n->c) && is_literal(n->d))
+        return ap_j_undef(AP_J_NO_VALUE, NULL);
     return ap_j_slice(run, of, from, to, step);
 }
 
@@ -497,6 +513,8 @@ static ap_jval float_op(ap_jrun *run, uint8_t op, double a, double b)
 ap_jval ap_j_binary(ap_jrun *run, uint8_t op, ap_jval a, ap_jval b)
 {
     int64_t x = 0, y = 0;
+    if (ap_j_string_of(a)) a = ap_j_strval(ap_j_string_of(a));
+    if (ap_j_string_of(b) && op != AP_JT_MOD) b = ap_j_strval(ap_j_string_of(b));
     bool ai = ap_j_as_int(a, &x), bi = ap_j_as_int(b, &y);
     bool a_seq = a.type == AP_J_STR || a.type == AP_J_LIST || a.type == AP_J_TUPLE;
     bool b_seq = b.type == AP_J_STR || b.type == AP_J_LIST || b.type == AP_J_TUPLE;

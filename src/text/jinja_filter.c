@@ -387,7 +387,7 @@ static ap_jval f_wordcount(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_j
     int64_t count = 0;
     bool inside = false;
     size_t n;
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len / 2);
     for (size_t i = 0; i < s->len; i += n) {
         bool word = ap_j_is_word(ap_j_cp_at(s, i, &n));
         count += word && !inside;

@@ -159,7 +159,7 @@ static ap_jval with_end(ap_jrun *run, const ap_jmethod *m, const ap_jargs *args)
     if (!window(run, m, a + 1, &from, &to)) return ap_j_none();
     if (a[0].type == AP_J_STR) return ap_j_bool(has_end(m->self.s, a[0].s, from, to, start));
     if (a[0].type != AP_J_TUPLE) return wrong(run, m, a[0], "a string or a tuple of strings");
-    for (size_t i = 0; i < a[0].l->n; i++) {
+    for (size_t i = 0; i < a[0].l->n && ap_j_spend(run, 1); i++) {
         if (a[0].l->v[i].type != AP_J_STR) return wrong(run, m, a[0].l->v[i], "strings");
         if (has_end(m->self.s, a[0].l->v[i].s, from, to, start)) return ap_j_bool(true);
     }

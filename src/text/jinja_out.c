@@ -55,7 +55,8 @@ const ap_jstr *ap_j_take(ap_jrun *run, ap_jout *o)
 
 const ap_jstr *ap_j_str(ap_jrun *run, ap_jval v)
 {
-    if (v.type == AP_J_STR) return v.s;
+    const ap_jstr *s = ap_j_string_of(v);
+    if (s) return s;
     ap_jout o = {0};
     ap_j_put_str(run, &o, v);
     return ap_j_take(run, &o);
@@ -72,6 +73,7 @@ void ap_j_put_float(ap_jrun *run, ap_jout *o, double f)
     /* The shortest digits that read back as f, as repr() has them. */
     char buf[40], digits[24];
     int exp = 0, n = 0;
+    ap_j_spend(run, 64); /* for up to 17 conversions */
     for (int prec = 1; prec <= 17; prec++) {
         snprintf(buf, sizeof buf, "%.*e", prec - 1, f);
         if (strtod(buf, NULL) == f) break; /* same locale on both sides */
@@ -261,8 +263,9 @@ void ap_j_put_repr(ap_jrun *run, ap_jout *o, ap_jval v)
 
 void ap_j_put_str(ap_jrun *run, ap_jout *o, ap_jval v)
 {
-    if (v.type == AP_J_STR)
-        ap_j_put(run, o, v.s->s, v.s->len);
+    const ap_jstr *s = ap_j_string_of(v);
+    if (s)
+        ap_j_put(run, o, s->s, s->len);
     else if (v.type != AP_J_UNDEF)
         ap_j_put_repr(run, o, v);
 }

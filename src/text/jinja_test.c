@@ -131,7 +131,7 @@ static bool order(ap_jrun *run, int what, ap_jval v, ap_jval b)
 static bool cased(ap_jrun *run, ap_jval v, const char *what)
 {
     const ap_jstr *s = ap_j_str(run, v);
-    return ap_j_spend(run, s->len / 8) && ap_j_str_class(s, what);
+    return ap_j_spend(run, s->len / 2) && ap_j_str_class(s, what);
 }
 
 bool ap_j_test(ap_jrun *run, const ap_jstr *name, ap_jval v, const ap_jargs *args)
@@ -177,7 +177,7 @@ bool ap_j_test(ap_jrun *run, const ap_jstr *name, ap_jval v, const ap_jargs *arg
     case T_UPPER:
         return cased(run, v, "upper");
     case T_STRING:
-        return v.type == AP_J_STR;
+        return ap_j_string_of(v) != NULL;
     case T_MAPPING:
         return v.type == AP_J_DICT;
     case T_NUMBER:

@@ -186,10 +186,19 @@ ap_jdict *ap_j_dict_new(ap_jrun *run)
 enum { SMALL_DICT = 12 };
 
 /* Equal keys have equal hashes: 1, 1.0 and True are one key. *ok false: no key at all. */
-static uint64_t hash(ap_jval k, bool *ok, int depth)
+/* A step for looking at a value, and more for long texts and integers beyond 64 bits. */
+static bool spend_length(ap_jrun *run, ap_jval v)
+{
+    uint64_t more = v.type == AP_J_STR ? v.s->len / 64 : v.type == AP_J_BIG ? v.s->len / 8 : 0;
+    return ap_j_spend(run, 1 + more);
+}
+
+/* Spends steps for what it reads. */
+static uint64_t hash(ap_jrun *run, ap_jval k, bool *ok, int depth)
 {
     uint64_t h = 14695981039346656037u;
     double f;
+    spend_length(run, k);
     switch (k.type) {
     case AP_J_STR:
         for (size_t i = 0; i < k.s->len; i++) h = (h ^ (uint8_t)k.s->s[i]) * 1099511628211u;
@@ -208,7 +217,8 @@ static uint64_t hash(ap_jval k, bool *ok, int depth)
             *ok = false;
             return 0;
         }
-        for (size_t i = 0; i < k.l->n; i++) h = h * 31 + hash(k.l->v[i], ok, depth + 1);
+        for (size_t i = 0; i < k.l->n && !run->failed; i++)
+            h = h * 31 + hash(run, k.l->v[i], ok, depth + 1);
         return h;
     case AP_J_LIST:
     case AP_J_DICT:
@@ -226,7 +236,7 @@ static void dict_rehash(ap_jrun *run, ap_jdict *d)
     if (!slots) return;
     bool ok = true;
     for (size_t i = 0; i < d->n; i++) {
-        size_t at = hash(d->k[i], &ok, 0) & (n - 1);
+        size_t at = hash(run, d->k[i], &ok, 0) & (n - 1);
         while (slots[at]) at = (at + 1) & (n - 1);
         slots[at] = (uint32_t)i + 1;
     }
@@ -237,8 +247,7 @@ static void dict_rehash(ap_jrun *run, ap_jdict *d)
 ap_jval *ap_j_dict_get(ap_jrun *run, const ap_jdict *d, ap_jval k, bool *bad)
 {
     bool ok = true;
-    uint64_t h = hash(k, &ok, 0);
-    if (k.type == AP_J_STR) ap_j_spend(run, k.s->len / 64);
+    uint64_t h = hash(run, k, &ok, 0);
     *bad = !ok;
     if (!ok || run->failed) return NULL;
     if (!d->slots) {
@@ -285,7 +294,7 @@ void ap_j_dict_set(ap_jrun *run, ap_jdict *d, ap_jval k, ap_jval v)
     ap_j_spend(run, 1);
     if (d->slots) {
         bool ok = true;
-        size_t at = hash(k, &ok, 0) & (d->n_slots - 1);
+        size_t at = hash(run, k, &ok, 0) & (d->n_slots - 1);
         while (d->slots[at]) at = (at + 1) & (d->n_slots - 1);
         d->slots[at] = (uint32_t)d->n;
     }
@@ -324,6 +333,7 @@ ap_jval ap_j_from_json(ap_jrun *run, const ap_json *j)
         for (const ap_json *i = j->first; i && !run->failed; i = i->next)
             ap_j_dict_set(run, r.d, ap_j_strval(ap_j_borrow(run, i->key, i->key_len)),
                           ap_j_from_json(run, i));
+        if (j->str) r.d->text = ap_j_borrow(run, j->str, strlen(j->str));
         break;
     }
     ap_j_leave(run);
@@ -561,11 +571,13 @@ static bool equal_dicts(ap_jrun *run, const ap_jdict *a, const ap_jdict *b)
 bool ap_j_equal(ap_jrun *run, ap_jval a, ap_jval b)
 {
     bool r = false;
+    if (!spend_length(run, a) || !spend_length(run, b)) return false;
     if (ap_j_is_num(a) && ap_j_is_num(b)) return compare_num(a, b) == 0;
+    const ap_jstr *x = ap_j_string_of(a), *y = ap_j_string_of(b);
+    if (a.type != b.type && x && y) return x->len == y->len && !memcmp(x->s, y->s, x->len);
     if (a.type != b.type) return false;
     if (a.type == AP_J_STR)
-        return a.s->len == b.s->len && (a.s->len == 0 || memcmp(a.s->s, b.s->s, a.s->len) == 0) &&
-               ap_j_spend(run, a.s->len / 64);
+        return a.s->len == b.s->len && (a.s->len == 0 || memcmp(a.s->s, b.s->s, a.s->len) == 0);
     if (!ap_j_enter(run)) return false;
     switch (a.type) {
     case AP_J_UNDEF:
@@ -598,15 +610,13 @@ bool ap_j_equal(ap_jrun *run, ap_jval a, ap_jval b)
 
 int ap_j_compare(ap_jrun *run, ap_jval a, ap_jval b, const char *op)
 {
+    if (!spend_length(run, a) || !spend_length(run, b)) return 0;
     if (ap_j_is_num(a) && ap_j_is_num(b)) return compare_num(a, b);
-    if (a.type == AP_J_STR && b.type == AP_J_STR) {
-        ap_j_spend(run, a.s->len / 64);
-        return compare_str(a.s, b.s);
-    }
+    if (a.type == AP_J_STR && b.type == AP_J_STR) return compare_str(a.s, b.s);
     if (a.type == b.type && (a.type == AP_J_LIST || a.type == AP_J_TUPLE)) {
         int r = 0;
         if (!ap_j_enter(run)) return 0;
-        for (size_t i = 0; i < a.l->n && i < b.l->n && r == 0; i++)
+        for (size_t i = 0; i < a.l->n && i < b.l->n && r == 0 && !run->failed; i++)
             if (!ap_j_equal(run, a.l->v[i], b.l->v[i]))
                 r = ap_j_compare(run, a.l->v[i], b.l->v[i], op);
         ap_j_leave(run);

@@ -136,6 +136,7 @@ apus_err ap_normalizer_parse(const ap_json *j, const char *name, ap_normalizer *
 {
     memset(out, 0, sizeof *out);
     if (!j || j->type == AP_JSON_NULL) return APUS_OK;
+    snprintf(out->name, sizeof out->name, "%s", name);
     apus_err err = add(out, j, name, 0, diag);
     if (err) ap_normalizer_free(out);
     return err;
@@ -152,8 +153,9 @@ void ap_norm_work_free(ap_norm_work *w)
     memset(w, 0, sizeof *w);
 }
 
-static apus_err replace(const struct ap_norm_step *st, ap_norm_work *w, const char *s, size_t n,
-                        ap_buf *out, apus_diag *diag)
+/* Places that are replaced, then the bytes of the result: in w->spans and *size. */
+static apus_err find_places(const struct ap_norm_step *st, ap_norm_work *w, const char *s, size_t n,
+                            size_t *size, apus_diag *diag)
 {
     w->spans.n = 0;
     if (st->regex) {
@@ -162,13 +164,55 @@ static apus_err replace(const struct ap_norm_step *st, ap_norm_work *w, const ch
     } else if (!ap_find_text(s, n, st->what, st->what_len, &w->spans)) {
         return ap_fail_nomem(diag, n, "normalised text");
     }
+    size_t removed = 0;
+    for (size_t i = 0; i < w->spans.n; i++) removed += w->spans.v[i].len;
+    if (!ap_mul_size(w->spans.n, st->with_len, size) || *size > SIZE_MAX - (n - removed))
+        *size = SIZE_MAX;
+    else
+        *size += n - removed;
+    return APUS_OK;
+}
+
+static void replace(const struct ap_norm_step *st, const ap_spans *spans, const char *s, size_t n,
+                    ap_buf *out)
+{
     size_t done = 0;
-    for (size_t i = 0; i < w->spans.n; i++) {
-        ap_buf_add(out, s + done, w->spans.v[i].off - done);
+    for (size_t i = 0; i < spans->n; i++) {
+        ap_buf_add(out, s + done, spans->v[i].off - done);
         ap_buf_add(out, st->with, st->with_len);
-        done = w->spans.v[i].off + w->spans.v[i].len;
+        done = spans->v[i].off + spans->v[i].len;
     }
-    if (w->spans.n) ap_buf_add(out, s + done, n - done);
+    ap_buf_add(out, s + done, n - done);
+}
+
+/* One step on s: *changed, then the result is in out. At most `most` bytes are made. */
+static apus_err run_step(const ap_normalizer *z, const struct ap_norm_step *st, ap_norm_work *w,
+                         const char *s, size_t n, size_t most, ap_buf *out, bool *changed,
+                         apus_diag *diag)
+{
+    size_t size = n;
+    apus_err err = APUS_OK;
+    if (st->kind == AP_NORM_NFC) return ap_nfc(s, n, out, changed, diag);
+    if (st->kind == AP_NORM_REPLACE) {
+        err = find_places(st, w, s, n, &size, diag);
+        *changed = w->spans.n > 0;
+    } else {
+        *changed = n > 0;
+        size = n + st->with_len;
+    }
+    if (err || !*changed) return err;
+    if (size > most)
+        return ap_fail(
+            diag, APUS_EFORMAT,
+            "%s: the normalizer's rules make more than %zu bytes of a text, because each "
+            "one works on what the last one made",
+            z->name, most);
+    if (st->kind == AP_NORM_REPLACE) {
+        replace(st, &w->spans, s, n, out);
+    } else {
+        ap_buf_add(out, st->with, st->with_len);
+        ap_buf_add(out, s, n);
+    }
     return APUS_OK;
 }
 
@@ -176,28 +220,15 @@ apus_err ap_normalize(const ap_normalizer *z, ap_norm_work *w, const char *s, si
                       const char **text, size_t *len, apus_diag *diag)
 {
     int next = 0;
+    size_t most = n > (SIZE_MAX - AP_NORM_FREE) / AP_NORM_GROWTH
+                      ? SIZE_MAX
+                      : n * AP_NORM_GROWTH + AP_NORM_FREE;
     for (size_t i = 0; i < z->n; i++) {
-        const struct ap_norm_step *st = &z->steps[i];
         ap_buf *out = &w->buf[next];
         out->len = 0;
         out->failed = false;
         bool changed = false;
-        apus_err err = APUS_OK;
-        switch (st->kind) {
-        case AP_NORM_NFC:
-            err = ap_nfc(s, n, out, &changed, diag);
-            break;
-        case AP_NORM_REPLACE:
-            err = replace(st, w, s, n, out, diag);
-            changed = w->spans.n > 0;
-            break;
-        case AP_NORM_PREPEND:
-            changed = n > 0;
-            if (changed) {
-                ap_buf_add(out, st->with, st->with_len);
-                ap_buf_add(out, s, n);
-            }
-        }
+        apus_err err = run_step(z, &z->steps[i], w, s, n, most, out, &changed, diag);
         if (err) return err;
         if (out->failed) return ap_fail_nomem(diag, n, "normalised text");
         if (!changed) continue;

@@ -15,6 +15,7 @@ typedef struct ap_normalizer {
         size_t with_len;
     } * steps;
     size_t n, cap;
+    char name[96]; /* of the file, for errors */
 } ap_normalizer;
 
 /* Read the "normalizer" of a tokenizer file; NULL or JSON null is none.
@@ -31,7 +32,10 @@ typedef struct ap_norm_work {
 } ap_norm_work;
 void ap_norm_work_free(ap_norm_work *w);
 
-/* Normalise valid UTF-8. *text is s itself if nothing changed, else in w until its next use. */
+/* Normalise valid UTF-8. *text is s itself if nothing changed, else in w until its next use. Rules
+ * that feed each other must not grow a text without bounds: more than AP_NORM_GROWTH bytes for each
+ * of its own, beyond AP_NORM_FREE, is EFORMAT. */
+enum { AP_NORM_GROWTH = 64, AP_NORM_FREE = 1 << 20 };
 apus_err ap_normalize(const ap_normalizer *z, ap_norm_work *w, const char *s, size_t n,
                       const char **text, size_t *len, apus_diag *diag);
 

@@ -62,7 +62,7 @@ const char *ap_tokenizer_text(const ap_tokenizer *t, int32_t id, size_t *len)
 
 typedef struct encoding {
     const ap_tokenizer *t;
-    bool special;
+    ap_added_which which;
     const char *text;   /* the input, valid UTF-8 */
     const char *normal; /* the piece at hand, normalised */
     bool at_start;
@@ -107,7 +107,7 @@ static apus_err on_raw(void *ctx, int32_t id, size_t from, size_t to)
                                 &len, e->diag);
     if (err) return err;
     e->at_start = from == 0;
-    return ap_added_split(&e->t->added, true, e->special, e->normal, len, on_normal, e);
+    return ap_added_split(&e->t->added, true, e->which, e->normal, len, on_normal, e);
 }
 
 /* Invalid sequences become U+FFFD. */
@@ -135,7 +135,13 @@ static bool add_ids(ap_ids *to, const ap_ids *from)
 apus_err ap_tokenizer_encode(const ap_tokenizer *t, const char *text, size_t len, unsigned flags,
                              int32_t **ids, size_t *n, apus_diag *diag)
 {
-    encoding e = {.t = t, .special = flags & APUS_TOK_SPECIAL, .text = text, .diag = diag};
+    if (flags & APUS_TOK_SPECIAL && flags & APUS_TOK_PLAIN)
+        return ap_fail(diag, APUS_EINVAL,
+                       "tokenize: APUS_TOK_SPECIAL and APUS_TOK_PLAIN exclude each other");
+    encoding e = {.t = t, .text = text, .diag = diag};
+    e.which = flags & APUS_TOK_SPECIAL ? AP_ADDED_ALL
+              : flags & APUS_TOK_PLAIN ? AP_ADDED_UNMARKED
+                                       : AP_ADDED_ORDINARY;
     ap_buf copy = {0};
     apus_err err = APUS_OK;
     if (!ap_utf8_valid(text, len)) {
@@ -145,7 +151,7 @@ apus_err ap_tokenizer_encode(const ap_tokenizer *t, const char *text, size_t len
     }
     if (!err && !ap_vec_reserve(&e.ids.v, &e.ids.cap, 1, sizeof *e.ids.v)) err = no_memory(diag);
     if (!err && flags & APUS_TOK_BOS && !add_ids(&e.ids, &t->before)) err = no_memory(diag);
-    if (!err && len) err = ap_added_split(&t->added, false, e.special, e.text, len, on_raw, &e);
+    if (!err && len) err = ap_added_split(&t->added, false, e.which, e.text, len, on_raw, &e);
     if (!err && flags & APUS_TOK_BOS && !add_ids(&e.ids, &t->after)) err = no_memory(diag);
     ap_norm_work_free(&e.norm);
     ap_pretok_work_free(&e.pretok);

@@ -5,9 +5,74 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/mem.h"
 #include "base/utf8.h"
+#include "text/schema.h"
 
 enum { MAX_DEPTH = 64 };
+
+/* ---------------------------------------------------------------- JSON */
+
+typedef struct slot {
+    const ap_json *member, *value; /* value: NULL where an equal key came before */
+    size_t at;
+} slot;
+
+static int by_key(const void *a, const void *b)
+{
+    const slot *x = a, *y = b;
+    size_t n = x->member->key_len < y->member->key_len ? x->member->key_len : y->member->key_len;
+    int r = memcmp(x->member->key, y->member->key, n);
+    if (r) return r;
+    if (x->member->key_len != y->member->key_len)
+        return x->member->key_len < y->member->key_len ? -1 : 1;
+    return x->at < y->at ? -1 : 1;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const slot *x = a, *y = b;
+    return x->at < y->at ? -1 : 1;
+}
+
+static bool same_key(const ap_json *a, const ap_json *b)
+{
+    return a->key_len == b->key_len && !memcmp(a->key, b->key, a->key_len);
+}
+
+/* Equal keys keep the place of the first and the value of the last. */
+static void settle_keys(slot *v, size_t n)
+{
+    qsort(v, n, sizeof *v, by_key);
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && same_key(v[i].member, v[end].member); end++)
+            v[end].value = NULL;
+        v[i].value = v[end - 1].member;
+    }
+    qsort(v, n, sizeof *v, by_place);
+}
+
+static void put_members(ap_buf *out, const ap_json *object)
+{
+    size_t n = 0;
+    slot *v = ap_calloc(object->len + 1, sizeof *v);
+    if (!v) {
+        out->failed = true;
+        return;
+    }
+    for (const ap_json *m = object->first; m; m = m->next, n++) v[n] = (slot){m, m, n};
+    settle_keys(v, n);
+    ap_buf_adds(out, "{");
+    for (size_t i = 0, count = 0; i < n; i++) {
+        if (!v[i].value) continue;
+        if (count++) ap_buf_adds(out, ", ");
+        ap_json_quote(out, v[i].value->key, v[i].value->key_len, false);
+        ap_buf_adds(out, ": ");
+        ap_toolcall_put_json(out, v[i].value);
+    }
+    ap_buf_adds(out, "}");
+    ap_free(v);
+}
 
 /* Lists of values are short of 64 levels everywhere: ap_json bounds its own depth. */
 void ap_toolcall_put_json(ap_buf *out, const ap_json *j)
@@ -27,39 +92,27 @@ void ap_toolcall_put_json(ap_buf *out, const ap_json *j)
         ap_json_quote(out, j->str, j->len, false);
         break;
     case AP_JSON_ARRAY:
-    case AP_JSON_OBJECT:
-        ap_buf_adds(out, j->type == AP_JSON_ARRAY ? "[" : "{");
+        ap_buf_adds(out, "[");
         for (const ap_json *i = j->first; i; i = i->next) {
             if (i != j->first) ap_buf_adds(out, ", ");
-            if (j->type == AP_JSON_OBJECT) {
-                ap_json_quote(out, i->key, i->key_len, false);
-                ap_buf_adds(out, ": ");
-            }
             ap_toolcall_put_json(out, i);
         }
-        ap_buf_adds(out, j->type == AP_JSON_ARRAY ? "]" : "}");
+        ap_buf_adds(out, "]");
+        break;
+    case AP_JSON_OBJECT:
+        put_members(out, j);
     }
 }
 
-static bool same(const ap_json *j, const char *s, size_t n)
+bool ap_toolcall_put_object(ap_buf *out, const char *s, size_t n)
 {
-    return j && j->type == AP_JSON_STRING && j->len == n && !memcmp(j->str, s, n);
-}
-
-const ap_json *ap_toolcall_schema(const ap_json *tools, const char *name, size_t name_len,
-                                  const char *key, size_t key_len)
-{
-    for (const ap_json *t = tools ? tools->first : NULL; t; t = t->next) {
-        const ap_json *f = ap_json_get(t, "function");
-        if (!f) f = t;
-        if (!same(ap_json_get(f, "name"), name, name_len)) continue;
-        const ap_json *props = ap_json_get(ap_json_get(f, "parameters"), "properties");
-        if (!props || props->type != AP_JSON_OBJECT) return NULL;
-        for (const ap_json *p = props->first; p; p = p->next)
-            if (p->key_len == key_len && !memcmp(p->key, key, key_len)) return p;
-        return NULL;
-    }
-    return NULL;
+    ap_arena mem;
+    ap_json *j = NULL;
+    ap_arena_init(&mem, 0);
+    bool ok = !ap_json_parse(&mem, s, n, "", 0, &j, NULL) && j->type == AP_JSON_OBJECT;
+    if (ok) ap_toolcall_put_json(out, j);
+    ap_arena_free(&mem);
+    return ok;
 }
 
 /* ---------------------------------------------------------------- numbers and words */
@@ -74,8 +127,7 @@ static bool is(const char *s, size_t n, const char *word)
     return n == strlen(word) && !strncasecmp(s, word, n);
 }
 
-/* Length of the JSON number at s, 0 if there is none. */
-static size_t json_number(const char *s, size_t n)
+size_t ap_toolcall_number(const char *s, size_t n)
 {
     size_t i = n && s[0] == '-', from = i;
     while (i < n && s[i] >= '0' && s[i] <= '9') i++;
@@ -110,7 +162,7 @@ static bool put_number(ap_buf *out, const char *s, size_t n)
 {
     size_t i = n && (s[0] == '-' || s[0] == '+'), digits = 0;
     if (put_integer(out, s, n)) return true;
-    if (n && json_number(s, n) == n) {
+    if (n && ap_toolcall_number(s, n) == n) {
         ap_buf_add(out, s, n);
         return true;
     }
@@ -124,7 +176,7 @@ static bool put_number(ap_buf *out, const char *s, size_t n)
         if (s[i] == '.' && (i + 1 == n || s[i + 1] < '0' || s[i + 1] > '9')) continue;
         ap_buf_add(&b, s + i, 1);
     }
-    bool ok = digits && b.data && json_number(b.data, b.len) == b.len;
+    bool ok = digits && b.data && ap_toolcall_number(b.data, b.len) == b.len;
     if (ok) ap_buf_add(out, b.data, b.len);
     ap_buf_free(&b);
     return ok;
@@ -268,42 +320,6 @@ bool ap_toolcall_put_python(ap_buf *out, const char *s, size_t n)
 
 /* ---------------------------------------------------------------- typed parameters */
 
-enum { T_STRING = 1, T_INTEGER = 2, T_NUMBER = 4, T_BOOLEAN = 8, T_TREE = 16, T_NULL = 32 };
-
-static int type_named(const char *s, size_t n)
-{
-    static const struct {
-        const char *name;
-        int type;
-    } names[] = {
-        {"string", T_STRING}, {"str", T_STRING},      {"text", T_STRING},   {"integer", T_INTEGER},
-        {"int", T_INTEGER},   {"long", T_INTEGER},    {"number", T_NUMBER}, {"float", T_NUMBER},
-        {"double", T_NUMBER}, {"boolean", T_BOOLEAN}, {"bool", T_BOOLEAN},  {"object", T_TREE},
-        {"dict", T_TREE},     {"array", T_TREE},      {"list", T_TREE},     {"null", T_NULL}};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (is(s, n, names[i].name)) return names[i].type;
-    return T_STRING;
-}
-
-/* Every type a schema allows. */
-static int schema_types(const ap_json *schema, int depth)
-{
-    int types = 0;
-    const ap_json *t = ap_json_get(schema, "type");
-    if (t && t->type == AP_JSON_STRING) types |= type_named(t->str, t->len);
-    if (t && t->type == AP_JSON_ARRAY)
-        for (const ap_json *i = t->first; i; i = i->next)
-            if (i->type == AP_JSON_STRING) types |= type_named(i->str, i->len);
-    static const char *const unions[] = {"anyOf", "oneOf"};
-    for (int u = 0; u < 2 && depth < 8; u++) {
-        const ap_json *any = ap_json_get(schema, unions[u]);
-        for (const ap_json *i = any && any->type == AP_JSON_ARRAY ? any->first : NULL; i;
-             i = i->next)
-            types |= schema_types(i, depth + 1);
-    }
-    return types;
-}
-
 static bool put_tree(ap_buf *out, const char *s, size_t n)
 {
     ap_arena mem;
@@ -315,9 +331,17 @@ static bool put_tree(ap_buf *out, const char *s, size_t n)
     return ok || ap_toolcall_put_python(out, s, n);
 }
 
-void ap_toolcall_put_typed(ap_buf *out, const char *s, size_t n, const ap_json *schema)
+/* Number text as an integer or a number. Beside strings only what JSON takes for one: 007 and +1 are
+ * texts there. */
+static bool put_numeric(ap_buf *out, const char *s, size_t n, int types)
 {
-    int types = schema_types(schema, 0);
+    if (types & AP_TYPE_STRING && ap_toolcall_number(s, n) != n) return false;
+    if (types & AP_TYPE_INTEGER && put_integer(out, s, n)) return true;
+    return types & AP_TYPE_NUMBER && put_number(out, s, n);
+}
+
+void ap_toolcall_put_typed(ap_buf *out, const char *s, size_t n, int types)
+{
     size_t from = 0, to = n;
     while (from < to && is_ws(s[from])) from++;
     while (to > from && is_ws(s[to - 1])) to--;
@@ -327,139 +351,15 @@ void ap_toolcall_put_typed(ap_buf *out, const char *s, size_t n, const ap_json *
         ap_buf_adds(out, "null");
         return;
     }
-    if (types & T_INTEGER && put_integer(out, word, len)) return;
-    if (types & T_NUMBER && put_number(out, word, len)) return;
-    if (types & T_BOOLEAN && (is(word, len, "true") || is(word, len, "false"))) {
+    if (len && types & (AP_TYPE_INTEGER | AP_TYPE_NUMBER) && put_numeric(out, word, len, types))
+        return;
+    if (types & AP_TYPE_BOOLEAN && (is(word, len, "true") || is(word, len, "false"))) {
         ap_buf_adds(out, (word[0] | 32) == 't' ? "true" : "false");
         return;
     }
-    if (types & T_TREE && len && put_tree(out, word, len)) return;
+    bool bracket = len && strchr("[{(", word[0]) && word[0];
+    if (types & AP_TYPE_TREE && len && (bracket || !(types & AP_TYPE_STRING)) &&
+        put_tree(out, word, len))
+        return;
     ap_json_quote(out, s, n, false);
-}
-
-/* ---------------------------------------------------------------- Gemma */
-
-#define QUOTE "<|\"|>"
-
-static bool gemma_value(reader *r);
-
-static bool gemma_string(reader *r)
-{
-    size_t from = r->at;
-    for (; r->at < r->n; r->at++) {
-        if (r->s[r->at] != '<') continue;
-        size_t end = r->at;
-        if (!take(r, QUOTE)) continue;
-        ap_json_quote(r->out, r->s + from, end - from, false);
-        return true;
-    }
-    return false;
-}
-
-static void gemma_key(reader *r, size_t from, size_t to)
-{
-    while (from < to && is_ws(r->s[from])) from++;
-    while (to > from && is_ws(r->s[to - 1])) to--;
-    ap_json_quote(r->out, r->s + from, to - from, false);
-}
-
-/* From behind "{" or "[" to behind its end. */
-static bool gemma_items(reader *r, char close)
-{
-    bool pairs = close == '}';
-    ap_buf_adds(r->out, pairs ? "{" : "[");
-    for (bool first = true;; first = false) {
-        skip_space(r);
-        if (r->at < r->n && r->s[r->at] == close) break;
-        if (!first) {
-            if (!take(r, ",")) return false;
-            skip_space(r);
-            if (r->at < r->n && r->s[r->at] == close) break;
-            ap_buf_adds(r->out, ", ");
-        }
-        if (pairs) {
-            if (take(r, QUOTE)) {
-                if (!gemma_string(r)) return false;
-                skip_space(r);
-            } else {
-                size_t from = r->at;
-                while (r->at < r->n && r->s[r->at] != ':' && r->s[r->at] != '}') r->at++;
-                gemma_key(r, from, r->at);
-            }
-            if (!take(r, ":")) return false;
-            ap_buf_adds(r->out, ": ");
-        }
-        if (!gemma_value(r)) return false;
-    }
-    r->at++;
-    ap_buf_adds(r->out, pairs ? "}" : "]");
-    return true;
-}
-
-/* A value without quotes: a number, a word, or, where the model forgot them, a string. */
-static bool gemma_bare(reader *r)
-{
-    size_t from = r->at, to;
-    while (r->at < r->n && !strchr(",]}<", r->s[r->at])) r->at++;
-    to = r->at;
-    if (r->at >= r->n || r->s[r->at] == '<') return false;
-    while (to > from && is_ws(r->s[to - 1])) to--;
-    const char *s = r->s + from;
-    size_t n = to - from;
-    if (!n) return false;
-    if (is(s, n, "true") || is(s, n, "false"))
-        ap_buf_adds(r->out, (s[0] | 32) == 't' ? "true" : "false");
-    else if (is(s, n, "null") || is(s, n, "none"))
-        ap_buf_adds(r->out, "null");
-    else if (json_number(s, n) == n)
-        ap_buf_add(r->out, s, n);
-    else
-        ap_json_quote(r->out, s, n, false);
-    return true;
-}
-
-static bool gemma_value(reader *r)
-{
-    bool ok;
-    skip_space(r);
-    if (r->at >= r->n || r->depth >= MAX_DEPTH) return false;
-    r->depth++;
-    if (take(r, QUOTE))
-        ok = gemma_string(r);
-    else if (take(r, "{"))
-        ok = gemma_items(r, '}');
-    else if (take(r, "["))
-        ok = gemma_items(r, ']');
-    else if (r->s[r->at] == '"')
-        ok = python_string(r); /* plain quotes are tolerated */
-    else
-        ok = gemma_bare(r);
-    r->depth--;
-    return ok;
-}
-
-bool ap_toolcall_gemma(const char *s, size_t n, size_t *at, const char **name, size_t *name_len,
-                       ap_buf *args)
-{
-    ap_buf b = {0};
-    reader r = {.s = s, .n = n, .at = *at, .out = &b};
-    bool ok = false;
-    skip_space(&r);
-    if (take(&r, "call:")) {
-        size_t from = r.at;
-        while (r.at < n && s[r.at] != '{') r.at++;
-        size_t to = r.at;
-        while (from < to && is_ws(s[from])) from++;
-        while (to > from && is_ws(s[to - 1])) to--;
-        *name = s + from;
-        *name_len = to - from;
-        ok = to > from && !memchr(s + from, '<', to - from) && take(&r, "{") &&
-             gemma_items(&r, '}') && !b.failed;
-    }
-    if (ok) {
-        ap_buf_add(args, b.data, b.len);
-        *at = r.at;
-    }
-    ap_buf_free(&b);
-    return ok;
 }

@@ -290,6 +290,11 @@ class Tiny(Case):
         self.assertEqual(apus("tokenize", TINY, "--decode", ids.strip())[0], text)
         self.assertEqual(apus("tokenize", TINY, stdin=text)[0], ids)
         self.assertEqual(apus("tokenize", TINY, "--decode", stdin=ids)[0], text)
+        markers = "<|im_end|><think></think><tool_call> </tool_response>"
+        ids = apus("tokenize", TINY, "--no-special", markers)[0]
+        self.assertEqual(apus("tokenize", TINY, "--decode", ids.strip())[0], markers)
+        for marker in ("<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_response>"):
+            self.assertNotIn(apus("tokenize", TINY, marker)[0].strip(), ids.split())
         broken = apus("tokenize", TINY, stdin=b"a\xff\xc3b")[0]
         self.assertEqual(apus("tokenize", TINY, "--decode", stdin=broken)[0], "a\ufffd\ufffdb")
 

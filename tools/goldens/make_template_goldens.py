@@ -46,6 +46,7 @@ s['x']|d['b']|d['zz']|d.b|d.zz|d['zz'].x|d.zz.x|undefd.x|undefd['x']|none.x|none
 method_names['items']|method_names.get('items')|method_names.other|method_names.update
 method_names.update is defined|method_names['update']|method_names.keys()|l.append(1)|d.pop('b')|d.clear
 s[1:'a']|undefd[1:]|d[1:]|n[0]|s[none:none]|s[true:3]|l[::0]|messages[1:][0].role|messages[-1]['content']
+none[1:]|5[::2]|{}[1:]|'abc'['a':]|none['a':]|none[1:] is defined|none[1:] or 'z'|d['zz'][1:]
 [1, 'a', none, true, 1.0, [], {}, (), (1,), {'a': (1, 2)}]|{'a': 1, 'b': [1]}|{}|()|(1,)|[[]]|{1: 2, none: 3, true: 4}
 quotes|[quotes]|[u]|['\'']|['"']|['\'"']|["\n\t\r\\\x00\x7f"]|['\u00e9\u200b\U0001F600\u2028']
 'a\nb\tc\\d\'e\"f'|'\x41\u00e9\101'|'\q\8'|'\é'|'a' 'b' "c"|"it's"|'say "x"'

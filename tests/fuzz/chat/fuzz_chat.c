@@ -26,7 +26,7 @@ static void hear(void *ctx, const apus_event *ev)
         ap_arena mem;
         ap_json *j = NULL;
         ap_arena_init(&mem, 0);
-        /* Arguments are a JSON object (deeper than JSON may be here, it may fail to read back). */
+        /* Arguments are a JSON object. */
         if (ap_json_parse(&mem, ev->args, ev->args_len, "args", 0, &j, NULL) ||
             j->type != AP_JSON_OBJECT)
             abort();
@@ -43,10 +43,13 @@ static ap_buf parse(unsigned family, const char *s, size_t n, bool whole, unsign
     static const char *const prompts[] = {"", "<|im_start|>assistant\n<think>\n",
                                           "<|turn>model\n<|channel>thought\n",
                                           "<|turn>model\n<|channel>th"};
-    static const char tools[] = "[{\"function\": {\"name\": \"f\", \"parameters\": "
-                                "{\"properties\": {\"i\": {\"type\": \"integer\"},"
-                                " \"n\": {\"type\": \"number\"}, \"b\": {\"type\": \"boolean\"}, "
-                                "\"o\": {\"type\": \"object\"}}}}}]";
+    static const char tools[] =
+        "[{\"function\": {\"name\": \"f\", \"parameters\": {\"$defs\": {\"A\": {\"$ref\": "
+        "\"#/$defs/B\"}, \"B\": {\"anyOf\": [{\"$ref\": \"#/$defs/A\"}, {\"type\": \"object\"}]}},"
+        " \"properties\": {\"i\": {\"type\": \"integer\"}, \"n\": {\"type\": \"number\"},"
+        " \"b\": {\"type\": \"boolean\"}, \"s\": {\"type\": \"string\"}, \"o\": {\"type\": "
+        "\"object\"},"
+        " \"r\": {\"$ref\": \"#/$defs/A\"}}}}}]";
     const char *prompt = prompts[family >> 2 & 3];
     ap_buf b = {0};
     ap_chat_parser *p = NULL;

@@ -159,7 +159,109 @@ static void test_arguments(void **state)
             "\"oops {\"}},"
             " {\"function\": {\"arguments\": \"[1]\"}}, {\"arguments\": \"{}\"}, {\"function\": "
             "{\"arguments\": \" \"}}]}]",
-            NULL, NULL, "{'a': [1.0, True]};{'b': None};oops {;[1];{};{};");
+            NULL, NULL, "{\"a\": [1.0, true]};{'b': None};oops {;[1];{}; ;");
+    ap_chat_free(c);
+}
+
+/* What templates do with arguments, given as a string and as an object. */
+static void test_arguments_either_way(void **state)
+{
+    (void)state;
+    static const char as_text[] =
+        "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"f\", "
+        "\"arguments\": \"{\\\"b\\\":1,  \\\"a\\\": [true]}\"}}]}]";
+    static const char as_object[] =
+        "[{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"f\", "
+        "\"arguments\": {\"b\":1,  \"a\": [true]}}}]}]";
+    static const struct {
+        const char *expr, *text, *object; /* object NULL: fails there, as in Jinja */
+    } uses[] = {
+        {"{{ x }}", "{\"b\":1,  \"a\": [true]}", "{'b': 1, 'a': [True]}"},
+        {"{{ 'a' + x + 'b' }}", "a{\"b\":1,  \"a\": [true]}b", NULL},
+        {"{{ 'a' ~ x ~ 'b' }}", "a{\"b\":1,  \"a\": [true]}b", "a{'b': 1, 'a': [True]}b"},
+        {"{{ '%s' | format(x) }}", "{\"b\":1,  \"a\": [true]}", "{'b': 1, 'a': [True]}"},
+        {"{{ x | string | trim }}", "{\"b\":1,  \"a\": [true]}", "{'b': 1, 'a': [True]}"},
+        {"{{ x | replace('b', 'c') }}", "{\"c\":1,  \"a\": [true]}", "{'c': 1, 'a': [True]}"},
+        {"{{ [x, 'y'] | join('-') }}", "{\"b\":1,  \"a\": [true]}-y", "{'b': 1, 'a': [True]}-y"},
+        {"{{ x.startswith('{') }}", "True", NULL},
+        {"{% if x is string %}{{ x }}{% else %}{{ x | tojson }}{% endif %}",
+         "{\"b\":1,  \"a\": [true]}", "{\"b\": 1, \"a\": [true]}"},
+        {"{{ x | tojson }}", "{\"b\": 1, \"a\": [true]}", "{\"b\": 1, \"a\": [true]}"},
+        {"{% for k, v in x | items %}{{ k }}={{ v | tojson }};{% endfor %}", "b=1;a=[true];",
+         "b=1;a=[true];"},
+        {"{% for k, v in x.items() %}{{ k }}={{ v }};{% endfor %}", "b=1;a=[True];",
+         "b=1;a=[True];"},
+        {"{% for k in x %}{{ k }}{{ x[k] }}{% endfor %}{{ x.b }}", "b1a[True]1", "b1a[True]1"},
+        {"{{ x | dictsort | first | first }}{{ x is mapping }}{{ 'a' in x }}", "aTrueTrue",
+         "aTrueTrue"},
+        {"{{ messages[0].tool_calls[0].function | tojson }}",
+         "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": [true]}}",
+         "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": [true]}}"},
+    };
+    for (size_t i = 0; i < sizeof uses / sizeof *uses; i++) {
+        char t[512];
+        snprintf(t, sizeof t, "{%% set x = messages[0].tool_calls[0].function.arguments %%}%s",
+                 uses[i].expr);
+        put_file("chat_template.jinja", t);
+        ap_chat *c = load();
+        renders(c, as_text, NULL, NULL, uses[i].text);
+        if (uses[i].object)
+            renders(c, as_object, NULL, NULL, uses[i].object);
+        else
+            refuses(c, as_object, NULL, NULL, APUS_EFORMAT, "line 1");
+        ap_chat_free(c);
+    }
+}
+
+/* The families' templates iterate over arguments: it does not matter how they are given. */
+static void test_families_arguments(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"models/tiny-qwen", "models/tiny-gemma"};
+    static const char *const arguments[] = {
+        "{\"path\": \"a\", \"n\": [1, {\"b\": null}], \"f\": 1.5}",
+        "\"{\\\"path\\\": \\\"a\\\", \\\"n\\\": [1, {\\\"b\\\": null}], \\\"f\\\": 1.5}\""};
+    for (int m = 0; m < 2; m++) {
+        ap_chat *c = NULL;
+        apus_diag diag = {0};
+        char *text[2];
+        size_t len;
+        if (ap_chat_load(models[m], m ? AP_CHAT_GEMMA : AP_CHAT_QWEN, &c, &diag))
+            fail_msg("%s", diag.text);
+        for (int k = 0; k < 2; k++) {
+            char messages[1024];
+            snprintf(messages, sizeof messages,
+                     "[{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", "
+                     "\"content\": null, \"tool_calls\": [{\"type\": \"function\", \"function\": "
+                     "{\"name\": \"f\", \"arguments\": %s}}]}]",
+                     arguments[k]);
+            if (ap_chat_render(c, messages, NULL, NULL, &text[k], &len, &diag))
+                fail_msg("%s", diag.text);
+        }
+        assert_string_equal(text[0], text[1]);
+        assert_non_null(strstr(text[0], "path"));
+        apus_free(text[0]);
+        apus_free(text[1]);
+        ap_chat_free(c);
+    }
+}
+
+/* As transformers does: null members of messages are as if they were not there. */
+static void test_null_keys(void **state)
+{
+    (void)state;
+    put_file("chat_template.jinja",
+             "{% for m in messages %}{{ m | tojson }}{{ m.content is defined }}"
+             "{% if m.tool_calls %}!{% endif %}{{ 'name' in m }}\n{% endfor %}");
+    ap_chat *c = load();
+    renders(c,
+            "[{\"role\": \"user\", \"content\": null, \"name\": null},"
+            " {\"content\": \"x\", \"tool_calls\": null, \"role\": \"user\"},"
+            " {\"role\": \"user\", \"tool_calls\": [{\"id\": null}], \"refusal\": null}]",
+            NULL, NULL,
+            "{\"role\": \"user\"}FalseFalse\n{\"content\": \"x\", \"role\": \"user\"}TrueFalse\n"
+            "{\"role\": \"user\", \"tool_calls\": [{\"id\": null}]}False!False\n");
+    refuses(c, "[{\"role\": null}]", NULL, NULL, APUS_EINVAL, "messages[0]: expected a role");
     ap_chat_free(c);
 }
 
@@ -181,8 +283,8 @@ static void test_reasoning(void **state)
         "\"r\"}\n"
         "{\"thinking\": \"t\", \"role\": \"b\", \"reasoning_content\": \"c\"}\n"
         "{\"thinking\": \"t\", \"role\": \"c\", \"reasoning_content\": \"t\"}\n"
-        "{\"thinking\": \"\", \"role\": \"d\", \"reasoning_content\": \"\", \"reasoning\": \"\"}\n"
-        "{\"role\": \"e\", \"reasoning\": null}\n");
+        "{\"thinking\": \"\", \"role\": \"d\", \"reasoning\": \"\", \"reasoning_content\": \"\"}\n"
+        "{\"role\": \"e\"}\n");
     ap_chat_free(c);
 }
 
@@ -193,6 +295,8 @@ static void test_refusals(void **state)
     ap_chat *c = load();
     refuses(c, NULL, NULL, NULL, APUS_EINVAL, "messages");
     refuses(c, "[", NULL, NULL, APUS_EINVAL, "messages");
+    refuses(c, "[{\"role\": \"user\", \"content\": \"\\ud800\"}]", NULL, NULL, APUS_EINVAL,
+            "unpaired surrogate");
     refuses(c, "{}", NULL, NULL, APUS_EINVAL, "messages: expected a JSON array");
     refuses(c, "[{\"role\": \"user\"}, 5]", NULL, NULL, APUS_EINVAL,
             "messages[1]: expected an object");
@@ -226,6 +330,9 @@ int main(void)
         cmocka_unit_test_teardown(test_named, clean),
         cmocka_unit_test_teardown(test_settings, clean),
         cmocka_unit_test_teardown(test_arguments, clean),
+        cmocka_unit_test_teardown(test_arguments_either_way, clean),
+        cmocka_unit_test_teardown(test_families_arguments, clean),
+        cmocka_unit_test_teardown(test_null_keys, clean),
         cmocka_unit_test_teardown(test_reasoning, clean),
         cmocka_unit_test_teardown(test_refusals, clean),
     };

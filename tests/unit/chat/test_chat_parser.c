@@ -44,7 +44,7 @@ static const example qwen[] = {
     {IN_THOUGHT, "a</thi", "T:a</thi"},
     {IN_THOUGHT "half a tho", "ught</think>x", "T:ught|C:x"},
     {PAST_THOUGHT, "\nplain\n", "C:\nplain\n"},
-    {PAST_THOUGHT, "stray</think>x", "C:strayx"},
+    {PAST_THOUGHT, "stray</think>x", "C:stray</think>x"},
     {"<|im_start|>user\n<think><|im_end|>\n", "x", "C:x"},
     {NULL, "<think>\nwhy\n</think>\n\nbecause", "T:why|C:because"},
     {NULL, "\n<think>\n\n</think>\n\nbecause", "C:because"},
@@ -70,7 +70,7 @@ static const example qwen[] = {
     {NULL, F(P("i", "five") P("n", "x") P("b", "maybe") P("o", "{oops") P("zz", "5")),
      "F:f({\"i\": \"five\", \"n\": \"x\", \"b\": \"maybe\", \"o\": \"{oops\", \"zz\": \"5\"})"},
     {NULL, F(P("s", "null") P("u", "7") P("any", "[]") P("s", "5")),
-     "F:f({\"s\": null, \"u\": 7, \"any\": [], \"s\": \"5\"})"},
+     "F:f({\"s\": \"5\", \"u\": 7, \"any\": []})"},
     {NULL, F(P("s", "\nline\n\n") P("i", "12345678901234567890123")),
      "F:f({\"s\": \"\\nline\\n\\n\", \"i\": 12345678901234567890123})"},
     {NULL, F("<parameter=s>inline</parameter><parameter=i>3</parameter>"),
@@ -92,15 +92,16 @@ static const example qwen[] = {
      "<tool_call>{\"name\": \"g\"}</tool_call>\n<tool_call>{\"name\": \"h\", \"parameters\": "
      "{}}</tool_call>",
      "F:g({})|F:h({})"},
-    {NULL, "<tool_call>{\"nome\": 1}</tool_call>x", "C:{\"nome\": 1}x"},
-    {NULL, "<tool_call>{\"name\": \"g\", \"arg", "C:{\"name\": \"g\", \"arg"},
-    {NULL, "<tool_call>what</tool_call>!", "C:what!"},
-    {NULL, "<tool_call></tool_call>!", "C:!"},
-    {NULL, "<tool_call>\n<function=f>\n<parameter=s>\nval", "C:\n<function=f>\n<parameter=s>\nval"},
-    {NULL, "<tool_call><function=f\n>x", "C:<function=f\n>x"},
+    {NULL, "<tool_call>{\"nome\": 1}</tool_call>x", "C:<tool_call>{\"nome\": 1}</tool_call>x"},
+    {NULL, "<tool_call>{\"name\": \"g\", \"arg", "C:<tool_call>{\"name\": \"g\", \"arg"},
+    {NULL, "<tool_call>what</tool_call>!", "C:<tool_call>what</tool_call>!"},
+    {NULL, "<tool_call></tool_call>!", "C:<tool_call></tool_call>!"},
+    {NULL, "<tool_call>\n<function=f>\n<parameter=s>\nval",
+     "C:<tool_call>\n<function=f>\n<parameter=s>\nval"},
+    {NULL, "<tool_call><function=f\n>x", "C:<tool_call><function=f\n>x"},
     {NULL, "use <function= like this", "C:use <function= like this"},
     {NULL, "<tool_ca", "C:<tool_ca"},
-    {NULL, "<tool_call>", ""},
+    {NULL, "<tool_call>", "C:<tool_call>"},
 };
 
 #define CH "<|channel>thought\n"
@@ -115,7 +116,7 @@ static const example gemma[] = {
     {NULL, "<|channel>other <channel|>x", "T:other |C:x"},
     {"<|turn>model\n" CH, "why<channel|>x", "T:why|C:x"},
     {"<|turn>model\n<|channel>", "thought\nwhy<channel|>x", "T:why|C:x"},
-    {"<|turn>model\n" CH "<channel|>", "x<channel|>y", "C:xy"},
+    {"<|turn>model\n" CH "<channel|>", "x<channel|>y", "C:x<channel|>y"},
     {"<|channel>"
      "<|turn>model\n",
      "x", "C:x"},
@@ -141,13 +142,14 @@ static const example gemma[] = {
     {NULL, CH "hm<|tool_call>call:f{}<tool_call|>", "T:hm|F:f({})"},
     {NULL, "<|tool_call>call:f{a:1}<turn|>", "F:f({\"a\": 1})"},
     {NULL, "<|tool_call>call:f{a:1}", "F:f({\"a\": 1})"},
-    {NULL, "<|tool_call>call:f{a:1", "C:call:f{a:1"},
-    {NULL, "<|tool_call>call:f{s:<|\"|>x<tool_call|>", "C:call:f{s:\"x"},
-    {NULL, "<|tool_call>nonsense<tool_call|>x", "C:nonsensex"},
-    {NULL, "<|tool_call>call:f{a 1}<tool_call|>x", "C:call:f{a 1}x"},
+    {NULL, "<|tool_call>call:f{a:1", "C:<|tool_call>call:f{a:1"},
+    {NULL, "<|tool_call>call:f{s:<|\"|>x<tool_call|>",
+     "C:<|tool_call>call:f{s:<|\"|>x<tool_call|>"},
+    {NULL, "<|tool_call>nonsense<tool_call|>x", "C:<|tool_call>nonsense<tool_call|>x"},
+    {NULL, "<|tool_call>call:f{a 1}<tool_call|>x", "C:<|tool_call>call:f{a 1}<tool_call|>x"},
     {NULL, "<|tool_call>call:f{}<tool_call|><|tool_response>response:f{value:1}<tool_response|>so",
      "F:f({})|C:so"},
-    {NULL, "x<tool_call|>y<eos>", "C:xy"},
+    {NULL, "x<tool_call|>y<eos>", "C:x<tool_call|>y"},
 };
 
 static void check(ap_chat_syntax syntax, const example *e, size_t n)
@@ -309,23 +311,96 @@ static void test_early(void **state)
     ap_chat_parser_free(p);
 }
 
-/* Long answers cost time in proportion: a second is a hundred times what this needs. */
+/* Schemas that refer to themselves many times over are walked a bounded way. */
+static void test_hostile_schema(void **state)
+{
+    (void)state;
+    static heard h;
+    static char schema[1 << 16], out[1 << 16];
+    size_t n = (size_t)sprintf(schema, "[{\"name\": \"f\", \"parameters\": {\"$defs\": {\"A\": {"
+                                       "\"anyOf\": [{\"type\": \"integer\"}");
+    for (int i = 0; i < 500; i++)
+        n += (size_t)sprintf(schema + n, ", {\"%s\": [{\"$ref\": \"#/$defs/A\"}]}",
+                             i % 2 ? "allOf" : "oneOf");
+    sprintf(schema + n, "]}}, \"$ref\": \"#/$defs/A\", \"properties\": {\"x\": {\"$ref\": "
+                        "\"#/$defs/A\"}}}}]");
+    n = (size_t)sprintf(out, "<tool_call>\n<function=f>\n");
+    for (int i = 0; i < 500; i++)
+        n += (size_t)sprintf(out + n, "<parameter=%c>\n7\n</parameter>\n", i % 2 ? 'x' : 'y');
+    sprintf(out + n, "</function>\n</tool_call>");
+    parse_cut(AP_CHAT_QWEN, NULL, schema, out, strlen(out), 0, &h);
+    assert_string_equal(h.text, "F:f({\"y\": \"7\", \"x\": 7})");
+}
+
+/* What is used up is dropped while a call is being read: nothing of the call is lost, wherever that
+ * happens. */
+static void test_dropping(void **state)
+{
+    (void)state;
+    static heard h;
+    static char out[16384], want[16384];
+    static const struct {
+        ap_chat_syntax syntax;
+        const char *call, *want;
+    } calls[] = {
+        {AP_CHAT_QWEN,
+         "\n<tool_call>\n<function=f>\n<parameter=s>\nA value </parameter> of words.\n"
+         "</parameter>\n<parameter=i>\n12\n</parameter>\n</function>\n</tool_call>",
+         "F:f({\"s\": \"A value </parameter> of words.\", \"i\": 12})"},
+        {AP_CHAT_QWEN,
+         "\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"s\": \"words\"}}\n</tool_call>",
+         "F:f({\"s\": \"words\"})"},
+        {AP_CHAT_GEMMA, "\n<|tool_call>call:f{s:<|\"|>A value } of words.<|\"|>,i:12}<tool_call|>",
+         "F:f({\"s\": \"A value } of words.\", \"i\": 12})"}};
+    for (size_t c = 0; c < NELEM(calls); c++)
+        for (size_t n = 4080; n < 4130; n++) {
+            memset(out, 'x', n);
+            strcpy(out + n, calls[c].call);
+            snprintf(want, sizeof want, "C:%.*s|%s", (int)n, out, calls[c].want);
+            for (size_t step = 1; step < 64; step += 9) {
+                parse_cut(calls[c].syntax, NULL, tools, out, strlen(out), step, &h);
+                if (strcmp(h.text, want))
+                    fail_msg("%zu bytes in steps of %zu: %s", n, step, h.text + n);
+            }
+        }
+}
+
+/* Long answers cost time in proportion: this takes under a second. */
 static void test_linear(void **state)
 {
     (void)state;
     static heard h;
-    size_t n = 2 << 20;
+    size_t n = 1 << 19;
     char *s = malloc(n);
-    static const char *const unit[] = {"<function=<tool_call>{",
-                                       "<tool_call><function=f><parameter=s>", "\n\n\xFF<"};
-    for (int u = 0; u < 3; u++) {
-        for (size_t i = 0; i < n; i++) s[i] = unit[u][i % strlen(unit[u])];
-        parse_cut(AP_CHAT_QWEN, NULL, NULL, s, n, 0, &h);
-        parse_cut(AP_CHAT_QWEN, NULL, NULL, s, n, 5, &h);
+    static const char *const q[] = {"<function=<tool_call>{",
+                                    "<tool_call><function=f><parameter=s>",
+                                    "\n\n\xFF<",
+                                    "<tool_call>{\"a\":{",
+                                    "\n<tool_call>\n<function=f>\n<parameter=s>\n</parameter>\n",
+                                    "\n<tool_call>{}\n",
+                                    "</parameter>          ",
+                                    "\n<think> a",
+                                    "\n<function=f></function></tool_call>",
+                                    "```\n<tool_call>"};
+    static const char *const g[] = {"<|tool_call>call:f{a:<|\"|>", "<|tool_call>call:f{a:'b' ",
+                                    "<|tool_call>call:f{a:1}<tool_call|>", "<|channel>thought\n",
+                                    "\n<|channel>a"};
+    for (size_t u = 0; u < NELEM(q) + NELEM(g); u++) {
+        bool is_gemma = u >= NELEM(q);
+        const char *unit = is_gemma ? g[u - NELEM(q)] : q[u];
+        const char *thought = is_gemma ? CH : IN_THOUGHT;
+        ap_chat_syntax syntax = is_gemma ? AP_CHAT_GEMMA : AP_CHAT_QWEN;
+        for (size_t i = 0; i < n; i++) s[i] = unit[i % strlen(unit)];
+        parse_cut(syntax, NULL, tools, s, n, 0, &h);
+        parse_cut(syntax, NULL, tools, s, n, 5, &h);
+        parse_cut(syntax, thought, tools, s, n, 5, &h);
     }
-    for (size_t i = 0; i < n; i++) s[i] = "<|tool_call>call:f{a:<|\"|>"[i % 26];
-    parse_cut(AP_CHAT_GEMMA, NULL, NULL, s, n, 0, &h);
-    parse_cut(AP_CHAT_GEMMA, NULL, NULL, s, n, 5, &h);
+    /* One value after another. */
+    static const char head[] = "<tool_call><function=f>";
+    memcpy(s, head, sizeof head - 1);
+    for (size_t i = sizeof head - 1; i < n; i++)
+        s[i] = "<parameter=s>\nx\n</parameter>\n"[(i - sizeof head + 1) % 29];
+    parse_cut(AP_CHAT_QWEN, NULL, tools, s, n, 5, &h);
     free(s);
 }
 
@@ -349,6 +424,7 @@ int main(void)
         cmocka_unit_test(test_qwen),      cmocka_unit_test(test_gemma),
         cmocka_unit_test(test_plain),     cmocka_unit_test(test_random),
         cmocka_unit_test(test_early),     cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_dropping),  cmocka_unit_test(test_hostile_schema),
         cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

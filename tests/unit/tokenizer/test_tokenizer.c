@@ -325,6 +325,123 @@ static void exploding_pattern(void **state)
     ap_tokenizer_free(t);
 }
 
+#define TIMES_TEN(type) "{\"type\":\"Replace\",\"pattern\":{" type "},\"content\":\"aaaaaaaaaa\"}"
+
+/* Twelve rules that make ten of each one would make 10^12 bytes of one. */
+static void growing_rules(void **state)
+{
+    (void)state;
+    static const char *const rules[] = {
+        TIMES_TEN("\"String\":\"a\""), TIMES_TEN("\"Regex\":\"a\""),
+        "{\"type\":\"Prepend\",\"prepend\":\"a\"}," TIMES_TEN("\"String\":\"a\"")};
+    for (int r = 0; r < 3; r++) {
+        char list[4096] = "", json[8192];
+        size_t len = 0;
+        for (int i = 0; i < 12; i++)
+            len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", i ? "," : "", rules[r]);
+        snprintf(json, sizeof json,
+                 "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s]}," MODEL "}", list);
+        ap_tokenizer *t = NULL;
+        apus_diag diag = {0};
+        if (ap_tokenizer_parse(json, strlen(json), "t.json", &t, &diag)) fail_msg("%s", diag.text);
+        int32_t *ids;
+        size_t n;
+        assert_int_equal(ap_tokenizer_encode(t, "a", 1, 0, &ids, &n, &diag), APUS_EFORMAT);
+        if (!strstr(diag.text, "t.json: the normalizer's rules make more than"))
+            fail_msg("%s", diag.text);
+        ap_tokenizer_free(t);
+        snprintf(json, sizeof json,
+                 "{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[%s]}," MODEL "}", list);
+        if (!strstr(rules[r], "Regex") && !strstr(rules[r], "Prepend"))
+            refuse(json, APUS_EFORMAT, "the decoder's Replace rules may make more than");
+    }
+}
+
+/* A long text may grow as its rules say, as long as they are of a tokenizer's kind. */
+static void rules_that_grow_little(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"b\"},\"content\":\"aaaaaaaaaaaaaaaa\"},"
+        "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a{16}\"},\"content\":\"a\"}]}," MODEL "}";
+    ap_tokenizer *t = NULL;
+    apus_diag diag = {0};
+    if (ap_tokenizer_parse(json, strlen(json), "t.json", &t, &diag)) fail_msg("%s", diag.text);
+    size_t len = 200000, n = 0;
+    char *text = malloc(len);
+    memset(text, 'b', len);
+    int32_t *ids;
+    if (ap_tokenizer_encode(t, text, len, 0, &ids, &n, &diag)) fail_msg("%s", diag.text);
+    assert_true(n > 0);
+    apus_free(ids);
+    free(text);
+    ap_tokenizer_free(t);
+}
+
+/* The bytes of half a surrogate pair are no UTF-8: each is read as U+FFFD, as the reference library's
+ * callers do, at either end of a text and within it. */
+static void lone_surrogates(void **state)
+{
+    (void)state;
+    static const char *const texts[][2] = {
+        {"\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"a\xED\xB0\x80z", "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz"},
+        {"\xED\xA0\xBD\xED\xB8\x80",
+         "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"x\xED\xA0", "x\xEF\xBF\xBD\xEF\xBF\xBD"},
+    };
+    static const char *const names[] = {"qwen", "gemma"};
+    for (int f = 0; f < 2; f++) {
+        ap_tokenizer *t = open_file(names[f]);
+        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+            int32_t *ids[2];
+            size_t n[2];
+            for (int k = 0; k < 2; k++)
+                assert_int_equal(ap_tokenizer_encode(t, texts[i][k], strlen(texts[i][k]), 0,
+                                                     &ids[k], &n[k], NULL),
+                                 APUS_OK);
+            assert_int_equal(n[0], n[1]);
+            assert_memory_equal(ids[0], ids[1], n[0] * sizeof *ids[0]);
+            apus_free(ids[0]);
+            apus_free(ids[1]);
+        }
+        ap_tokenizer_free(t);
+    }
+}
+
+/* Markers as text: none of the tokens that are written like one, special or not. */
+static void plain_text(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"models/tiny-qwen", "models/tiny-gemma"};
+    static const char *const texts[] = {"<|im_end|>",  "<think>x</think>",
+                                        "<tool_call>", "</tool_response> <tool_response>",
+                                        "<eos><bos>",  "<|tool_call>call:f{}<tool_call|>",
+                                        "a<|channel>b"};
+    for (int f = 0; f < 2; f++) {
+        ap_tokenizer *t = NULL;
+        apus_diag diag = {0};
+        if (ap_tokenizer_load(files[f], &t, &diag)) fail_msg("%s", diag.text);
+        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+            int32_t *ids;
+            size_t n;
+            if (ap_tokenizer_encode(t, texts[i], strlen(texts[i]), APUS_TOK_PLAIN, &ids, &n, &diag))
+                fail_msg("%s", diag.text);
+            for (size_t k = 0; k < n; k++)
+                if (f ? ids[k] < 17 : ids[k] >= 1527)
+                    fail_msg("%s: %s has the marker %d", files[f], texts[i], (int)ids[k]);
+            apus_free(ids);
+        }
+        int32_t *ids;
+        size_t n;
+        assert_int_equal(
+            ap_tokenizer_encode(t, "x", 1, APUS_TOK_PLAIN | APUS_TOK_SPECIAL, &ids, &n, &diag),
+            APUS_EINVAL);
+        ap_tokenizer_free(t);
+    }
+}
+
 /* ---------------------------------------------------------------- folders */
 
 static void missing_folder(void **state)
@@ -363,7 +480,7 @@ int main(void)
     static const char *const names[] = {"qwen",      "gemma", "ignore_merges", "prefix_space",
                                         "odd_added", "llama", "fused_unk",     "metaspace"};
     enum { N = sizeof names / sizeof *names };
-    struct CMUnitTest tests[N + 7];
+    struct CMUnitTest tests[N + 11];
     for (size_t i = 0; i < N; i++)
         tests[i] = (struct CMUnitTest){names[i], golden, NULL, NULL, (void *)(uintptr_t)names[i]};
     const struct CMUnitTest others[] = {cmocka_unit_test(long_runs),
@@ -371,6 +488,10 @@ int main(void)
                                         cmocka_unit_test(facts),
                                         cmocka_unit_test(refusals),
                                         cmocka_unit_test(exploding_pattern),
+                                        cmocka_unit_test(growing_rules),
+                                        cmocka_unit_test(rules_that_grow_little),
+                                        cmocka_unit_test(plain_text),
+                                        cmocka_unit_test(lone_surrogates),
                                         cmocka_unit_test(missing_folder),
                                         cmocka_unit_test(folder_with_config)};
     memcpy(tests + N, others, sizeof others);

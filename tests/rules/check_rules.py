@@ -24,9 +24,9 @@ LAYERS = {
     "engine": {"base", "tensor", "kern", "file", "text", "state", "model"},
 }
 ROOT_FILES = {
-    ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CMakeLists.txt", "CMakePresets.json",
-    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli", "cmake", "docs", "include",
-    "models", "scripts", "src", "tests", "tools",
+    ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt", "CMakePresets.json",
+    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli", "cmake", "docs", "examples", "include",
+    "models", "scripts", "setup", "src", "tests", "tools",
 }
 MAX_LINES = 1500
 

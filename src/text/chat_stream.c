@@ -47,7 +47,7 @@ static void emit(ap_stream *p, apus_part part, const char *s, size_t n)
 {
     if (!n) return;
     if (part == APUS_PART_CONTENT) p->has_content = true;
-    p->fn(p->ctx, &(apus_event){.part = part, .text = s, .len = n});
+    p->fn(p->ctx, &(apus_event){.size = sizeof(apus_event), .part = part, .text = s, .len = n});
 }
 
 static bool is_ws(char c)
@@ -92,6 +92,7 @@ void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args
     p->fn(
         p->ctx,
         &(apus_event){
+            .size = sizeof(apus_event),
             .part = APUS_PART_CALL, .text = name, .len = len, .args = args, .args_len = args_len});
     p->after_call = true;
     p->skip_nl = false;

@@ -522,8 +522,8 @@ typedef struct apus_generation {
  * called in the order of the list; false ends that generation alone, apus_cancel ends all.
  * Progress: that of list[0] is told of all prompts together.
  *   list  [n], n = 1 .. max_sessions
- * Errors as apus_generate. On an error before the first token no session has moved; later ones leave
- * sessions where their last token was reported. */
+ * Errors as apus_generate. After an error in the prompts no session has moved; after a later one each
+ * holds what it held when the last step had been computed. */
 APUS_API apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
                                       apus_diag *diag);
 

@@ -14,15 +14,18 @@ static bool is_stop(const ap_config *c, int32_t id)
     return false;
 }
 
-/* The next token after the row of logits. */
-static int32_t choose(ap_gen *g)
+/* The next token after the row of logits, to g->id. */
+static apus_err choose(ap_gen *g, apus_diag *diag)
 {
     const apus_session *s = g->session;
-    const ap_config *c = &s->engine->model->config;
-    for (int i = 0; i < c->n_suppress; i++)
-        if (c->suppress[i] >= 0 && c->suppress[i] < s->engine->size.vocab)
-            g->row[c->suppress[i]] = -INFINITY;
-    return apus_sampler_next(&g->sampler, g->row, s->tok, s->pos);
+    const apus_model *m = s->engine->model;
+    for (int i = 0; i < m->config.n_suppress; i++)
+        if (m->config.suppress[i] >= 0 && m->config.suppress[i] < s->engine->size.vocab)
+            g->row[m->config.suppress[i]] = -INFINITY;
+    g->id = apus_sampler_next(&g->sampler, g->row, s->tok, s->pos);
+    if (g->id >= 0) return APUS_OK;
+    return ap_fail(diag, APUS_EFORMAT, "%s: suppress_tokens leaves no token that could be chosen",
+                   m->dir);
 }
 
 static void end(ap_gen *g, apus_stop why)
@@ -85,7 +88,8 @@ static apus_err finish_text(ap_gen *g, apus_diag *diag)
 static apus_err next_token(ap_gen *g, apus_diag *diag)
 {
     const apus_engine *e = g->session->engine;
-    g->id = choose(g);
+    apus_err err = choose(g, diag);
+    if (err) return err;
     if (!g->set.ignore_eos && is_stop(&e->model->config, g->id)) {
         g->res.stop_id = g->id;
         end(g, APUS_STOP_TOKEN);
@@ -96,7 +100,7 @@ static apus_err next_token(ap_gen *g, apus_diag *diag)
         end(g, APUS_STOP_CALLER);
         return APUS_OK;
     }
-    apus_err err = g->detok ? push_token(g, g->id, diag) : APUS_OK;
+    if (g->detok) err = push_token(g, g->id, diag);
     if (err || g->done) return err;
     if (ap_cancelled(e))
         end(g, APUS_STOP_CALLER);

@@ -24,8 +24,8 @@ typedef struct chat {
 static void add_message(chat *c, const char *role, const char *text)
 {
     char *to = c->messages + strlen(c->messages), *end = c->messages + sizeof c->messages - 16;
-    to += snprintf(to, (size_t)(end - to), "%c{\"role\":\"%s\",\"content\":\"", to == c->messages ? '[' : ',',
-                   role);
+    to += snprintf(to, (size_t)(end - to), "%c{\"role\":\"%s\",\"content\":\"",
+                   to == c->messages ? '[' : ',', role);
     for (; *text && to < end; text++) {
         if (*text == '"' || *text == '\\')
             *to++ = '\\', *to++ = *text;
@@ -79,7 +79,8 @@ static apus_err answer(chat *c)
     if (!err) err = apus_tokenize(c->model, prompt, len, APUS_TOK_SPECIAL, &ids, &n, &c->why);
     if (!err) err = rewind_to_shared(c, ids, n, &shared);
     if (!err)
-        err = apus_chat_parser_create(c->model, prompt, len, NULL, on_event, c, &c->parser, &c->why);
+        err =
+            apus_chat_parser_create(c->model, prompt, len, NULL, on_event, c, &c->parser, &c->why);
     if (!err) {
         apus_generate_settings set;
         apus_generate_settings_default(&set);

@@ -61,7 +61,8 @@ static apus_err compare(apus_engine *e, apus_session *s, const char *path, apus_
     for (int i = 0; i < COPIES && !err; i++)
         err = continue_from(session[i], said[i], sizeof said[i], why);
     if (err) return err;
-    bool same = !strcmp(said[ORIGINAL], said[FILE_COPY]) && !strcmp(said[ORIGINAL], said[MEMORY_COPY]);
+    bool same =
+        !strcmp(said[ORIGINAL], said[FILE_COPY]) && !strcmp(said[ORIGINAL], said[MEMORY_COPY]);
     printf("%zu bytes; the original goes on: %s\nthe loaded ones go on %s\n", bytes, said[ORIGINAL],
            same ? "in the same way" : "OTHERWISE");
     return same ? APUS_OK : APUS_EINTERNAL;

@@ -9,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char tools[] =
-    "[{\"type\":\"function\",\"function\":{\"name\":\"add_numbers\",\"description\":\"Adds two numbers.\","
-    "\"parameters\":{\"type\":\"object\",\"properties\":{"
-    "\"a\":{\"type\":\"integer\",\"description\":\"First number.\"},"
-    "\"b\":{\"type\":\"integer\",\"description\":\"Second number.\"}},\"required\":[\"a\",\"b\"]}}}]";
+static const char tools[] = "[{\"type\":\"function\",\"function\":{\"name\":\"add_numbers\","
+                            "\"description\":\"Adds two numbers.\","
+                            "\"parameters\":{\"type\":\"object\",\"properties\":{"
+                            "\"a\":{\"type\":\"integer\",\"description\":\"First number.\"},"
+                            "\"b\":{\"type\":\"integer\",\"description\":\"Second "
+                            "number.\"}},\"required\":[\"a\",\"b\"]}}}]";
 
 typedef struct turn {
     apus_model *model;
@@ -61,7 +62,8 @@ static apus_err answer(turn *t, const char *messages)
     if (!err) err = apus_tokenize(t->model, prompt, len, APUS_TOK_SPECIAL, &ids, &n, &t->why);
     if (!err) err = apus_session_rewind(t->session, 0, &t->why);
     if (!err)
-        err = apus_chat_parser_create(t->model, prompt, len, tools, on_event, t, &t->parser, &t->why);
+        err =
+            apus_chat_parser_create(t->model, prompt, len, tools, on_event, t, &t->parser, &t->why);
     if (!err) err = apus_generate(t->session, ids, (int)n, &set, NULL, &t->why);
     if (!err) err = apus_chat_parser_finish(t->parser);
     apus_chat_parser_free(t->parser);

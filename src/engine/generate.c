@@ -179,9 +179,10 @@ static apus_err check_settings(const apus_generate_settings *s, apus_diag *diag)
                        "apus_generate_settings.max_tokens: expected -1 or more, found %d",
                        s->max_tokens);
     if (s->n_stop_strings < 0 || (s->n_stop_strings > 0 && !s->stop_strings))
-        return ap_fail(diag, APUS_EINVAL,
-                       "apus_generate_settings.n_stop_strings: expected 0 or more strings, found %d",
-                       s->stop_strings ? s->n_stop_strings : 0);
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "apus_generate_settings.n_stop_strings: expected 0 or more strings, found %d",
+            s->stop_strings ? s->n_stop_strings : 0);
     return APUS_OK;
 }
 
@@ -220,10 +221,12 @@ static void stop_all(apus_engine *e, int n)
     }
 }
 
-static apus_err check_list(const apus_engine *e, const apus_generation *list, int n, apus_diag *diag)
+static apus_err check_list(const apus_engine *e, const apus_generation *list, int n,
+                           apus_diag *diag)
 {
     if (!list || n < 1 || n > e->size.n_session)
-        return ap_fail(diag, APUS_EINVAL, "apus_generate_batch: expected 1 to %d sessions, found %d",
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_generate_batch: expected 1 to %d sessions, found %d",
                        e->size.n_session, list ? n : 0);
     for (int i = 0; i < n; i++) {
         if (list[i].size != sizeof *list)
@@ -266,14 +269,11 @@ apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
 }
 
 apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
-                       const apus_generate_settings *set, apus_generate_result *res, apus_diag *diag)
+                       const apus_generate_settings *set, apus_generate_result *res,
+                       apus_diag *diag)
 {
     if (!s) return ap_fail(diag, APUS_EINVAL, "apus_generate: a session is needed");
-    apus_generation one = {.size = sizeof one,
-                           .session = s,
-                           .prompt = prompt,
-                           .n = n,
-                           .settings = set,
-                           .result = res};
+    apus_generation one = {
+        .size = sizeof one, .session = s, .prompt = prompt, .n = n, .settings = set, .result = res};
     return apus_generate_batch(s->engine, &one, 1, diag);
 }

@@ -39,7 +39,8 @@ static apus_err check(const char *const *strings, int n, size_t *bytes, apus_dia
     *bytes = 0;
     for (int i = 0; i < n; i++) {
         size_t len = strings[i] ? strlen(strings[i]) : 0;
-        if (!len) return ap_fail(diag, APUS_EINVAL, "stop string %d: expected a text, found none", i);
+        if (!len)
+            return ap_fail(diag, APUS_EINVAL, "stop string %d: expected a text, found none", i);
         if (!ap_utf8_valid(strings[i], len))
             return ap_fail(diag, APUS_EINVAL, "stop string %d: expected UTF-8", i);
         if (!ap_add_size(*bytes, len, bytes)) return ap_fail_nomem(diag, len, "stop strings");
@@ -117,8 +118,8 @@ static void give(ap_stops *s, size_t n, const char **out, size_t *len)
     *len = n;
 }
 
-apus_err ap_stops_push(ap_stops *s, const char *text, size_t n, const char **out, size_t *len, int *hit,
-                       apus_diag *diag)
+apus_err ap_stops_push(ap_stops *s, const char *text, size_t n, const char **out, size_t *len,
+                       int *hit, apus_diag *diag)
 {
     *out = "";
     *len = 0;

@@ -16,8 +16,8 @@ void ap_stops_free(ap_stops *s);
  *   hit       index of the string that is complete first, the longest of several; *out ends where it
  *             begins, and nothing may be pushed after it. -1: none yet
  * ENOMEM. */
-apus_err ap_stops_push(ap_stops *s, const char *text, size_t n, const char **out, size_t *len, int *hit,
-                       apus_diag *diag);
+apus_err ap_stops_push(ap_stops *s, const char *text, size_t n, const char **out, size_t *len,
+                       int *hit, apus_diag *diag);
 
 /* The text has ended: what was held back is no stop string. */
 void ap_stops_finish(ap_stops *s, const char **out, size_t *len);

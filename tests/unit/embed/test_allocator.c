@@ -100,8 +100,8 @@ static apus_err whole_life(void)
     if (!err) err = apus_engine_create(m, &es, &e, &diag);
     if (!err) err = apus_session_create(e, &s, &diag);
     if (!err)
-        err = apus_chat_render(m, "[{\"role\":\"user\",\"content\":\"What is apus?\"}]", NULL, NULL, &text,
-                               &len, &diag);
+        err = apus_chat_render(m, "[{\"role\":\"user\",\"content\":\"What is apus?\"}]", NULL, NULL,
+                               &text, &len, &diag);
     if (!err) err = apus_tokenize(m, text, len, APUS_TOK_SPECIAL, &ids, &n, &diag);
     const char *stop[] = {"engine"};
     apus_generate_settings g;
@@ -129,7 +129,7 @@ static void everything_comes_from_it(void **state)
     if (err) fail_msg("%s", diag.text);
     assert_int_equal(h.blocks, 0);
     assert_int_equal(h.bytes, 0);
-    assert_true(h.most > 11000000); /* the weights, too */
+    assert_true(h.most > 11000000);                               /* the weights, too */
     assert_int_equal(apus_set_allocator(&a, &diag), APUS_EINVAL); /* too late */
 }
 

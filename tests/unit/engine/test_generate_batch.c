@@ -83,8 +83,11 @@ static void batches_give_what_single_ones_give(void **state)
         assert_ok(apus_generate(a, prompt[i], n, &set[i], &one[i], &diag));
         apus_session_free(a);
         set[i].ctx = &together[i];
-        list[i] = (apus_generation){.size = sizeof *list, .prompt = prompt[i], .n = n,
-                                    .settings = &set[i], .result = &res[i]};
+        list[i] = (apus_generation){.size = sizeof *list,
+                                    .prompt = prompt[i],
+                                    .n = n,
+                                    .settings = &set[i],
+                                    .result = &res[i]};
     }
     for (int i = 0; i < N; i++) {
         assert_ok(apus_session_create(e, &s[i], &diag));
@@ -230,7 +233,8 @@ static void bad_arguments(void **state)
     assert_int_equal(apus_generate_batch(e, NULL, 1, &diag), APUS_EINVAL);
     assert_int_equal(apus_generate_batch(e, list, 0, &diag), APUS_EINVAL);
     assert_int_equal(apus_generate_batch(e, list, 3, &diag), APUS_EINVAL);
-    assert_int_equal(apus_generate_batch(e, list + 1, 2, &diag), APUS_EINVAL); /* one session twice */
+    assert_int_equal(apus_generate_batch(e, list + 1, 2, &diag),
+                     APUS_EINVAL); /* one session twice */
     list[1].size = 8;
     assert_int_equal(apus_generate_batch(e, list, 2, &diag), APUS_EINVAL);
     list[1].size = sizeof *list;

@@ -73,7 +73,8 @@ static void agree_with_a_naive_search(void **state)
         assert_ok(ap_stops_create(list, n_stop, &s, &diag));
         int hit = stream(s, &rng, text, (size_t)n, got, &n_got);
         ap_stops_free(s);
-        assert_int_equal(hit < 0 ? -1 : (int)strlen(list[hit]), want < 0 ? -1 : (int)strlen(list[want]));
+        assert_int_equal(hit < 0 ? -1 : (int)strlen(list[hit]),
+                         want < 0 ? -1 : (int)strlen(list[want]));
         assert_int_equal(n_got, begin);
         assert_memory_equal(got, text, begin);
         hits += hit >= 0;

@@ -1,36 +1,20 @@
-# The two commands of a newcomer. Both install what is missing (root or sudo; otherwise they print
-# the exact command), build, and then:
-#   make demo    hold a first conversation with the built-in tiny model
-#   make check   run every test
-BUILD ?= build
-JOBS  ?= $(shell nproc)
+# Short names for what ./setup does; a machine without make runs that directly.
+#   make demo         install what is missing, build, hold a first conversation
+#   make check        ... and run every test
+#   make check-all    ... and sanitizers, clang, aarch64, emulated processor levels, format
+#   make install      PREFIX (default: /usr/local for root, else ~/.local) and DESTDIR as usual
+export BUILD JOBS PREFIX DESTDIR
 
-.PHONY: all demo check deps build install clean format lint
-all: build
-
-deps:
-	@scripts/install-dependencies build
-
-build: deps
-	@test -f $(BUILD)/build.ninja || cmake --preset release -B $(BUILD) >/dev/null
-	@cmake --build $(BUILD) -j $(JOBS) --target apus_cli
-
-demo: build
-	@scripts/demo $(BUILD)/apus
-
-check:
-	@scripts/install-dependencies check
-	@scripts/check
-
-install: build
-	cmake --install $(BUILD)
+.PHONY: build demo check check-all install clean format lint
+build demo check check-all install:
+	@./setup $@
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 lint:
-	cmake --preset release -B $(BUILD) >/dev/null
-	clang-tidy -p $(BUILD) --quiet $$(git ls-files 'src/*.c' 'cli/*.c' | grep -v /arm/)
+	cmake --preset release -B build >/dev/null
+	clang-tidy -p build --quiet $$(git ls-files 'src/*.c' 'cli/*.c' | grep -v /arm/)
 
 clean:
 	rm -rf build build-*

@@ -40,6 +40,8 @@ const char *stop_name(apus_stop s)
         return "context";
     case APUS_STOP_CALLER:
         return "cancelled";
+    case APUS_STOP_STRING:
+        return "stop";
     }
     return "unknown";
 }

@@ -117,6 +117,7 @@ static void answer_turn(chat *c)
 {
     apus_diag d;
     apus_chat_settings cs;
+    apus_sampling way;
     apus_generate_settings g;
     char *text = NULL, *messages = conversation_json(c);
     size_t len = 0, n = 0;
@@ -130,9 +131,10 @@ static void answer_turn(chat *c)
         int same = shared_prefix(c->session, ids, n);
         err = apus_session_rewind(c->session, same, &d);
         if (!err) {
-            apus_generate_settings_default(c->model, &g);
-            sampling_settings(c->model, &g.sampling);
-            g.sampling.seed += c->answers++;
+            apus_generate_settings_default(&g);
+            sampling_settings(c->model, &way);
+            way.seed += c->answers++;
+            g.sampling = &way;
             g.max_tokens = o.max_tokens;
             err = answer_generate(c->model, c->engine, c->session, ids + same, (int)n - same,
                                   ANSWER_CHAT, text, len, false, &g, &a, &d);

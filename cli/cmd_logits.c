@@ -102,7 +102,7 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
         size_t end = next;
         for (; end < n_rows && (size_t)w[end].pos < at + (size_t)n; end++)
             if (end == next || w[end].pos != w[end - 1].pos) rows[n_want++] = w[end].pos - (int)at;
-        apus_feed feed = {.session = s,
+        apus_feed feed = {.size = sizeof(apus_feed), .session = s,
                           .tok = ids + at,
                           .n = n,
                           .logits = n_want ? logits : NULL,

@@ -136,7 +136,7 @@ static bool feed(side *s, const int32_t *ids, int n, bool wanted, apus_diag *d)
 {
     int32_t rows[MAX_PIECE];
     for (int i = 0; wanted && i < n; i++) rows[i] = i;
-    apus_feed f = {.session = s->session, .tok = ids, .n = n};
+    apus_feed f = {.size = sizeof(apus_feed), .session = s->session, .tok = ids, .n = n};
     if (wanted) {
         f.logits = s->logits;
         f.rows = rows;

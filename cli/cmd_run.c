@@ -187,6 +187,7 @@ static int generate(const apus_model *m, prompt *p)
     apus_engine *e = NULL;
     apus_session *s = NULL;
     apus_engine_settings es;
+    apus_sampling way;
     apus_generate_settings g;
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
@@ -199,8 +200,9 @@ static int generate(const apus_model *m, prompt *p)
         report(&cmd_run, &d);
     } else {
         answer a;
-        apus_generate_settings_default(m, &g);
-        sampling_settings(m, &g.sampling);
+        apus_generate_settings_default(&g);
+        sampling_settings(m, &way);
+        g.sampling = &way;
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
         if (answer_generate(m, e, s, p->ids, (int)p->n, p->mode, p->text, p->text_len,

@@ -180,8 +180,8 @@ static const char *default_model(void)
         if (i == 0 && env) len = snprintf(dir, sizeof dir, "%s/%s", env, APUS_DEFAULT_MODEL);
         if (i == 1 && slash)
             len = snprintf(dir, sizeof dir, "%s/../share/apus/models/%s", exe, APUS_DEFAULT_MODEL);
-        if (i == 2)
-            len = snprintf(dir, sizeof dir, "%s/%s", APUS_SOURCE_MODELS, APUS_DEFAULT_MODEL);
+        if (i == 2 && slash) /* in a build folder */
+            len = snprintf(dir, sizeof dir, "%s/models/%s", exe, APUS_DEFAULT_MODEL);
         if (len > 0 && (size_t)len < sizeof dir && is_file(dir, "config.json", probe, sizeof probe))
             return dir;
     }

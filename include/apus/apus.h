@@ -6,8 +6,21 @@
  * size. Results leave through pointers only on success. The library never prints, exits, aborts or
  * reads the environment; every fallible call returns a code and, if `diag` is given, a sentence.
  *
- * Threads: a model may be shared by threads once open. An engine and its sessions belong to one
- * caller at a time; `apus_cancel` alone may be called from another thread or a signal handler. */
+ * Threads. No call needs a lock of its own, and objects that are not mentioned together do not
+ * touch each other.
+ *   apus_model        once open, any number of threads may use it at once: all calls on it but
+ *                     apus_model_close only read
+ *   apus_engine       one thread at a time, together with its sessions, which compute on its
+ *   apus_session      workers; which thread that is may change. Several engines of a model run side
+ *                     by side. apus_cancel alone may come from any thread or a signal handler
+ *   apus_detok, apus_chat_parser, apus_sampler
+ *                     one thread at a time each; any number of them side by side
+ *   callbacks         run in the thread of the call that they were given to, before it returns.
+ *                     From them apus_cancel, and everything on other engines, detokenizers, parsers
+ *                     and samplers may be called; nothing that computes or frees on the same engine
+ *   the rest          free of state, except apus_set_allocator, which says so
+ *
+ * Compatibility of programs with later versions of the library: docs/abi.md. */
 #ifndef APUS_APUS_H
 #define APUS_APUS_H
 
@@ -43,7 +56,8 @@ typedef enum apus_err {
     APUS_EINTERNAL = 8     /* a defect of apus */
 } apus_err;
 
-/* The reason of a failure in one sentence: the file, the tensor or field, expected and found. */
+/* The reason of a failure in one sentence: the file, the tensor or field, expected and found. The
+ * one struct without a size: it never changes (docs/abi.md). */
 typedef struct apus_diag {
     apus_err code;
     char text[1024]; /* UTF-8, zero-terminated, one line */
@@ -57,6 +71,35 @@ APUS_API const char *apus_version(void);
 
 /* Free memory that an apus call handed out as "apus_free it". NULL is fine. */
 APUS_API void apus_free(void *p);
+
+/* Where the library takes its memory, in the manner of malloc, realloc and free: aligned for any
+ * type; `resize` keeps the contents, of NULL it allocates, and on NULL the old block stays;
+ * `release` of NULL does nothing. Called from several threads at once. */
+typedef struct apus_allocator {
+    size_t size; /* sizeof(apus_allocator) */
+    void *(*allocate)(void *ctx, size_t bytes);
+    void *(*resize)(void *ctx, void *p, size_t bytes);
+    void (*release)(void *ctx, void *p);
+    void *ctx; /* for all three */
+} apus_allocator;
+
+/* Use another allocator, for everything but what the system maps (files of weights, stacks of
+ * workers) and small blocks of the C library and the libraries for regular expressions and hashes.
+ * Weights and K/V pages come from it too; without one they are mapped in large pages.
+ *
+ * This is the library's one setting for the whole process, since apus_free knows no model: call it
+ * before anything else of apus, from one thread. Returns OK; EINVAL: a field is missing, or
+ * something was allocated already. */
+APUS_API apus_err apus_set_allocator(const apus_allocator *a, apus_diag *diag);
+
+/* What a program may want to write down. Nothing in it is needed: errors leave through codes. */
+typedef enum apus_log_level {
+    APUS_LOG_INFO = 0, /* what was opened or made, and how */
+    APUS_LOG_WARNING   /* something was not as expected, and what was done about it */
+} apus_log_level;
+
+/* One line, UTF-8, zero-terminated, without a line feed; it lives for the call only. */
+typedef void (*apus_log_fn)(void *ctx, apus_log_level level, const char *text);
 
 /* ---------------------------------------------------------------- processor levels */
 
@@ -124,6 +167,9 @@ typedef struct apus_model_settings {
     /* The engine that is to be made of the model: if its memory would not fit beside the weights, opening
      * fails before they are read. NULL (default): only the weights must fit. APUS_LOAD_ALL only. */
     const struct apus_engine_settings *engine;
+    apus_log_fn log; /* of the model and its engines; may be NULL. Engines in several threads: calls from
+                      * all of them */
+    void *log_ctx;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
@@ -224,6 +270,7 @@ typedef enum apus_part {
 } apus_part;
 
 typedef struct apus_event {
+    size_t size; /* sizeof(apus_event), as this library knows it */
     apus_part part;
     const char *text; /* CONTENT, THINK: a piece, whole UTF-8 characters; CALL: the name */
     size_t len;
@@ -343,6 +390,7 @@ APUS_API apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, 
 
 /* One sequence's share of a ragged batch. */
 typedef struct apus_feed {
+    size_t size; /* sizeof(apus_feed), in each */
     apus_session *session;
     const int32_t *tok;  /* i32 [n] */
     int n;               /* >= 1 */
@@ -370,6 +418,13 @@ APUS_API apus_err apus_session_fork(const apus_session *s, apus_session **out, a
 APUS_API apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag);
 APUS_API apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
                                     apus_diag *diag);
+
+/* The same to and from memory: the bytes that the file would have.
+ *   data  out, apus_free it; in, borrowed for the call, of any alignment */
+APUS_API apus_err apus_session_save_memory(const apus_session *s, void **data, size_t *bytes,
+                                           apus_diag *diag);
+APUS_API apus_err apus_session_load_memory(apus_engine *e, const void *data, size_t bytes,
+                                           apus_session **out, apus_diag *diag);
 
 /* ---------------------------------------------------------------- sampling and generation */
 
@@ -405,39 +460,75 @@ typedef enum apus_stop {
     APUS_STOP_TOKEN = 0, /* the model ended its turn */
     APUS_STOP_LENGTH,    /* max_tokens reached */
     APUS_STOP_CONTEXT,   /* no room in the session */
-    APUS_STOP_CALLER     /* the callback returned false, or apus_cancel */
+    APUS_STOP_CALLER,    /* a callback returned false, or apus_cancel */
+    APUS_STOP_STRING     /* the text reached a stop string */
 } apus_stop;
 
 typedef struct apus_generate_settings {
     size_t size;
-    apus_sampling sampling;
-    int max_tokens;  /* -1 = until the model stops or the context is full */
-    bool ignore_eos; /* go on past stop tokens */
+    const apus_sampling *sampling; /* NULL (default) = apus_sampling_from_model */
+    int max_tokens;                /* -1 (default) = until the model stops or the context is full */
+    bool ignore_eos;               /* go on past stop tokens */
     /* Called with each new token before the next is computed; return false to stop. The stop token
      * is not reported. May be NULL. */
     bool (*on_token)(void *ctx, int32_t id);
+    /* Called with the text that has become certain, whole UTF-8 characters, after the token that
+     * made it so; return false to stop. The pieces joined are the detokenized tokens up to the stop
+     * string. What could yet become a stop string is held back, and delivered when something else
+     * ends the generation, but not after a callback returned false. May be NULL. */
+    bool (*on_text)(void *ctx, const char *text, size_t len);
+    bool keep_special; /* special tokens are part of the text, as apus_chat_parser_push wants them */
+    /* Strings that end the generation, matched over the text, also across tokens: the one that is
+     * complete first, and of those the longest. It is not part of the text. None may be empty. */
+    const char *const *stop_strings; /* UTF-8 [n_stop_strings], borrowed for the call */
+    int n_stop_strings;
     apus_progress_fn progress; /* prefill; may be NULL */
-    void *ctx;                 /* for both */
+    void *ctx;                 /* for all callbacks */
 } apus_generate_settings;
 
-APUS_API void apus_generate_settings_default(const apus_model *m, apus_generate_settings *s);
+APUS_API void apus_generate_settings_default(apus_generate_settings *s);
 
 typedef struct apus_generate_result {
-    size_t size;
+    size_t size; /* sizeof(apus_generate_result), set by the caller */
     apus_stop stop;
     int32_t stop_id; /* the token that ended it, or -1 */
+    int stop_string; /* index of the string that ended it, or -1 */
     int n_prompt, n_generated;
     int64_t prefill_us, decode_us;
 } apus_generate_result;
 
 /* Feed a prompt and generate. Afterwards the session holds the prompt and every reported token but
- * the last one (which the next prompt must begin with), as apus_session_pos tells.
+ * the last one (which the next prompt must begin with), as apus_session_pos tells. Allocates nothing
+ * unless text or stop strings are wanted.
  *   prompt  i32 [n] tokens to append to the session, n >= 1
+ *   set     NULL = defaults
+ *   res     may be NULL
  * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
- * diag), nothing was fed. */
+ * diag), nothing was fed; EUNSUPPORTED: text is wanted of a model without a tokenizer; EINVAL;
+ * ENOMEM. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);
+
+/* One session's share of a batch of generations. */
+typedef struct apus_generation {
+    size_t size; /* sizeof(apus_generation), in each */
+    apus_session *session;
+    const int32_t *prompt; /* i32 [n] */
+    int n;                 /* >= 1 */
+    const apus_generate_settings *settings; /* NULL = defaults */
+    apus_generate_result *result;           /* may be NULL */
+} apus_generation;
+
+/* Generate for several sessions side by side: each as apus_generate does, with the same tokens, and
+ * faster than one after the other. Distinct sessions of one engine. In every step the callbacks are
+ * called in the order of the list; false ends that generation alone, apus_cancel ends all.
+ * Progress: that of list[0] is told of all prompts together.
+ *   list  [n], n = 1 .. max_sessions
+ * Errors as apus_generate. After an error in the prompts no session has moved; after a later one each
+ * holds what it held when the last step had been computed. */
+APUS_API apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
+                                      apus_diag *diag);
 
 #ifdef __cplusplus
 }

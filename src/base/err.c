@@ -7,7 +7,7 @@
 #include "base/utf8.h"
 
 /* Quoted file contents must not reach a terminal as control codes or broken UTF-8. */
-static void sanitize(char *text)
+void ap_sanitize(char *text)
 {
     size_t n = strlen(text);
     size_t tail = ap_utf8_incomplete_tail(text, n); /* cut by the buffer's end */
@@ -31,7 +31,7 @@ apus_err ap_fail(apus_diag *diag, apus_err code, const char *fmt, ...)
         diag->code = code;
         vsnprintf(diag->text, sizeof diag->text, fmt, ap);
         va_end(ap);
-        sanitize(diag->text);
+        ap_sanitize(diag->text);
     }
     return code;
 }

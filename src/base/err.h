@@ -10,6 +10,9 @@
 apus_err ap_fail(apus_diag *diag, apus_err code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* A zero-terminated text made fit for a terminal: what is not printable or not UTF-8 becomes '?'. */
+void ap_sanitize(char *text);
+
 /* ENOMEM with the number of bytes wanted and for what. */
 apus_err ap_fail_nomem(apus_diag *diag, size_t bytes, const char *what);
 

@@ -18,6 +18,8 @@
 
 /* One write or read call moves at most this much: systems cut larger ones anyway. */
 #define MAX_IO ((size_t)64 << 20)
+/* Stands for the path in sentences. */
+#define IN_MEMORY "a session in memory"
 
 static void fail_errno(ap_store *s, const char *path, const char *what)
 {
@@ -59,10 +61,34 @@ apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag)
     return s->err ? ap_store_close(s, 0) : APUS_OK;
 }
 
+apus_err ap_store_create_memory(ap_store *s, uint64_t bytes, apus_diag *diag)
+{
+    if (!start(s, IN_MEMORY, diag)) return ap_store_close(s, 0);
+    s->to = bytes <= SIZE_MAX ? ap_malloc((size_t)bytes, 1) : NULL;
+    s->room = bytes;
+    if (!s->to) s->err = ap_fail_nomem(diag, (size_t)bytes, IN_MEMORY);
+    return s->err ? ap_store_close(s, 0) : APUS_OK;
+}
+
+static void write_memory(ap_store *s, const void *data, size_t n)
+{
+    if (n > s->room - s->at) {
+        s->err = ap_fail(s->diag, APUS_EINTERNAL, "%s: more than the %llu bytes expected", s->path,
+                         (unsigned long long)s->room);
+        return;
+    }
+    memcpy(s->to + s->at, data, n);
+    s->size = s->at += n;
+}
+
 void ap_store_write(ap_store *s, const void *data, size_t n)
 {
     if (s->err || n == 0) return;
     XXH64_update(s->hash, data, n);
+    if (s->to) {
+        write_memory(s, data, n);
+        return;
+    }
     const uint8_t *p = data;
     while (n) {
         ssize_t got = write(s->fd, p, n < MAX_IO ? n : MAX_IO);
@@ -102,12 +128,29 @@ apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag)
     return s->err ? ap_store_close(s, 0) : APUS_OK;
 }
 
+apus_err ap_store_open_memory(ap_store *s, const void *data, size_t bytes, apus_diag *diag)
+{
+    if (!start(s, IN_MEMORY, diag)) return ap_store_close(s, 0);
+    s->from = data;
+    s->size = bytes;
+    return APUS_OK;
+}
+
+/* At most n bytes from where they come: 0 at the end, -1 with errno. */
+static ssize_t read_some(ap_store *s, void *to, size_t n)
+{
+    if (!s->from) return read(s->fd, to, n);
+    if (n > s->size - s->at) n = (size_t)(s->size - s->at);
+    memcpy(to, s->from + s->at, n);
+    return (ssize_t)n;
+}
+
 void ap_store_read(ap_store *s, void *data, size_t n)
 {
     uint8_t *p = data;
     size_t left = n;
     while (!s->err && left) {
-        ssize_t got = read(s->fd, p, left < MAX_IO ? left : MAX_IO);
+        ssize_t got = read_some(s, p, left < MAX_IO ? left : MAX_IO);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) {
             fail_errno(s, s->path, "cannot be read");
@@ -188,9 +231,19 @@ apus_err ap_store_close(ap_store *s, int keep)
             unlink(s->temp);
     }
     XXH64_freeState(s->hash);
+    ap_free(s->to);
     ap_free(s->path);
     ap_free(s->temp);
     apus_err err = s->err;
     *s = (ap_store){.fd = -1, .err = err};
     return err;
+}
+
+apus_err ap_store_close_memory(ap_store *s, void **data)
+{
+    if (!s->err) {
+        *data = s->to;
+        s->to = NULL;
+    }
+    return ap_store_close(s, 0);
 }

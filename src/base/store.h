@@ -1,4 +1,5 @@
-/* store.h - the on-disk form of state: checksummed little-endian files, written whole or not.
+/* store.h - the on-disk form of state: checksummed little-endian files, written whole or not; or the
+ * same bytes in memory.
  *
  * Errors are sticky: after the first one every call does nothing, so callers check at the end. */
 #ifndef AP_BASE_STORE_H
@@ -10,7 +11,10 @@
 #include "base/err.h"
 
 typedef struct ap_store {
-    int fd;
+    int fd;            /* -1: in memory */
+    uint8_t *to;       /* written: [room] */
+    const uint8_t *from; /* or read: [size] */
+    uint64_t room;
     char *path, *temp; /* temp: the file being written, renamed to path at the end */
     uint64_t size;     /* reading: bytes of the file; writing: bytes so far */
     uint64_t at;       /* bytes read or written */
@@ -25,8 +29,13 @@ void ap_store_write(ap_store *s, const void *data, size_t n);
 void ap_store_write_u32(ap_store *s, uint32_t v);
 void ap_store_write_u64(ap_store *s, uint64_t v);
 
+/* Begin in memory, of exactly that many bytes. ENOMEM. */
+apus_err ap_store_create_memory(ap_store *s, uint64_t bytes, apus_diag *diag);
+
 /* Open a regular file for reading. */
 apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag);
+/* Read from memory, borrowed until the end. */
+apus_err ap_store_open_memory(ap_store *s, const void *data, size_t bytes, apus_diag *diag);
 /* n bytes; EFORMAT if the file ends before. After an error the data are zeros. */
 void ap_store_read(ap_store *s, void *data, size_t n);
 uint32_t ap_store_read_u32(ap_store *s);
@@ -39,5 +48,7 @@ void ap_store_check(ap_store *s);
 /* End: a written file is flushed to the disk and given its name, or removed after an error; a read
  * one is closed. `keep` false drops what was written. Returns the first error. */
 apus_err ap_store_close(ap_store *s, int keep);
+/* End of writing to memory: *data gets the bytes, ap_free it, or nothing after an error. */
+apus_err ap_store_close_memory(ap_store *s, void **data);
 
 #endif

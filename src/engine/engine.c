@@ -52,7 +52,9 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ok = ok && (e->seq = ap_calloc(n, sizeof *e->seq));
     ok = ok && (e->scratch = ap_big_alloc(z->model_scratch_bytes));
     ok = ok && (e->logits = ap_big_alloc(logits_bytes(z)));
-    ok = ok && (e->row = ap_calloc((size_t)z->vocab, sizeof *e->row));
+    ok = ok && (e->row = ap_calloc(n * (size_t)z->vocab, sizeof *e->row));
+    ok = ok && (e->gen = ap_calloc(n, sizeof *e->gen));
+    ok = ok && (e->gen_feed = ap_calloc(n, sizeof *e->gen_feed));
     void *mem = ok ? ap_big_alloc(sampler) : NULL;
     if (!mem) return ap_fail_nomem(diag, z->scratch_bytes, "the scratch of a step");
     ap_sampler_init(&e->sampler, z->vocab, mem, sampler);
@@ -91,6 +93,10 @@ apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *set
         apus_engine_free(e);
         return err;
     }
+    const ap_sizes *z = &e->size;
+    ap_log_say(&m->log, APUS_LOG_INFO,
+               "an engine on %s: %d sessions of %d tokens, K/V in %s, %zu bytes", apus_cpu_name(e->kern.level),
+               z->n_session, z->ctx, apus_kv_name(z->kv), z->kv_bytes + z->state_bytes + z->scratch_bytes);
     *out = e;
     return APUS_OK;
 }
@@ -113,6 +119,8 @@ void apus_engine_free(apus_engine *e)
     ap_big_free(e->scratch, e->size.model_scratch_bytes);
     ap_big_free(e->logits, logits_bytes(&e->size));
     ap_free(e->row);
+    ap_free(e->gen);
+    ap_free(e->gen_feed);
     ap_big_free(e->sampler.mem, e->sampler.mem_bytes);
     ap_pool_free(e->pool);
     ap_free(e->profile);

@@ -3,6 +3,7 @@
 #define AP_ENGINE_ENGINE_H
 
 #include "base/mem.h"
+#include "engine/generate.h"
 #include "engine/model.h"
 #include "engine/sample.h"
 #include "kern/profile.h"
@@ -67,8 +68,10 @@ struct apus_engine {
     float *logits; /* f32 [logit_rows, V] */
 
     /* generation */
-    float *row; /* f32 [V] */
-    apus_sampler sampler;
+    float *row;          /* f32 [n_session, V] */
+    ap_gen *gen;         /* [n_session] */
+    apus_feed *gen_feed; /* [n_session] */
+    apus_sampler sampler; /* its buffers serve all of gen in turn */
 };
 
 /* settings.c: copy the caller's struct over defaults, as far as its size goes.

@@ -311,6 +311,10 @@ apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds, apus_pro
                          void *progress_ctx, apus_diag *diag)
 {
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_feed_batch: an engine is needed");
+    for (int i = 0; feeds && i < n_feeds; i++)
+        if (feeds[i].size != sizeof *feeds)
+            return ap_fail(diag, APUS_EINVAL, "apus_feed.size: expected %zu, found %zu", sizeof *feeds,
+                           feeds[i].size);
     apus_err err = ap_call_begin(e, diag);
     if (err) return err;
     err = ap_feed(e, feeds, n_feeds, progress, progress_ctx, diag);
@@ -322,6 +326,6 @@ apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *lo
                            apus_diag *diag)
 {
     if (!s) return ap_fail(diag, APUS_EINVAL, "apus_session_feed: a session is needed");
-    apus_feed f = {.session = s, .tok = tok, .n = n, .logits = logits};
+    apus_feed f = {.size = sizeof(apus_feed), .session = s, .tok = tok, .n = n, .logits = logits};
     return apus_feed_batch(s->engine, &f, 1, NULL, NULL, diag);
 }

@@ -310,6 +310,24 @@ static void fill_info(apus_model *m)
     }
 }
 
+/* To the log: what was opened. */
+static void tell(const apus_model *m, apus_load load)
+{
+    const apus_info *i = &m->info;
+    ap_log_say(&m->log, APUS_LOG_INFO, "%s: %s, %d layers, %llu parameters, %s", m->dir, i->architecture,
+               i->n_layers, (unsigned long long)i->params_total, m->weight_types);
+    if (load == APUS_LOAD_ALL)
+        ap_log_say(&m->log, APUS_LOG_INFO, "%s: weights packed for %s, precision %s, %zu bytes", m->dir,
+                   apus_cpu_name(m->kern.level), apus_precision_name(m->kern.precision),
+                   m->packed_bytes);
+    if (!i->has_tokenizer)
+        ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no tokenizer here; only token ids can be used",
+                   m->dir);
+    else if (!i->has_chat_template)
+        ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no chat template here; only raw text can be used",
+                   m->dir);
+}
+
 apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
                          apus_diag *diag)
 {
@@ -317,15 +335,12 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model_settings_default(&s);
     if (!name || !out)
         return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
-    if (settings) {
-        if (settings->size == 0 || settings->size > sizeof s)
-            return ap_fail(diag, APUS_EINVAL, "apus_model_settings.size is %zu, expected 1 .. %zu",
-                           settings->size, sizeof s);
-        memcpy(&s, settings, settings->size);
-    }
+    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_model_settings", diag);
+    if (err) return err;
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
-    apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
+    m->log = (ap_log){s.log, s.log_ctx};
+    err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
         err =
             ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
@@ -336,6 +351,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
         return err;
     }
     fill_info(m);
+    tell(m, s.load);
     *out = m;
     return APUS_OK;
 }
@@ -354,8 +370,10 @@ void apus_model_close(apus_model *m)
 
 apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag)
 {
-    if (!m || !out || out->size == 0 || out->size > sizeof *out)
-        return ap_fail(diag, APUS_EINVAL, "apus_info.size must be set to at most %zu", sizeof *out);
+    if (!m || !out) return ap_fail(diag, APUS_EINVAL, "apus_model_info: model and out are needed");
+    if (out->size < sizeof out->size || out->size > sizeof *out)
+        return ap_fail(diag, APUS_EINVAL, "apus_info.size: expected %zu to %zu, found %zu",
+                       sizeof out->size, sizeof *out, out->size);
     size_t size = out->size;
     memcpy(out, &m->info, size);
     out->size = size;

@@ -2,6 +2,7 @@
 #ifndef AP_ENGINE_MODEL_H
 #define AP_ENGINE_MODEL_H
 
+#include "base/log.h"
 #include "file/config.h"
 #include "file/weights.h"
 #include "kern/kern.h"
@@ -22,6 +23,7 @@ struct apus_model {
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
     size_t mapped_bytes;  /* of the embedding's rows, at most, in the file's pages */
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
+    ap_log log;
     apus_info info;
     char weight_types[512];
 };

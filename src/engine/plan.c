@@ -67,10 +67,11 @@ static bool add_small(ap_sizes *z)
     size_t n = (size_t)z->n_session, sampler;
     size_t *sum = &z->scratch_bytes;
     bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane) + sizeof(ap_step_seq));
+    ok = ok && add(sum, n, sizeof(ap_gen) + sizeof(apus_feed));
     ok = ok && add(sum, n, (size_t)z->ctx * sizeof(int32_t));
     ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
     ok = ok && add(sum, (size_t)z->chunk, 3 * sizeof(int32_t));
-    ok = ok && add(sum, (size_t)z->logit_rows + 1, (size_t)z->vocab * sizeof(float));
+    ok = ok && add(sum, (size_t)z->logit_rows + n, (size_t)z->vocab * sizeof(float));
     return ok && ap_sampler_bytes(z->vocab, &sampler) && add(sum, 1, sampler);
 }
 

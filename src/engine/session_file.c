@@ -1,4 +1,4 @@
-/* session_file.c - sessions in files.
+/* session_file.c - sessions in files, and the same bytes in memory.
  *
  * All numbers little-endian. Version 1:
  *   header, 96 bytes:
@@ -115,24 +115,59 @@ static void write_body(ap_store *f, const apus_session *s)
     ap_store_sum(f);
 }
 
+static apus_err check_idle(const apus_engine *e, apus_diag *diag)
+{
+    if (!e->busy) return APUS_OK;
+    return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
+}
+
+/* The header of a session that can be saved now. */
+static apus_err begin_save(const apus_session *s, header *h, apus_diag *diag)
+{
+    apus_err err = check_idle(s->engine, diag);
+    if (err) return err;
+    *h = header_of(s);
+    if (!file_bytes(h, &h->file_bytes))
+        return ap_fail(diag, APUS_EINTERNAL, "the session's size overflows");
+    return APUS_OK;
+}
+
+static void write_all(ap_store *f, const apus_session *s, const header *h)
+{
+    write_header(f, h);
+    write_body(f, s);
+    if (!f->err && f->size != h->file_bytes)
+        f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: wrote %llu bytes, expected %llu", f->path,
+                         (unsigned long long)f->size, (unsigned long long)h->file_bytes);
+}
+
 apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag)
 {
     if (!s || !s->used || !path)
         return ap_fail(diag, APUS_EINVAL, "apus_session_save: session and path are needed");
-    if (s->engine->busy)
-        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
-    header h = header_of(s);
-    if (!file_bytes(&h, &h.file_bytes))
-        return ap_fail(diag, APUS_EINTERNAL, "%s: the session's size overflows", path);
+    header h;
     ap_store f;
-    apus_err err = ap_store_create(&f, path, diag);
+    apus_err err = begin_save(s, &h, diag);
+    if (!err) err = ap_store_create(&f, path, diag);
     if (err) return err;
-    write_header(&f, &h);
-    write_body(&f, s);
-    if (!f.err && f.size != h.file_bytes)
-        f.err = ap_fail(diag, APUS_EINTERNAL, "%s: wrote %llu bytes, expected %llu", path,
-                        (unsigned long long)f.size, (unsigned long long)h.file_bytes);
+    write_all(&f, s, &h);
     return ap_store_close(&f, 1);
+}
+
+apus_err apus_session_save_memory(const apus_session *s, void **data, size_t *bytes, apus_diag *diag)
+{
+    if (!s || !s->used || !data || !bytes)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_session_save_memory: session, data and bytes are needed");
+    header h;
+    ap_store f;
+    apus_err err = begin_save(s, &h, diag);
+    if (!err) err = ap_store_create_memory(&f, h.file_bytes, diag);
+    if (err) return err;
+    write_all(&f, s, &h);
+    err = ap_store_close_memory(&f, data);
+    if (!err) *bytes = (size_t)h.file_bytes;
+    return err;
 }
 
 /* ---------------------------------------------------------------- load */
@@ -294,25 +329,40 @@ done:
     return f->err;
 }
 
-apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out, apus_diag *diag)
+/* Read everything and close f. */
+static apus_err read_all(ap_store *f, apus_engine *e, apus_session **out, apus_diag *diag)
 {
-    if (!e || !path || !out)
-        return ap_fail(diag, APUS_EINVAL, "apus_session_load: engine, path and out are needed");
-    if (e->busy)
-        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
-    ap_store f;
     header h = {0};
     apus_session *s = NULL;
-    apus_err err = ap_store_open(&f, path, diag);
-    if (err) return err;
-    read_header(&f, &h);
-    check_header(&f, e, &h);
-    if (!f.err) f.err = ap_session_take(e, &s, diag);
-    if (!f.err) read_body(&f, s, &h, diag);
-    err = ap_store_close(&f, 0);
+    read_header(f, &h);
+    check_header(f, e, &h);
+    if (!f->err) f->err = ap_session_take(e, &s, diag);
+    if (!f->err) read_body(f, s, &h, diag);
+    apus_err err = ap_store_close(f, 0);
     if (err)
         apus_session_free(s);
     else
         *out = s;
     return err;
+}
+
+apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out, apus_diag *diag)
+{
+    if (!e || !path || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_load: engine, path and out are needed");
+    ap_store f;
+    apus_err err = check_idle(e, diag);
+    if (!err) err = ap_store_open(&f, path, diag);
+    return err ? err : read_all(&f, e, out, diag);
+}
+
+apus_err apus_session_load_memory(apus_engine *e, const void *data, size_t bytes, apus_session **out,
+                                  apus_diag *diag)
+{
+    if (!e || !data || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_load_memory: engine, data and out are needed");
+    ap_store f;
+    apus_err err = check_idle(e, diag);
+    if (!err) err = ap_store_open_memory(&f, data, bytes, diag);
+    return err ? err : read_all(&f, e, out, diag);
 }

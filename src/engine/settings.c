@@ -80,8 +80,7 @@ void apus_sampling_from_model(const apus_model *m, apus_sampling *s)
     if (!c->do_sample) s->temperature = 0;
 }
 
-void apus_generate_settings_default(const apus_model *m, apus_generate_settings *s)
+void apus_generate_settings_default(apus_generate_settings *s)
 {
     *s = (apus_generate_settings){.size = sizeof *s, .max_tokens = -1};
-    apus_sampling_from_model(m, &s->sampling);
 }

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "engine/model.h"
+#include "engine/engine.h"
 
 struct apus_detok {
     const apus_model *model;
@@ -103,12 +103,8 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
 {
     apus_chat_settings s;
     apus_chat_settings_default(&s);
-    if (settings) {
-        if (settings->size == 0 || settings->size > sizeof s)
-            return ap_fail(diag, APUS_EINVAL, "apus_chat_settings.size is %zu, expected 1 .. %zu",
-                           settings->size, sizeof s);
-        memcpy(&s, settings, settings->size);
-    }
+    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_chat_settings", diag);
+    if (err) return err;
     if (!m->chat)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: no chat template here; add chat_template.jinja, or use raw text",

@@ -99,7 +99,7 @@ static void emit(ap_stream *p, apus_part part, const char *s, size_t n)
         p->has_content = true;
     else
         p->fresh = false;
-    p->fn(p->ctx, &(apus_event){.part = part, .text = s, .len = n});
+    p->fn(p->ctx, &(apus_event){.size = sizeof(apus_event), .part = part, .text = s, .len = n});
 }
 
 /* Keep track of the running line: a fence is three backticks at its start, without another one
@@ -192,6 +192,7 @@ void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args
     p->fn(
         p->ctx,
         &(apus_event){
+            .size = sizeof(apus_event),
             .part = APUS_PART_CALL, .text = name, .len = len, .args = args, .args_len = args_len});
     p->after_call = true;
     p->skip_nl = false;

@@ -99,6 +99,7 @@ void share(const gold *g, const gold_prompt *p, int from, int to, int32_t *rows,
 {
     int first = 0;
     memset(f, 0, sizeof *f);
+    f->size = sizeof *f;
     f->session = s;
     f->tok = p->ids + from;
     f->n = to - from;

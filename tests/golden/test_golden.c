@@ -214,14 +214,14 @@ static void check_neighbours(bench *b)
         int m = n;
         for (int i = 0; i < n; i++) {
             const gold_prompt *p = &b->g.prompt[which[i]];
-            f[i] = (apus_feed){.session = s[i],
+            f[i] = (apus_feed){.size = sizeof(apus_feed), .session = s[i],
                                .tok = &p->greedy[step - 1],
                                .n = 1,
                                .logits = b->work[which[i]].steps + (size_t)step * v};
         }
         int more = step % 4 < extra->n - fed ? step % 4 : extra->n - fed;
         if (more > 0) {
-            f[m++] = (apus_feed){.session = s[n], .tok = extra->ids + fed, .n = more};
+            f[m++] = (apus_feed){.size = sizeof(apus_feed), .session = s[n], .tok = extra->ids + fed, .n = more};
             fed += more;
         }
         if (apus_feed_batch(e.engine, f, m, NULL, NULL, &d) != APUS_OK) {
@@ -399,9 +399,11 @@ static void check_generate(bench *b)
         apus_diag d = {0};
         collector c = {.n = 0};
         if (!selected(b, k, 200)) continue;
-        apus_generate_settings_default(e.model, &set);
-        apus_sampling_default(&set.sampling);
-        set.sampling.temperature = 0;
+        apus_sampling greedy;
+        apus_sampling_default(&greedy);
+        greedy.temperature = 0;
+        apus_generate_settings_default(&set);
+        set.sampling = &greedy;
         set.max_tokens = GOLD_GREEDY;
         set.ignore_eos = true;
         set.on_token = collect;

@@ -43,7 +43,7 @@ static int line_make(bench *b, int k, line *l)
     for (int i = 0; i < l->n; i++) rows[i] = i;
     apus_session *s = open_session(b->r, &e);
     apus_feed f = {
-        .session = s, .tok = l->tok, .n = l->n, .logits = l->logits, .rows = rows, .n_rows = l->n};
+        .size = sizeof(apus_feed), .session = s, .tok = l->tok, .n = l->n, .logits = l->logits, .rows = rows, .n_rows = l->n};
     int rc = s == NULL ? -1 : 0;
     if (rc == 0 && apus_feed_batch(e.engine, &f, 1, NULL, NULL, &d) != APUS_OK) {
         fail(b->r, "feeding %d tokens with all rows: %s", l->n, d.text);
@@ -98,7 +98,7 @@ static int op_feed(walker *w, int op)
         int most = draw(&w->rng, 4) == 0 ? left : 4;
         int count = 1 + (int)draw(&w->rng, (unsigned)(most < left ? most : left));
         if (left <= 0) continue;
-        f[n] = (apus_feed){.session = w->s[i],
+        f[n] = (apus_feed){.size = sizeof(apus_feed), .session = w->s[i],
                            .tok = w->l->tok + pos,
                            .n = count < left ? count : left,
                            .logits = w->logits + (size_t)n * v};
@@ -283,7 +283,7 @@ static void cancel_line(bench *b, const line *l, rig *e)
         fail(b->r, "feed: %s", d.text);
         goto done;
     }
-    apus_feed f = {.session = s, .tok = l->tok + half, .n = most - half};
+    apus_feed f = {.size = sizeof(apus_feed), .session = s, .tok = l->tok + half, .n = most - half};
     apus_err err = apus_feed_batch(e->engine, &f, 1, refuse, e->engine, &d);
     if (err != APUS_ECANCELLED) fail(b->r, "cancelled feed gave code %d", (int)err);
     go_on(b, l, s, err, half, most, logits, "after a feed cancelled in its first step");

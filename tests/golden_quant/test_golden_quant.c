@@ -97,7 +97,7 @@ static bool run(rig *r, const gold *g, const gold_prompt *p, int piece, float *o
     for (int i = 0; i < p->n; i++) rows[i] = i;
     for (int at = 0; ok && at < p->n; at += piece) {
         int n = p->n - at < piece ? p->n - at : piece;
-        apus_feed f = {.session = s,
+        apus_feed f = {.size = sizeof(apus_feed), .session = s,
                        .tok = p->ids + at,
                        .n = n,
                        .rows = rows,

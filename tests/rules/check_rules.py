@@ -26,7 +26,7 @@ LAYERS = {
 ROOT_FILES = {
     ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt",
     "CMakePresets.json", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli",
-    "cmake", "docs", "include", "models", "scripts", "src", "tests", "tools",
+    "cmake", "docs", "examples", "include", "models", "scripts", "setup", "src", "tests", "tools",
 }
 MAX_LINES = 1500
 
@@ -88,6 +88,15 @@ for f in files:
                        capture_output=True, text=True)
     if r.returncode:
         errors.append(f"{rel}: does not compile alone: {r.stderr.strip().splitlines()[0]}")
+
+# docs/abi.md: structs carry their size, and none lies inside another, so that each can grow
+header = re.sub(r"/\*.*?\*/", "", (root / "include/apus/apus.h").read_text(encoding="utf-8"), flags=re.S)
+for body, name in re.findall(r"typedef struct \w+ \{(.*?)\n\} (\w+);", header, flags=re.S):
+    if name != "apus_diag" and not body.lstrip().startswith("size_t size;"):
+        errors.append(f"apus.h: {name} does not begin with size_t size")
+    structs = "|".join(re.findall(r"typedef struct (\w+)", header))
+    for field in re.findall(rf"^\s*(?:const )?(?:struct )?(?:{structs}) \w+.*;", body, flags=re.M):
+        errors.append(f"apus.h: {name} holds a struct by value: {field.strip()}")
 
 for lib in sorted(build.glob("src/*/libap_*.a")):
     out = subprocess.run(["nm", "-g", "--defined-only", str(lib)], capture_output=True, text=True).stdout

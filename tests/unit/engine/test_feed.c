@@ -37,7 +37,7 @@ static void check_rows(int which, int chunk, int n)
     float *got = calloc((size_t)n * (size_t)fake.vocab, sizeof *got), want[256];
     random_tokens(tok, n, 11);
     for (int i = 0; i < n; i++) rows[i] = i;
-    apus_feed f = {.session = p.s, .tok = tok, .n = n, .logits = got, .rows = rows, .n_rows = n};
+    apus_feed f = {.size = sizeof(apus_feed), .session = p.s, .tok = tok, .n = n, .logits = got, .rows = rows, .n_rows = n};
     assert_ok(apus_feed_batch(e, &f, 1, NULL, NULL, &diag));
     for (int i = 0; i < n; i++) {
         oracle_push(&p.o, tok[i]);
@@ -111,7 +111,7 @@ static void batch_equals_alone(void **state)
                 if (n > room) n = room;
                 assert_true(n > 0);
                 random_tokens(tok[j], n, (uint64_t)(round * 10 + j));
-                f[j] = (apus_feed){.session = p[j].s, .tok = tok[j], .n = n};
+                f[j] = (apus_feed){.size = sizeof(apus_feed), .session = p[j].s, .tok = tok[j], .n = n};
                 if (random_int(&rng, 0, 3)) f[j].logits = logits + (size_t)j * 500 * 97;
                 if (f[j].logits && random_int(&rng, 0, 1)) {
                     for (int t = 0; t < n; t++)
@@ -206,26 +206,26 @@ static void bad_feeds_move_nothing(void **state)
     pair_feed(&b, 30, &rng);
     int32_t good[50] = {1, 2, 3}, bad[50] = {1, 2, 97}, negative[2] = {3, -1}, rows[2] = {2, 1};
     float logits[97 * 2];
-    apus_feed f[3] = {{.session = a.s, .tok = good, .n = 3}, {.session = b.s, .tok = bad, .n = 3}};
+    apus_feed f[3] = {{.size = sizeof(apus_feed), .session = a.s, .tok = good, .n = 3}, {.size = sizeof(apus_feed), .session = b.s, .tok = bad, .n = 3}};
     int before = fake.n_forward;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     assert_non_null(strstr(diag.text, "feed 1: tok[2]"));
     assert_non_null(strstr(diag.text, "97"));
     f[1].tok = negative, f[1].n = 2;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){.session = a.s, .tok = good, .n = 3};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = a.s, .tok = good, .n = 3};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     assert_non_null(strstr(diag.text, "already"));
-    f[1] = (apus_feed){.session = c.s, .tok = good, .n = 3};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = c.s, .tok = good, .n = 3};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){.session = NULL, .tok = good, .n = 3};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = NULL, .tok = good, .n = 3};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){.session = b.s, .tok = good, .n = 0};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = b.s, .tok = good, .n = 0};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){.session = b.s, .tok = NULL, .n = 2};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = b.s, .tok = NULL, .n = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     f[1] = (apus_feed){
-        .session = b.s, .tok = good, .n = 3, .logits = logits, .rows = rows, .n_rows = 2};
+        .size = sizeof(apus_feed), .session = b.s, .tok = good, .n = 3, .logits = logits, .rows = rows, .n_rows = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     rows[0] = 0, rows[1] = 3;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
@@ -234,8 +234,8 @@ static void bad_feeds_move_nothing(void **state)
     assert_int_equal(apus_feed_batch(e, f, 0, NULL, NULL, &diag), APUS_EINVAL);
     assert_int_equal(apus_feed_batch(e, f, 3, NULL, NULL, &diag), APUS_EINVAL);
     assert_int_equal(apus_feed_batch(e, NULL, 1, NULL, NULL, NULL), APUS_EINVAL);
-    f[1] = (apus_feed){.session = a.s, .tok = good, .n = 41};
-    f[0] = (apus_feed){.session = b.s, .tok = good, .n = 3};
+    f[1] = (apus_feed){.size = sizeof(apus_feed), .session = a.s, .tok = good, .n = 41};
+    f[0] = (apus_feed){.size = sizeof(apus_feed), .session = b.s, .tok = good, .n = 3};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EFULL);
     assert_non_null(strstr(diag.text, "41"));
     assert_non_null(strstr(diag.text, "room for 40"));

@@ -35,11 +35,13 @@ static int32_t best(const oracle *o, int banned)
     return b;
 }
 
-static apus_generate_settings settings_of(const apus_model *m, log *l)
+static const apus_sampling greedy = {.size = sizeof greedy, .top_p = 1, .repetition_penalty = 1};
+
+static apus_generate_settings settings_of(log *l)
 {
     apus_generate_settings s;
-    apus_generate_settings_default(m, &s);
-    s.sampling.temperature = 0;
+    apus_generate_settings_default(&s);
+    s.sampling = &greedy;
     s.on_token = on_token;
     s.ctx = l;
     return s;
@@ -63,7 +65,7 @@ static void generates_and_stops(void **state)
         pair_open(&p, e);
         const int32_t prompt[5] = {1, 2, 3, 4, 5};
         log l = {0};
-        apus_generate_settings s = settings_of(m, &l);
+        apus_generate_settings s = settings_of(&l);
         apus_generate_result r = {.size = sizeof r};
 
         /* by length */
@@ -189,7 +191,7 @@ static void prefill_can_be_cancelled(void **state)
     pair_feed(&p, 20, &rng);
     int32_t prompt[200] = {0};
     log l = {0};
-    apus_generate_settings s = settings_of(m, &l);
+    apus_generate_settings s = settings_of(&l);
     s.progress = on_progress;
     apus_generate_result r = {.size = sizeof r};
     fake.cancel_engine = e;
@@ -220,11 +222,13 @@ static void sampling_repeats(void **state)
     for (int i = 0; i < 3; i++) {
         apus_session *s = NULL;
         assert_ok(apus_session_create(e, &s, &diag));
-        apus_generate_settings set = settings_of(m, &l[i]);
-        set.sampling.temperature = 1;
-        set.sampling.top_k = 30;
-        set.sampling.repetition_penalty = 1.2f;
-        set.sampling.seed = i < 2 ? 1 : 2;
+        apus_generate_settings set = settings_of(&l[i]);
+        apus_sampling sampling = greedy;
+        sampling.temperature = 1;
+        sampling.top_k = 30;
+        sampling.repetition_penalty = 1.2f;
+        sampling.seed = i < 2 ? 1 : 2;
+        set.sampling = &sampling;
         set.max_tokens = 100;
         assert_ok(apus_generate(s, (int32_t[]){1, 2}, 2, &set, NULL, &diag));
         apus_session_free(s);
@@ -243,7 +247,9 @@ static void bad_arguments(void **state)
     apus_session *s = NULL;
     assert_ok(apus_session_create(e, &s, &diag));
     apus_generate_settings set;
-    apus_generate_settings_default(m, &set);
+    apus_sampling sampling = greedy;
+    apus_generate_settings_default(&set);
+    set.sampling = &sampling;
     apus_generate_result r = {.size = 0};
     const int32_t tok[2] = {1, 97};
     assert_int_equal(apus_generate(NULL, tok, 1, &set, NULL, &diag), APUS_EINVAL);
@@ -253,13 +259,13 @@ static void bad_arguments(void **state)
     set.max_tokens = -2;
     assert_int_equal(apus_generate(s, tok, 1, &set, NULL, &diag), APUS_EINVAL);
     set.max_tokens = 1;
-    set.sampling.top_p = 2;
+    sampling.top_p = 2;
     assert_int_equal(apus_generate(s, tok, 1, &set, NULL, &diag), APUS_EINVAL);
-    set.sampling.top_p = 1;
+    sampling.top_p = 1;
     set.size = sizeof set + 8;
     assert_int_equal(apus_generate(s, tok, 1, &set, NULL, &diag), APUS_EINVAL);
     set.size = sizeof set;
-    set.sampling.size = 0;
+    sampling.size = 0;
     assert_int_equal(apus_generate(s, tok, 1, &set, NULL, &diag), APUS_EINVAL);
     assert_int_equal(apus_session_pos(s), 0);
     assert_ok(apus_generate(s, tok, 1, NULL, NULL, &diag)); /* to the end of the context */

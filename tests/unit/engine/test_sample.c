@@ -333,11 +333,12 @@ static void models_bring_their_sampling(void **state)
     m->config.top_p = 0.95f;
     m->config.min_p = 0.1f;
     m->config.repetition_penalty = 1.1f;
+    apus_sampling_from_model(m, &s);
+    assert_true(s.temperature == 0.6f && s.top_k == 20 && s.top_p == 0.95f && s.min_p == 0.1f);
+    assert_true(s.repetition_penalty == 1.1f);
     apus_generate_settings g;
-    apus_generate_settings_default(m, &g);
-    assert_true(g.sampling.temperature == 0.6f && g.sampling.top_k == 20);
-    assert_true(g.sampling.top_p == 0.95f && g.sampling.min_p == 0.1f);
-    assert_true(g.sampling.repetition_penalty == 1.1f && g.max_tokens == -1);
+    apus_generate_settings_default(&g);
+    assert_true(g.sampling == NULL && g.max_tokens == -1);
     m->config.do_sample = false;
     apus_sampling_from_model(m, &s);
     assert_true(s.temperature == 0);

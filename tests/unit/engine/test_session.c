@@ -156,8 +156,8 @@ static void cancelled_feeds_move_nothing(void **state)
         for (int j = 0; j < LONG; j++) tok[j] = random_int(&rng, 0, 96);
         int step = 1;
         for (;; step += step < 4 ? 1 : 5) {
-            apus_feed f[2] = {{.session = a.s, .tok = tok, .n = LONG, .logits = logits[0]},
-                              {.session = b.s, .tok = tok, .n = 50, .logits = logits[1]}};
+            apus_feed f[2] = {{.size = sizeof(apus_feed), .session = a.s, .tok = tok, .n = LONG, .logits = logits[0]},
+                              {.size = sizeof(apus_feed), .session = b.s, .tok = tok, .n = 50, .logits = logits[1]}};
             help_poison(e);
             fake.cancel_at = fake.n_forward + step;
             apus_err err = apus_feed_batch(e, f, 2, NULL, NULL, &diag);
@@ -245,7 +245,7 @@ static void progress_can_stop(void **state)
     pair_open(&p, e);
     pair_feed(&p, 10, &rng);
     int32_t tok[100] = {0};
-    apus_feed f = {.session = p.s, .tok = tok, .n = 100};
+    apus_feed f = {.size = sizeof(apus_feed), .session = p.s, .tok = tok, .n = 100};
     for (int limit = 0; limit < 2; limit++) { /* the first report, the last one */
         int left = limit;
         assert_int_equal(apus_feed_batch(e, &f, 1, stop_at, &left, &diag), APUS_ECANCELLED);
@@ -282,7 +282,7 @@ static void callbacks_cannot_call_in(void **state)
     pair p;
     pair_open(&p, e);
     int32_t tok[100] = {0};
-    apus_feed f = {.session = p.s, .tok = tok, .n = 100};
+    apus_feed f = {.size = sizeof(apus_feed), .session = p.s, .tok = tok, .n = 100};
     assert_ok(apus_feed_batch(e, &f, 1, nested, p.s, &diag));
     for (int i = 0; i < 100; i++) oracle_push(&p.o, 0);
     pair_check(&p);
@@ -309,7 +309,7 @@ static void random_feed(apus_engine *e, pair *p, ap_rng *rng)
         if (k > room) k = room;
         for (int t = 0; t < k; t++) tok[n][t] = random_int(rng, 0, 96);
         who[n] = &p[j];
-        f[n] = (apus_feed){.session = p[j].s, .tok = tok[n], .n = k, .logits = logits[n]};
+        f[n] = (apus_feed){.size = sizeof(apus_feed), .session = p[j].s, .tok = tok[n], .n = k, .logits = logits[n]};
         n++;
     }
     if (!n) return;

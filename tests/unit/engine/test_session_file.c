@@ -303,6 +303,56 @@ static void failed_saves_leave_nothing(void **state)
     fake_model_free(m);
 }
 
+/* Memory holds the bytes of the file; wherever they lie and whatever is cut off or added. */
+static void memory_is_the_same_as_a_file(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 40, true);
+    apus_engine *e = help_engine(m, 300, 64, 2);
+    pair p, q = {0};
+    ap_rng rng;
+    ap_rng_seed(&rng, 4);
+    pair_open(&p, e);
+    pair_feed(&p, 200, &rng);
+    void *data = NULL;
+    size_t n, len;
+    assert_ok(apus_session_save(p.s, path, &diag));
+    assert_ok(apus_session_save_memory(p.s, &data, &len, &diag));
+    unsigned char *file = slurp(&n);
+    assert_int_equal(len, n);
+    assert_memory_equal(data, file, n);
+    char *odd = malloc(len + 2);
+    memcpy(odd + 1, data, len);
+    help_poison(e);
+    assert_ok(apus_session_load_memory(e, odd + 1, len, &q.s, &diag));
+    oracle_init(&q.o, 300);
+    oracle_copy(&q.o, &p.o);
+    pair_check(&q);
+    pair_feed(&q, 40, &rng);
+    pair_close(&q);
+    for (size_t cut = 0; cut < len; cut += cut < 100 ? 1 : 97) {
+        char *part = malloc(cut + 1); /* ends where the bytes end, for the address sanitizer */
+        memcpy(part + 1, data, cut);
+        assert_int_equal(apus_session_load_memory(e, part + 1, cut, &q.s, &diag), APUS_EFORMAT);
+        assert_non_null(strstr(diag.text, "memory"));
+        free(part);
+    }
+    odd[len + 1] = 0;
+    assert_int_equal(apus_session_load_memory(e, odd + 1, len + 1, &q.s, &diag), APUS_EFORMAT);
+    odd[1 + len / 2] ^= 1;
+    assert_int_equal(apus_session_load_memory(e, odd + 1, len, &q.s, &diag), APUS_EFORMAT);
+    assert_int_equal(apus_session_load_memory(e, NULL, len, &q.s, &diag), APUS_EINVAL);
+    assert_int_equal(apus_session_load_memory(NULL, odd, len, &q.s, &diag), APUS_EINVAL);
+    assert_int_equal(apus_session_save_memory(p.s, NULL, &len, &diag), APUS_EINVAL);
+    assert_int_equal(apus_session_save_memory(NULL, &data, &len, &diag), APUS_EINVAL);
+    free(odd);
+    free(file);
+    apus_free(data);
+    pair_close(&p);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +360,7 @@ int main(void)
         cmocka_unit_test(other_engines_are_refused),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(failed_saves_leave_nothing),
+        cmocka_unit_test(memory_is_the_same_as_a_file),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -18,6 +18,8 @@ const opt common_table[] = {
      "worker threads (default: one per physical core)"},
     {"cpumask", 0, OPT_STRING, &common.cpumask, NULL, 0, 0, "L",
      "highest processor level: ref, avx2, avx512, amx,\nneon, dot, i8mm or auto (default)"},
+    {"device", 0, OPT_STRING, &common.device, NULL, 0, 0, "D",
+     "run on cpu, cuda:0, ... or auto (default: the best there is)"},
     {"prefill-chunk", 0, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N",
      "prompt tokens computed at once (default 512 to 4096,\nas memory allows); results do not depend on it"},
     {"precision", 0, OPT_STRING, &common.precision, NULL, 0, 0, "P",
@@ -236,6 +238,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
     s.load = load;
     s.engine = engine;
     s.threads = common.threads;
+    s.device = common.device;
     s.hub_cache = hub_cache();
     s.progress = progress_bar;
     int rc = cpu_level(c, &s.cpu);

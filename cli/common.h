@@ -15,7 +15,7 @@ extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_
 typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     const char *cpumask;
-    const char *precision, *kv;
+    const char *precision, *kv, *device;
 } common_opts;
 
 extern common_opts common;

@@ -1,7 +1,7 @@
 # bash completion for apus
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local common="--threads --cpumask --prefill-chunk --ctx --precision --kv --help"
+    local common="--threads --cpumask --device --prefill-chunk --ctx --precision --kv --help"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
     if [ "$COMP_CWORD" = 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize synth --help --version" -- "$cur")
@@ -9,6 +9,10 @@ _apus() {
     fi
     if [ "$prev" = --cpumask ]; then
         mapfile -t COMPREPLY < <(compgen -W "auto ref avx2 avx512 amx neon dot i8mm" -- "$cur")
+        return
+    fi
+    if [ "$prev" = --device ]; then
+        mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda:0 cuda:1" -- "$cur")
         return
     fi
     if [ "$prev" = --precision ]; then

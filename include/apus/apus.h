@@ -53,7 +53,8 @@ typedef enum apus_err {
     APUS_ENOMEM = 5,       /* memory could not be had */
     APUS_EFULL = 6,        /* the context or a caller's buffer has no room */
     APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
-    APUS_EINTERNAL = 8     /* a defect of apus */
+    APUS_EINTERNAL = 8,    /* a defect of apus */
+    APUS_EDEVICE = 9       /* a device failed or is lost: what is on it cannot be used any more */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. The
@@ -167,6 +168,9 @@ typedef struct apus_model_settings {
     /* The engine that is to be made of the model: if its memory would not fit beside the weights, opening
      * fails before they are read. NULL (default): only the weights must fit. APUS_LOAD_ALL only. */
     const struct apus_engine_settings *engine;
+    /* Where the weights are and engines run: "cpu", "cuda" or "cuda:N"; NULL (default) or "auto": the best
+     * that this build and machine have. EINVAL: no such name; EUNSUPPORTED: no such device here. */
+    const char *device;
     apus_log_fn log; /* of the model and its engines; may be NULL. Engines in several threads: calls from
                       * all of them */
     void *log_ctx;
@@ -320,8 +324,8 @@ APUS_API const char *apus_kv_name(apus_kv type);
 
 typedef struct apus_engine_settings {
     size_t size;
-    apus_cpu cpu; /* default AUTO; not above the level of the processor */
-    int threads;  /* 0 = one per physical core allowed to us */
+    apus_cpu cpu; /* default AUTO; not above the level of the processor. Of models on the CPU */
+    int threads;  /* 0 = one per physical core allowed to us; likewise */
     int ctx;      /* tokens a session can hold; 0 = the model's context, at most APUS_DEFAULT_CTX */
     int prefill_chunk; /* tokens of all sequences computed at once; results do not depend on it, except
                         * with precision FAST. 0 = 512 to 4096, as many as take little memory beside the
@@ -505,7 +509,7 @@ typedef struct apus_generate_result {
  *   res     may be NULL
  * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
  * diag), nothing was fed; EUNSUPPORTED: text is wanted of a model without a tokenizer; EINVAL;
- * ENOMEM. */
+ * ENOMEM; EDEVICE; EINTERNAL: the model gave logits that are not finite. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);

@@ -44,7 +44,7 @@ APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *ou
 /* Where the time of an engine goes: calls of one operation with weights of one type and shape. */
 typedef struct apus_profile {
     const char *op;   /* "embed", "norm", "matmul", "glu", "route", "moe", "rope", "qkv", "attn", "conv",
-                       * "delta", "elem" */
+                       * "delta", "elem", "sample" */
     const char *type; /* of the weights, gate's in glu and moe; "window" of sliding attention; else "" */
     int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
     bool head;        /* the product that makes logits */

@@ -1,17 +1,53 @@
 /* engine.c - making and freeing an engine. */
 #include "engine/engine.h"
 
-#include <string.h>
-
-#include "base/sysmem.h"
-
-apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, ap_pool **pool,
-                           ap_kern *kern, apus_diag *diag)
+/* Do the settings ask for what the model's device is? They choose among CPUs only. */
+static bool suits(const ap_device *dev, const apus_engine_settings *s)
 {
-    apus_err err = ap_pool_create(s->threads, pool, diag);
-    if (!err) err = ap_kern_cpu(s->cpu, *pool, kern, diag);
-    if (!err) kern->precision = m->kern.precision;
+    apus_cpu level = s->cpu == APUS_CPU_AUTO ? apus_cpu_best() : s->cpu;
+    int threads = s->threads ? s->threads : ap_pool_default_threads();
+    return !dev->is_host || (dev->kern->level == level && ap_pool_threads(dev->pool) == threads);
+}
+
+static void use(const apus_model *m, ap_device *dev, ap_exec *ex)
+{
+    *ex = (ap_exec){.k = dev->kern, .dev = dev, .precision = m->precision};
+}
+
+apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_exec *ex,
+                        ap_device **own, apus_diag *diag)
+{
+    *own = NULL;
+    bool lent = m->dev && suits(m->dev, s);
+    apus_err err = lent ? APUS_OK : ap_device_cpu(s->cpu, s->threads, own, diag);
+    if (!err) use(m, *own ? *own : m->dev, ex);
     return err;
+}
+
+/* The model's device, if it suits and serves nobody else: engines may run on several threads at once, and
+ * the CPU's workers serve one at a time. */
+static apus_err take_device(apus_engine *e, const apus_engine_settings *s, apus_diag *diag)
+{
+    ap_device *dev = e->model->dev;
+    if (suits(dev, s)) {
+        int others = __atomic_fetch_add(&dev->lent, 1, __ATOMIC_ACQ_REL);
+        if (others == 0 || !dev->is_host) {
+            use(e->model, dev, &e->exec);
+            return APUS_OK;
+        }
+        __atomic_fetch_sub(&dev->lent, 1, __ATOMIC_ACQ_REL);
+    }
+    apus_err err = ap_device_cpu(s->cpu, s->threads, &e->own, diag);
+    if (!err) use(e->model, e->own, &e->exec);
+    return err;
+}
+
+static void leave_device(apus_engine *e)
+{
+    if (e->own)
+        e->own->op->destroy(e->own);
+    else if (e->exec.dev)
+        __atomic_fetch_sub(&e->exec.dev->lent, 1, __ATOMIC_ACQ_REL);
 }
 
 static apus_err take_pages(apus_engine *e, apus_diag *diag)
@@ -21,12 +57,12 @@ static apus_err take_pages(apus_engine *e, apus_diag *diag)
     apus_err err = APUS_OK;
     for (int g = 0; g < AP_KV_GROUPS && !err; g++) {
         if (!z->shape.page_bytes[g]) continue;
-        err = ap_slab_create(&e->pages[g], z->kv_cap[g] * z->n_session, z->shape.page_bytes[g],
-                             what[g], diag);
+        err = ap_slab_create(&e->pages[g], e->exec.dev, z->kv_cap[g] * z->n_session,
+                             z->shape.page_bytes[g], what[g], diag);
     }
     if (!err && z->recur_block_bytes)
-        err = ap_slab_create(&e->states, z->n_session * AP_RECUR_BLOCKS, z->recur_block_bytes,
-                             "recurrent states", diag);
+        err = ap_slab_create(&e->states, e->exec.dev, z->n_session * AP_RECUR_BLOCKS,
+                             z->recur_block_bytes, "recurrent states", diag);
     return err;
 }
 
@@ -35,39 +71,60 @@ static size_t logits_bytes(const ap_sizes *z)
     return (size_t)z->logit_rows * (size_t)z->vocab * sizeof(float);
 }
 
+static size_t page_bytes(const ap_sizes *z)
+{
+    return (size_t)z->n_session * (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t);
+}
+
+/* Block tables of all sessions, on the host and on the device. */
+static bool take_tables(apus_engine *e)
+{
+    ap_device *dev = e->exec.dev;
+    size_t bytes = page_bytes(&e->size);
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        e->session_page[g] = ap_calloc(1, bytes);
+        e->page[g] = dev->is_host ? e->session_page[g] : dev->op->alloc(dev, bytes);
+        if (!e->session_page[g] || !e->page[g]) return false;
+    }
+    return true;
+}
+
 static apus_err take_scratch(apus_engine *e, apus_diag *diag)
 {
     const ap_sizes *z = &e->size;
-    size_t n = (size_t)z->n_session, sampler = 0;
-    bool ok = ap_sampler_bytes(z->vocab, &sampler);
-    ok = ok && (e->session = ap_calloc(n, sizeof *e->session));
+    ap_device *dev = e->exec.dev;
+    size_t n = (size_t)z->n_session;
+    bool ok = (e->session = ap_calloc(n, sizeof *e->session));
     ok = ok && (e->session_tok = ap_calloc(n * (size_t)z->ctx, sizeof *e->session_tok));
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        ok = ok && (e->session_page[g] =
-                        ap_calloc(n * (size_t)ap_kv_entries(z->ctx), sizeof *e->session_page[g]));
+    ok = ok && take_tables(e);
     ok = ok && (e->lane = ap_calloc(n, sizeof *e->lane));
-    ok = ok && (e->tok = ap_calloc((size_t)z->chunk, sizeof *e->tok));
-    ok = ok && (e->pos = ap_calloc((size_t)z->chunk, sizeof *e->pos));
-    ok = ok && (e->out_row = ap_calloc((size_t)z->chunk, sizeof *e->out_row));
-    ok = ok && (e->seq = ap_calloc(n, sizeof *e->seq));
-    ok = ok && (e->scratch = ap_big_alloc(z->model_scratch_bytes));
-    ok = ok && (e->logits = ap_big_alloc(logits_bytes(z)));
-    ok = ok && (e->row = ap_calloc(n * (size_t)z->vocab, sizeof *e->row));
     ok = ok && (e->gen = ap_calloc(n, sizeof *e->gen));
     ok = ok && (e->gen_feed = ap_calloc(n, sizeof *e->gen_feed));
-    void *mem = ok ? ap_big_alloc(sampler) : NULL;
-    if (!mem) return ap_fail_nomem(diag, z->scratch_bytes, "the scratch of a step");
-    ap_sampler_init(&e->sampler, z->vocab, mem, sampler);
-    return APUS_OK;
+    ok = ok && (e->scratch = dev->op->alloc(dev, z->model_scratch_bytes));
+    ok = ok && (e->logits = dev->op->alloc(dev, logits_bytes(z)));
+    return ok ? APUS_OK : ap_fail_nomem(diag, z->scratch_bytes, "the scratch of a step");
+}
+
+static apus_err take_chooser(apus_engine *e, apus_diag *diag)
+{
+    const ap_config *c = &e->model->config;
+    const ap_sizes *z = &e->size;
+    apus_err err = ap_chooser_init(&e->chooser, &e->exec, z->n_session, z->vocab, z->ctx, diag);
+    return err ? err : ap_chooser_forbid(&e->chooser, c->suppress, c->n_suppress, diag);
 }
 
 static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *diag)
 {
-    apus_err err = ap_engine_workers(e->model, s, &e->pool, &e->kern, diag);
-    if (!err) err = ap_sizes_make(e->model, s, &e->kern, &e->size, diag);
-    if (!err) err = ap_fit_engine(e->model, s, &e->kern, &e->size, ap_memory_available(), 0, diag);
+    apus_err err = take_device(e, s, diag);
+    if (err) return err;
+    ap_device *dev = e->exec.dev;
+    err = ap_sizes_make(e->model, s, &e->exec, &e->size, diag);
+    if (!err)
+        err = ap_fit_engine(e->model, s, &e->exec, &e->size, dev->op->memory(dev, NULL), 0, diag);
     if (!err) err = take_pages(e, diag);
     if (!err) err = take_scratch(e, diag);
+    if (!err) err = ap_rows_create(&e->rows, dev, e->size.chunk, e->size.n_session, diag);
+    if (!err) err = take_chooser(e, diag);
     e->delta_form = s->gdn_chunked ? AP_DELTA_CHUNKED : AP_DELTA_RECURRENT;
     return err;
 }
@@ -95,34 +152,38 @@ apus_err apus_engine_create(const apus_model *m, const apus_engine_settings *set
     }
     const ap_sizes *z = &e->size;
     ap_log_say(&m->log, APUS_LOG_INFO,
-               "an engine on %s: %d sessions of %d tokens, K/V in %s, %zu bytes", apus_cpu_name(e->kern.level),
-               z->n_session, z->ctx, apus_kv_name(z->kv), z->kv_bytes + z->state_bytes + z->scratch_bytes);
+               "an engine on %s: %d sessions of %d tokens, K/V in %s, %zu bytes",
+               ap_where(e->exec.dev), z->n_session, z->ctx, apus_kv_name(z->kv),
+               z->kv_bytes + z->state_bytes + z->scratch_bytes);
     *out = e;
     return APUS_OK;
+}
+
+static void give_back(ap_device *dev, void *p, size_t bytes)
+{
+    if (p) dev->op->free(dev, p, bytes);
 }
 
 void apus_engine_free(apus_engine *e)
 {
     if (!e) return;
+    ap_device *dev = e->exec.dev;
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         ap_slab_destroy(&e->pages[g]);
+        if (e->page[g] != e->session_page[g]) give_back(dev, e->page[g], page_bytes(&e->size));
         ap_free(e->session_page[g]);
     }
     ap_slab_destroy(&e->states);
     ap_free(e->session);
     ap_free(e->session_tok);
     ap_free(e->lane);
-    ap_free(e->tok);
-    ap_free(e->pos);
-    ap_free(e->out_row);
-    ap_free(e->seq);
-    ap_big_free(e->scratch, e->size.model_scratch_bytes);
-    ap_big_free(e->logits, logits_bytes(&e->size));
-    ap_free(e->row);
     ap_free(e->gen);
     ap_free(e->gen_feed);
-    ap_big_free(e->sampler.mem, e->sampler.mem_bytes);
-    ap_pool_free(e->pool);
+    ap_rows_destroy(&e->rows);
+    give_back(dev, e->scratch, e->size.model_scratch_bytes);
+    give_back(dev, e->logits, logits_bytes(&e->size));
+    ap_chooser_close(&e->chooser);
+    leave_device(e);
     ap_free(e->profile);
     ap_free(e);
 }

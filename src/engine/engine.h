@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "engine/generate.h"
 #include "engine/model.h"
+#include "engine/rows.h"
 #include "engine/sample.h"
 #include "kern/profile.h"
 #include "state/kv.h"
@@ -26,10 +27,12 @@ typedef struct ap_lane {
     apus_session *session;
     const int32_t *tok; /* i32 [n] */
     int n, done;        /* tokens of the call, computed so far */
-    float *logits;      /* f32 [n_row, V] or NULL */
+    bool wants_rows;    /* of logits */
+    float *logits;      /* f32 [n_row, V] on the host; NULL = they stay in the engine's */
     const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
     int n_row, row_done;
     int start;      /* the session's position before the call */
+    int kept;       /* the engine's row of logits that follows the last token (ap_feed_keep) */
     int share, out; /* tokens and rows in the running step */
 } ap_lane;
 
@@ -41,14 +44,14 @@ typedef struct ap_sizes {
     int kv_cap[AP_KV_GROUPS]; /* pages of a session at most */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;
-    int logit_rows; /* rows of the shared logits buffer */
+    int logit_rows; /* rows of the engine's logits */
 } ap_sizes;
 
 struct apus_engine {
     const apus_model *model;
-    ap_pool *pool;
-    ap_kern kern;
-    ap_profile *profile; /* NULL until one is asked for; in use while kern.profile is set */
+    ap_exec exec;
+    ap_device *own;      /* the device of exec, unless the model's is lent */
+    ap_profile *profile; /* NULL until one is asked for; in use while exec.profile is set */
     ap_sizes size;
     ap_delta_form delta_form;
     volatile int cancel; /* set by apus_cancel; accessed with __atomic builtins */
@@ -59,19 +62,18 @@ struct apus_engine {
     apus_session *session;               /* [n_session] */
     int32_t *session_tok;                /* i32 [n_session, ctx] */
     int32_t *session_page[AP_KV_GROUPS]; /* i32 [n_session, entries] */
+    int32_t *page[AP_KV_GROUPS];         /* the same on the device: one memory on the CPU */
 
     /* one step */
-    ap_lane *lane;                /* [n_session] */
-    int32_t *tok, *pos, *out_row; /* i32 [chunk] */
-    ap_step_seq *seq;             /* [n_session] */
-    uint8_t *scratch;
-    float *logits; /* f32 [logit_rows, V] */
+    ap_lane *lane; /* [n_session] */
+    ap_rows rows;
+    uint8_t *scratch; /* of the device */
+    float *logits;    /* f32 [logit_rows, V] of the device */
 
     /* generation */
-    float *row;          /* f32 [n_session, V] */
     ap_gen *gen;         /* [n_session] */
     apus_feed *gen_feed; /* [n_session] */
-    apus_sampler sampler; /* its buffers serve all of gen in turn */
+    ap_chooser chooser;  /* with a row for each of gen */
 };
 
 /* settings.c: copy the caller's struct over defaults, as far as its size goes.
@@ -81,20 +83,21 @@ struct apus_engine {
 apus_err ap_settings_take(void *known, size_t known_size, const void *given, const char *what,
                           apus_diag *diag);
 
-/* plan.c: check settings and compute sizes. k: the kernels that will run. EINVAL; ENOMEM when a
- * size exceeds the address space. */
-apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
+/* plan.c: check settings and compute sizes. ex: what steps will run with. EINVAL; ENOMEM when a size
+ * exceeds the address space. */
+apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
                        ap_sizes *out, apus_diag *diag);
 /* fit.c: ENOMEM, with the numbers and the nearest choice that fits, if more is needed than the `have`
  * bytes available (0 = not known: everything fits). Weights of `params` values that take `need` bytes; an
  * engine of those settings and sizes, beside `weights` bytes that are still to be loaded (0: they are in
  * memory). */
 apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have, apus_diag *diag);
-apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
+apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
                        const ap_sizes *z, uint64_t have, uint64_t weights, apus_diag *diag);
-/* Pool and kernels of those settings, in the model's mode. */
-apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, ap_pool **pool,
-                           ap_kern *kern, apus_diag *diag);
+/* What an engine of those settings would run with: to plan with, not to run. *own: a device that was made
+ * for it, or NULL; op->destroy it. */
+apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_exec *ex, ap_device **own,
+                        apus_diag *diag);
 
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
@@ -102,6 +105,11 @@ apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
 /* feed.c: as apus_feed_batch, but the cancel flag stays as it is. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);
+/* The same, but the row of logits that follows the last token of feeds[i] stays on the device, where it is
+ * row e->lane[i].kept of the engine's; feeds' `logits` and `rows` are NULL. The rows of a call are 0 to
+ * n_feeds - 1. They may not have been computed yet when this returns. */
+apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
+                      void *progress_ctx, apus_diag *diag);
 /* Run the session's own tokens [base, pos) again: state and pages are those of base. On error they
  * are as before the call, given that the old position was held and the state backed up. */
 apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag);

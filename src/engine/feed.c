@@ -25,6 +25,8 @@ typedef struct call {
     int n_lane;
     int64_t total, done; /* tokens */
     bool stoppable;      /* can be undone, so cancel is looked at */
+    bool keeps;          /* the last row of each lane stays in the engine's logits */
+    int kept;            /* of these, so far */
     apus_progress_fn progress;
     void *progress_ctx;
     int64_t progress_us; /* of the last report */
@@ -103,68 +105,99 @@ static int share_of(const ap_lane *l, int budget)
 /* Rows of a lane whose logits are wanted among its next n tokens. */
 static int rows_in(const ap_lane *l, int n)
 {
-    if (!l->logits) return 0;
+    if (!l->wants_rows) return 0;
     if (!l->row) return l->done + n == l->n;
     int k = l->row_done;
     while (k < l->n_row && l->row[k] < l->done + n) k++;
     return k - l->row_done;
 }
 
-static void add_rows(apus_engine *e, ap_step *st, ap_lane *l)
-{
-    l->out = rows_in(l, l->share);
-    for (int j = 0; j < l->out; j++) {
-        int row = l->row ? l->row[l->row_done + j] : l->n - 1;
-        e->out_row[st->n_out++] = (int32_t)(st->n_tok + row - l->done);
-    }
-}
+/* What a step has of all lanes. */
+typedef struct extent {
+    int n_tok, n_seq, n_out;
+} extent;
 
-static void add_tokens(apus_engine *e, ap_step *st, const ap_lane *l)
+/* Shares of the lanes in order. The step's logits go straight to the caller if that can be and one lane
+ * alone wants any: *direct. Else they pass through the engine's, and shares are cut to what those hold. */
+static extent share_out(call *c, ap_lane **direct)
 {
-    apus_session *s = l->session;
-    ap_step_seq *q = &e->seq[st->n_seq++];
-    *q = (ap_step_seq){
-        .begin = st->n_tok, .n_tok = l->share, .pos = s->pos, .recur = ap_recur_live(&s->recur)};
-    for (int g = 0; g < AP_KV_GROUPS; g++) {
-        ap_kv_prepare(&s->kv[g], s->pos, l->share);
-        q->page[g] = s->kv[g].slab ? s->kv[g].page : NULL;
-    }
-    for (int j = 0; j < l->share; j++) {
-        e->tok[st->n_tok + j] = l->tok[l->done + j];
-        e->pos[st->n_tok + j] = s->pos + j;
-    }
-    st->n_tok += l->share;
-}
-
-/* Fill a step from the lanes in order. The step's logits go straight to the caller if one lane
- * wants any (*direct); rows of several pass through the engine's buffer, and shares are cut to what
- * it holds. */
-static void make_step(call *c, ap_step *st, ap_lane **direct)
-{
-    apus_engine *e = c->e;
-    *st = (ap_step){.tok = e->tok,
-                    .pos = e->pos,
-                    .seq = e->seq,
-                    .out_row = e->out_row,
-                    .logits = e->logits,
-                    .scratch = e->scratch,
-                    .delta_form = e->delta_form,
-                    .kv = e->size.kv};
-    for (int g = 0; g < AP_KV_GROUPS; g++) st->kv_base[g] = e->pages[g].base;
+    const apus_engine *e = c->e;
+    extent x = {0};
     *direct = NULL;
     for (int i = 0; i < c->n_lane; i++) {
         ap_lane *l = &c->lane[i];
         l->share = l->out = 0;
-        int budget = e->size.chunk - st->n_tok;
+        int budget = e->size.chunk - x.n_tok;
         if (l->done == l->n || budget == 0) continue;
         int n = share_of(l, budget);
-        while (st->n_out && rows_in(l, n) && st->n_out + rows_in(l, n) > e->size.logit_rows) n--;
+        bool may_pass = x.n_out == 0 && l->logits && e->exec.dev->is_host;
+        while (!may_pass && n && rows_in(l, n) && x.n_out + rows_in(l, n) > e->size.logit_rows) n--;
         if (n == 0) continue;
         l->share = n;
-        bool first = st->n_out == 0;
-        add_rows(e, st, l);
-        add_tokens(e, st, l);
-        if (l->out) *direct = first ? l : NULL;
+        l->out = rows_in(l, n);
+        if (l->out) *direct = may_pass ? l : NULL;
+        x.n_tok += n;
+        x.n_seq++;
+        x.n_out += l->out;
+    }
+    return x;
+}
+
+/* The block tables on the device follow those of the host. */
+static void put_pages(apus_engine *e, apus_session *s)
+{
+    ap_device *dev = e->exec.dev;
+    size_t row = (size_t)(s - e->session) * (size_t)ap_kv_entries(e->size.ctx);
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        ap_kv_range r = ap_kv_changed(&s->kv[g]);
+        size_t at = row + (size_t)r.begin, n = (size_t)(r.end - r.begin);
+        if (n && !dev->is_host)
+            dev->op->put(dev, e->page[g] + at, e->session_page[g] + at, n * sizeof(int32_t));
+    }
+}
+
+/* A lane's share: sequence `seq` of the step, rows from `begin` on; `out` rows before it are wanted. */
+static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int out)
+{
+    apus_session *s = l->session;
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_prepare(&s->kv[g], s->pos, l->share);
+    put_pages(e, s);
+    ap_rows_fill(&e->rows, seq, begin, l->tok + l->done, l->share, s->pos);
+    e->rows.seq[seq].table = (int32_t)(s - e->session);
+    e->rows.seq[seq].state = s->recur.live;
+    for (int j = 0; j < l->out; j++) {
+        int row = l->row ? l->row[l->row_done + j] : l->n - 1;
+        e->rows.out_row[out + j] = (int32_t)(begin + row - l->done);
+    }
+}
+
+/* Fill a step from the lanes in order. */
+static void make_step(call *c, ap_step *st, ap_lane **direct)
+{
+    apus_engine *e = c->e;
+    extent x = share_out(c, direct);
+    ap_rows_begin(&e->rows, x.n_tok, x.n_seq, x.n_out);
+    int seq = 0, begin = 0, out = 0;
+    for (int i = 0; i < c->n_lane; i++) {
+        const ap_lane *l = &c->lane[i];
+        if (!l->share) continue;
+        add_lane(e, l, seq++, begin, out);
+        begin += l->share;
+        out += l->out;
+    }
+    ap_rows_put(&e->rows);
+    ap_batch *b = &e->rows.batch;
+    b->page_ld = ap_kv_entries(e->size.ctx);
+    *st = (ap_step){.batch = b,
+                    .recur = (float *)(void *)e->states.base,
+                    .recur_block_floats = e->size.recur_block_bytes / sizeof(float),
+                    .logits = e->logits + (size_t)c->kept * (size_t)e->size.vocab,
+                    .scratch = e->scratch,
+                    .delta_form = e->delta_form,
+                    .kv = e->size.kv};
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        b->page[g] = e->page[g];
+        st->kv_base[g] = e->pages[g].base;
     }
     if (*direct)
         st->logits = (*direct)->logits + (size_t)(*direct)->row_done * (size_t)e->size.vocab;
@@ -173,21 +206,24 @@ static void make_step(call *c, ap_step *st, ap_lane **direct)
 /* Hand out gathered rows, move the sessions on. */
 static void finish_step(call *c, const ap_step *st, const ap_lane *direct)
 {
+    ap_device *dev = c->e->exec.dev;
     size_t V = (size_t)c->e->size.vocab;
     const float *from = st->logits;
     for (int i = 0; i < c->n_lane; i++) {
         ap_lane *l = &c->lane[i];
         if (!l->share) continue;
-        if (l->out && !direct)
-            memcpy(l->logits + (size_t)l->row_done * V, from, (size_t)l->out * V * sizeof(float));
+        if (l->out && l->logits && !direct)
+            dev->op->get(dev, l->logits + (size_t)l->row_done * V, from,
+                         (size_t)l->out * V * sizeof(float));
         if (l->out) from += (size_t)l->out * V;
+        if (l->out && c->keeps) l->kept = c->kept++;
         l->row_done += l->out;
         l->done += l->share;
         l->session->pos += l->share;
         if (l->session->pos % AP_PAGE == 0)
             ap_recur_snapshot(&l->session->recur, l->session->pos, l->session->turn);
     }
-    c->done += st->n_tok;
+    c->done += st->batch->n_tok;
 }
 
 /* ---------------------------------------------------------------- calls */
@@ -210,22 +246,31 @@ static apus_err cancelled(const call *c, apus_diag *diag)
                    (long long)c->done, (long long)c->total);
 }
 
+static apus_err run_step(call *c, apus_diag *diag)
+{
+    apus_engine *e = c->e;
+    ap_step st;
+    ap_lane *direct;
+    ap_guard_enter();
+    make_step(c, &st, &direct);
+    apus_err err =
+        ap_model_forward(e->model->impl, &e->exec, &st, c->stoppable ? &e->cancel : NULL, diag);
+    if (!err) finish_step(c, &st, direct);
+    ap_guard_leave();
+    return err;
+}
+
 static apus_err run_steps(call *c, apus_diag *diag)
 {
     apus_engine *e = c->e;
     if (ap_cancelled(e) || !report(c)) return cancelled(c, diag);
     while (c->done < c->total) {
-        ap_step st;
-        ap_lane *direct;
-        ap_guard_enter();
-        make_step(c, &st, &direct);
-        bool ok = ap_model_forward(e->model->impl, &e->kern, &st, c->stoppable ? &e->cancel : NULL);
-        if (ok) finish_step(c, &st, direct);
-        ap_guard_leave();
-        if (!ok || !report(c)) return cancelled(c, diag);
+        apus_err err = run_step(c, diag);
+        if (err && err != APUS_ECANCELLED) return err;
+        if (err || !report(c)) return cancelled(c, diag);
         if (c->stoppable && c->done < c->total && ap_cancelled(e)) return cancelled(c, diag);
     }
-    return APUS_OK;
+    return c->keeps ? APUS_OK : e->exec.dev->op->finish(e->exec.dev, diag);
 }
 
 static void undo(call *c)
@@ -255,6 +300,7 @@ static void begin_call(call *c, const apus_feed *feeds)
         c->lane[i] = (ap_lane){.session = s,
                                .tok = s->tok + s->pos,
                                .n = f->n,
+                               .wants_rows = f->logits || c->keeps,
                                .logits = f->logits,
                                .row = f->rows,
                                .n_row = f->n_rows,
@@ -278,20 +324,37 @@ static void end_call(call *c, bool ok)
     }
 }
 
+static apus_err feed(call *c, const apus_feed *feeds, apus_diag *diag)
+{
+    apus_err err = check_feeds(c->e, feeds, c->n_lane, diag);
+    if (err) return err;
+    begin_call(c, feeds);
+    err = run_steps(c, diag);
+    end_call(c, !err);
+    return err;
+}
+
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag)
 {
-    apus_err err = check_feeds(e, feeds, n_feeds, diag);
-    if (err) return err;
     call c = {.e = e,
               .lane = e->lane,
               .n_lane = n_feeds,
               .progress = progress,
               .progress_ctx = progress_ctx};
-    begin_call(&c, feeds);
-    err = run_steps(&c, diag);
-    end_call(&c, !err);
-    return err;
+    return feed(&c, feeds, diag);
+}
+
+apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
+                      void *progress_ctx, apus_diag *diag)
+{
+    call c = {.e = e,
+              .lane = e->lane,
+              .n_lane = n_feeds,
+              .keeps = true,
+              .progress = progress,
+              .progress_ctx = progress_ctx};
+    return feed(&c, feeds, diag);
 }
 
 apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag)

@@ -1,7 +1,6 @@
 /* generate.c - feed prompts, then sample and feed in turn until something ends each generation. */
 #include "engine/generate.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -14,18 +13,32 @@ static bool is_stop(const ap_config *c, int32_t id)
     return false;
 }
 
-/* The next token after the row of logits, to g->id. */
-static apus_err choose(ap_gen *g, apus_diag *diag)
+/* Choose the token that follows each row of the engine's logits, all at once. Of a generation that has
+ * ended meanwhile, nobody asks for it. */
+static apus_err choose(apus_engine *e, int n, int n_row, apus_diag *diag)
 {
-    const apus_session *s = g->session;
-    const apus_model *m = s->engine->model;
-    for (int i = 0; i < m->config.n_suppress; i++)
-        if (m->config.suppress[i] >= 0 && m->config.suppress[i] < s->engine->size.vocab)
-            g->row[m->config.suppress[i]] = -INFINITY;
-    g->id = apus_sampler_next(&g->sampler, g->row, s->tok, s->pos);
+    for (int i = 0; i < n; i++) {
+        ap_gen *g = &e->gen[i];
+        if (g->row >= 0)
+            ap_chooser_row(&e->chooser, g->row, &g->sampling, g->session->tok, g->session->pos);
+    }
+    return ap_chooser_run(&e->chooser, e->logits, n_row, diag);
+}
+
+/* What was chosen, to g->id. */
+static apus_err take_choice(ap_gen *g, apus_diag *diag)
+{
+    const apus_engine *e = g->session->engine;
+    if (e->chooser.n_allowed == 0)
+        return ap_fail(diag, APUS_EFORMAT, "%s: suppress_tokens leaves no token that could be chosen",
+                       e->model->dir);
+    g->id = e->chooser.id[g->row];
     if (g->id >= 0) return APUS_OK;
-    return ap_fail(diag, APUS_EFORMAT, "%s: suppress_tokens leaves no token that could be chosen",
-                   m->dir);
+    return ap_fail(
+        diag, APUS_EINTERNAL,
+        "the logits after token %d are not finite: the weights may be damaged, or the precision "
+        "too low for this model",
+        g->session->pos);
 }
 
 static void end(ap_gen *g, apus_stop why)
@@ -88,7 +101,7 @@ static apus_err finish_text(ap_gen *g, apus_diag *diag)
 static apus_err next_token(ap_gen *g, apus_diag *diag)
 {
     const apus_engine *e = g->session->engine;
-    apus_err err = choose(g, diag);
+    apus_err err = take_choice(g, diag);
     if (err) return err;
     if (!g->set.ignore_eos && is_stop(&e->model->config, g->id)) {
         g->res.stop_id = g->id;
@@ -123,27 +136,48 @@ static apus_err end_all(apus_engine *e, int n, apus_diag *diag)
     return err;
 }
 
+/* Report the chosen tokens and put those that are to be fed to gen_feed: *n_feed. */
+static apus_err next_tokens(apus_engine *e, int n, int64_t begin, int *n_feed, apus_diag *diag)
+{
+    *n_feed = 0;
+    for (int i = 0; i < n; i++) {
+        ap_gen *g = &e->gen[i];
+        if (g->done) continue;
+        apus_err err = next_token(g, diag);
+        if (err) return err;
+        g->res.decode_us = ap_time_us() - begin;
+        if (!g->done)
+            e->gen_feed[(*n_feed)++] = (apus_feed){
+                .size = sizeof(apus_feed), .session = g->session, .tok = &g->id, .n = 1};
+    }
+    return APUS_OK;
+}
+
+/* Everything that runs has been fed, in order: its rows. */
+static void take_rows(apus_engine *e, int n)
+{
+    int fed = 0;
+    for (int i = 0; i < n; i++) e->gen[i].row = e->gen[i].done ? -1 : e->lane[fed++].kept;
+}
+
+static bool all_done(const apus_engine *e, int n)
+{
+    while (n > 0 && e->gen[n - 1].done) n--;
+    return n == 0;
+}
+
 static apus_err decode(apus_engine *e, int n, int64_t begin, apus_diag *diag)
 {
-    for (;;) {
-        int n_feed = 0;
-        for (int i = 0; i < n; i++) {
-            ap_gen *g = &e->gen[i];
-            if (g->done) continue;
-            apus_err err = next_token(g, diag);
-            if (err) return err;
-            g->res.decode_us = ap_time_us() - begin;
-            if (!g->done)
-                e->gen_feed[n_feed++] = (apus_feed){.size = sizeof(apus_feed),
-                                                    .session = g->session,
-                                                    .tok = &g->id,
-                                                    .n = 1,
-                                                    .logits = g->row};
-        }
-        if (!n_feed) return APUS_OK;
-        apus_err err = ap_feed(e, e->gen_feed, n_feed, NULL, NULL, diag);
+    int n_row = n;
+    while (!all_done(e, n)) {
+        apus_err err = choose(e, n, n_row, diag);
+        if (!err) err = next_tokens(e, n, begin, &n_row, diag);
+        if (err || !n_row) return err;
+        err = ap_feed_keep(e, e->gen_feed, n_row, NULL, NULL, diag);
         if (err) return err == APUS_ECANCELLED ? end_all(e, n, diag) : err;
+        take_rows(e, n);
     }
+    return APUS_OK;
 }
 
 static apus_err generate(apus_engine *e, const apus_generation *list, int n, apus_diag *diag)
@@ -152,11 +186,12 @@ static apus_err generate(apus_engine *e, const apus_generation *list, int n, apu
         e->gen_feed[i] = (apus_feed){.size = sizeof(apus_feed),
                                      .session = list[i].session,
                                      .tok = list[i].prompt,
-                                     .n = list[i].n,
-                                     .logits = e->gen[i].row};
+                                     .n = list[i].n};
     int64_t begin = ap_time_us();
-    apus_err err = ap_feed(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
+    apus_err err =
+        ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
     int64_t fed = ap_time_us();
+    if (!err) take_rows(e, n);
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
         g->res.prefill_us = fed - begin;
@@ -186,15 +221,14 @@ static apus_err check_settings(const apus_generate_settings *s, apus_diag *diag)
     return APUS_OK;
 }
 
-static apus_err start_sampler(apus_engine *e, ap_gen *g, apus_diag *diag)
+static apus_err start_sampling(apus_engine *e, ap_gen *g, apus_diag *diag)
 {
     apus_sampling s;
     apus_sampling_from_model(e->model, &s);
     apus_err err = ap_settings_take(&s, sizeof s, g->set.sampling, "apus_sampling", diag);
     if (!err) err = ap_sampling_check(&s, diag);
     if (err) return err;
-    g->sampler = e->sampler;
-    ap_sampler_start(&g->sampler, &s);
+    ap_sample_start(&g->sampling, &s);
     return APUS_OK;
 }
 
@@ -207,7 +241,7 @@ static apus_err start(apus_engine *e, ap_gen *g, const apus_generation *of, apus
     apus_err err =
         ap_settings_take(&g->set, sizeof g->set, of->settings, "apus_generate_settings", diag);
     if (!err) err = check_settings(&g->set, diag);
-    if (!err) err = start_sampler(e, g, diag);
+    if (!err) err = start_sampling(e, g, diag);
     if (err || (!g->set.on_text && !g->set.n_stop_strings)) return err;
     err = apus_detok_create(e->model, !g->set.keep_special, &g->detok, diag);
     return err ? err : ap_stops_create(g->set.stop_strings, g->set.n_stop_strings, &g->stops, diag);
@@ -258,8 +292,7 @@ apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
     apus_err err = check_list(e, list, n, diag);
     if (!err) err = ap_call_begin(e, diag);
     if (err) return err;
-    for (int i = 0; i < n; i++)
-        e->gen[i] = (ap_gen){.row = e->row + (size_t)i * (size_t)e->size.vocab};
+    for (int i = 0; i < n; i++) e->gen[i] = (ap_gen){.row = -1};
     for (int i = 0; i < n && !err; i++) err = start(e, &e->gen[i], &list[i], diag);
     if (!err) err = generate(e, list, n, diag);
     ap_call_end(e);

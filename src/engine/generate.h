@@ -8,10 +8,10 @@
 typedef struct ap_gen {
     apus_session *session;
     apus_generate_settings set;
-    apus_sampler sampler; /* settings and random numbers; its buffers are the engine's */
-    apus_detok *detok;    /* NULL: neither text nor stop strings are wanted */
+    ap_sample_state sampling;
+    apus_detok *detok; /* NULL: neither text nor stop strings are wanted */
     ap_stops *stops;
-    float *row; /* f32 [V] logits that the next token is chosen from */
+    int row;    /* of the engine's logits that the next token is chosen after; -1 = none */
     int32_t id; /* the token to be fed next */
     bool done;
     apus_generate_result res;

@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "base/sysmem.h"
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/model.h"
@@ -203,7 +202,7 @@ static apus_err measure(apus_model *m, apus_diag *diag)
 {
     size_t rows = mapped_rows(m, "embed_tokens.weight"), ple = mapped_rows(m, "embed_tokens_per_layer.weight");
     m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
-    return ap_model_measure(&m->config, m->weights, &m->kern, &m->packed_bytes, diag);
+    return ap_model_measure(&m->config, m->weights, m->dev, &m->packed_bytes, diag);
 }
 
 /* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
@@ -211,32 +210,31 @@ static apus_err check_fit(const apus_model *m, const apus_engine_settings *wish,
 {
     census n;
     count_tensors(m, &n);
-    uint64_t have = ap_memory_available();
+    uint64_t have = m->dev->op->memory(m->dev, NULL);
     apus_err err = ap_fit_weights(m->dir, m->packed_bytes, n.params, have, diag);
     if (err || !wish) return err;
     apus_engine_settings s;
     apus_engine_settings_default(&s);
-    ap_pool *pool = NULL;
-    ap_kern kern;
+    ap_device *own = NULL;
+    ap_exec ex;
     ap_sizes z;
     err = ap_settings_take(&s, sizeof s, wish, "apus_engine_settings", diag);
-    if (!err) err = ap_engine_workers(m, &s, &pool, &kern, diag);
-    if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
-    if (!err) err = ap_fit_engine(m, &s, &kern, &z, have, m->packed_bytes, diag);
-    ap_pool_free(pool);
+    if (!err) err = ap_engine_look(m, &s, &ex, &own, diag);
+    if (!err) err = ap_sizes_make(m, &s, &ex, &z, diag);
+    if (!err) err = ap_fit_engine(m, &s, &ex, &z, have, m->packed_bytes, diag);
+    if (own) own->op->destroy(own);
     return err;
 }
 
 static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
-    apus_err err = ap_pool_create(s->threads, &m->pool, diag);
-    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.precision = s->precision;
+    apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
+    m->precision = s->precision;
     if (!err) err = measure(m, diag);
     if (!err) err = check_fit(m, s->engine, diag);
     if (!err)
-        err = ap_model_load(&m->config, m->weights, &m->kern, s->progress, s->progress_ctx,
-                            &m->impl, diag);
+        err = ap_model_load(&m->config, m->weights, m->dev, s->progress, s->progress_ctx, &m->impl,
+                            diag);
     if (err) return err;
     m->packed_bytes = ap_model_packed_bytes(m->impl);
     m->fingerprint = fingerprint_of(&m->config, m->weights);
@@ -247,9 +245,8 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
 /* APUS_LOAD_INFO */
 static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
-    apus_err err = ap_pool_create(1, &m->pool, diag);
-    if (!err) err = ap_kern_cpu(s->cpu, m->pool, &m->kern, diag);
-    m->kern.precision = s->precision;
+    apus_err err = ap_device_open(s->device, s->cpu, 1, &m->dev, diag);
+    m->precision = s->precision;
     return err ? err : measure(m, diag);
 }
 
@@ -318,8 +315,7 @@ static void tell(const apus_model *m, apus_load load)
                i->n_layers, (unsigned long long)i->params_total, m->weight_types);
     if (load == APUS_LOAD_ALL)
         ap_log_say(&m->log, APUS_LOG_INFO, "%s: weights packed for %s, precision %s, %zu bytes", m->dir,
-                   apus_cpu_name(m->kern.level), apus_precision_name(m->kern.precision),
-                   m->packed_bytes);
+                   ap_where(m->dev), apus_precision_name(m->precision), m->packed_bytes);
     if (!i->has_tokenizer)
         ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no tokenizer here; only token ids can be used",
                    m->dir);
@@ -360,7 +356,7 @@ void apus_model_close(apus_model *m)
 {
     if (!m) return;
     ap_model_free(m->impl);
-    ap_pool_free(m->pool);
+    if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);
     ap_tokenizer_free(m->tokenizer);
     ap_chat_free(m->chat);

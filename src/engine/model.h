@@ -18,8 +18,8 @@ struct apus_model {
     ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
     ap_chat *chat;           /* likewise */
     ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
-    ap_pool *pool;           /* packs weights; engines have their own */
-    ap_kern kern;
+    ap_device *dev;          /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
+    apus_precision precision;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
     size_t mapped_bytes;  /* of the embedding's rows, at most, in the file's pages */
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
@@ -27,5 +27,11 @@ struct apus_model {
     apus_info info;
     char weight_types[512];
 };
+
+/* Where things are, for the log: a level of the CPU such as "avx2", or another device's name. */
+static inline const char *ap_where(const ap_device *d)
+{
+    return d->is_host ? apus_cpu_name(d->kern->level) : d->name;
+}
 
 #endif

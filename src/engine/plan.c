@@ -8,6 +8,7 @@
 #define MOST_CHUNK    4096 /* of the default: mixtures of experts want many tokens for each of them */
 #define CHUNK_SHARE   24   /* and may take this part of the weights' memory for it */
 #define MAX_CHUNK     65536
+#define DEVICE_ROWS   64 /* of logits, before they go to the host */
 #define MAX_SESSIONS  4096
 
 static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z,
@@ -41,7 +42,7 @@ static apus_err choose_pages(const apus_model *m, const apus_engine_settings *s,
     if ((unsigned)s->kv >= AP_KV_TYPES)
         return ap_fail(diag, APUS_EINVAL, "apus_engine_settings.kv: expected 0 to %d, found %d",
                        AP_KV_TYPES - 1, (int)s->kv);
-    bool exact = m->kern.precision == APUS_PRECISION_EXACT;
+    bool exact = m->precision == APUS_PRECISION_EXACT;
     z->kv = s->kv ? s->kv : exact ? APUS_KV_F32 : APUS_KV_BF16;
     if (ap_state_shape_of(&m->config, z->kv, &z->shape)) return APUS_OK;
     if (s->kv)
@@ -62,21 +63,22 @@ static bool add(size_t *sum, size_t n, size_t each)
 }
 
 /* Memory of the bookkeeping of sessions and steps, and of the sampler. */
-static bool add_small(ap_sizes *z)
+static bool add_small(const ap_exec *ex, ap_sizes *z)
 {
-    size_t n = (size_t)z->n_session, sampler;
+    size_t n = (size_t)z->n_session, rows, sampler;
     size_t *sum = &z->scratch_bytes;
-    bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane) + sizeof(ap_step_seq));
+    bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane));
     ok = ok && add(sum, n, sizeof(ap_gen) + sizeof(apus_feed));
     ok = ok && add(sum, n, (size_t)z->ctx * sizeof(int32_t));
     ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
-    ok = ok && add(sum, (size_t)z->chunk, 3 * sizeof(int32_t));
-    ok = ok && add(sum, (size_t)z->logit_rows + n, (size_t)z->vocab * sizeof(float));
-    return ok && ap_sampler_bytes(z->vocab, &sampler) && add(sum, 1, sampler);
+    ok = ok && ap_rows_bytes(z->chunk, z->n_session, &rows) && add(sum, 1, rows);
+    ok = ok && add(sum, (size_t)z->logit_rows, (size_t)z->vocab * sizeof(float));
+    return ok && ap_chooser_bytes(ex, z->n_session, z->vocab, z->ctx, &sampler) &&
+           add(sum, 1, sampler);
 }
 
 /* All sizes with steps of at most `chunk` tokens; false: they overflow. */
-static bool measure(const apus_model *m, const ap_kern *k, int chunk, ap_sizes *out)
+static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes *out)
 {
     ap_sizes z = *out;
     int64_t most = (int64_t)z.ctx * z.n_session; /* no step is larger */
@@ -95,11 +97,11 @@ static bool measure(const apus_model *m, const ap_kern *k, int chunk, ap_sizes *
         z.recur_block_bytes = z.recur_block_bytes / AP_ALIGN * AP_ALIGN;
         ok = ok && add(&z.state_bytes, (size_t)z.n_session * AP_RECUR_BLOCKS, z.recur_block_bytes);
     }
-    /* One session's logits go straight to the caller; rows of several are gathered first. */
-    z.logit_rows = z.n_session > 1 ? z.n_session : 0;
-    int n_seq = z.n_session < z.chunk ? z.n_session : z.chunk;
-    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, k, z.chunk, n_seq);
-    ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(&z);
+    /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
+    int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
+    z.logit_rows = rows > z.n_session ? rows : z.n_session;
+    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, ex, z.chunk);
+    ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(ex, &z);
     size_t total = z.kv_bytes;
     ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);
     if (ok) *out = z;
@@ -107,15 +109,16 @@ static bool measure(const apus_model *m, const ap_kern *k, int chunk, ap_sizes *
 }
 
 /* The longest chunk whose memory is small beside the weights; results do not depend on it. */
-static bool measure_default(const apus_model *m, const ap_kern *k, ap_sizes *out)
+static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *out)
 {
     const ap_sizes start = *out;
     uint64_t weights = m->packed_bytes;
-    if (!measure(m, k, LEAST_CHUNK, out)) return false;
+    if (!measure(m, ex, LEAST_CHUNK, out)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
     for (int chunk = MOST_CHUNK; chunk > LEAST_CHUNK; chunk /= 2) {
         ap_sizes z = start;
-        if (!measure(m, k, chunk, &z) || (uint64_t)z.kv_bytes + z.scratch_bytes > least + weights / CHUNK_SHARE)
+        if (!measure(m, ex, chunk, &z) ||
+            (uint64_t)z.kv_bytes + z.scratch_bytes > least + weights / CHUNK_SHARE)
             continue;
         *out = z;
         break;
@@ -123,14 +126,14 @@ static bool measure_default(const apus_model *m, const ap_kern *k, ap_sizes *out
     return true;
 }
 
-apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_kern *k,
+apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
                        ap_sizes *out, apus_diag *diag)
 {
     ap_sizes z = {0};
     apus_err err = check(&m->config, s, &z, diag);
     if (!err) err = choose_pages(m, s, &z, diag);
     if (err) return err;
-    if (!(s->prefill_chunk ? measure(m, k, s->prefill_chunk, &z) : measure_default(m, k, &z)))
+    if (!(s->prefill_chunk ? measure(m, ex, s->prefill_chunk, &z) : measure_default(m, ex, &z)))
         return ap_fail(diag, APUS_ENOMEM,
                        "%d sessions of %d tokens need more memory than can be addressed",
                        z.n_session, z.ctx);
@@ -168,12 +171,12 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
     apus_engine_settings_default(&s);
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_engine_settings", diag);
     if (err) return err;
-    ap_pool *pool = NULL;
-    ap_kern kern;
+    ap_device *own;
+    ap_exec ex;
     ap_sizes z;
-    err = ap_engine_workers(m, &s, &pool, &kern, diag);
-    if (!err) err = ap_sizes_make(m, &s, &kern, &z, diag);
-    ap_pool_free(pool);
+    err = ap_engine_look(m, &s, &ex, &own, diag);
+    if (!err) err = ap_sizes_make(m, &s, &ex, &z, diag);
+    if (own) own->op->destroy(own);
     if (err) return err;
     uint64_t weights = m->packed_bytes;
     uint64_t other = other_bytes(m, &z);

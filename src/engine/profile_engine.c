@@ -7,12 +7,12 @@ apus_err apus_engine_profile(apus_engine *e, bool on, apus_diag *diag)
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_engine_profile: an engine is needed");
     if (e->busy) return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
     if (!on) {
-        ap_kern_profile_end(&e->kern);
+        ap_profile_end(&e->exec);
         return APUS_OK;
     }
     if (!e->profile) e->profile = ap_calloc(1, sizeof *e->profile);
     if (!e->profile) return ap_fail_nomem(diag, sizeof *e->profile, "the profile");
-    ap_kern_profile(&e->kern, e->profile);
+    ap_profile_begin(e->profile, &e->exec);
     return APUS_OK;
 }
 

@@ -1,16 +1,3 @@
-/* sample.c - choosing tokens from logits.
- *
- * Order, as Hugging Face transformers applies its processors: repetition penalty, then presence and
- * frequency penalty (as in the OpenAI API); temperature; top-k; top-p; min-p; draw. Differences:
- * among equal logits at the edge of top-k the lower ids stay (there all of them stay), and the sums
- * are in double.
- *
- * The same bits everywhere: only + - * / and comparisons on IEEE numbers in a fixed order, and an
- * exponential of our own (libm's differs between systems and processors). Candidates are ordered by
- * falling logit, then rising id, which is a total order, so the way of selecting does not matter.
- * The draw walks the candidates in that order if top-k or top-p is on, else in the order of ids.
- *
- * NaN counts as minus infinity, plus infinity as the largest float. */
 #include "engine/engine.h"
 
 #include <float.h>
@@ -19,33 +6,6 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-
-/* exp(x) for x <= 0: 2^k * e^r, |r| <= ln2/2, Taylor to r^13 (remainder below 1e-17). */
-static double exp_below(double x)
-{
-    static const double c[] = {1.0 / 6227020800,
-                               1.0 / 479001600,
-                               1.0 / 39916800,
-                               1.0 / 3628800,
-                               1.0 / 362880,
-                               1.0 / 40320,
-                               1.0 / 5040,
-                               1.0 / 720,
-                               1.0 / 120,
-                               1.0 / 24,
-                               1.0 / 6,
-                               1.0 / 2,
-                               1.0,
-                               1.0};
-    if (!(x > -700)) return 0; /* also NaN; the result would be near the smallest normal number */
-    int k = (int)(x * 1.4426950408889634 - 0.5);
-    double r = (x - k * 0x1.62e42fee00000p-1) - k * 0x1.a39ef35793c76p-33, p = c[0];
-    for (size_t i = 1; i < sizeof c / sizeof c[0]; i++) p = p * r + c[i];
-    uint64_t bits = (uint64_t)(k + 1023) << 52;
-    double scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
-}
 
 /* ---------------------------------------------------------------- settings and memory */
 
@@ -74,206 +34,152 @@ apus_err ap_sampling_check(const apus_sampling *s, apus_diag *diag)
                    found);
 }
 
-bool ap_sampler_bytes(int vocab, size_t *bytes)
-{
-    return ap_mul_size((size_t)vocab,
-                       sizeof(double) + sizeof(ap_candidate) + sizeof(float) + sizeof(uint32_t),
-                       bytes);
-}
-
-void ap_sampler_init(apus_sampler *p, int vocab, void *mem, size_t mem_bytes)
-{
-    size_t V = (size_t)vocab;
-    *p = (apus_sampler){.vocab = vocab, .mem = mem, .mem_bytes = mem_bytes};
-    p->weight = mem;
-    p->cand = (ap_candidate *)(p->weight + V);
-    p->x = (float *)(p->cand + V);
-    p->count = (uint32_t *)(p->x + V);
-}
-
-void ap_sampler_start(apus_sampler *p, const apus_sampling *s)
+void ap_sample_start(ap_sample_state *p, const apus_sampling *s)
 {
     p->set = *s;
     ap_rng_seed(&p->rng, s->seed);
 }
 
-/* ---------------------------------------------------------------- penalties */
-
-static void penalise(apus_sampler *p, const int32_t *history, int n)
+static size_t mask_words(int vocab)
 {
-    const apus_sampling *s = &p->set;
+    return ((size_t)vocab + 31) / 32;
+}
+
+static size_t history_bytes(const ap_exec *ex, int n_row, int most_history)
+{
+    return ex->dev->is_host ? 0 : (size_t)n_row * (size_t)most_history * sizeof(int32_t);
+}
+
+bool ap_chooser_bytes(const ap_exec *ex, int n_row, int vocab, int most_history, size_t *bytes)
+{
+    size_t rows = (size_t)n_row * (sizeof(ap_sample_row) + sizeof(int32_t));
+    size_t small = rows + mask_words(vocab) * sizeof(uint32_t);
+    *bytes = ex->k->sample_scratch_bytes(ex, n_row, vocab);
+    return ap_add_size(*bytes, history_bytes(ex, n_row, most_history), bytes) &&
+           ap_add_size(*bytes, small, bytes);
+}
+
+apus_err ap_chooser_init(ap_chooser *p, const ap_exec *ex, int n_row, int vocab, int most_history,
+                         apus_diag *diag)
+{
+    ap_device *dev = ex->dev;
+    size_t history = history_bytes(ex, n_row, most_history);
+    *p = (ap_chooser){.n_row = n_row,
+                      .vocab = vocab,
+                      .most_history = most_history,
+                      .n_allowed = vocab,
+                      .ex = ex,
+                      .scratch_bytes = ex->k->sample_scratch_bytes(ex, n_row, vocab)};
+    p->row = ap_calloc((size_t)n_row, sizeof *p->row);
+    p->scratch = dev->op->alloc(dev, p->scratch_bytes);
+    p->id = dev->op->alloc_shared(dev, (size_t)n_row * sizeof *p->id);
+    if (history) p->history = dev->op->alloc(dev, history);
+    bool ok = p->row && p->scratch && p->id && (!history || p->history);
+    return ok ? APUS_OK : ap_fail_nomem(diag, p->scratch_bytes, "a sampler's candidates");
+}
+
+void ap_chooser_close(ap_chooser *p)
+{
+    ap_device *dev = p->ex ? p->ex->dev : NULL;
+    ap_free(p->row);
+    if (p->scratch) dev->op->free(dev, p->scratch, p->scratch_bytes);
+    if (p->id) dev->op->free_shared(dev, p->id, (size_t)p->n_row * sizeof *p->id);
+    if (p->history)
+        dev->op->free(dev, p->history, history_bytes(p->ex, p->n_row, p->most_history));
+    if (p->mask) dev->op->free(dev, p->mask, mask_words(p->vocab) * sizeof *p->mask);
+    *p = (ap_chooser){0};
+}
+
+/* Clear the bits of these ids; returns how many were set. */
+static int clear_bits(uint32_t *mask, int vocab, const int32_t *id, int n)
+{
+    int cleared = 0;
+    for (int i = 0; i < n; i++) {
+        if (id[i] < 0 || id[i] >= vocab) continue;
+        uint32_t bit = UINT32_C(1) << id[i] % 32;
+        cleared += (mask[id[i] / 32] & bit) != 0;
+        mask[id[i] / 32] &= ~bit;
+    }
+    return cleared;
+}
+
+apus_err ap_chooser_forbid(ap_chooser *p, const int32_t *id, int n, apus_diag *diag)
+{
+    ap_device *dev = p->ex->dev;
+    size_t words = mask_words(p->vocab), bytes = words * sizeof(uint32_t);
+    if (n == 0 && !p->mask) return APUS_OK;
+    uint32_t *mask = ap_malloc(words, sizeof *mask);
+    if (!p->mask) p->mask = dev->op->alloc(dev, bytes);
+    if (mask && p->mask) {
+        memset(mask, 0xff, bytes);
+        p->n_allowed = p->vocab - clear_bits(mask, p->vocab, id, n);
+        dev->op->put(dev, p->mask, mask, bytes);
+    }
+    bool ok = mask && p->mask;
+    ap_free(mask);
+    return ok ? APUS_OK : ap_fail_nomem(diag, bytes, "the ids that are never chosen");
+}
+
+/* ---------------------------------------------------------------- choosing */
+
+/* The tokens that penalties look at, where the slot can see them. */
+static void take_history(ap_chooser *p, int i, const apus_sampling *s, const int32_t *history, int n)
+{
+    ap_device *dev = p->ex->dev;
+    ap_sample_row *row = &p->row[i];
+    if (!history || n <= 0) return;
     if (s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0) return;
     int begin = s->penalty_last && n > s->penalty_last ? n - s->penalty_last : 0;
-    for (int i = begin; i < n; i++)
-        if (history[i] >= 0 && history[i] < p->vocab) p->count[history[i]]++;
-    for (int i = begin; i < n; i++) {
-        int32_t id = history[i];
-        if (id < 0 || id >= p->vocab || !p->count[id]) continue;
-        float x = p->x[id];
-        x = x < 0 ? x * s->repetition_penalty : x / s->repetition_penalty;
-        x -= s->presence_penalty + s->frequency_penalty * (float)p->count[id];
-        p->x[id] = x > FLT_MAX ? FLT_MAX : x == x ? x : -INFINITY;
-        p->count[id] = 0; /* done once, and ready for the next call */
-    }
+    row->n_history = n - begin;
+    row->history = history + begin;
+    if (!p->history) return;
+    int32_t *to = p->history + (size_t)i * (size_t)p->most_history;
+    dev->op->put(dev, to, row->history, (size_t)row->n_history * sizeof *to);
+    row->history = to;
 }
 
-/* ---------------------------------------------------------------- selection */
-
-/* Does a come before b? */
-static bool before(ap_candidate a, ap_candidate b)
+void ap_chooser_row(ap_chooser *p, int i, ap_sample_state *state, const int32_t *history, int n)
 {
-    return a.x > b.x || (a.x == b.x && a.id < b.id);
+    const apus_sampling *s = &state->set;
+    p->row[i] = (ap_sample_row){.temperature = s->temperature,
+                                .top_k = s->top_k,
+                                .top_p = s->top_p,
+                                .min_p = s->min_p,
+                                .repetition = s->repetition_penalty,
+                                .presence = s->presence_penalty,
+                                .frequency = s->frequency_penalty,
+                                .mask = p->mask,
+                                .random = s->temperature == 0 ? 0 : ap_rng_next(&state->rng)};
+    take_history(p, i, s, history, n);
 }
 
-/* Heap with the candidate that comes last (worst) or first (best) at the root. */
-static bool above(ap_candidate a, ap_candidate b, bool worst_first)
+apus_err ap_chooser_run(ap_chooser *p, float *logits, int n, apus_diag *diag)
 {
-    return worst_first ? before(b, a) : before(a, b);
+    ap_device *dev = p->ex->dev;
+    p->ex->k->sample(p->ex, &(ap_sample_args){.logits = logits,
+                                              .row = p->row,
+                                              .n = n,
+                                              .vocab = p->vocab,
+                                              .id = p->id,
+                                              .scratch = p->scratch});
+    return dev->op->finish(dev, diag);
 }
 
-static void sift_down(ap_candidate *h, int n, int i, bool worst_first)
+/* ---------------------------------------------------------------- a sampler by itself */
+
+static size_t logits_bytes(const apus_sampler *p)
 {
-    ap_candidate v = h[i];
-    for (int child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && above(h[child + 1], h[child], worst_first)) child++;
-        if (!above(h[child], v, worst_first)) break;
-        h[i] = h[child];
-    }
-    h[i] = v;
+    return (size_t)p->chooser.vocab * sizeof *p->logits;
 }
 
-static void heapify(ap_candidate *h, int n, bool worst_first)
+/* On a thread of the CPU: the arithmetic is the same at every level. */
+static apus_err open_own(apus_sampler *p, int vocab, apus_diag *diag)
 {
-    for (int i = n / 2 - 1; i >= 0; i--) sift_down(h, n, i, worst_first);
-}
-
-/* Move the root behind the heap of n, which shrinks to n - 1. */
-static ap_candidate pop(ap_candidate *h, int n, bool worst_first)
-{
-    ap_candidate root = h[0];
-    h[0] = h[n - 1];
-    h[n - 1] = root;
-    sift_down(h, n - 1, 0, worst_first);
-    return root;
-}
-
-/* The k first candidates, in order, to p->cand. Returns their number: ids at minus infinity are
- * never candidates. */
-static int take_top_k(apus_sampler *p, int k)
-{
-    ap_candidate *h = p->cand;
-    int n = 0;
-    for (int32_t i = 0; i < p->vocab; i++) {
-        float x = p->x[i];
-        if (n == k) {
-            if (x <= h[0].x) continue; /* an equal one has a higher id, and stays out */
-            h[0] = (ap_candidate){x, i};
-            sift_down(h, n, 0, true);
-        } else if (x > -INFINITY) {
-            h[n++] = (ap_candidate){x, i};
-            if (n == k) heapify(h, n, true);
-        }
-    }
-    if (n < k) heapify(h, n, true);
-    for (int i = n; i > 1; i--) pop(h, i, true); /* the worst goes last: best first in the end */
-    return n;
-}
-
-typedef struct scale {
-    double max, inv_temperature;
-} scale;
-
-static double weight_of(scale s, float x)
-{
-    return exp_below(((double)x - s.max) * s.inv_temperature);
-}
-
-/* Walk n candidates and their weights until u of the total is reached. */
-static int32_t draw_from(const ap_candidate *c, const double *w, int n, double total, double u)
-{
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        sum += w[i];
-        if (sum > u * total) return c[i].id;
-    }
-    return c[n - 1].id; /* rounding at the very end */
-}
-
-/* With top-k: the candidates are few. */
-static int32_t draw_top_k(apus_sampler *p, scale s, double u)
-{
-    int n = take_top_k(p, p->set.top_k), kept = 0;
-    double all = 0, total = 0;
-    for (int i = 0; i < n; i++) all += p->weight[i] = weight_of(s, p->cand[i].x);
-    while (kept < n) {
-        bool in = p->set.top_p >= 1 || kept == 0 || total < (double)p->set.top_p * all;
-        in = in && p->weight[kept] >= (double)p->set.min_p;
-        if (!in || p->weight[kept] <= 0) break;
-        total += p->weight[kept++];
-    }
-    return draw_from(p->cand, p->weight, kept, total, u);
-}
-
-/* With top-p alone. An id lighter than its share of what top-p leaves out cannot be in: all such
- * ids together do not reach that rest. So only the others are ordered, and of them only the first
- * ones. */
-static int32_t draw_top_p(apus_sampler *p, scale s, double u)
-{
-    double all = 0, total = 0;
-    for (int i = 0; i < p->vocab; i++) all += p->weight[i] = weight_of(s, p->x[i]);
-    double rest = (1 - (double)p->set.top_p) * all / p->vocab * 0.999;
-    if (rest < (double)p->set.min_p) rest = (double)p->set.min_p;
-    int n = 0;
-    for (int32_t i = 0; i < p->vocab; i++)
-        if (p->weight[i] > 0 && p->weight[i] >= rest) p->cand[n++] = (ap_candidate){p->x[i], i};
-    heapify(p->cand, n, false);
-    int left = n;
-    while (left > 0 && (left == n || total < (double)p->set.top_p * all))
-        total += weight_of(s, pop(p->cand, left--, false).x);
-    /* What was popped lies behind the heap, the first one last. */
-    double sum = 0;
-    for (int i = n - 1; i >= left; i--) {
-        sum += weight_of(s, p->cand[i].x);
-        if (sum > u * total) return p->cand[i].id;
-    }
-    return p->cand[left].id;
-}
-
-/* Neither: every id that min-p leaves, in the order of ids. */
-static int32_t draw_all(apus_sampler *p, scale s, double u)
-{
-    double total = 0, sum = 0;
-    for (int i = 0; i < p->vocab; i++) {
-        double w = weight_of(s, p->x[i]);
-        p->weight[i] = w >= (double)p->set.min_p ? w : 0;
-        total += p->weight[i];
-    }
-    int32_t last = 0;
-    for (int32_t i = 0; i < p->vocab; i++) {
-        if (p->weight[i] <= 0) continue;
-        sum += p->weight[i];
-        last = i;
-        if (sum > u * total) break;
-    }
-    return last;
-}
-
-int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history, int n)
-{
-    for (int i = 0; i < p->vocab; i++) {
-        float x = logits[i];
-        p->x[i] = x > FLT_MAX ? FLT_MAX : x == x ? x : -INFINITY;
-    }
-    if (history && n > 0) penalise(p, history, n);
-    int32_t best = 0;
-    for (int32_t i = 1; i < p->vocab; i++)
-        if (p->x[i] > p->x[best]) best = i;
-    if (p->set.temperature == 0 || p->x[best] == -INFINITY) return best;
-    scale s = {(double)p->x[best], 1 / (double)p->set.temperature};
-    double u = ap_rng_uniform(&p->rng);
-    if (p->set.top_k > 0 && p->set.top_k < p->vocab) return draw_top_k(p, s, u);
-    if (p->set.top_p < 1) return draw_top_p(p, s, u);
-    return draw_all(p, s, u);
+    ap_device *dev = NULL;
+    apus_err err = ap_device_cpu(APUS_CPU_REF, 1, &dev, diag);
+    if (err) return err;
+    p->ex = (ap_exec){.k = dev->kern, .dev = dev};
+    return ap_chooser_init(&p->chooser, &p->ex, 1, vocab, 0, diag);
 }
 
 apus_err apus_sampler_create(const apus_sampling *settings, int vocab, apus_sampler **out,
@@ -286,22 +192,38 @@ apus_err apus_sampler_create(const apus_sampling *settings, int vocab, apus_samp
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_sampling", diag);
     if (!err) err = ap_sampling_check(&s, diag);
     if (err) return err;
-    size_t bytes;
     apus_sampler *p = ap_calloc(1, sizeof *p);
-    void *mem = p && ap_sampler_bytes(vocab, &bytes) ? ap_big_alloc(bytes) : NULL;
-    if (!mem) {
-        ap_free(p);
-        return ap_fail_nomem(diag, (size_t)vocab, "a sampler's candidates");
+    if (!p) return ap_fail_nomem(diag, sizeof *p, "a sampler");
+    err = open_own(p, vocab, diag);
+    if (!err) p->logits = p->ex.dev->op->alloc_shared(p->ex.dev, logits_bytes(p));
+    if (!err && !p->logits) err = ap_fail_nomem(diag, logits_bytes(p), "a sampler's logits");
+    if (err) {
+        apus_sampler_free(p);
+        return err;
     }
-    ap_sampler_init(p, vocab, mem, bytes);
-    ap_sampler_start(p, &s);
+    ap_sample_start(&p->state, &s);
     *out = p;
     return APUS_OK;
+}
+
+/* NaN counts as minus infinity, plus infinity as the largest float. */
+int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history, int n)
+{
+    for (int i = 0; i < p->chooser.vocab; i++) {
+        float x = logits[i];
+        p->logits[i] = x > FLT_MAX ? FLT_MAX : x == x ? x : -INFINITY;
+    }
+    ap_chooser_row(&p->chooser, 0, &p->state, history, n);
+    ap_chooser_run(&p->chooser, p->logits, 1, NULL); /* the CPU does not fail */
+    return p->chooser.id[0];
 }
 
 void apus_sampler_free(apus_sampler *p)
 {
     if (!p) return;
-    ap_big_free(p->mem, p->mem_bytes);
+    ap_device *dev = p->ex.dev;
+    if (p->logits) dev->op->free_shared(dev, p->logits, logits_bytes(p));
+    ap_chooser_close(&p->chooser);
+    if (dev) dev->op->destroy(dev);
     ap_free(p);
 }

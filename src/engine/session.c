@@ -18,8 +18,7 @@ apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag)
         ap_kv_init(&s->kv[g], z->shape.page_bytes[g] ? &e->pages[g] : NULL, page, z->ctx,
                    g == AP_KV_SLIDING ? z->shape.window : 0, z->kv_cap[g]);
     }
-    ap_recur_init(&s->recur, z->recur_block_bytes ? &e->states : NULL, e->pool,
-                  z->shape.recur_floats);
+    ap_recur_init(&s->recur, z->recur_block_bytes ? &e->states : NULL, z->shape.recur_floats);
     *out = s;
     return APUS_OK;
 }

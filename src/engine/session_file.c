@@ -36,6 +36,15 @@ typedef struct header {
     uint64_t file_bytes;
 } header;
 
+#define ROOM ((size_t)1 << 20)
+
+/* Host memory that blocks of a device pass through. */
+static apus_err take_room(uint8_t **out, apus_diag *diag)
+{
+    *out = ap_malloc(ROOM, 1);
+    return *out ? APUS_OK : ap_fail_nomem(diag, ROOM, "blocks of a session");
+}
+
 /* Exact size of a file with these counts; false on overflow. Counts are not negative. */
 static bool file_bytes(const header *h, uint64_t *out)
 {
@@ -96,22 +105,38 @@ static void write_header(ap_store *f, const header *h)
     ap_store_sum(f);
 }
 
-static void write_body(ap_store *f, const apus_session *s)
+/* Memory of the device to the file, by way of `room` on the host where the device is not the host. */
+static void write_block(ap_store *f, ap_device *dev, const void *at, size_t bytes, uint8_t *room)
+{
+    if (dev->is_host) {
+        ap_store_write(f, at, bytes);
+        return;
+    }
+    for (size_t i = 0, n; i < bytes && !f->err; i += n) {
+        n = bytes - i < ROOM ? bytes - i : ROOM;
+        dev->op->get(dev, room, (const uint8_t *)at + i, n);
+        ap_store_write(f, room, n);
+    }
+}
+
+static void write_body(ap_store *f, const apus_session *s, uint8_t *room)
 {
     const ap_recur *r = &s->recur;
+    ap_device *dev = s->engine->exec.dev;
     size_t state = r->n_float * sizeof(float);
     ap_store_write(f, s->tok, (size_t)s->pos * sizeof *s->tok);
     for (int g = 0; g < AP_KV_GROUPS; g++)
         for (int i = s->kv[g].low; i < s->kv[g].high; i++)
             if (s->kv[g].page[i] >= 0) ap_store_write_u32(f, (uint32_t)i);
     for (int i = 0; i < r->n_snap; i++) ap_store_write_u32(f, (uint32_t)r->snap[i].pos);
-    if (r->slab) ap_store_write(f, ap_recur_live(r), state);
-    for (int i = 0; i < r->n_snap; i++) ap_store_write(f, ap_recur_snap(r, i), state);
+    if (r->slab) write_block(f, dev, ap_recur_live(r), state, room);
+    for (int i = 0; i < r->n_snap; i++) write_block(f, dev, ap_recur_snap(r, i), state, room);
     for (int g = 0; g < AP_KV_GROUPS; g++)
         for (int i = s->kv[g].low; i < s->kv[g].high; i++)
             if (s->kv[g].page[i] >= 0)
-                ap_store_write(f, ap_slab_at(s->kv[g].slab, s->kv[g].page[i]),
-                               s->kv[g].slab->block_bytes);
+                write_block(f, dev, ap_slab_at(s->kv[g].slab, s->kv[g].page[i]),
+                            s->kv[g].slab->block_bytes, room);
+    if (!f->err) f->err = dev->op->finish(dev, f->diag);
     ap_store_sum(f);
 }
 
@@ -134,8 +159,12 @@ static apus_err begin_save(const apus_session *s, header *h, apus_diag *diag)
 
 static void write_all(ap_store *f, const apus_session *s, const header *h)
 {
+    uint8_t *room;
+    f->err = take_room(&room, f->diag);
+    if (f->err) return;
     write_header(f, h);
-    write_body(f, s);
+    write_body(f, s, room);
+    ap_free(room);
     if (!f->err && f->size != h->file_bytes)
         f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: wrote %llu bytes, expected %llu", f->path,
                          (unsigned long long)f->size, (unsigned long long)h->file_bytes);
@@ -267,15 +296,31 @@ static void read_page_numbers(ap_store *f, int32_t *number, const header *h, int
         expect(f, "a page number", i ? (int64_t)number[i - 1] + 1 : 0, all - 1, number[i]);
 }
 
-static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const header *h)
+/* Memory of the device from the file, likewise; at NULL: read over. */
+static void read_block(ap_store *f, ap_device *dev, void *at, size_t bytes, uint8_t *room)
 {
+    if (at && dev->is_host) {
+        ap_store_read(f, at, bytes);
+        return;
+    }
+    for (size_t i = 0, n; i < bytes && !f->err; i += n) {
+        n = bytes - i < ROOM ? bytes - i : ROOM;
+        ap_store_read(f, room, n);
+        if (at) dev->op->put(dev, (uint8_t *)at + i, room, n);
+    }
+}
+
+static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const header *h,
+                        uint8_t *room)
+{
+    ap_device *dev = s->engine->exec.dev;
     size_t bytes = (size_t)h->recur_floats * sizeof(float);
     if (!bytes) return;
-    ap_store_read(f, ap_recur_live(&s->recur), bytes);
+    read_block(f, dev, ap_recur_live(&s->recur), bytes, room);
     for (int i = 0; i < h->n_snap && !f->err; i++) {
         float *state = ap_recur_put(&s->recur, snap[i]);
         if (state)
-            ap_store_read(f, state, bytes);
+            read_block(f, dev, state, bytes, room);
         else
             f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a snapshot", f->path);
     }
@@ -283,13 +328,13 @@ static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const
 
 /* The pages of a group. This engine may keep fewer old sliding pages than the one that saved: the
  * first `skip` ones are read over. */
-static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n, uint8_t *waste)
+static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n, uint8_t *room)
 {
     int skip = n > t->cap ? n - t->cap : 0;
     for (int i = 0; i < n && !f->err; i++) {
-        uint8_t *page = i < skip ? waste : ap_kv_put(t, number[i]);
-        if (page)
-            ap_store_read(f, page, t->slab->block_bytes);
+        uint8_t *page = i < skip ? NULL : ap_kv_put(t, number[i]);
+        if (page || i < skip)
+            read_block(f, t->slab->dev, page, t->slab->block_bytes, room);
         else
             f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a page", f->path);
     }
@@ -298,13 +343,13 @@ static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n
 static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_diag *diag)
 {
     int32_t *number[AP_KV_GROUPS] = {NULL}, snap[AP_SNAPSHOTS];
-    uint8_t *waste = ap_malloc(s->kv[AP_KV_SLIDING].slab ? h->page_bytes[AP_KV_SLIDING] : 0, 1);
+    uint8_t *room;
+    f->err = take_room(&room, diag);
     for (int g = 0; g < AP_KV_GROUPS; g++)
         number[g] = ap_malloc((size_t)h->n_page[g], sizeof **number);
-    if (!waste || !number[AP_KV_FULL] || !number[AP_KV_SLIDING]) {
-        f->err = ap_fail_nomem(diag, (size_t)h->page_bytes[AP_KV_SLIDING], "loading a session");
-        goto done;
-    }
+    if (!f->err && (!number[AP_KV_FULL] || !number[AP_KV_SLIDING]))
+        f->err = ap_fail_nomem(diag, (size_t)h->n_tok * sizeof **number, "loading a session");
+    if (f->err) goto done;
     read_tokens(f, s, h);
     for (int g = 0; g < AP_KV_GROUPS; g++) read_page_numbers(f, number[g], h, g);
     ap_store_read(f, snap, (size_t)h->n_snap * sizeof *snap);
@@ -312,8 +357,9 @@ static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_di
         expect(f, "a snapshot", i ? (int64_t)snap[i - 1] + AP_PAGE : AP_PAGE, h->n_tok, snap[i]);
         expect(f, "a snapshot's place in its page", 0, 0, snap[i] % AP_PAGE);
     }
-    read_states(f, s, snap, h);
-    for (int g = 0; g < AP_KV_GROUPS; g++) read_pages(f, &s->kv[g], number[g], h->n_page[g], waste);
+    read_states(f, s, snap, h, room);
+    for (int g = 0; g < AP_KV_GROUPS; g++) read_pages(f, &s->kv[g], number[g], h->n_page[g], room);
+    if (!f->err) f->err = s->engine->exec.dev->op->finish(s->engine->exec.dev, diag);
     ap_store_check(f);
     s->pos = h->n_tok;
     s->turn = h->turn;
@@ -324,7 +370,7 @@ static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_di
         ap_kv_mark(&s->kv[g], s->turn);
     }
 done:
-    ap_free(waste);
+    ap_free(room);
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_free(number[g]);
     return f->err;
 }

@@ -11,14 +11,17 @@
  * this asks of an implementation is written at each slot as "Order:". exp is ap_expf (micro.h) in
  * every level. Never contract a*b+c unless the Order says fma.
  *
- * Kernels never lock, allocate or spawn; slots run their own parallel_for on the context's pool. */
+ * Pointers are device memory (device.h) unless a comment says host; the structs themselves, and what they
+ * point to that is a struct of this header, are on the host and may be gone when a slot returns. Slots
+ * enqueue: results are there for later slots and device operations, and for the host after finish.
+ * Errors of a device show at finish. Kernels never lock, allocate or spawn; slots of the CPU run their own
+ * parallel_for on the device's pool. */
 #ifndef AP_KERN_KERN_H
 #define AP_KERN_KERN_H
 
 #include <stdbool.h>
 
-#include "base/err.h"
-#include "base/pool.h"
+#include "kern/device.h"
 #include "tensor/tensor.h"
 
 #define AP_PAGE 64      /* tokens of a KV page */
@@ -29,8 +32,53 @@
 #define AP_KV_BLOCK 64  /* dims of a key that share a scale in q8 pages */
 #define AP_HEAD_MAX 1024 /* the largest head_dim */
 
-typedef struct ap_kern ap_kern;
 struct ap_profile; /* profile.h */
+
+/* What a slot runs with. Made by whoever runs steps; a slot keeps nothing of it. */
+typedef struct ap_exec {
+    const ap_kern *k;
+    ap_device *dev;
+    apus_precision precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
+    /* Room for inputs in integer form, 64-byte aligned device memory, or NULL: 3 bytes for each input of a
+     * product let it run at once, less cuts it into pieces with the same results. */
+    void *inputs;
+    size_t input_bytes;
+    struct ap_profile *profile; /* NULL unless operations are timed (profile.h) */
+} ap_exec;
+
+/* ------------------------------------------------------------------ rows of a step */
+
+/* One sequence's share of a step. */
+typedef struct ap_seq {
+    int32_t begin, n_tok; /* rows [begin, begin + n_tok) */
+    int32_t pos;          /* K/V position of row `begin` */
+    int32_t table;        /* its row of the page tables */
+    int32_t state;        /* its block of recurrent states */
+} ap_seq;
+
+#define AP_KV_GROUPS 2 /* layers that keep all pages; layers with a window */
+
+/* The rows of a step: T tokens of S sequences, sequences contiguous and ascending. The arrays are at the
+ * same addresses of device memory in every step of an engine with as many tokens, so that a recorded step
+ * can run again; what launches need to know beforehand is on the host too. On the CPU both are the same
+ * memory. */
+typedef struct ap_batch {
+    int n_tok, n_seq, n_out;
+    const ap_seq *seq;        /* [S] on the host */
+    const ap_seq *seq_dev;    /* [S] */
+    const int32_t *tok;       /* i32 [T] in [0, V), checked by the caller; -1 - i: the id at sampled[i] */
+    const int32_t *sampled;   /* i32: ids that an earlier step has sampled */
+    const int32_t *pos;       /* i32 [T] K/V positions */
+    const int32_t *rope_pos;  /* i32 [3][T] angles turn with these; equal to pos for text */
+    const int32_t *see_end;   /* i32 [T] keys before this position are visible: pos + 1, in a
+                               * bidirectional span the span's end; ascends in a sequence */
+    const int32_t *seq_of;    /* i32 [T] index into seq */
+    const int32_t *out_row;   /* i32 [n_out] ascending rows whose logits are wanted */
+    const int32_t *embed_row; /* i32 [T] row of embed, -1 = the token's own; NULL = all -1 */
+    const float *embed;       /* f32 [*, H]: what pictures and sound put in the place of tokens */
+    const int32_t *page[AP_KV_GROUPS]; /* i32 [tables][page_ld] logical to physical page; -1 = left the window */
+    int page_ld;
+} ap_batch;
 
 /* ------------------------------------------------------------------ weights */
 
@@ -84,13 +132,15 @@ typedef enum ap_act { AP_ACT_SILU, AP_ACT_GELU_TANH } ap_act;
 
 /* ------------------------------------------------------------------ arguments */
 
-/* out[t] = table[tok[t]] * scale. */
+/* out[t] = table[tok[t]] * scale, or the row of batch->embed that stands in the token's place, as it is. */
 typedef struct ap_embed_args {
-    const ap_tensor *table; /* [V, H] F32, F16 or BF16, row-major as in the file */
-    const int32_t *tok;     /* i32 [T], checked by the caller */
+    const ap_mat *table;    /* [V, H]: packed if the table of operations has packed_tables, else raw alone */
+    const ap_batch *batch;
+    int begin, n_tok;       /* rows [begin, begin + n_tok) of the step */
     float scale;
-    float *out;             /* f32 [T, H] */
-    int n_tok, width;
+    float *out;             /* f32 [n_tok, H] */
+    int width;
+    bool ignore_embed;      /* tables beside the first one: batch->embed is of that one */
 } ap_embed_args;
 
 /* y = x * rsqrt(mean(x^2) + eps) * w, row by row; then out = y, or out = (out + y) * post_scale.
@@ -99,6 +149,7 @@ typedef struct ap_embed_args {
  * with IEEE division and square root; y = (x * r) * w. */
 typedef struct ap_norm_args {
     const float *x;      /* f32 [rows, n] ldx */
+    const int32_t *row;  /* i32 [rows] or NULL: row r is of x's row[r] (then out is not x) */
     const float *weight; /* f32 [n] or NULL = none */
     float *out;          /* f32 [rows, n] ldout; may be x */
     int64_t ldx, ldout;
@@ -181,16 +232,17 @@ typedef struct ap_moe_args {
 /* cos and sin tables of a step. Angle = (float)pos * inv_freq[i], one f32 product; cos and sin of
  * that f32 angle in double precision libm, rounded to f32, times attention_factor. */
 typedef struct ap_rope_args {
-    const int32_t *pos;    /* i32 [T] */
+    const int32_t *pos;    /* i32 [3][T]: temporal, height, width; text has one in all */
+    const uint8_t *axis;   /* u8 [n_angle] on the host: which of the three turns an angle; NULL = the first */
     const float *inv_freq; /* f32 [n_angle] */
     float attention_factor;
     float *cos, *sin;      /* f32 [T, n_angle] out */
     int n_tok, n_angle;
 } ap_rope_args;
 
-/* Where the KV pages of one sequence are, for one layer group. Logical page i holds positions
- * [i*AP_PAGE, (i+1)*AP_PAGE). Page memory of one layer, ap_kv_layer_bytes of it, is at
- * base + (size_t)page[i] * page_bytes + layer_offset:
+/* The KV pages of a step's sequences, for one layer. Logical page i holds positions
+ * [i*AP_PAGE, (i+1)*AP_PAGE); a sequence's block table is row seq.table of `page`. Page memory of the
+ * layer, ap_kv_layer_bytes of it, is at base + (size_t)page[i] * page_bytes + layer_offset:
  *   F32   K f32 [G][D][AP_PAGE]       (transposed: 16 keys side by side)
  *         V f32 [G][AP_PAGE][D]
  *   BF16  K u16 [G][D/2][AP_PAGE][2]  (neighbours of a sum side by side: what instructions for
@@ -201,18 +253,12 @@ typedef struct ap_rope_args {
  * Values are rounded when they are written: bf16 to nearest even. Q8: over the dims that share a scale
  * a = max |x|; q = round to even(x * (127 / a)), scale = a * (1/127 rounded); a < 1e-30: q = 0, scale
  * = 0; an infinity or NaN: q = 0, scale = NaN. BF16 and Q8 need D to be a multiple of 16, <= 512. */
-typedef struct ap_kv_seq {
-    const int32_t *page; /* i32 [pages of the sequence]; -1 = left the window */
-    int begin, n_tok;    /* rows [begin, begin + n_tok) of the step */
-    int pos;             /* position of row `begin` */
-} ap_kv_seq;
-
 typedef struct ap_kv {
     uint8_t *base;
     size_t page_bytes, layer_offset;
-    const ap_kv_seq *seq; /* [S] */
-    int n_seq;
-    apus_kv type;         /* not AUTO */
+    const ap_batch *batch;
+    int group;    /* whose block tables: batch->page[group] */
+    apus_kv type; /* not AUTO */
 } ap_kv;
 
 /* Bytes of one layer's K and V in a page; 0 = the type does not take this head_dim. */
@@ -237,8 +283,8 @@ typedef struct ap_qkv_args {
     bool q_only;
 } ap_qkv_args;
 
-/* Causal attention over the pages; query head h reads KV head h / (n_head / n_kv_head).
- * window > 0: key p visible to query at P iff 0 <= P - p < window.
+/* Attention over the pages; query head h reads KV head h / (n_head / n_kv_head). Key p is visible to a
+ * query at P iff p < see_end of its row and, with window > 0, P - p < window.
  * Order: a query's keys are cut into segments at the multiples of AP_SEGMENT. In each one with a
  * visible key, from m = -inf, l = 0, o = 0: pages ascending from the first one with a visible key. In
  * a page: scores of the keys j, times scale; invisible keys are -inf; m' = max(m, page max); p_j =
@@ -253,7 +299,7 @@ typedef struct ap_qkv_args {
  *     rounded). score = acc * sq with acc = fma(float(sum of X K), scale of K, acc) over the blocks of
  *     AP_KV_BLOCK dims ascending from acc = 0. Values: w_j = p_j * scale of V (0 for invisible), a =
  *     max w_j, W_j = round to even(w_j * (32767 / a)), sw = a * (1/32767 rounded), o[d] = fma(float(sum
- *     over j of W_j V[j][d]), sw, o[d]). Small and odd a as in the pages (ap_kv_seq).
+ *     over j of W_j V[j][d]), sw, o[d]). Small and odd a as in the pages (ap_kv).
  * The Order is that of all precisions but FAST, which may round q and p_j to bf16 for BF16 pages and
  * add up pairs and blocks in an order of its own; keys that no row of the step sees have no effect.
  * Only pages with a key that some row of the task sees are read. */
@@ -264,15 +310,16 @@ typedef struct ap_attn_args {
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
     int window;      /* 0 = all */
-    void *scratch;   /* attn_scratch_bytes(n_head, n_kv_head, D), 64-byte aligned */
+    void *scratch;   /* attn_scratch_bytes(T, n_head, n_kv_head, D), 64-byte aligned */
 } ap_attn_args;
 
-/* Sequences of a step for recurrent layers. The states of different sequences do not overlap. */
-typedef struct ap_recur_seq {
-    float *conv_state;  /* f32 [Kc-1, C] oldest first, read and replaced */
-    float *delta_state; /* f32 [Hv, Dv, Dk] read and replaced */
-    int begin, n_tok;
-} ap_recur_seq;
+/* Where a layer's recurrent states of a step's sequences are: those of a sequence at
+ * base + seq.state * block_floats + offset. States of different sequences do not overlap. */
+typedef struct ap_recur_at {
+    float *base;
+    size_t block_floats, offset;
+    const ap_batch *batch;
+} ap_recur_at;
 
 /* u = silu(causal depthwise conv of x). Order: acc = fma(w[c,j], x[t-Kc+1+j,c], acc), j ascending
  * from acc = 0; silu = ap_siluf. */
@@ -281,8 +328,8 @@ typedef struct ap_conv_args {
     const float *weight; /* f32 [Kc, C]: tap-major, the last tap meets the current token */
     float *out;          /* f32 [T, C]; not x */
     int64_t ldx;
-    const ap_recur_seq *seq; /* [S]; conv_state is used */
-    int n_seq, n_tok, n_channel, n_tap; /* n_tap <= 64 */
+    ap_recur_at state; /* f32 [Kc-1, C] oldest first, read and replaced */
+    int n_tok, n_channel, n_tap; /* n_tap <= 64 */
 } ap_conv_args;
 
 /* The gated delta rule with its gates, q/k normalisation and gated output norm.
@@ -314,11 +361,11 @@ typedef struct ap_delta_args {
     const float *norm_weight;         /* f32 [Dv] */
     float eps;
     float *out;             /* f32 [T, Hv*Dv]; none of the inputs */
-    const ap_recur_seq *seq; /* [S]; delta_state is used */
-    int n_seq, n_tok, n_k_head, n_v_head, k_dim, v_dim;
+    ap_recur_at state;      /* f32 [Hv, Dv, Dk] read and replaced */
+    int n_tok, n_k_head, n_v_head, k_dim, v_dim;
     bool tiled;             /* v head h reads key head h % Hk instead */
     ap_delta_form form;
-    void *scratch;          /* delta_scratch_bytes(...) */
+    void *scratch;          /* delta_scratch_bytes(T, ...), 64-byte aligned */
 } ap_delta_args;
 
 /* Elementwise steps, row by row. */
@@ -342,50 +389,73 @@ typedef struct ap_elem_args {
     float scale;
 } ap_elem_args;
 
+/* The next token of each row of logits. (cpu/ops_sample.c has the Order of the CPU.) */
+typedef struct ap_sample_row {
+    float temperature;    /* 0 = the largest logit, ties: lower id */
+    int top_k;            /* 0 = all */
+    float top_p, min_p;   /* 1 and 0 = off */
+    float repetition, presence, frequency; /* 1, 0, 0 = off */
+    const int32_t *history; /* i32 [n_history] ids that penalties count */
+    int n_history;
+    const uint32_t *mask; /* u32 [(V + 31) / 32] a set bit allows an id; NULL = all */
+    const int32_t *bias_id; /* i32 [n_bias], with */
+    const float *bias;      /* f32 [n_bias] added to the logits */
+    int n_bias;
+    uint64_t random;      /* the draw's 64 random bits */
+} ap_sample_row;
+
+typedef struct ap_sample_args {
+    float *logits;            /* f32 [n, V]; may be changed */
+    const ap_sample_row *row; /* [n] on the host; pointers in it are device memory */
+    int n, vocab;
+    int32_t *id;              /* i32 [n] out; -1: a logit is NaN or +inf (-inf: the id is not allowed) */
+    void *scratch;            /* sample_scratch_bytes(n, V), 64-byte aligned */
+} ap_sample_args;
+
 /* ------------------------------------------------------------------ the table */
 
 struct ap_kern {
-    const char *name; /* "cpu" */
+    const char *name; /* "cpu", "cuda" */
     apus_cpu level;
-    ap_pool *pool;
     const void *impl; /* the backend's own (cpu: ap_micro) */
-    apus_precision precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
-    /* Room for inputs in integer form, 64-byte aligned, or NULL: 3 bytes for each input of a product
-     * let it run at once, less cuts it into pieces with the same results. */
-    void *inputs;
-    size_t input_bytes;
-    struct ap_profile *profile; /* NULL unless operations are timed (profile.h) */
 
     /* Bytes of a packed matrix [rows, cols]; 0 = not copied but used in place (types that
      * ap_dtype_is_weight refuses cannot be packed). Only type, shape, group and bits of t are used. */
     size_t (*pack_bytes)(const ap_kern *k, const ap_tensor *t);
-    /* Pack src [rows, cols] (any alignment) to dst (64-byte aligned; unused where pack_bytes is 0, and
-     * src->data must stay), in parallel. */
-    void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
-    /* What pack will make of src; no byte is read or written. */
+    /* Pack src [rows, cols] (any alignment) to dst, host memory, 64-byte aligned, on the calling thread; not
+     * where pack_bytes is 0: src->data must stay then. Rows from a multiple of 128 on may be packed apart, to
+     * where pack_bytes of the rows before them ends. */
+    void (*pack)(const ap_kern *k, const ap_tensor *src, void *dst);
+    /* What a matrix packed to dst, device memory, is; no byte is read or written. */
     void (*pack_mat)(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out);
+    /* Rows [begin, begin + n) of a packed matrix, begin a multiple of AP_PANEL. False: it cannot be cut. */
+    bool (*mat_rows)(const ap_kern *k, const ap_mat *whole, int begin, int n, ap_mat *out);
+    /* May embed read rows of a matrix that pack has made (so that a tied head serves as table)? Else tables
+     * stay where the files have them (ap_mat.raw). */
+    bool packed_tables;
 
-    void (*embed)(const ap_kern *k, const ap_embed_args *a);
-    void (*norm)(const ap_kern *k, const ap_norm_args *a);
-    void (*matmul)(const ap_kern *k, const ap_matmul_args *a);
-    void (*glu)(const ap_kern *k, const ap_glu_args *a);
-    void (*route)(const ap_kern *k, const ap_route_args *a);
-    size_t (*moe_scratch_bytes)(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
+    void (*embed)(const ap_exec *x, const ap_embed_args *a);
+    void (*norm)(const ap_exec *x, const ap_norm_args *a);
+    void (*matmul)(const ap_exec *x, const ap_matmul_args *a);
+    void (*glu)(const ap_exec *x, const ap_glu_args *a);
+    void (*route)(const ap_exec *x, const ap_route_args *a);
+    size_t (*moe_scratch_bytes)(const ap_exec *x, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn);
-    void (*moe)(const ap_kern *k, const ap_moe_args *a);
-    void (*rope)(const ap_kern *k, const ap_rope_args *a);
-    void (*qkv)(const ap_kern *k, const ap_qkv_args *a);
-    size_t (*attn_scratch_bytes)(const ap_kern *k, int n_head, int n_kv_head, int head_dim);
-    void (*attn)(const ap_kern *k, const ap_attn_args *a);
-    void (*conv)(const ap_kern *k, const ap_conv_args *a);
-    size_t (*delta_scratch_bytes)(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
+    void (*moe)(const ap_exec *x, const ap_moe_args *a);
+    void (*rope)(const ap_exec *x, const ap_rope_args *a);
+    void (*qkv)(const ap_exec *x, const ap_qkv_args *a);
+    size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head, int head_dim);
+    void (*attn)(const ap_exec *x, const ap_attn_args *a);
+    void (*conv)(const ap_exec *x, const ap_conv_args *a);
+    size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
                                   int v_dim);
-    void (*delta)(const ap_kern *k, const ap_delta_args *a);
-    void (*elem)(const ap_kern *k, const ap_elem_args *a);
+    void (*delta)(const ap_exec *x, const ap_delta_args *a);
+    void (*elem)(const ap_exec *x, const ap_elem_args *a);
+    size_t (*sample_scratch_bytes)(const ap_exec *x, int n, int vocab);
+    void (*sample)(const ap_exec *x, const ap_sample_args *a);
 };
 
-/* The CPU backend at `level` (AUTO = best) over `pool`, which must outlive it.
- * EINVAL: this processor does not have that level. */
-apus_err ap_kern_cpu(apus_cpu level, ap_pool *pool, ap_kern *out, apus_diag *diag);
+/* The CPU's operations at `level` (AUTO = best). EINVAL: this processor does not have that level. */
+apus_err ap_kern_cpu(apus_cpu level, const ap_kern **out, apus_diag *diag);
 
 #endif

@@ -35,10 +35,11 @@ static void add(ap_profile_entry *e, int64_t ns, int n_tok, double flops, double
 }
 
 /* Of products of n_tok rows each with w[0] and, in glu and moe, w[1]. */
-static ap_profile_entry *find_mat(const ap_kern *k, const char *op, const ap_mat *const *w, int n_mat, int n_tok)
+static ap_profile_entry *find_mat(const ap_exec *ex, const char *op, const ap_mat *const *w,
+                                  int n_mat, int n_tok)
 {
-    return find(k->profile, op, ap_dtype_name(w[0]->dtype), w[0]->rows, w[0]->cols,
-                ap_cpu_unit(k, w, n_mat, n_tok));
+    apus_unit unit = ex->dev->is_host ? ap_cpu_unit(ex, w, n_mat, n_tok) : APUS_UNIT_NONE;
+    return find(ex->profile, op, ap_dtype_name(w[0]->dtype), w[0]->rows, w[0]->cols, unit);
 }
 
 static double mat_flops(const ap_mat *w, int64_t n_tok)
@@ -46,97 +47,141 @@ static double mat_flops(const ap_mat *w, int64_t n_tok)
     return 2.0 * w->rows * w->cols * (double)n_tok;
 }
 
+/* A call of a slot of the table that is timed, until it is done. */
+static ap_exec inner(const ap_exec *ex)
+{
+    ap_exec in = *ex;
+    in.k = ex->profile->inner;
+    return in;
+}
+
+static int64_t end(const ap_exec *ex, int64_t begin)
+{
+    ex->dev->op->finish(ex->dev, NULL); /* an error shows again at the end of the step */
+    return ap_time_ns() - begin;
+}
+
 /* ------------------------------------------------------------------ products */
 
-static void matmul(const ap_kern *k, const ap_matmul_args *a)
+static void matmul(const ap_exec *ex, const ap_matmul_args *a)
 {
+    ap_exec in = inner(ex);
     int64_t begin = ap_time_ns();
-    k->profile->inner.matmul(k, a);
-    int64_t ns = ap_time_ns() - begin;
-    add(find_mat(k, "matmul", &a->w, 1, a->n_tok), ns, a->n_tok, mat_flops(a->w, a->n_tok),
+    in.k->matmul(&in, a);
+    int64_t ns = end(ex, begin);
+    add(find_mat(ex, "matmul", &a->w, 1, a->n_tok), ns, a->n_tok, mat_flops(a->w, a->n_tok),
         (double)ap_mat_bytes(a->w));
 }
 
-static void glu(const ap_kern *k, const ap_glu_args *a)
+static void glu(const ap_exec *ex, const ap_glu_args *a)
 {
+    ap_exec in = inner(ex);
     int64_t begin = ap_time_ns();
-    k->profile->inner.glu(k, a);
-    int64_t ns = ap_time_ns() - begin;
-    add(find_mat(k, "glu", (const ap_mat *const[]){a->gate, a->up}, 2, a->n_tok), ns, a->n_tok,
+    in.k->glu(&in, a);
+    int64_t ns = end(ex, begin);
+    add(find_mat(ex, "glu", (const ap_mat *const[]){a->gate, a->up}, 2, a->n_tok), ns, a->n_tok,
         mat_flops(a->gate, a->n_tok) + mat_flops(a->up, a->n_tok),
         (double)(ap_mat_bytes(a->gate) + ap_mat_bytes(a->up)));
 }
 
-static void moe(const ap_kern *k, const ap_moe_args *a)
+/* What a call of moe has read and done. */
+typedef struct moe_sum {
+    int64_t active; /* experts with a row */
+    double bytes, flops;
+} moe_sum;
+
+static moe_sum moe_sum_of(ap_profile *p, const ap_moe_args *a)
 {
-    ap_profile *p = k->profile;
-    int64_t begin = ap_time_ns(), pairs = (int64_t)a->n_tok * a->n_used;
-    p->inner.moe(k, a);
-    int64_t ns = ap_time_ns() - begin, active = 0;
-    double bytes = 0, flops = 0;
-    const ap_expert *first = NULL;
+    moe_sum s = {0};
     memset(p->seen, 0, sizeof p->seen);
-    for (int64_t i = 0; i < pairs; i++) {
+    for (int64_t i = 0; i < (int64_t)a->n_tok * a->n_used; i++) {
         int id = a->ids[i];
         uint64_t bit = (uint64_t)1 << id % 64, *word = &p->seen[id / 64];
         const ap_expert *e = &a->experts[id];
-        if (!first) first = e;
-        flops += mat_flops(&e->gate, 1) + mat_flops(&e->up, 1) + mat_flops(&e->down, 1);
+        s.flops += mat_flops(&e->gate, 1) + mat_flops(&e->up, 1) + mat_flops(&e->down, 1);
         if (*word & bit) continue;
         *word |= bit;
-        active++;
-        bytes += (double)(ap_mat_bytes(&e->gate) + ap_mat_bytes(&e->up) + ap_mat_bytes(&e->down));
+        s.active++;
+        s.bytes += (double)(ap_mat_bytes(&e->gate) + ap_mat_bytes(&e->up) + ap_mat_bytes(&e->down));
     }
-    if (!first) return;
+    return s;
+}
+
+/* Where the ids are out of sight: as if all experts were alike, and chosen evenly. */
+static moe_sum moe_sum_even(const ap_moe_args *a)
+{
+    const ap_expert *e = a->experts;
+    int64_t pairs = (int64_t)a->n_tok * a->n_used;
+    moe_sum s = {.active = pairs < a->n_expert ? pairs : a->n_expert};
+    s.flops = mat_flops(&e->gate, pairs) + mat_flops(&e->up, pairs) + mat_flops(&e->down, pairs);
+    s.bytes = (double)s.active *
+              (double)(ap_mat_bytes(&e->gate) + ap_mat_bytes(&e->up) + ap_mat_bytes(&e->down));
+    return s;
+}
+
+static void moe(const ap_exec *ex, const ap_moe_args *a)
+{
+    ap_exec in = inner(ex);
+    int64_t begin = ap_time_ns(), pairs = (int64_t)a->n_tok * a->n_used;
+    in.k->moe(&in, a);
+    int64_t ns = end(ex, begin);
+    if (!pairs) return;
+    moe_sum sum = ex->dev->is_host ? moe_sum_of(ex->profile, a) : moe_sum_even(a);
+    const ap_expert *first = &a->experts[ex->dev->is_host ? a->ids[0] : 0];
     /* experts with few rows may run on another unit than the average one */
-    int rows = (int)((pairs + active - 1) / active);
-    ap_profile_entry *e = find_mat(k, "moe", (const ap_mat *const[]){&first->gate, &first->up}, 2, rows);
-    e->experts += active;
-    add(e, ns, a->n_tok, flops, bytes);
+    int rows = (int)((pairs + sum.active - 1) / sum.active);
+    ap_profile_entry *e =
+        find_mat(ex, "moe", (const ap_mat *const[]){&first->gate, &first->up}, 2, rows);
+    e->experts += sum.active;
+    add(e, ns, a->n_tok, sum.flops, sum.bytes);
 }
 
 /* ------------------------------------------------------------------ states */
 
-static void attn(const ap_kern *k, const ap_attn_args *a)
+static void attn(const ap_exec *ex, const ap_attn_args *a)
 {
+    ap_exec in = inner(ex);
     int64_t begin = ap_time_ns();
-    k->profile->inner.attn(k, a);
-    int64_t ns = ap_time_ns() - begin;
+    in.k->attn(&in, a);
+    int64_t ns = end(ex, begin);
     double pairs = 0, pages = 0; /* of a query and a key it sees; read */
-    for (int i = 0; i < a->kv.n_seq; i++) {
-        const ap_kv_seq *s = &a->kv.seq[i];
+    const ap_batch *b = a->kv.batch;
+    for (int i = 0; i < b->n_seq; i++) {
+        const ap_seq *s = &b->seq[i];
         int first = a->window && s->pos >= a->window ? s->pos - a->window + 1 : 0;
         if (s->n_tok == 0) continue;
         pages += (s->pos + s->n_tok - 1) / AP_PAGE - first / AP_PAGE + 1;
         for (int t = s->pos + 1; t <= s->pos + s->n_tok; t++)
             pairs += a->window && t > a->window ? a->window : t;
     }
-    ap_profile_entry *e = find(k->profile, "attn", a->window ? "window" : "", a->n_head, a->head_dim,
-                               APUS_UNIT_NONE);
+    ap_profile_entry *e = find(ex->profile, "attn", a->window ? "window" : "", a->n_head,
+                               a->head_dim, APUS_UNIT_NONE);
     add(e, ns, a->n_tok, 4.0 * pairs * a->n_head * a->head_dim,
         pages * (double)ap_kv_layer_bytes(a->kv.type, a->n_kv_head, a->head_dim));
 }
 
-static void delta(const ap_kern *k, const ap_delta_args *a)
+static void delta(const ap_exec *ex, const ap_delta_args *a)
 {
+    ap_exec in = inner(ex);
     int64_t begin = ap_time_ns();
-    k->profile->inner.delta(k, a);
-    int64_t ns = ap_time_ns() - begin;
+    in.k->delta(&in, a);
+    int64_t ns = end(ex, begin);
     /* two products with the state and its renewal by two multiply-adds */
     double state = (double)a->n_v_head * a->v_dim * a->k_dim;
-    add(find(k->profile, "delta", "", a->n_v_head, a->v_dim, APUS_UNIT_NONE), ns, a->n_tok, 8.0 * state * a->n_tok,
-        state * sizeof(float) * a->n_seq);
+    add(find(ex->profile, "delta", "", a->n_v_head, a->v_dim, APUS_UNIT_NONE), ns, a->n_tok,
+        8.0 * state * a->n_tok, state * sizeof(float) * a->state.batch->n_seq);
 }
 
 /* ------------------------------------------------------------------ the rest */
 
 #define TIMED(slot, args, rows)                                                                    \
-    static void slot(const ap_kern *k, const args *a)                                              \
+    static void slot(const ap_exec *ex, const args *a)                                             \
     {                                                                                              \
+        ap_exec in = inner(ex);                                                                    \
         int64_t begin = ap_time_ns();                                                              \
-        k->profile->inner.slot(k, a);                                                              \
-        int64_t ns = ap_time_ns() - begin;                                                         \
-        add(find(k->profile, #slot, "", 0, 0, APUS_UNIT_NONE), ns, a->rows, 0, 0);                 \
+        in.k->slot(&in, a);                                                                        \
+        int64_t ns = end(ex, begin);                                                               \
+        add(find(ex->profile, #slot, "", 0, 0, APUS_UNIT_NONE), ns, a->rows, 0, 0);                \
     }
 
 TIMED(embed, ap_embed_args, n_tok)
@@ -146,28 +191,34 @@ TIMED(rope, ap_rope_args, n_tok)
 TIMED(qkv, ap_qkv_args, n_tok)
 TIMED(conv, ap_conv_args, n_tok)
 TIMED(elem, ap_elem_args, rows)
+TIMED(sample, ap_sample_args, n)
 
-void ap_kern_profile(ap_kern *k, ap_profile *p)
+void ap_profile_begin(ap_profile *p, ap_exec *ex)
 {
-    ap_kern_profile_end(k);
-    p->inner = *k;
+    ap_profile_end(ex);
     p->n = 0;
-    k->profile = p;
-    k->embed = embed;
-    k->norm = norm;
-    k->matmul = matmul;
-    k->glu = glu;
-    k->route = route;
-    k->moe = moe;
-    k->rope = rope;
-    k->qkv = qkv;
-    k->attn = attn;
-    k->conv = conv;
-    k->delta = delta;
-    k->elem = elem;
+    p->inner = ex->k;
+    p->timed = *ex->k;
+    p->timed.embed = embed;
+    p->timed.norm = norm;
+    p->timed.matmul = matmul;
+    p->timed.glu = glu;
+    p->timed.route = route;
+    p->timed.moe = moe;
+    p->timed.rope = rope;
+    p->timed.qkv = qkv;
+    p->timed.attn = attn;
+    p->timed.conv = conv;
+    p->timed.delta = delta;
+    p->timed.elem = elem;
+    p->timed.sample = sample;
+    ex->k = &p->timed;
+    ex->profile = p;
 }
 
-void ap_kern_profile_end(ap_kern *k)
+void ap_profile_end(ap_exec *ex)
 {
-    if (k->profile) *k = k->profile->inner;
+    if (!ex->profile) return;
+    ex->k = ex->profile->inner;
+    ex->profile = NULL;
 }

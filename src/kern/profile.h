@@ -1,9 +1,10 @@
 /* profile.h - where the time of a forward pass goes: a table of operations whose slots time those of
  * another one.
  *
- * Times are of the calling thread, which waits for the workers, so they add up to the time of a pass but
- * for what the model does between operations. Two looks at the clock and a search of a short list for
- * each operation, and nothing at all without a profile: the slots are then the backend's own. */
+ * Times are of the calling thread, which waits for the workers or the device after each operation, so they
+ * add up to the time of a pass but for what the model does between operations. Two looks at the clock and a
+ * search of a short list for each operation, and nothing at all without a profile: the slots are then the
+ * backend's own. */
 #ifndef AP_KERN_PROFILE_H
 #define AP_KERN_PROFILE_H
 
@@ -28,15 +29,17 @@ typedef struct ap_profile_entry {
 } ap_profile_entry;
 
 typedef struct ap_profile {
-    ap_kern inner;
+    const ap_kern *inner; /* what is timed */
+    ap_kern timed;        /* the same with slots that time it */
     int n;
     ap_profile_entry entry[AP_PROFILE_ENTRIES];
     uint64_t seen[AP_PROFILE_EXPERTS / 64]; /* experts of a call */
 } ap_profile;
 
-/* Put timed slots into k, which must not be in use; p forgets what it had and outlives its use. */
-void ap_kern_profile(ap_kern *k, ap_profile *p);
-/* Put the slots back. What p has stays readable. Nothing without a profile. */
-void ap_kern_profile_end(ap_kern *k);
+/* Time the operations that run with ex, which must not be in use; p forgets what it had and outlives its
+ * use. */
+void ap_profile_begin(ap_profile *p, ap_exec *ex);
+/* No longer. What p has stays readable. Nothing without a profile. */
+void ap_profile_end(ap_exec *ex);
 
 #endif

@@ -8,7 +8,7 @@
 
 /* Kinds of memory that a session of this model needs; state/ makes it. Layers that own K/V are in
  * one of two groups: full (keep all pages) and sliding (free pages that left the window). */
-typedef enum ap_kv_group { AP_KV_FULL = 0, AP_KV_SLIDING = 1, AP_KV_GROUPS = 2 } ap_kv_group;
+typedef enum ap_kv_group { AP_KV_FULL = 0, AP_KV_SLIDING = 1 } ap_kv_group;
 
 typedef struct ap_state_shape {
     size_t
@@ -17,39 +17,30 @@ typedef struct ap_state_shape {
     size_t recur_floats;          /* conv + delta states of all layers, per sequence */
 } ap_state_shape;
 
-/* One sequence's share of a step, made by the engine from its session. */
-typedef struct ap_step_seq {
-    int begin, n_tok, pos;             /* rows [begin, begin+n_tok), position of the first */
-    const int32_t *page[AP_KV_GROUPS]; /* block tables; every page written in this step is there */
-    float *recur;                      /* f32 [recur_floats], read and replaced */
-} ap_step_seq;
-
-/* One forward pass of T tokens of S sequences. */
+/* One forward pass over the rows of a batch. Memory is the device's. */
 typedef struct ap_step {
-    int n_tok, n_seq;
-    const int32_t *tok;             /* i32 [T], in [0, V) */
-    const int32_t *pos;             /* i32 [T] */
-    const ap_step_seq *seq;         /* [S], rows contiguous and ascending */
+    const ap_batch *batch;          /* every page written in this step is in its tables */
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
-    const int32_t *out_row;         /* i32 [n_out] ascending rows whose logits are wanted */
-    int n_out;
+    float *recur;                   /* f32 [blocks, recur_block_floats], read and replaced */
+    size_t recur_block_floats;
     float *logits; /* f32 [n_out, V] */
-    void *scratch; /* ap_model_scratch_bytes(c, k, T, S) */
+    void *scratch; /* ap_model_scratch_bytes(c, ex, T) */
     ap_delta_form delta_form;
     apus_kv kv; /* what the pages hold; not AUTO */
 } ap_step;
 
 typedef struct ap_model_impl ap_model_impl; /* a loaded model: config, weights, packed matrices */
 
-/* Bind and check all tensors of the text model and pack the weights.
- *   w  stays open as long as the model (embedding rows are read from it)
+/* Bind and check all tensors of the text model and pack the weights into memory of the device.
+ *   w    stays open as long as the model (embedding rows are read from it)
+ *   dev  likewise
  * Errors name tensor and file. progress as in apus_model_settings, may be NULL. */
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k,
-                       apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag);
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, apus_progress_fn progress,
+                       void *ctx, ap_model_impl **out, apus_diag *diag);
 void ap_model_free(ap_model_impl *m);
 
 /* Check all tensors as ap_model_load does, and tell how many bytes it would take; nothing is packed. */
-apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern *k, size_t *bytes,
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, size_t *bytes,
                           apus_diag *diag);
 
 const ap_config *ap_model_config(const ap_model_impl *m);
@@ -58,14 +49,14 @@ size_t ap_model_packed_bytes(const ap_model_impl *m);
 /* From the config alone. kv: not AUTO. False: pages of this type do not take a head size of the model. */
 bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out);
 
-/* Scratch of a step of at most n_tok tokens with at most n_seq sequences. */
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq);
+/* Scratch of a step of at most n_tok tokens. */
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok);
 
-/* Run a step. Cannot fail: everything was checked and allocated before.
- *   cancel  polled between layers; when set the pass stops early and returns false. Recurrent states
- *           are then undefined and must be restored; K/V of the step's rows are old or right, never
- *           mixed up. May be NULL */
-bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
-                      const volatile int *cancel);
+/* Run a step: everything was checked and allocated before. Errors of a device show when it finishes.
+ *   cancel  polled between layers; when set the pass stops early: ECANCELLED.
+ *           Recurrent states are then undefined and must be restored; K/V of the step's rows are old or
+ *           right, never mixed up. May be NULL. Not looked at in steps that a device records. */
+apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                          const volatile int *cancel, apus_diag *diag);
 
 #endif

@@ -69,50 +69,102 @@ void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view)
         ap_bind_queue(b, out, view, dst);
         return;
     }
+    if (!b->dev->is_host) {
+        b->err = ap_fail(b->diag, APUS_EUNSUPPORTED,
+                         "device %s does not run weights of type %s; choose cpu", b->dev->name,
+                         ap_dtype_name(view->dtype));
+        return;
+    }
     b->in_place += ap_tensor_bytes(view) + ap_tensor_scale_bytes(view) * (view->biases ? 2 : 1);
-    if (dst) b->k->pack(b->k, view, dst, out);
+    if (dst) b->k->pack_mat(b->k, view, dst, out);
 }
 
-/* Scales of the picked rows, one row each, into the model's memory. */
-static const void *pick_scales(ap_bind *b, const ap_tensor *view, const void *from, const int *row,
-                               int n)
+void ap_bind_table(ap_bind *b, ap_mat *out, const ap_tensor *view)
 {
-    size_t per_row = ((size_t)view->shape[1] + (size_t)view->group - 1) / (size_t)view->group;
-    size_t bytes = per_row * ap_dtype_bytes(view->scale_dtype);
-    uint8_t *to = take(b, (size_t)n * bytes);
-    for (int i = 0; to && i < n; i++)
-        memcpy(to + (size_t)i * bytes,
-               (const uint8_t *)from + (size_t)(row[i] / view->group_rows) * bytes, bytes);
-    return to;
+    if (b->err) return;
+    if (b->k->packed_tables)
+        ap_bind_mat_view(b, out, view);
+    else
+        *out = (ap_mat){.dtype = view->dtype,
+                        .rows = (int)view->shape[0],
+                        .cols = (int)view->shape[1],
+                        .raw = *view};
+}
+
+/* Rows row[i] / group of `from`, `bytes` each, below one another. */
+static void pick_rows(uint8_t *to, const void *from, size_t bytes, const int *row, int group, int n)
+{
+    for (int i = 0; i < n; i++)
+        memcpy(to + (size_t)i * bytes, (const uint8_t *)from + (size_t)(row[i] / group) * bytes,
+               bytes);
+}
+
+/* Bytes of n picked rows, and of their scales: one row of those for each. */
+typedef struct picked_size {
+    size_t row, scale_row; /* bytes of one */
+    size_t data, scales, all;
+} picked_size;
+
+static picked_size size_of_picked(const ap_tensor *view, int n)
+{
+    picked_size s = {.row = ap_tensor_row_bytes(view), .all = SIZE_MAX};
+    if (view->scales) {
+        size_t groups = ((size_t)view->shape[1] + (size_t)view->group - 1) / (size_t)view->group;
+        s.scale_row = groups * ap_dtype_bytes(view->scale_dtype);
+    }
+    if (!ap_mul_size((size_t)n, s.row, &s.data) ||
+        !ap_mul_size((size_t)n, s.scale_row, &s.scales) || s.data > SIZE_MAX / 4 ||
+        s.scales > SIZE_MAX / 8)
+        return s;
+    s.data = ap_round_up(s.data, AP_ALIGN);
+    s.scales = ap_round_up(s.scales, AP_ALIGN);
+    s.all = s.data + s.scales * (view->biases ? 2 : 1);
+    return s;
+}
+
+/* The picked rows of view as a tensor of their own, in mem. */
+static ap_tensor pick(const ap_tensor *view, const picked_size *s, const int *row, int n,
+                      uint8_t *mem)
+{
+    ap_tensor t = *view;
+    t.shape[0] = n;
+    if (!mem) return t;
+    pick_rows(mem, view->data, s->row, row, 1, n);
+    t.data = mem;
+    if (!view->scales) return t;
+    pick_rows(mem + s->data, view->scales, s->scale_row, row, view->group_rows, n);
+    t.scales = mem + s->data;
+    if (view->biases) {
+        pick_rows(mem + s->data + s->scales, view->biases, s->scale_row, row, view->group_rows, n);
+        t.biases = mem + s->data + s->scales;
+    }
+    t.group_rows = 1;
+    return t;
 }
 
 void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *row, int n)
 {
     if (b->err) return;
-    ap_tensor picked = *view;
-    picked.shape[0] = n;
-    size_t bytes = ap_tensor_row_bytes(view), all, packed = b->k->pack_bytes(b->k, &picked);
+    picked_size size = size_of_picked(view, n);
+    ap_tensor shape = pick(view, &size, NULL, n, NULL);
+    size_t packed = b->k->pack_bytes(b->k, &shape);
     bool stay = packed == 0; /* rows that are used as they are */
-    if (!ap_mul_size((size_t)n, bytes, &all)) all = SIZE_MAX;
-    uint8_t *rows = stay ? take(b, all) : b->mem ? ap_malloc(all, 1) : NULL;
-    if (!stay && b->mem && !rows) b->err = ap_fail_nomem(b->diag, all, "rows in another order");
-    for (int i = 0; rows && i < n; i++)
-        memcpy(rows + (size_t)i * bytes, (const uint8_t *)view->data + (size_t)row[i] * bytes,
-               bytes);
-    picked.data = rows;
-    if (view->scales) {
-        picked.scales = pick_scales(b, view, view->scales, row, n);
-        if (view->biases) picked.biases = pick_scales(b, view, view->biases, row, n);
-        picked.group_rows = 1;
-    }
-    if (rows) ap_give_back(b->w, view);
+    uint8_t *mem = stay ? take(b, size.all) : b->mem ? ap_malloc(size.all, 1) : NULL;
+    if (!stay && b->mem && !mem) b->err = ap_fail_nomem(b->diag, size.all, "rows in another order");
+    if (b->err) return;
+    bool here = mem && (!stay || b->dev->is_host);
+    ap_tensor picked = pick(view, &size, row, n, here ? mem : NULL);
+    if (here) ap_give_back(b->w, view);
     if (stay) {
         ap_bind_mat_view(b, out, &picked);
         return;
     }
-    void *dst = take(b, packed); /* packed at once: the rows are ours for this call only */
-    if (dst && !b->err) b->k->pack(b->k, &picked, dst, out);
-    ap_free(rows);
+    uint8_t *dst = take(b, packed); /* packed at once: the rows are ours for this call only */
+    if (dst && !b->err) {
+        b->k->pack_mat(b->k, &picked, dst, out);
+        ap_bind_pack_now(b, &picked, dst);
+    }
+    ap_free(mem);
 }
 
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
@@ -126,40 +178,43 @@ void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, .
     ap_bind_mat_view(b, out, &t);
 }
 
-float *ap_bind_floats(ap_bind *b, size_t n)
+float *ap_bind_floats(ap_bind *b, size_t n, const float **out)
 {
-    return b->err ? NULL : take_of(b, b->floats, &b->floats_used, n * sizeof(float));
+    size_t at = b->floats_used;
+    float *host = b->err ? NULL : take_of(b, b->host_floats, &b->floats_used, n * sizeof(float));
+    if (host) *out = (const float *)(const void *)(b->floats + at);
+    return host;
 }
 
-void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
+float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
 {
     char name[NAME_MAX_LEN];
     va_list ap;
     va_start(ap, fmt);
     vname(b, name, fmt, ap);
     va_end(ap);
-    if (b->err) return;
+    if (b->err) return NULL;
     /* Vectors are stored as [n], but also as [C, 1, K] (convolutions) or [1] by some writers. */
     const ap_tensor *found = ap_weights_find(b->w, name);
     ap_tensor t = need(b, name, found ? found->rank : 1, found ? found->shape : (int64_t[]){n});
-    if (b->err) return;
+    if (b->err) return NULL;
     if (ap_dtype_block(t.dtype) != 1) {
         b->err = ap_fail(b->diag, APUS_EUNSUPPORTED,
                          "%s: tensor %s: expected f32, f16 or bf16, found %s",
                          ap_weights_file(b->w, name), name, ap_dtype_name(t.dtype));
-        return;
+        return NULL;
     }
     if (ap_tensor_count(&t) != n) {
         b->err = ap_fail(b->diag, APUS_EFORMAT, "%s: tensor %s: expected %d values, found %lld",
                          ap_weights_file(b->w, name), name, n, (long long)ap_tensor_count(&t));
-        return;
+        return NULL;
     }
-    float *dst = ap_bind_floats(b, (size_t)n);
-    if (!dst) return;
+    float *dst = ap_bind_floats(b, (size_t)n, out);
+    if (!dst) return NULL;
     ap_to_f32(t.dtype, t.data, dst, (size_t)n);
     if (add != 0)
         for (int i = 0; i < n; i++) dst[i] = add + dst[i];
-    *out = dst;
+    return dst;
 }
 
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
@@ -222,18 +277,15 @@ static bool is_flat(ap_bind *b, const ap_tensor *all, int64_t F)
     return b->k->pack_bytes(b->k, &t) > 0;
 }
 
-/* Rows [begin, end) of expert e; whole: the packed flat matrix, or NULL. */
+/* Rows [begin, end) of expert e; whole: the packed flat matrix (empty in the sizing pass), or NULL. */
 static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, const ap_mat *whole, int e,
                             int64_t begin, int64_t end)
 {
     if (b->err) return;
     if (whole) {
-        ap_tensor panel = flat(all);
-        panel.shape[0] = AP_PANEL;
-        size_t first = (size_t)(e * all->shape[1] + begin) / AP_PANEL;
-        *out = *whole;
-        out->rows = (int)(end - begin);
-        if (whole->data) out->data = (const uint8_t *)whole->data + first * b->k->pack_bytes(b->k, &panel);
+        int first = (int)(e * all->shape[1] + begin);
+        if (b->mem && !b->k->mat_rows(b->k, whole, first, (int)(end - begin), out))
+            b->err = ap_fail(b->diag, APUS_EINTERNAL, "experts cannot be cut out of their matrix");
         return;
     }
     ap_tensor one = ap_tensor_index(all, e);
@@ -287,7 +339,8 @@ void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
 void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add)
 {
     const ap_config *c = b->c;
-    m->embed = ap_bind_view(b, 2, (int64_t[]){c->vocab, c->hidden}, "embed_tokens.weight");
+    ap_tensor table = ap_bind_view(b, 2, (int64_t[]){c->vocab, c->hidden}, "embed_tokens.weight");
+    ap_bind_table(b, &m->embed, &table);
     ap_bind_vec(b, &m->norm_out, c->hidden, norm_add, "norm.weight");
     /* The head stands outside the text model's prefix; a few writers put it inside. */
     static const char *const names[] = {"lm_head.weight", "language_model.lm_head.weight",
@@ -296,7 +349,10 @@ void ap_bind_ends(ap_bind *b, ap_model_impl *m, float norm_add)
     for (size_t i = 0; i < sizeof names / sizeof *names && !head; i++)
         if (ap_weights_find(b->w, names[i])) head = names[i];
     if (c->tie_embeddings || !head) {
-        ap_bind_mat_view(b, &m->head, &m->embed);
+        if (b->k->packed_tables)
+            m->head = m->embed;
+        else
+            ap_bind_mat_view(b, &m->head, &table);
         return;
     }
     ap_tensor t = need(b, head, 2, (int64_t[]){c->vocab, c->hidden});

@@ -1,6 +1,7 @@
 /* bind_pack.c - packing the matrices of a model, all of them as one job of the worker pool: no worker waits
  * for another at the end of a matrix. Each reads slices of the file into a buffer of its own that stays in its
- * caches: touching the pages of a mapping takes longer than copying them. */
+ * caches: touching the pages of a mapping takes longer than copying them. Where the device's memory is not the
+ * host's, slices are packed into cells of host memory, some at a time, and put there. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 #define PROGRESS_US 50000
 #define SLICE       ((size_t)256 << 10) /* bytes of a file that are read and packed at a time */
 #define SLICE_ROWS  128                 /* slices begin at a multiple: whole panels, whole FP8 blocks */
+#define CELLS_BYTES ((size_t)64 << 20)
 #define MOST_SLICES 32                  /* of a task, one after the other: see slices_of_task */
 
 struct ap_pack_job {
@@ -22,10 +24,12 @@ struct ap_pack_job {
 
 typedef struct packing {
     ap_bind *b;
-    ap_kern kern;    /* on the thread that calls it */
     uint8_t *buffer; /* for each worker */
     size_t buffer_bytes;
-    size_t slices; /* of a task */
+    uint8_t *cell; /* [n_cell] for a packed slice each, or NULL: to where it belongs */
+    size_t cell_bytes;
+    size_t begin, end; /* slices of the running job */
+    size_t slices;     /* of a task */
     size_t ahead;  /* slices that the system is asked for before they are read: those of the next tasks */
     atomic_size_t done;
     atomic_bool stop; /* set with the first error */
@@ -109,8 +113,8 @@ static void tell(packing *p)
 
 static void pack_slice(packing *p, size_t slice, uint8_t *buffer)
 {
+    const ap_kern *k = p->b->k;
     uint8_t *dst;
-    ap_mat m;
     apus_diag diag;
     want(p, slice + p->ahead);
     ap_tensor t = slice_at(p, slice, &dst);
@@ -120,16 +124,16 @@ static void pack_slice(packing *p, size_t slice, uint8_t *buffer)
         return;
     }
     t.data = buffer;
-    p->kern.pack(&p->kern, &t, dst, &m);
+    k->pack(k, &t, p->cell ? p->cell + (slice - p->begin) * p->cell_bytes : dst);
     ap_give_back(p->b->w, &t); /* what it has of the mapping: scales and biases */
-    atomic_fetch_add(&p->done, p->kern.pack_bytes(&p->kern, &t));
+    atomic_fetch_add(&p->done, k->pack_bytes(k, &t));
 }
 
 static void pack_task(void *arg, int task, int worker)
 {
     packing *p = arg;
-    size_t begin = (size_t)task * p->slices, end = begin + p->slices;
-    if (end > p->b->n_slice) end = p->b->n_slice;
+    size_t begin = p->begin + (size_t)task * p->slices, end = begin + p->slices;
+    if (end > p->end) end = p->end;
     for (size_t i = begin; i < end && !atomic_load(&p->stop); i++) {
         pack_slice(p, i, p->buffer + (size_t)worker * p->buffer_bytes);
         if (worker == 0) tell(p);
@@ -143,35 +147,99 @@ static size_t slices_of_task(const ap_bind *b, size_t workers)
     return most < 1 ? 1 : most < MOST_SLICES ? most : MOST_SLICES;
 }
 
-static size_t buffer_bytes(const ap_bind *b)
+/* The most that a slice has: bytes of the file, or packed ones. */
+static size_t most_of_slice(const ap_bind *b, bool packed)
 {
     size_t most = 0;
     for (const ap_pack_job *j = b->job; j < b->job + b->n_job; j++) {
         int64_t rows = j->view.shape[0] < j->step ? j->view.shape[0] : j->step;
-        size_t bytes = ap_round_up((size_t)rows * ap_tensor_row_bytes(&j->view), AP_ALIGN);
+        ap_tensor t = ap_tensor_rows(&j->view, 0, rows);
+        size_t bytes = packed ? b->k->pack_bytes(b->k, &t) : (size_t)rows * ap_tensor_row_bytes(&t);
+        bytes = ap_round_up(bytes, AP_ALIGN);
         if (bytes > most) most = bytes;
     }
     return most;
 }
 
+static void pack_slices(packing *p, size_t begin, size_t end)
+{
+    p->begin = begin;
+    p->end = end;
+    ap_pool_run(p->b->dev->pool, pack_task, p, (int)((end - begin + p->slices - 1) / p->slices));
+}
+
+/* By way of n_cell cells. */
+static void pack_and_put(packing *p, size_t n_cell)
+{
+    ap_device *dev = p->b->dev;
+    for (size_t begin = 0, end; begin < p->b->n_slice && !atomic_load(&p->stop); begin = end) {
+        end = begin + n_cell < p->b->n_slice ? begin + n_cell : p->b->n_slice;
+        pack_slices(p, begin, end);
+        for (size_t i = begin; i < end && !atomic_load(&p->stop); i++) {
+            uint8_t *dst;
+            ap_tensor t = slice_at(p, i, &dst);
+            dev->op->put(dev, dst, p->cell + (i - begin) * p->cell_bytes,
+                         p->b->k->pack_bytes(p->b->k, &t));
+        }
+    }
+}
+
 void ap_bind_pack(ap_bind *b)
 {
     if (b->err || !b->n_job) return;
-    ap_pool *alone;
-    size_t workers = (size_t)ap_pool_threads(b->k->pool), slices = slices_of_task(b, workers);
+    size_t workers = (size_t)ap_pool_threads(b->dev->pool), n_cell = 0;
     packing p = {
-        .b = b, .kern = *b->k, .buffer_bytes = buffer_bytes(b), .slices = slices, .ahead = workers * slices};
-    b->err = ap_pool_create(1, &alone, b->diag);
-    if (b->err) return;
-    p.kern.pool = alone;
-    size_t all = p.buffer_bytes * workers;
-    p.buffer = ap_big_alloc(all);
-    if (p.buffer) {
-        for (size_t i = 0; i < p.ahead; i++) want(&p, i);
-        ap_pool_run(b->k->pool, pack_task, &p, (int)((b->n_slice + p.slices - 1) / p.slices));
-    } else {
-        b->err = ap_fail_nomem(b->diag, all, "slices of the weights' files");
+        .b = b, .buffer_bytes = most_of_slice(b, false), .slices = slices_of_task(b, workers)};
+    if (!b->dev->is_host) {
+        p.slices = 1;
+        p.cell_bytes = most_of_slice(b, true);
+        n_cell = CELLS_BYTES / p.cell_bytes + 2 * workers;
     }
+    p.ahead = workers * p.slices;
+    size_t all = p.buffer_bytes * workers, cells = n_cell * p.cell_bytes;
+    p.buffer = ap_big_alloc(all);
+    p.cell = cells ? ap_big_alloc(cells) : NULL;
+    if (!p.buffer || (cells && !p.cell)) {
+        b->err = ap_fail_nomem(b->diag, all + cells, "slices of the weights' files");
+    } else {
+        for (size_t i = 0; i < p.ahead; i++) want(&p, i);
+        if (p.cell)
+            pack_and_put(&p, n_cell);
+        else
+            pack_slices(&p, 0, b->n_slice);
+    }
+    ap_big_free(p.cell, cells);
     ap_big_free(p.buffer, all);
-    ap_pool_free(alone);
+}
+
+/* ---------------------------------------------------------------- a view in memory */
+
+typedef struct now_job {
+    const ap_kern *k;
+    const ap_tensor *view;
+    uint8_t *dst;
+} now_job;
+
+static void now_task(void *arg, int task, int worker)
+{
+    const now_job *j = arg;
+    int64_t rows = j->view->shape[0], begin = (int64_t)task * SLICE_ROWS, end = begin + SLICE_ROWS;
+    ap_tensor before = ap_tensor_rows(j->view, 0, begin);
+    ap_tensor t = ap_tensor_rows(j->view, begin, end < rows ? end : rows);
+    (void)worker;
+    j->k->pack(j->k, &t, j->dst + (begin ? j->k->pack_bytes(j->k, &before) : 0));
+}
+
+void ap_bind_pack_now(ap_bind *b, const ap_tensor *view, uint8_t *dst)
+{
+    size_t bytes = b->k->pack_bytes(b->k, view);
+    uint8_t *cell = b->dev->is_host ? NULL : ap_big_alloc(bytes);
+    now_job j = {b->k, view, cell ? cell : dst};
+    if (!b->dev->is_host && !cell) {
+        b->err = ap_fail_nomem(b->diag, bytes, "a packed matrix");
+        return;
+    }
+    ap_pool_run(b->dev->pool, now_task, &j, (int)((view->shape[0] + SLICE_ROWS - 1) / SLICE_ROWS));
+    if (cell) b->dev->op->put(b->dev, dst, cell, bytes);
+    ap_big_free(cell, bytes);
 }

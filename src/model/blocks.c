@@ -15,8 +15,8 @@ static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)
 /* What only attention, only the delta rule or only the feed-forward part of a layer needs. They never
  * need it at the same time, so they share their memory: first the scratch of the operation, then the
  * rest. Each returns where its own ends. */
-static size_t carve_attention(ap_work *w, const ap_config *c, const ap_kern *k, size_t T, uint8_t *base,
-                              size_t at)
+static size_t carve_attention(ap_work *w, const ap_config *c, const ap_exec *ex, size_t T,
+                              uint8_t *base, size_t at)
 {
     bool gated = c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE ||
                  c->arch == AP_ARCH_QWEN3_NEXT;
@@ -27,7 +27,8 @@ static size_t carve_attention(ap_work *w, const ap_config *c, const ap_kern *k, 
         if (lc->kind == AP_LAYER_LINEAR) continue;
         head_dim = ap_max_int(head_dim, lc->head_dim);
         kv_width = ap_max_int(kv_width, lc->n_kv_head * lc->head_dim);
-        op = ap_max_size(op, k->attn_scratch_bytes(k, c->n_head, lc->n_kv_head, lc->head_dim));
+        op = ap_max_size(
+            op, ex->k->attn_scratch_bytes(ex, (int)T, c->n_head, lc->n_kv_head, lc->head_dim));
     }
     size_t q_width = (size_t)c->n_head * (size_t)head_dim;
     carve(base, &at, op, 1);
@@ -39,13 +40,14 @@ static size_t carve_attention(ap_work *w, const ap_config *c, const ap_kern *k, 
     return at;
 }
 
-static size_t carve_delta(ap_work *w, const ap_config *c, const ap_kern *k, size_t T, uint8_t *base,
-                          size_t at)
+static size_t carve_delta(ap_work *w, const ap_config *c, const ap_exec *ex, size_t T,
+                          uint8_t *base, size_t at)
 {
     size_t vd = (size_t)c->gdn_v_head * (size_t)c->gdn_v_dim, F32 = sizeof(float);
     size_t width = 2 * (size_t)c->gdn_k_head * (size_t)c->gdn_k_dim + vd;
-    carve(base, &at, k->delta_scratch_bytes(k, c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim),
-          1);
+    size_t op = ex->k->delta_scratch_bytes(ex, (int)T, c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim,
+                                           c->gdn_v_dim);
+    carve(base, &at, op, 1);
     w->gdn_qkv = carve(base, &at, T * width, F32);
     w->gdn_conv = carve(base, &at, T * width, F32);
     w->gdn_z = carve(base, &at, T * vd, F32);
@@ -55,13 +57,15 @@ static size_t carve_delta(ap_work *w, const ap_config *c, const ap_kern *k, size
     return at;
 }
 
-static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_kern *k, int ffn, bool moe, int n_tok,
-                        uint8_t *base, size_t at)
+static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_exec *ex, int ffn, bool moe,
+                        int n_tok, uint8_t *base, size_t at)
 {
     size_t T = (size_t)n_tok, K = (size_t)c->n_expert_used, F32 = sizeof(float);
     if (moe) {
         carve(base, &at,
-              k->moe_scratch_bytes(k, n_tok, c->n_expert, c->n_expert_used, c->hidden, c->expert_ffn), 1);
+              ex->k->moe_scratch_bytes(ex, n_tok, c->n_expert, c->n_expert_used, c->hidden,
+                                       c->expert_ffn),
+              1);
         w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
         w->ids = carve(base, &at, T * K, sizeof(int32_t));
         w->wts = carve(base, &at, T * K, F32);
@@ -80,7 +84,7 @@ static int widest_input(const ap_config *c, int ffn)
     return widest;
 }
 
-void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq, void *mem)
+void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, void *mem)
 {
     int ffn = c->shared_ffn;
     bool linear = false, moe = false;
@@ -104,144 +108,171 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, i
         w->ple = carve(base, &at, T * (size_t)c->n_layer * (size_t)c->ple_dim, F32);
         w->ple_g = carve(base, &at, T * (size_t)c->n_layer * (size_t)c->ple_dim, F32);
     }
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        w->kv_seq[g] = carve(base, &at, (size_t)n_seq, sizeof(ap_kv_seq));
-    w->recur_seq = carve(base, &at, (size_t)n_seq, sizeof(ap_recur_seq));
     w->input_bytes =
-        k->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest_input(c, ffn) * 3;
+        ex->precision == APUS_PRECISION_EXACT ? 0 : T * (size_t)widest_input(c, ffn) * 3;
     w->inputs = carve(base, &at, w->input_bytes, 1);
     w->op = base ? base + at : NULL;
-    size_t end = carve_attention(w, c, k, T, base, at);
-    if (linear) end = ap_max_size(end, carve_delta(w, c, k, T, base, at));
-    w->bytes = ap_max_size(end, carve_ffn(w, c, k, ffn, moe, n_tok, base, at));
+    size_t end = carve_attention(w, c, ex, T, base, at);
+    if (linear) end = ap_max_size(end, carve_delta(w, c, ex, T, base, at));
+    w->bytes = ap_max_size(end, carve_ffn(w, c, ex, ffn, moe, n_tok, base, at));
 }
 
-/* The system maps 64 KB around each row that is read, which adds up to the whole table in a long text; so the
- * pages are given back after this many rows of a prompt, and of an answer after half as many, as two tables
- * wait together then. They stay in the system's cache. */
+/* The system maps 64 KB around each row that is read of a table in a file, which adds up to the whole table in
+ * a long text; so the pages are given back after this many rows of a prompt, and else, between two steps, after
+ * half as many, as two tables wait together then. They stay in the system's cache. */
 #define EMBED_ROWS 128
 
-void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, const ap_tensor *table,
-                   float scale, float *out, int width)
+/* Are rows of this table read from its file, and is that all that reads it there? */
+static bool is_mapped(const ap_model_impl *m, const ap_mat *table)
 {
     /* A head that is used where the file has it is read in every step, and may be this table. */
-    bool keep = !m->w || (m->head.rows && !m->head.data);
-    for (int t = 0; t < s->n_tok; t += EMBED_ROWS) {
-        int n = ap_min_int(s->n_tok - t, EMBED_ROWS);
-        k->embed(k, &(ap_embed_args){.table = table,
-                                     .tok = s->tok + t,
-                                     .scale = scale,
-                                     .out = out + (size_t)t * (size_t)width,
-                                     .n_tok = n,
-                                     .width = width});
-        if (!keep && (n > 1 || s->pos[t] % (EMBED_ROWS / 2) == 0))
-            ap_give_back(m->w, table);
+    bool head_too = m->head.rows && !m->head.data;
+    return m->w && table->rows && !table->data && !head_too;
+}
+
+static bool is_prompt(const ap_step *s)
+{
+    return s->batch->n_tok > EMBED_ROWS / 2;
+}
+
+void ap_embed_rows(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, const ap_mat *table,
+                   float scale, float *out, int width)
+{
+    int n_tok = s->batch->n_tok;
+    bool give_back = is_mapped(m, table) && is_prompt(s);
+    for (int t = 0, n; t < n_tok; t += n) {
+        n = give_back ? ap_min_int(n_tok - t, EMBED_ROWS) : n_tok;
+        ex->k->embed(ex, &(ap_embed_args){.table = table,
+                                          .batch = s->batch,
+                                          .begin = t,
+                                          .n_tok = n,
+                                          .scale = scale,
+                                          .out = out + (size_t)t * (size_t)width,
+                                          .width = width,
+                                          .ignore_embed = table != &m->embed});
+        if (give_back) ap_give_back(m->w, &table->raw);
     }
 }
 
-void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
+void ap_embed_done(const ap_model_impl *m, const ap_step *s)
+{
+    const ap_mat *const table[] = {&m->embed, &m->ple_embed};
+    if (is_prompt(s) || s->batch->seq[0].pos % ap_max_int(EMBED_ROWS / 2 / s->batch->n_tok, 1))
+        return;
+    for (int i = 0; i < 2; i++)
+        if (is_mapped(m, table[i])) ap_give_back(m->w, &table[i]->raw);
+}
+
+void ap_step_angles(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
 {
     const ap_rope *rope[2] = {&m->c->rope_full, &m->c->rope_sliding};
     for (int i = 0; i < 2; i++) {
         if (!rope[i]->n_angle) continue;
-        k->rope(k, &(ap_rope_args){.pos = s->pos,
-                                   .inv_freq = rope[i]->inv_freq,
-                                   .attention_factor = rope[i]->attention_factor,
-                                   .cos = w->cos[i],
-                                   .sin = w->sin[i],
-                                   .n_tok = s->n_tok,
-                                   .n_angle = rope[i]->n_angle});
+        ex->k->rope(ex, &(ap_rope_args){.pos = s->batch->rope_pos,
+                                        .inv_freq = m->inv_freq[i],
+                                        .attention_factor = rope[i]->attention_factor,
+                                        .cos = w->cos[i],
+                                        .sin = w->sin[i],
+                                        .n_tok = s->batch->n_tok,
+                                        .n_angle = rope[i]->n_angle});
     }
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        for (int i = 0; i < s->n_seq; i++)
-            w->kv_seq[g][i] = (ap_kv_seq){.page = s->seq[i].page[g],
-                                          .begin = s->seq[i].begin,
-                                          .n_tok = s->seq[i].n_tok,
-                                          .pos = s->seq[i].pos};
 }
 
-ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l)
+ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, int l)
 {
     int g = m->c->layer[l].kind == AP_LAYER_SLIDING ? AP_KV_SLIDING : AP_KV_FULL;
     return (ap_kv){.base = s->kv_base[g],
                    .page_bytes = m->shape[s->kv].page_bytes[g],
                    .layer_offset = m->layer[l].kv_offset[s->kv],
-                   .seq = w->kv_seq[g],
-                   .n_seq = s->n_seq,
+                   .batch = s->batch,
+                   .group = g,
                    .type = s->kv};
 }
 
-static void matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok, bool add,
-                   float softcap)
+ap_recur_at ap_step_recur(const ap_step *s, size_t offset)
 {
-    k->matmul(k, &(ap_matmul_args){.x = x,
-                                   .w = m,
-                                   .y = y,
-                                   .ldx = m->cols,
-                                   .ldy = m->rows,
-                                   .n_tok = n_tok,
-                                   .accumulate = add,
-                                   .softcap = softcap});
+    return (ap_recur_at){.base = s->recur,
+                         .block_floats = s->recur_block_floats,
+                         .offset = offset,
+                         .batch = s->batch};
 }
 
-void ap_matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok)
+static void matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok,
+                   bool add, float softcap)
 {
-    matmul(k, x, m, y, n_tok, false, 0);
+    ex->k->matmul(ex, &(ap_matmul_args){.x = x,
+                                        .w = m,
+                                        .y = y,
+                                        .ldx = m->cols,
+                                        .ldy = m->rows,
+                                        .n_tok = n_tok,
+                                        .accumulate = add,
+                                        .softcap = softcap});
 }
 
-void ap_matmul_add(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok)
+void ap_matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok)
 {
-    matmul(k, x, m, y, n_tok, true, 0);
+    matmul(ex, x, m, y, n_tok, false, 0);
 }
 
-void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+void ap_matmul_add(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok)
+{
+    matmul(ex, x, m, y, n_tok, true, 0);
+}
+
+void ap_norm(const ap_exec *ex, const float *x, const float *w, float *out, int rows, int n,
              float eps)
 {
-    k->norm(k, &(ap_norm_args){.x = x,
-                               .weight = w,
-                               .out = out,
-                               .ldx = n,
-                               .ldout = n,
-                               .rows = rows,
-                               .n = n,
-                               .eps = eps});
+    ex->k->norm(ex, &(ap_norm_args){.x = x,
+                                    .weight = w,
+                                    .out = out,
+                                    .ldx = n,
+                                    .ldout = n,
+                                    .rows = rows,
+                                    .n = n,
+                                    .eps = eps});
 }
 
-void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+void ap_norm_add(const ap_exec *ex, const float *x, const float *w, float *out, int rows, int n,
                  float eps, float scale)
 {
-    k->norm(k, &(ap_norm_args){.x = x,
-                               .weight = w,
-                               .out = out,
-                               .ldx = n,
-                               .ldout = n,
-                               .rows = rows,
-                               .n = n,
-                               .eps = eps,
-                               .accumulate = true,
-                               .post_scale = scale});
+    ex->k->norm(ex, &(ap_norm_args){.x = x,
+                                    .weight = w,
+                                    .out = out,
+                                    .ldx = n,
+                                    .ldout = n,
+                                    .rows = rows,
+                                    .n = n,
+                                    .eps = eps,
+                                    .accumulate = true,
+                                    .post_scale = scale});
 }
 
-void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, float *y,
+void ap_ffn_run(const ap_exec *ex, const ap_ffn *f, ap_act act, const float *x, float *y,
                 bool accumulate, int n_tok, float *tmp)
 {
-    k->glu(k, &(ap_glu_args){.x = x,
-                             .gate = &f->gate,
-                             .up = &f->up,
-                             .y = tmp,
-                             .ldx = f->gate.cols,
-                             .ldy = f->gate.rows,
-                             .n_tok = n_tok,
-                             .act = act});
-    matmul(k, tmp, &f->down, y, n_tok, accumulate, 0);
+    ex->k->glu(ex, &(ap_glu_args){.x = x,
+                                  .gate = &f->gate,
+                                  .up = &f->up,
+                                  .y = tmp,
+                                  .ldx = f->gate.cols,
+                                  .ldy = f->gate.rows,
+                                  .n_tok = n_tok,
+                                  .act = act});
+    matmul(ex, tmp, &f->down, y, n_tok, accumulate, 0);
 }
 
-void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
+void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
 {
-    size_t H = (size_t)m->c->hidden;
-    for (int i = 0; i < s->n_out;
-         i++) /* rows ascend, so a row is never overwritten before its turn */
-        memmove(w->x + (size_t)i * H, w->x + (size_t)s->out_row[i] * H, H * sizeof(float));
-    ap_norm(k, w->x, m->norm_out, w->h, s->n_out, m->c->hidden, m->c->norm_eps);
-    matmul(k, w->h, &m->head, s->logits, s->n_out, false, m->c->softcap);
+    int n = s->batch->n_out, H = m->c->hidden;
+    ex->k->norm(ex, &(ap_norm_args){.x = w->x,
+                                    .row = s->batch->out_row,
+                                    .weight = m->norm_out,
+                                    .out = w->h,
+                                    .ldx = H,
+                                    .ldout = H,
+                                    .rows = n,
+                                    .n = H,
+                                    .eps = m->c->norm_eps});
+    matmul(ex, w->h, &m->head, s->logits, n, false, m->c->softcap);
 }

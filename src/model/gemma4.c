@@ -15,8 +15,8 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
     ap_bind_vec(b, &y->norm_post, H, 0, "layers.%d.post_attention_layernorm.weight", l);
     ap_bind_vec(b, &y->norm_pre_ffn, H, 0, "layers.%d.pre_feedforward_layernorm.weight", l);
     ap_bind_vec(b, &y->norm_post_ffn, H, 0, "layers.%d.post_feedforward_layernorm.weight", l);
-    const float *scalar = NULL;
-    ap_bind_vec(b, &scalar, 1, 0, "layers.%d.layer_scalar", l);
+    const float *unused;
+    const float *scalar = ap_bind_vec(b, &unused, 1, 0, "layers.%d.layer_scalar", l);
     if (scalar) y->layer_scalar = *scalar;
 
     ap_bind_mat(b, &y->attn.q, c->n_head * D, H, "layers.%d.self_attn.q_proj.weight", l);
@@ -34,12 +34,9 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
         int E = c->n_expert;
         ap_bind_mat(b, &y->moe.router, E, H, "layers.%d.router.proj.weight", l);
         ap_bind_vec(b, &y->moe.per_expert_scale, E, 0, "layers.%d.router.per_expert_scale", l);
-        ap_bind_vec(b, &y->router_scale, H, 0, "layers.%d.router.scale", l);
-        if (b->mem && y->router_scale) { /* fold the constant h^-1/2 in */
-            float root = (float)(1.0 / sqrt((double)H));
-            float *scale = (float *)y->router_scale;
-            for (int i = 0; i < H; i++) scale[i] *= root;
-        }
+        float *scale = ap_bind_vec(b, &y->router_scale, H, 0, "layers.%d.router.scale", l);
+        float root = (float)(1.0 / sqrt((double)H)); /* a constant to fold in */
+        for (int i = 0; scale && i < H; i++) scale[i] *= root;
         ap_bind_vec(b, &y->norm_post_dense, H, 0, "layers.%d.post_feedforward_layernorm_1.weight",
                     l);
         ap_bind_vec(b, &y->norm_pre_moe, H, 0, "layers.%d.pre_feedforward_layernorm_2.weight", l);
@@ -60,8 +57,9 @@ void ap_gemma4_bind(ap_bind *b, ap_model_impl *m)
     ap_bind_ends(b, m, 0);
     if (c->ple_dim) {
         int width = c->n_layer * c->ple_dim;
-        m->ple_embed =
+        ap_tensor table =
             ap_bind_view(b, 2, (int64_t[]){c->ple_vocab, width}, "embed_tokens_per_layer.weight");
+        ap_bind_table(b, &m->ple_embed, &table);
         ap_bind_mat(b, &m->ple_project, width, c->hidden, "per_layer_model_projection.weight");
         ap_bind_vec(b, &m->norm_ple, c->ple_dim, 0, "per_layer_projection_norm.weight");
     }
@@ -69,28 +67,30 @@ void ap_gemma4_bind(ap_bind *b, ap_model_impl *m)
 }
 
 /* Per-layer inputs of every token: (norm(W x0 h^-1/2) + E[id] sqrt(P)) / sqrt(2), f32 [T, L*P]. */
-static void per_layer_inputs(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w)
+static void per_layer_inputs(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                             ap_work *w)
 {
     const ap_config *c = m->c;
     int P = c->ple_dim, width = c->n_layer * P;
-    ap_matmul(k, w->x, &m->ple_project, w->ple, s->n_tok);
+    ap_matmul(ex, w->x, &m->ple_project, w->ple, s->batch->n_tok);
     /* norm(a x, eps) = norm(x, eps / a^2), so the factor h^-1/2 goes into eps. */
-    ap_norm(k, w->ple, m->norm_ple, w->ple, s->n_tok * c->n_layer, P,
+    ap_norm(ex, w->ple, m->norm_ple, w->ple, s->batch->n_tok * c->n_layer, P,
             c->norm_eps * (float)c->hidden);
-    ap_embed_rows(m, k, s, &m->ple_embed, sqrtf((float)P), w->ple_g, width);
-    k->elem(k, &(ap_elem_args){.op = AP_ELEM_AVERAGE,
-                               .y = w->ple,
-                               .x = w->ple_g,
-                               .ldy = width,
-                               .ldx = width,
-                               .rows = s->n_tok,
-                               .n = width,
-                               .n_block = 1,
-                               .scale = (float)0.70710678118654752440});
+    ap_embed_rows(m, ex, s, &m->ple_embed, sqrtf((float)P), w->ple_g, width);
+    ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_AVERAGE,
+                                    .y = w->ple,
+                                    .x = w->ple_g,
+                                    .ldy = width,
+                                    .ldx = width,
+                                    .rows = s->batch->n_tok,
+                                    .n = width,
+                                    .n_block = 1,
+                                    .scale = (float)0.70710678118654752440});
 }
 
 /* w->t = Attn(w->h) */
-static void attention(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                      int l)
 {
     const ap_config *c = m->c;
     const ap_layer_config *lc = &c->layer[l];
@@ -98,116 +98,118 @@ static void attention(const ap_model_impl *m, const ap_kern *k, const ap_step *s
     bool sliding = lc->kind == AP_LAYER_SLIDING, owns = lc->kv_donor == l;
     const ap_rope *rope = sliding ? &c->rope_sliding : &c->rope_full;
     int D = lc->head_dim, G = lc->n_kv_head;
-    ap_kv kv = ap_step_kv(m, s, w, l);
+    ap_kv kv = ap_step_kv(m, s, l);
 
-    ap_matmul(k, w->h, &a->q, w->q, s->n_tok);
+    ap_matmul(ex, w->h, &a->q, w->q, s->batch->n_tok);
     if (owns) {
-        ap_matmul(k, w->h, &a->k, w->k, s->n_tok);
-        if (!lc->k_eq_v) ap_matmul(k, w->h, &a->v, w->v, s->n_tok);
+        ap_matmul(ex, w->h, &a->k, w->k, s->batch->n_tok);
+        if (!lc->k_eq_v) ap_matmul(ex, w->h, &a->v, w->v, s->batch->n_tok);
     }
-    k->qkv(k, &(ap_qkv_args){.q = w->q,
-                             .k = w->k,
-                             .v = lc->k_eq_v ? w->k : w->v,
-                             .ldq = (int64_t)c->n_head * D,
-                             .q_head_stride = D,
-                             .ldk = (int64_t)G * D,
-                             .ldv = (int64_t)G * D,
-                             .q_norm = a->q_norm,
-                             .k_norm = a->k_norm,
-                             .v_norm = true,
-                             .eps = c->norm_eps,
-                             .cos = w->cos[sliding],
-                             .sin = w->sin[sliding],
-                             .n_angle = rope->n_angle,
-                             .pair_offset = rope->pair_offset,
-                             .q_out = w->qr,
-                             .kv = kv,
-                             .n_tok = s->n_tok,
-                             .n_head = c->n_head,
-                             .n_kv_head = G,
-                             .head_dim = D,
-                             .q_only = !owns});
-    k->attn(k, &(ap_attn_args){.q = w->qr,
-                               .out = w->att,
-                               .kv = kv,
-                               .n_tok = s->n_tok,
-                               .n_head = c->n_head,
-                               .n_kv_head = G,
-                               .head_dim = D,
-                               .scale = 1.0f, /* the norms set the scale; there is no D^-1/2 */
-                               .window = sliding ? c->window : 0,
-                               .scratch = w->op});
-    ap_matmul(k, w->att, &a->o, w->t, s->n_tok);
+    ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
+                                  .k = w->k,
+                                  .v = lc->k_eq_v ? w->k : w->v,
+                                  .ldq = (int64_t)c->n_head * D,
+                                  .q_head_stride = D,
+                                  .ldk = (int64_t)G * D,
+                                  .ldv = (int64_t)G * D,
+                                  .q_norm = a->q_norm,
+                                  .k_norm = a->k_norm,
+                                  .v_norm = true,
+                                  .eps = c->norm_eps,
+                                  .cos = w->cos[sliding],
+                                  .sin = w->sin[sliding],
+                                  .n_angle = rope->n_angle,
+                                  .pair_offset = rope->pair_offset,
+                                  .q_out = w->qr,
+                                  .kv = kv,
+                                  .n_tok = s->batch->n_tok,
+                                  .n_head = c->n_head,
+                                  .n_kv_head = G,
+                                  .head_dim = D,
+                                  .q_only = !owns});
+    ex->k->attn(ex, &(ap_attn_args){.q = w->qr,
+                                    .out = w->att,
+                                    .kv = kv,
+                                    .n_tok = s->batch->n_tok,
+                                    .n_head = c->n_head,
+                                    .n_kv_head = G,
+                                    .head_dim = D,
+                                    .scale = 1.0f, /* the norms set the scale; there is no D^-1/2 */
+                                    .window = sliding ? c->window : 0,
+                                    .scratch = w->op});
+    ap_matmul(ex, w->att, &a->o, w->t, s->batch->n_tok);
 }
 
 /* w->t = FFN(w->x), with its own norms before and between */
-static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                          int l)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
-    int T = s->n_tok, H = c->hidden;
-    ap_norm(k, w->x, y->norm_pre_ffn, w->h, T, H, c->norm_eps);
-    ap_ffn_run(k, &y->ffn, AP_ACT_GELU_TANH, w->h, w->t, false, T, w->act);
+    int T = s->batch->n_tok, H = c->hidden;
+    ap_norm(ex, w->x, y->norm_pre_ffn, w->h, T, H, c->norm_eps);
+    ap_ffn_run(ex, &y->ffn, AP_ACT_GELU_TANH, w->h, w->t, false, T, w->act);
     if (!c->layer[l].moe) return;
 
-    ap_norm(k, w->t, y->norm_post_dense, w->t, T, H, c->norm_eps);
+    ap_norm(ex, w->t, y->norm_post_dense, w->t, T, H, c->norm_eps);
     /* The router reads the residual stream itself, normed without a weight. */
-    ap_norm(k, w->x, y->router_scale, w->h, T, H, c->norm_eps);
-    ap_matmul(k, w->h, &y->moe.router, w->router, T);
-    k->route(k, &(ap_route_args){.logits = w->router,
-                                 .per_expert_scale = y->moe.per_expert_scale,
-                                 .ids = w->ids,
-                                 .weights = w->wts,
-                                 .n_tok = T,
-                                 .n_expert = c->n_expert,
-                                 .n_used = c->n_expert_used,
-                                 .norm = true});
-    ap_norm(k, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
-    k->moe(k, &(ap_moe_args){.x = w->h,
-                             .ids = w->ids,
-                             .weights = w->wts,
-                             .experts =
-                                 ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                             .y = w->moe,
-                             .ldx = H,
-                             .ldy = H,
-                             .n_tok = T,
-                             .n_expert = c->n_expert,
-                             .n_used = c->n_expert_used,
-                             .act = AP_ACT_GELU_TANH,
-                             .scratch = w->op});
-    ap_norm_add(k, w->moe, y->norm_post_moe, w->t, T, H, c->norm_eps, 1.0f);
+    ap_norm(ex, w->x, y->router_scale, w->h, T, H, c->norm_eps);
+    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
+    ex->k->route(ex, &(ap_route_args){.logits = w->router,
+                                      .per_expert_scale = y->moe.per_expert_scale,
+                                      .ids = w->ids,
+                                      .weights = w->wts,
+                                      .n_tok = T,
+                                      .n_expert = c->n_expert,
+                                      .n_used = c->n_expert_used,
+                                      .norm = true});
+    ap_norm(ex, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
+    ex->k->moe(ex, &(ap_moe_args){
+                       .x = w->h,
+                       .ids = w->ids,
+                       .weights = w->wts,
+                       .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                       .y = w->moe,
+                       .ldx = H,
+                       .ldy = H,
+                       .n_tok = T,
+                       .n_expert = c->n_expert,
+                       .n_used = c->n_expert_used,
+                       .act = AP_ACT_GELU_TANH,
+                       .scratch = w->op});
+    ap_norm_add(ex, w->moe, y->norm_post_moe, w->t, T, H, c->norm_eps, 1.0f);
 }
 
-bool ap_gemma4_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
-                       const volatile int *cancel)
+apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                           const volatile int *cancel, apus_diag *diag)
 {
     const ap_config *c = m->c;
-    int T = s->n_tok, H = c->hidden, P = c->ple_dim;
-    ap_embed_rows(m, k, s, &m->embed, sqrtf((float)H), w->x, H);
-    if (P) per_layer_inputs(m, k, s, w);
+    int T = s->batch->n_tok, H = c->hidden, P = c->ple_dim;
+    ap_embed_rows(m, ex, s, &m->embed, sqrtf((float)H), w->x, H);
+    if (P) per_layer_inputs(m, ex, s, w);
     for (int l = 0; l < c->n_layer; l++) {
-        if (ap_step_cancelled(cancel)) return false;
+        if (ap_step_cancelled(cancel))
+            return ap_fail(diag, APUS_ECANCELLED, "the step was cancelled");
         const ap_layer *y = &m->layer[l];
-        ap_norm(k, w->x, y->norm_in, w->h, T, H, c->norm_eps);
-        attention(m, k, s, w, l);
-        ap_norm_add(k, w->t, y->norm_post, w->x, T, H, c->norm_eps, 1.0f);
-        feed_forward(m, k, s, w, l);
+        ap_norm(ex, w->x, y->norm_in, w->h, T, H, c->norm_eps);
+        attention(m, ex, s, w, l);
+        ap_norm_add(ex, w->t, y->norm_post, w->x, T, H, c->norm_eps, 1.0f);
+        feed_forward(m, ex, s, w, l);
         /* layer_scalar multiplies the whole stream, after the last addition of the layer. */
-        ap_norm_add(k, w->t, y->norm_post_ffn, w->x, T, H, c->norm_eps, P ? 1.0f : y->layer_scalar);
+        ap_norm_add(ex, w->t, y->norm_post_ffn, w->x, T, H, c->norm_eps,
+                    P ? 1.0f : y->layer_scalar);
         if (!P) continue;
-        ap_matmul(k, w->x, &y->ple_gate, w->ple_g, T);
-        k->elem(k, &(ap_elem_args){.op = AP_ELEM_GELU_MUL,
-                                   .y = w->ple_g,
-                                   .x = w->ple + (size_t)l * (size_t)P,
-                                   .ldy = P,
-                                   .ldx = (int64_t)c->n_layer * P,
-                                   .rows = T,
-                                   .n = P,
-                                   .n_block = 1});
-        ap_matmul(k, w->ple_g, &y->ple_proj, w->t, T);
-        ap_norm_add(k, w->t, y->norm_post_ple, w->x, T, H, c->norm_eps, y->layer_scalar);
+        ap_matmul(ex, w->x, &y->ple_gate, w->ple_g, T);
+        ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_GELU_MUL,
+                                        .y = w->ple_g,
+                                        .x = w->ple + (size_t)l * (size_t)P,
+                                        .ldy = P,
+                                        .ldx = (int64_t)c->n_layer * P,
+                                        .rows = T,
+                                        .n = P,
+                                        .n_block = 1});
+        ap_matmul(ex, w->ple_g, &y->ple_proj, w->t, T);
+        ap_norm_add(ex, w->t, y->norm_post_ple, w->x, T, H, c->norm_eps, y->layer_scalar);
     }
-    return true;
+    return APUS_OK;
 }

@@ -52,8 +52,19 @@ bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
     return lay_out_state(c, kv, NULL, out);
 }
 
+static void bind_angles(ap_bind *b, ap_model_impl *m)
+{
+    const ap_rope *rope[2] = {&b->c->rope_full, &b->c->rope_sliding};
+    for (int i = 0; i < 2; i++) {
+        size_t n = (size_t)rope[i]->n_angle;
+        float *f = ap_bind_floats(b, n, &m->inv_freq[i]);
+        if (f) memcpy(f, rope[i]->inv_freq, n * sizeof *f);
+    }
+}
+
 static void bind_all(ap_bind *b, ap_model_impl *m)
 {
+    bind_angles(b, m);
     if (b->c->arch == AP_ARCH_GEMMA4)
         ap_gemma4_bind(b, m);
     else
@@ -61,7 +72,7 @@ static void bind_all(ap_bind *b, ap_model_impl *m)
 }
 
 /* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
-static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *k, ap_bind *b,
+static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev, ap_bind *b,
                         ap_model_impl **out, apus_diag *diag)
 {
     const char *prefix = ap_weights_text_prefix(w);
@@ -72,6 +83,7 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     m->c = c;
     m->w = w;
+    m->dev = dev;
     m->layer = ap_calloc((size_t)c->n_layer, sizeof *m->layer);
     if (c->n_expert) m->experts = ap_experts_create(c->n_layer, c->n_expert);
     if (!m->layer || (c->n_expert && !m->experts)) {
@@ -80,7 +92,7 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     }
     for (int kv = APUS_KV_F32; kv < AP_KV_TYPES; kv++)
         lay_out_state(c, (apus_kv)kv, m->layer, &m->shape[kv]);
-    *b = (ap_bind){.c = c, .w = w, .k = k, .prefix = prefix, .diag = diag};
+    *b = (ap_bind){.c = c, .w = w, .dev = dev, .k = dev->kern, .prefix = prefix, .diag = diag};
     bind_all(b, m);
     if (!b->err && !ap_add_size(b->used, b->floats_used, &m->mem_bytes))
         b->err = ap_fail_nomem(diag, SIZE_MAX, "packed weights");
@@ -92,40 +104,55 @@ static apus_err measure(const ap_config *c, const ap_weights *w, const ap_kern *
     return b->err;
 }
 
-apus_err ap_model_measure(const ap_config *c, const ap_weights *w, const ap_kern *k, size_t *bytes,
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, size_t *bytes,
                           apus_diag *diag)
 {
     ap_bind b;
     ap_model_impl *m = NULL;
-    apus_err err = measure(c, w, k, &b, &m, diag);
+    apus_err err = measure(c, w, dev, &b, &m, diag);
     if (err) return err;
     *bytes = ap_model_packed_bytes(m);
     ap_model_free(m);
     return APUS_OK;
 }
 
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, const ap_kern *k,
+/* Memory of the packing pass, as much as the sizing pass has counted. */
+static apus_err make_room(ap_bind *b, ap_model_impl *m, apus_diag *diag)
+{
+    ap_device *dev = b->dev;
+    size_t floats = b->floats_used;
+    m->mem = dev->op->alloc(dev, m->mem_bytes);
+    if (!m->mem) return ap_fail_nomem(diag, m->mem_bytes, "packed weights");
+    b->mem = m->mem;
+    b->floats = m->mem + b->used;
+    b->host_floats = dev->is_host ? b->floats : ap_big_alloc(floats);
+    if (!b->host_floats) return ap_fail_nomem(diag, floats, "vectors of the weights");
+    b->used = b->floats_used = 0;
+    b->total_bytes = m->mem_bytes;
+    return ap_bind_make_room(b);
+}
+
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev,
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
 {
     ap_bind b;
     ap_model_impl *m = NULL;
-    apus_err err = measure(c, w, k, &b, &m, diag);
+    apus_err err = measure(c, w, dev, &b, &m, diag);
     if (err) return err;
-    m->mem = ap_big_alloc(m->mem_bytes);
-    err = m->mem ? ap_bind_make_room(&b) : ap_fail_nomem(diag, m->mem_bytes, "packed weights");
+    size_t floats = b.floats_used;
+    err = make_room(&b, m, diag);
     if (err) goto done;
-    b.mem = m->mem;
-    b.floats = m->mem + b.used;
-    b.used = b.floats_used = 0;
-    b.total_bytes = m->mem_bytes;
     b.progress = progress;
     b.progress_ctx = ctx;
     bind_all(&b, m);
     ap_bind_pack(&b);
     err = b.err;
+    if (!err && !dev->is_host) dev->op->put(dev, b.floats, b.host_floats, floats);
+    if (!err) err = dev->op->finish(dev, diag);
     if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
         err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");
 done:
+    if (!dev->is_host) ap_big_free(b.host_floats, floats);
     ap_free(b.job);
     if (err)
         ap_model_free(m);
@@ -137,7 +164,7 @@ done:
 void ap_model_free(ap_model_impl *m)
 {
     if (!m) return;
-    ap_big_free(m->mem, m->mem_bytes);
+    if (m->mem) m->dev->op->free(m->dev, m->mem, m->mem_bytes);
     ap_experts_free(m->experts);
     ap_free(m->layer);
     ap_free(m);
@@ -153,25 +180,59 @@ size_t ap_model_packed_bytes(const ap_model_impl *m)
     return m->mem_bytes + m->in_place;
 }
 
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok)
 {
     ap_work w;
-    ap_work_init(&w, c, k, n_tok, n_seq, NULL);
+    ap_work_init(&w, c, ex, n_tok, NULL);
     return w.bytes;
 }
 
-bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
-                      const volatile int *cancel)
+/* What the launches of a step depend on besides the contents of its batch; the scratch tells the engine. */
+typedef struct step_key {
+    const void *batch, *logits, *scratch;
+    int32_t n_tok, n_seq, n_out;
+} step_key;
+
+static apus_err run_step(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                         const volatile int *cancel, apus_diag *diag)
+{
+    ap_step_angles(m, ex, s, w);
+    apus_err err = m->c->arch == AP_ARCH_GEMMA4 ? ap_gemma4_forward(m, ex, s, w, cancel, diag)
+                                                : ap_qwen3_forward(m, ex, s, w, cancel, diag);
+    if (!err && s->batch->n_out) ap_head(m, ex, s, w);
+    return err;
+}
+
+/* A token for each sequence: such steps come again and again, and a device may record them. */
+static apus_err run_decode(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                           const volatile int *cancel, apus_diag *diag)
+{
+    const ap_batch *b = s->batch;
+    step_key key;
+    memset(&key, 0, sizeof key); /* padding too */
+    key.batch = b->seq_dev;
+    key.logits = s->logits;
+    key.scratch = s->scratch;
+    key.n_tok = b->n_tok;
+    key.n_seq = b->n_seq;
+    key.n_out = b->n_out;
+    if (ex->dev->op->replay(ex->dev, &key, sizeof key)) return APUS_OK;
+    apus_err err = run_step(m, ex, s, w, ex->dev->is_host ? cancel : NULL, diag);
+    ex->dev->op->recorded(ex->dev);
+    return err;
+}
+
+apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                          const volatile int *cancel, apus_diag *diag)
 {
     ap_work w;
-    ap_kern with_room = *k;
-    ap_work_init(&w, m->c, k, s->n_tok, s->n_seq, s->scratch);
-    with_room.inputs = w.inputs;
-    with_room.input_bytes = w.input_bytes;
-    k = &with_room;
-    ap_step_begin(m, k, s, &w);
-    bool done = m->c->arch == AP_ARCH_GEMMA4 ? ap_gemma4_forward(m, k, s, &w, cancel)
-                                             : ap_qwen3_forward(m, k, s, &w, cancel);
-    if (done && s->n_out) ap_head(m, k, s, &w);
-    return done;
+    ap_exec run = *ex;
+    bool decode = s->batch->n_tok == s->batch->n_seq && !ex->profile;
+    ap_work_init(&w, m->c, ex, s->batch->n_tok, s->scratch);
+    run.inputs = w.inputs;
+    run.input_bytes = w.input_bytes;
+    apus_err err =
+        decode ? run_decode(m, &run, s, &w, cancel, diag) : run_step(m, &run, s, &w, cancel, diag);
+    ap_embed_done(m, s);
+    return err;
 }

@@ -52,17 +52,19 @@ typedef struct ap_layer {
 struct ap_model_impl {
     const ap_config *c;
     const ap_weights *w;
-    ap_tensor embed;       /* [V, H] in the file */
-    ap_tensor ple_embed;   /* [V, L*P] in the file */
+    ap_device *dev;
+    ap_mat embed;          /* [V, H] table */
+    ap_mat ple_embed;      /* [V, L*P] table */
     ap_mat ple_project;    /* [L*P, H] */
     const float *norm_ple; /* f32 [P] */
     ap_mat head;           /* [V, H] */
+    const float *inv_freq[2]; /* f32 [n_angle] of full and sliding layers */
     const float *norm_out; /* f32 [H] */
     ap_layer *layer;       /* [L] */
     ap_experts *experts;
     ap_state_shape shape[AP_KV_TYPES];
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
-    uint8_t *mem;           /* every packed matrix and vector */
+    uint8_t *mem;           /* of the device: every packed matrix and vector */
     size_t mem_bytes;
     size_t in_place;        /* bytes of matrices that stay where the files have them */
 };
@@ -76,11 +78,13 @@ typedef struct ap_pack_job ap_pack_job; /* a matrix that waits to be packed (bin
 typedef struct ap_bind {
     const ap_config *c;
     const ap_weights *w;
-    const ap_kern *k;
+    ap_device *dev;
+    const ap_kern *k;   /* the device's */
     const char *prefix; /* of the text model, such as "model.language_model." */
-    uint8_t *mem;    /* of matrices; NULL in the sizing pass */
-    uint8_t *floats; /* of vectors, which lie together: one strewn in among matrices would take a large page
-                      * on the thread that binds */
+    uint8_t *mem;    /* of the device: of matrices; NULL in the sizing pass */
+    uint8_t *floats; /* of the device: of vectors, which lie together: one strewn in among matrices would take
+                      * a large page on the thread that binds */
+    uint8_t *host_floats; /* where they are made: the same memory on the CPU */
     size_t used, floats_used;
     size_t in_place;   /* bytes of matrices that are used where the files have them */
     ap_pack_job *job;  /* [job_room]; NULL in the sizing pass */
@@ -104,11 +108,14 @@ void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, .
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view);
 /* Rows row[0..n) of a view [*, cols], in that order. row may be NULL in the sizing pass. */
 void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *row, int n);
-/* n values as f32, each `add` + w; any rank with n elements. */
-void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
+/* A table of embeddings [rows, cols]: packed, or where the file has it, as the device wants it. */
+void ap_bind_table(ap_bind *b, ap_mat *out, const ap_tensor *view);
+/* n values as f32, each `add` + w; any rank with n elements. Returns them where they may still be changed,
+ * on the host, until binding ends; NULL in the sizing pass. */
+float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
-/* n uninitialised floats of the model's memory, writable in the packing pass; NULL before. */
-float *ap_bind_floats(ap_bind *b, size_t n);
+/* n uninitialised floats, likewise. */
+float *ap_bind_floats(ap_bind *b, size_t n, const float **out);
 /* gate_proj, up_proj, down_proj under the formatted module name. */
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
@@ -126,6 +133,8 @@ void ap_bind_queue(ap_bind *b, ap_mat *out, const ap_tensor *view, void *dst);
 apus_err ap_bind_make_room(ap_bind *b);
 /* Pack what is in the queue; ECANCELLED in b->err. */
 void ap_bind_pack(ap_bind *b);
+/* Pack a view in memory to dst at once. ENOMEM in b->err. */
+void ap_bind_pack_now(ap_bind *b, const ap_tensor *view, uint8_t *dst);
 /* The pages of a tensor in its file stop counting as ours. */
 void ap_give_back(const ap_weights *w, const ap_tensor *t);
 
@@ -137,10 +146,11 @@ void ap_qwen3_bind(ap_bind *b, ap_model_impl *m);
 /* Buffers of a step; carved from ap_step.scratch in a fixed order. */
 typedef struct ap_work ap_work;
 
-bool ap_gemma4_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
-                       const volatile int *cancel);
-bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
-                      const volatile int *cancel);
+/* The layers of a step; ECANCELLED. */
+apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                           const volatile int *cancel, apus_diag *diag);
+apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                          const volatile int *cancel, apus_diag *diag);
 
 /* ---------------------------------------------------------------- blocks shared by families (blocks.c) */
 
@@ -162,38 +172,36 @@ struct ap_work {
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
     float *ple, *ple_g;              /* f32 [T, L*P], [T, P] */
     void *op;                        /* scratch of attn, moe and delta, one at a time */
-    ap_kv_seq *kv_seq[AP_KV_GROUPS]; /* [S] */
-    ap_recur_seq *recur_seq;         /* [S] */
-    void *inputs;                    /* ap_kern.inputs */
+    void *inputs;                    /* ap_exec.inputs */
     size_t input_bytes;
     size_t bytes;
 };
 
-/* Carve the buffers for n_tok tokens of n_seq sequences from mem (64-byte aligned), or only compute
- * w->bytes with mem NULL. */
-void ap_work_init(ap_work *w, const ap_config *c, const ap_kern *k, int n_tok, int n_seq,
-                  void *mem);
+/* Carve the buffers for n_tok tokens from mem (64-byte aligned), or only compute w->bytes with mem NULL. */
+void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, void *mem);
 
-/* out[t] = table[tok[t]] * scale for the step's tokens; table: embed or ple_embed. The pages of the file that
- * rows were read from are given back from time to time. */
-void ap_embed_rows(const ap_model_impl *m, const ap_kern *k, const ap_step *s, const ap_tensor *table,
+/* out[t] = table[tok[t]] * scale for the step's tokens; table: embed or ple_embed. */
+void ap_embed_rows(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, const ap_mat *table,
                    float scale, float *out, int width);
+/* After a step: the pages of the file that rows of tables were read from are given back from time to time. */
+void ap_embed_done(const ap_model_impl *m, const ap_step *s);
 
-/* Angles of the step's positions and the sequences' pages. */
-void ap_step_begin(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);
+/* Angles of the step's positions. */
+void ap_step_angles(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w);
 
-/* K/V memory of layer l in this step. */
-ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l);
+/* K/V memory, and recurrent states at `offset` of a sequence's, of layer l in this step. */
+ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, int l);
+ap_recur_at ap_step_recur(const ap_step *s, size_t offset);
 
-void ap_matmul(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok);
-void ap_matmul_add(const ap_kern *k, const float *x, const ap_mat *m, float *y, int n_tok);
-void ap_norm(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+void ap_matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);
+void ap_matmul_add(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);
+void ap_norm(const ap_exec *ex, const float *x, const float *w, float *out, int rows, int n,
              float eps);
 /* out = (out + norm(x) * w) * scale */
-void ap_norm_add(const ap_kern *k, const float *x, const float *w, float *out, int rows, int n,
+void ap_norm_add(const ap_exec *ex, const float *x, const float *w, float *out, int rows, int n,
                  float eps, float scale);
 /* y (+)= Down(act(Gate x) * Up x) */
-void ap_ffn_run(const ap_kern *k, const ap_ffn *f, ap_act act, const float *x, float *y,
+void ap_ffn_run(const ap_exec *ex, const ap_ffn *f, ap_act act, const float *x, float *y,
                 bool accumulate, int n_tok, float *tmp);
 
 /* The flag is set by other threads and signal handlers. */
@@ -203,6 +211,6 @@ static inline bool ap_step_cancelled(const volatile int *cancel)
 }
 
 /* Final norm and head for the wanted rows. */
-void ap_head(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w);
+void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w);
 
 #endif

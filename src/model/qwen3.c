@@ -92,11 +92,10 @@ static void bind_decay(ap_bind *b, ap_gdn_weights *g, int l)
         return;
     }
     ap_tensor a_log = ap_bind_view(b, 1, (int64_t[]){Hv}, "layers.%d.linear_attn.A_log", l);
-    float *neg_exp_a = ap_bind_floats(b, (size_t)Hv);
+    float *neg_exp_a = ap_bind_floats(b, (size_t)Hv, &g->neg_exp_a);
     if (!neg_exp_a) return;
     ap_to_f32(a_log.dtype, a_log.data, neg_exp_a, (size_t)Hv);
     for (int i = 0; i < Hv; i++) neg_exp_a[i] = -(float)exp((double)neg_exp_a[i]);
-    g->neg_exp_a = neg_exp_a;
 }
 
 /* [C, 1, taps], [C, taps, 1] or [C, taps] in the file: all the same bytes. Tap-major here, so that
@@ -104,13 +103,13 @@ static void bind_decay(ap_bind *b, ap_gdn_weights *g, int l)
 static void bind_conv(ap_bind *b, ap_gdn_weights *g, int l, int channels)
 {
     int taps = b->c->gdn_conv;
-    const float *by_channel = NULL;
-    ap_bind_vec(b, &by_channel, channels * taps, 0, "layers.%d.linear_attn.conv1d.weight", l);
-    float *by_tap = ap_bind_floats(b, (size_t)channels * (size_t)taps);
+    const float *unused;
+    const float *by_channel =
+        ap_bind_vec(b, &unused, channels * taps, 0, "layers.%d.linear_attn.conv1d.weight", l);
+    float *by_tap = ap_bind_floats(b, (size_t)channels * (size_t)taps, &g->conv);
     if (!by_tap || !by_channel) return;
     for (int ch = 0; ch < channels; ch++)
         for (int j = 0; j < taps; j++) by_tap[j * channels + ch] = by_channel[ch * taps + j];
-    g->conv = by_tap;
 }
 
 static void bind_gdn(ap_bind *b, ap_gdn_weights *g, int l)
@@ -174,175 +173,169 @@ void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
 }
 
 /* w->x += Attn(w->h) */
-static void attention(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                      int l)
 {
     const ap_config *c = m->c;
     const ap_layer_config *lc = &c->layer[l];
     const ap_attn_weights *a = &m->layer[l].attn;
-    int T = s->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_plain(c) ? 0 : D;
+    int T = s->batch->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_plain(c) ? 0 : D;
     int64_t q_width = (int64_t)c->n_head * (D + gate);
-    ap_kv kv = ap_step_kv(m, s, w, l);
+    ap_kv kv = ap_step_kv(m, s, l);
 
-    ap_matmul(k, w->h, &a->q, w->q, T);
-    ap_matmul(k, w->h, &a->k, w->k, T);
-    ap_matmul(k, w->h, &a->v, w->v, T);
-    k->qkv(k, &(ap_qkv_args){.q = w->q,
-                             .k = w->k,
-                             .v = w->v,
-                             .ldq = q_width,
-                             .q_head_stride = D + gate,
-                             .ldk = (int64_t)G * D,
-                             .ldv = (int64_t)G * D,
-                             .q_norm = a->q_norm,
-                             .k_norm = a->k_norm,
-                             .eps = c->norm_eps,
-                             .cos = w->cos[0],
-                             .sin = w->sin[0],
-                             .n_angle = c->rope_full.n_angle,
-                             .pair_offset = c->rope_full.pair_offset,
-                             .q_out = w->qr,
-                             .kv = kv,
-                             .n_tok = T,
-                             .n_head = c->n_head,
-                             .n_kv_head = G,
-                             .head_dim = D});
-    k->attn(k, &(ap_attn_args){.q = w->qr,
-                               .out = w->att,
-                               .kv = kv,
-                               .n_tok = T,
-                               .n_head = c->n_head,
-                               .n_kv_head = G,
-                               .head_dim = D,
-                               .scale = (float)(1.0 / sqrt((double)D)),
-                               .scratch = w->op});
+    ap_matmul(ex, w->h, &a->q, w->q, T);
+    ap_matmul(ex, w->h, &a->k, w->k, T);
+    ap_matmul(ex, w->h, &a->v, w->v, T);
+    ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
+                                  .k = w->k,
+                                  .v = w->v,
+                                  .ldq = q_width,
+                                  .q_head_stride = D + gate,
+                                  .ldk = (int64_t)G * D,
+                                  .ldv = (int64_t)G * D,
+                                  .q_norm = a->q_norm,
+                                  .k_norm = a->k_norm,
+                                  .eps = c->norm_eps,
+                                  .cos = w->cos[0],
+                                  .sin = w->sin[0],
+                                  .n_angle = c->rope_full.n_angle,
+                                  .pair_offset = c->rope_full.pair_offset,
+                                  .q_out = w->qr,
+                                  .kv = kv,
+                                  .n_tok = T,
+                                  .n_head = c->n_head,
+                                  .n_kv_head = G,
+                                  .head_dim = D});
+    ex->k->attn(ex, &(ap_attn_args){.q = w->qr,
+                                    .out = w->att,
+                                    .kv = kv,
+                                    .n_tok = T,
+                                    .n_head = c->n_head,
+                                    .n_kv_head = G,
+                                    .head_dim = D,
+                                    .scale = (float)(1.0 / sqrt((double)D)),
+                                    .scratch = w->op});
     if (gate)
-        k->elem(k, &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
-                                   .y = w->att,
-                                   .x = w->q + D, /* each head's gate follows its query */
-                                   .ldy = (int64_t)c->n_head * D,
-                                   .ldx = q_width,
-                                   .rows = T,
-                                   .n = D,
-                                   .n_block = c->n_head,
-                                   .y_block = D,
-                                   .x_block = 2 * (int64_t)D});
-    ap_matmul_add(k, w->att, &a->o, w->x, T);
+        ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
+                                        .y = w->att,
+                                        .x = w->q + D, /* each head's gate follows its query */
+                                        .ldy = (int64_t)c->n_head * D,
+                                        .ldx = q_width,
+                                        .rows = T,
+                                        .n = D,
+                                        .n_block = c->n_head,
+                                        .y_block = D,
+                                        .x_block = 2 * (int64_t)D});
+    ap_matmul_add(ex, w->att, &a->o, w->x, T);
 }
 
 /* w->x += GDN(w->h) */
-static void delta_net(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w, int l)
+static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                      int l)
 {
     const ap_config *c = m->c;
     const ap_gdn_weights *g = &m->layer[l].gdn;
-    int T = s->n_tok, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
+    int T = s->batch->n_tok, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
     int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd;
-    for (int i = 0; i < s->n_seq; i++) {
-        float *state = s->seq[i].recur;
-        w->recur_seq[i] = (ap_recur_seq){.conv_state = state + m->layer[l].conv_offset,
-                                         .delta_state = state + m->layer[l].delta_offset,
-                                         .begin = s->seq[i].begin,
-                                         .n_tok = s->seq[i].n_tok};
-    }
-    ap_matmul(k, w->h, &g->qkv, w->gdn_qkv, T);
-    ap_matmul(k, w->h, &g->z, w->gdn_z, T);
-    ap_matmul(k, w->h, &g->a, w->gdn_a, T);
-    ap_matmul(k, w->h, &g->b, w->gdn_b, T);
-    k->conv(k, &(ap_conv_args){.x = w->gdn_qkv,
-                               .weight = g->conv,
-                               .out = w->gdn_conv,
-                               .ldx = channels,
-                               .seq = w->recur_seq,
-                               .n_seq = s->n_seq,
-                               .n_tok = T,
-                               .n_channel = channels,
-                               .n_tap = c->gdn_conv});
-    k->delta(k, &(ap_delta_args){.qkv = w->gdn_conv,
-                                 .a = w->gdn_a,
-                                 .b = w->gdn_b,
-                                 .z = w->gdn_z,
-                                 .lda = Hv,
-                                 .ldb = Hv,
-                                 .ldz = vd,
-                                 .neg_exp_a = g->neg_exp_a,
-                                 .dt_bias = g->dt_bias,
-                                 .norm_weight = g->norm,
-                                 .eps = c->norm_eps,
-                                 .out = w->gdn_out,
-                                 .seq = w->recur_seq,
-                                 .n_seq = s->n_seq,
-                                 .n_tok = T,
-                                 .n_k_head = c->gdn_k_head,
-                                 .n_v_head = Hv,
-                                 .k_dim = c->gdn_k_dim,
-                                 .v_dim = c->gdn_v_dim,
-                                 .tiled = m->value_heads_tiled,
-                                 .form = s->delta_form,
-                                 .scratch = w->op});
-    ap_matmul_add(k, w->gdn_out, &g->out, w->x, T);
+    ap_matmul(ex, w->h, &g->qkv, w->gdn_qkv, T);
+    ap_matmul(ex, w->h, &g->z, w->gdn_z, T);
+    ap_matmul(ex, w->h, &g->a, w->gdn_a, T);
+    ap_matmul(ex, w->h, &g->b, w->gdn_b, T);
+    ex->k->conv(ex, &(ap_conv_args){.x = w->gdn_qkv,
+                                    .weight = g->conv,
+                                    .out = w->gdn_conv,
+                                    .ldx = channels,
+                                    .state = ap_step_recur(s, m->layer[l].conv_offset),
+                                    .n_tok = T,
+                                    .n_channel = channels,
+                                    .n_tap = c->gdn_conv});
+    ex->k->delta(ex, &(ap_delta_args){.qkv = w->gdn_conv,
+                                      .a = w->gdn_a,
+                                      .b = w->gdn_b,
+                                      .z = w->gdn_z,
+                                      .lda = Hv,
+                                      .ldb = Hv,
+                                      .ldz = vd,
+                                      .neg_exp_a = g->neg_exp_a,
+                                      .dt_bias = g->dt_bias,
+                                      .norm_weight = g->norm,
+                                      .eps = c->norm_eps,
+                                      .out = w->gdn_out,
+                                      .state = ap_step_recur(s, m->layer[l].delta_offset),
+                                      .n_tok = T,
+                                      .n_k_head = c->gdn_k_head,
+                                      .n_v_head = Hv,
+                                      .k_dim = c->gdn_k_dim,
+                                      .v_dim = c->gdn_v_dim,
+                                      .tiled = m->value_heads_tiled,
+                                      .form = s->delta_form,
+                                      .scratch = w->op});
+    ap_matmul_add(ex, w->gdn_out, &g->out, w->x, T);
 }
 
 /* w->x += FFN(w->h) */
-static void feed_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
+static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                          int l)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
-    int T = s->n_tok, H = c->hidden;
+    int T = s->batch->n_tok, H = c->hidden;
     if (!c->layer[l].moe) {
-        ap_ffn_run(k, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
+        ap_ffn_run(ex, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
         return;
     }
-    ap_matmul(k, w->h, &y->moe.router, w->router, T);
-    k->route(k, &(ap_route_args){.logits = w->router,
-                                 .ids = w->ids,
-                                 .weights = w->wts,
-                                 .n_tok = T,
-                                 .n_expert = c->n_expert,
-                                 .n_used = c->n_expert_used,
-                                 .norm = c->norm_topk});
-    k->moe(k, &(ap_moe_args){.x = w->h,
-                             .ids = w->ids,
-                             .weights = w->wts,
-                             .experts =
-                                 ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                             .y = w->x,
-                             .ldx = H,
-                             .ldy = H,
-                             .n_tok = T,
-                             .n_expert = c->n_expert,
-                             .n_used = c->n_expert_used,
-                             .act = AP_ACT_SILU,
-                             .accumulate = true,
-                             .scratch = w->op});
+    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
+    ex->k->route(ex, &(ap_route_args){.logits = w->router,
+                                      .ids = w->ids,
+                                      .weights = w->wts,
+                                      .n_tok = T,
+                                      .n_expert = c->n_expert,
+                                      .n_used = c->n_expert_used,
+                                      .norm = c->norm_topk});
+    ex->k->moe(ex, &(ap_moe_args){
+                       .x = w->h,
+                       .ids = w->ids,
+                       .weights = w->wts,
+                       .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                       .y = w->x,
+                       .ldx = H,
+                       .ldy = H,
+                       .n_tok = T,
+                       .n_expert = c->n_expert,
+                       .n_used = c->n_expert_used,
+                       .act = AP_ACT_SILU,
+                       .accumulate = true,
+                       .scratch = w->op});
     if (!c->shared_ffn) return;
-    ap_ffn_run(k, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
-    ap_matmul(k, w->h, &y->moe.shared_gate, w->gate1, T);
-    k->elem(k, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
-                               .y = w->x,
-                               .x = w->t,
-                               .gate = w->gate1,
-                               .ldy = H,
-                               .ldx = H,
-                               .rows = T,
-                               .n = H,
-                               .n_block = 1});
+    ap_ffn_run(ex, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
+    ap_matmul(ex, w->h, &y->moe.shared_gate, w->gate1, T);
+    ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
+                                    .y = w->x,
+                                    .x = w->t,
+                                    .gate = w->gate1,
+                                    .ldy = H,
+                                    .ldx = H,
+                                    .rows = T,
+                                    .n = H,
+                                    .n_block = 1});
 }
 
-bool ap_qwen3_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s, ap_work *w,
-                      const volatile int *cancel)
+apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                          const volatile int *cancel, apus_diag *diag)
 {
     const ap_config *c = m->c;
-    int T = s->n_tok, H = c->hidden;
-    ap_embed_rows(m, k, s, &m->embed, 1.0f, w->x, H);
+    int T = s->batch->n_tok, H = c->hidden;
+    ap_embed_rows(m, ex, s, &m->embed, 1.0f, w->x, H);
     for (int l = 0; l < c->n_layer; l++) {
-        if (ap_step_cancelled(cancel)) return false;
-        ap_norm(k, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
+        if (ap_step_cancelled(cancel))
+            return ap_fail(diag, APUS_ECANCELLED, "the step was cancelled");
+        ap_norm(ex, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
         if (c->layer[l].kind == AP_LAYER_LINEAR)
-            delta_net(m, k, s, w, l);
+            delta_net(m, ex, s, w, l);
         else
-            attention(m, k, s, w, l);
-        ap_norm(k, w->x, m->layer[l].norm_post, w->h, T, H, c->norm_eps);
-        feed_forward(m, k, s, w, l);
+            attention(m, ex, s, w, l);
+        ap_norm(ex, w->x, m->layer[l].norm_post, w->h, T, H, c->norm_eps);
+        feed_forward(m, ex, s, w, l);
     }
-    return true;
+    return APUS_OK;
 }

@@ -1,7 +1,6 @@
 #include "state/kv.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "base/num.h"
 
@@ -33,9 +32,18 @@ void ap_kv_init(ap_kv_table *t, ap_slab *slab, int32_t *page, int ctx, int windo
     for (int i = 0; i < t->n_entry; i++) page[i] = -1;
 }
 
+/* Every change of an entry comes through here. */
+static void write_entry(ap_kv_table *t, int i, int32_t block)
+{
+    bool none = t->changed.begin == t->changed.end;
+    t->page[i] = block;
+    t->changed.begin = none ? i : ap_min_int(t->changed.begin, i);
+    t->changed.end = none ? i + 1 : ap_max_int(t->changed.end, i + 1);
+}
+
 static void set(ap_kv_table *t, int i, int32_t block)
 {
-    t->page[i] = block;
+    write_entry(t, i, block);
     t->held++;
     t->low = ap_min_int(t->low, i);
     t->high = ap_max_int(t->high, i + 1);
@@ -45,7 +53,7 @@ static void give_up(ap_kv_table *t, int i)
 {
     if (t->page[i] < 0) return;
     ap_slab_drop(t->slab, t->page[i]);
-    t->page[i] = -1;
+    write_entry(t, i, -1);
     t->held--;
     while (t->low < t->high && t->page[t->low] < 0) t->low++;
     while (t->high > t->low && t->page[t->high - 1] < 0) t->high--;
@@ -132,9 +140,11 @@ void ap_kv_prepare(ap_kv_table *t, int pos, int n)
         int32_t block = ap_slab_take(t->slab);
         assert(block >= 0 && "the slab holds cap pages for each session");
         if (old >= 0) { /* seen by another session: leave it the old one */
-            memcpy(ap_slab_at(t->slab, block), ap_slab_at(t->slab, old), t->slab->block_bytes);
+            ap_device *d = t->slab->dev;
+            d->op->copy(d, ap_slab_at(t->slab, block), ap_slab_at(t->slab, old),
+                        t->slab->block_bytes);
             ap_slab_drop(t->slab, old);
-            t->page[i] = block;
+            write_entry(t, i, block);
         } else {
             set(t, i, block);
         }
@@ -156,6 +166,13 @@ void ap_kv_fork(ap_kv_table *dst, const ap_kv_table *src)
         set(dst, i, src->page[i]);
     }
     dst->mark = src->mark;
+}
+
+ap_kv_range ap_kv_changed(ap_kv_table *t)
+{
+    ap_kv_range r = t->changed;
+    t->changed = (ap_kv_range){0, 0};
+    return r;
 }
 
 uint8_t *ap_kv_put(ap_kv_table *t, int i)

@@ -35,6 +35,7 @@ typedef struct ap_kv_table {
     int window;    /* 0 = none */
     int cap, held; /* pages at most, pages now */
     int low, high; /* entries outside [low, high) are -1 */
+    ap_kv_range changed; /* entries that are not as they were at the last ap_kv_changed */
     ap_kv_range hold, mark;
 } ap_kv_table;
 
@@ -72,7 +73,11 @@ void ap_kv_truncate(ap_kv_table *t, int pos);
 /* dst (clear, of the same slab) shares every page of src. */
 void ap_kv_fork(ap_kv_table *dst, const ap_kv_table *src);
 
-/* For loading: put a fresh block at entry i and return its memory; NULL if the table is full. */
+/* The entries that may have changed since the last time this was asked: a copy of the table on a device has to
+ * follow. */
+ap_kv_range ap_kv_changed(ap_kv_table *t);
+
+/* For loading: put a fresh block at entry i and return its memory, of the device; NULL if the table is full. */
 uint8_t *ap_kv_put(ap_kv_table *t, int i);
 
 #endif

@@ -3,30 +3,10 @@
 #include <assert.h>
 #include <string.h>
 
-#define PIECE ((size_t)256 << 10) /* floats one task copies */
-
-typedef struct copy_job {
-    float *dst;
-    const float *src; /* NULL = zeros */
-    size_t n;
-} copy_job;
-
-static void copy_piece(void *arg, int task, int worker)
-{
-    (void)worker;
-    const copy_job *j = arg;
-    size_t begin = (size_t)task * PIECE, n = j->n - begin < PIECE ? j->n - begin : PIECE;
-    if (j->src)
-        memcpy(j->dst + begin, j->src + begin, n * sizeof(float));
-    else
-        memset(j->dst + begin, 0, n * sizeof(float));
-}
-
-/* States have tens of megabytes: one core alone would not use the memory's bandwidth. */
 static void copy(const ap_recur *r, float *dst, const float *src)
 {
-    copy_job j = {dst, src, r->n_float};
-    ap_pool_run(r->workers, copy_piece, &j, (int)((r->n_float + PIECE - 1) / PIECE));
+    ap_device *d = r->slab->dev;
+    d->op->copy(d, dst, src, r->n_float * sizeof(float));
 }
 
 static float *at(const ap_recur *r, int32_t block)
@@ -34,9 +14,9 @@ static float *at(const ap_recur *r, int32_t block)
     return (float *)ap_slab_at(r->slab, block);
 }
 
-void ap_recur_init(ap_recur *r, ap_slab *slab, ap_pool *workers, size_t n_float)
+void ap_recur_init(ap_recur *r, ap_slab *slab, size_t n_float)
 {
-    *r = (ap_recur){.slab = slab, .workers = workers, .n_float = n_float, .live = -1, .spare = -1};
+    *r = (ap_recur){.slab = slab, .n_float = n_float, .live = -1, .spare = -1};
     if (!slab) return;
     r->live = ap_slab_take(slab);
     r->spare = ap_slab_take(slab);
@@ -60,7 +40,7 @@ float *ap_recur_live(const ap_recur *r)
 
 void ap_recur_zero(ap_recur *r)
 {
-    if (r->slab) copy(r, at(r, r->live), NULL);
+    if (r->slab) r->slab->dev->op->zero(r->slab->dev, at(r, r->live), r->n_float * sizeof(float));
 }
 
 void ap_recur_backup(ap_recur *r)

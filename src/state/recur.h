@@ -2,13 +2,12 @@
  * snapshots at page multiples for going back.
  *
  * Blocks come from a slab with AP_RECUR_BLOCKS for each session. Snapshots never change, so that
- * forks share them. All states are f32. */
+ * forks share them. All states are f32, in memory of the device. */
 #ifndef AP_STATE_RECUR_H
 #define AP_STATE_RECUR_H
 
 #include <stdbool.h>
 
-#include "base/pool.h"
 #include "state/slab.h"
 
 #define AP_SNAPSHOTS    4
@@ -20,8 +19,7 @@ typedef struct ap_snapshot {
 } ap_snapshot;
 
 typedef struct ap_recur {
-    ap_slab *slab;    /* NULL: the model has no recurrent layer; every call is then a no-op */
-    ap_pool *workers; /* share the copying */
+    ap_slab *slab; /* NULL: the model has no recurrent layer; every call is then a no-op */
     size_t n_float;
     int32_t live, spare;
     ap_snapshot snap[AP_SNAPSHOTS]; /* ascending positions */
@@ -29,7 +27,7 @@ typedef struct ap_recur {
 } ap_recur;
 
 /* Take the two blocks of a session and clear the live one. */
-void ap_recur_init(ap_recur *r, ap_slab *slab, ap_pool *workers, size_t n_float);
+void ap_recur_init(ap_recur *r, ap_slab *slab, size_t n_float);
 /* Give everything back. */
 void ap_recur_clear(ap_recur *r);
 

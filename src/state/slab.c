@@ -5,8 +5,8 @@
 
 #include "base/mem.h"
 
-apus_err ap_slab_create(ap_slab *s, int n_block, size_t block_bytes, const char *what,
-                        apus_diag *diag)
+apus_err ap_slab_create(ap_slab *s, ap_device *dev, int n_block, size_t block_bytes,
+                        const char *what, apus_diag *diag)
 {
     memset(s, 0, sizeof *s);
     size_t bytes;
@@ -15,7 +15,8 @@ apus_err ap_slab_create(ap_slab *s, int n_block, size_t block_bytes, const char 
                        what, n_block, block_bytes);
     s->free = ap_calloc((size_t)n_block, sizeof *s->free);
     s->refs = ap_calloc((size_t)n_block, sizeof *s->refs);
-    s->base = ap_big_alloc(bytes);
+    s->dev = dev;
+    s->base = dev->op->alloc(dev, bytes);
     s->mem_bytes = bytes;
     if (!s->free || !s->refs || !s->base) {
         ap_slab_destroy(s);
@@ -31,7 +32,7 @@ void ap_slab_destroy(ap_slab *s)
 {
     ap_free(s->free);
     ap_free(s->refs);
-    ap_big_free(s->base, s->mem_bytes);
+    if (s->base) s->dev->op->free(s->dev, s->base, s->mem_bytes);
     memset(s, 0, sizeof *s);
 }
 

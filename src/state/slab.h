@@ -1,6 +1,6 @@
 /* slab.h - equal blocks of memory with reference counts: KV pages and recurrent states.
  *
- * All memory is taken at creation. Shared blocks are read-only by convention: whoever wants to
+ * All memory is the device's, and taken at creation. Shared blocks are read-only by convention: whoever wants to
  * write takes a block of its own. Not thread-safe: an engine belongs to one caller at a time. */
 #ifndef AP_STATE_SLAB_H
 #define AP_STATE_SLAB_H
@@ -8,9 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/err.h"
+#include "kern/device.h"
 
 typedef struct ap_slab {
+    ap_device *dev;
     uint8_t *base; /* block i at base + i * block_bytes; AP_ALIGN-aligned if block_bytes is */
     size_t block_bytes, mem_bytes;
     int n_block, n_free;
@@ -19,7 +20,7 @@ typedef struct ap_slab {
 } ap_slab;
 
 /* Take memory for n_block >= 0 blocks of block_bytes each. ENOMEM names `what`. */
-apus_err ap_slab_create(ap_slab *s, int n_block, size_t block_bytes, const char *what,
+apus_err ap_slab_create(ap_slab *s, ap_device *dev, int n_block, size_t block_bytes, const char *what,
                         apus_diag *diag);
 void ap_slab_destroy(ap_slab *s); /* of a zeroed struct too */
 
@@ -28,6 +29,7 @@ int32_t ap_slab_take(ap_slab *s);
 void ap_slab_share(ap_slab *s, int32_t block); /* one more reference */
 void ap_slab_drop(ap_slab *s, int32_t block);  /* one less; free at zero */
 
+/* Where a block is: memory of the device. */
 static inline uint8_t *ap_slab_at(const ap_slab *s, int32_t block)
 {
     return s->base + (size_t)block * s->block_bytes;

@@ -92,7 +92,7 @@ class Ids(Case):
             self.assertEqual(len(first.split()), 12)
             self.assertIn("tok/s", err)
             for more in (["--threads", "1"], ["--threads", "2"], ["--prefill-chunk", "1"], ["--prefill-chunk", "7"],
-                         ["--prefill-chunk", "64"], ["--cpumask", "ref"], ["--ctx", "128"]):
+                         ["--prefill-chunk", "64"], ["--cpumask", "ref"], ["--device", "cpu"], ["--ctx", "128"]):
                 self.assertEqual(apus(*args, *more)[0], first, more)
 
     def test_seed_decides_sampling(self):

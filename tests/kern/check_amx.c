@@ -11,9 +11,9 @@
 #include "tensor/quant.h"
 
 /* The table at precision FAST. */
-static ap_kern fast(const ap_kern *k)
+static ap_exec fast(const ap_exec *ex)
 {
-    ap_kern f = *k;
+    ap_exec f = *ex;
     f.precision = APUS_PRECISION_FAST;
     return f;
 }
@@ -22,7 +22,7 @@ static ap_kern fast(const ap_kern *k)
 static int first_amx(const kc *c)
 {
     for (int i = 0; i < c->n_kern; i++)
-        if (c->kern[i].k.level == APUS_CPU_AMX) return i;
+        if (c->kern[i].x.k->level == APUS_CPU_AMX) return i;
     return -1;
 }
 
@@ -62,9 +62,10 @@ static void oracle(kc *c, const ap_tensor *w, const ap_matmul_args *a, const flo
     }
 }
 
-static void run(const ap_kern *k, const ap_matmul_args *a, const float *old, float *y, void *room, size_t bytes)
+static void run(const ap_exec *ex, const ap_matmul_args *a, const float *old, float *y, void *room,
+                size_t bytes)
 {
-    ap_kern f = fast(k);
+    ap_exec f = fast(ex);
     ap_matmul_args b = *a;
     f.inputs = room;
     f.input_bytes = bytes;
@@ -72,7 +73,7 @@ static void run(const ap_kern *k, const ap_matmul_args *a, const float *old, flo
     kc_poison(y, (size_t)(a->n_tok * a->ldy));
     for (int t = 0; t < a->n_tok && a->accumulate; t++)
         memcpy(y + t * a->ldy, old + t * a->ldy, (size_t)a->w->rows * sizeof(float));
-    f.matmul(&f, &b);
+    kc_call(&f, matmul, &b);
 }
 
 static void check_case(kc *c, int form, int T, int N, int K, bool accumulate, float softcap)
@@ -90,7 +91,7 @@ static void check_case(kc *c, int form, int T, int N, int K, bool accumulate, fl
             accumulate ? " accumulate" : "", softcap != 0 ? " softcap" : "");
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate, .softcap = softcap};
-    ap_kern k = fast(&c->kern[first].k);
+    ap_exec k = fast(&c->kern[first].x);
     const ap_mat *const mats[1] = {&w};
     bool tiled = ap_tiled_side(&k, mats, 1, T) != AP_AMX_NONE;
     if (tiled != (T >= AP_TILED_ROWS)) kc_fail(c, tiled ? "goes by tiles" : "does not go by tiles");
@@ -103,24 +104,24 @@ static void check_case(kc *c, int form, int T, int N, int K, bool accumulate, fl
         kc_close(c, "y", src.dtype == AP_BF16 ? KC_TILES : KC_BF16, want, ldy, y64, mag, T, N);
     } else { /* integers, or f32 for bf16 weights: as every other level */
         run(c->ref, &a, old, y, NULL, 0);
-        kc_same(c, "ref", "few rows", want, ldy, y, ldy, T, N);
+        kc_same(c, NULL, "few rows", want, ldy, y, ldy, T, N);
     }
     for (int i = first; i < c->n_kern; i++) {
-        if (c->kern[i].k.level != APUS_CPU_AMX) continue;
-        run(&c->kern[i].k, &a, old, y, at, room);
+        if (c->kern[i].x.k->level != APUS_CPU_AMX) continue;
+        run(&c->kern[i].x, &a, old, y, at, room);
         kc_written(c, "y", y, T, N, ldy);
-        kc_same(c, c->kern[i].name, "y", y, ldy, want, ldy, T, N);
+        kc_same(c, &c->kern[i], "y", y, ldy, want, ldy, T, N);
         /* less room: pieces of rows */
-        run(&c->kern[i].k, &a, old, y, at, ap_amx_row_bytes(K) * (size_t)kc_int(c, 1, 3));
-        kc_same(c, c->kern[i].name, "little room", y, ldy, want, ldy, T, N);
+        run(&c->kern[i].x, &a, old, y, at, ap_amx_row_bytes(K) * (size_t)kc_int(c, 1, 3));
+        kc_same(c, &c->kern[i], "little room", y, ldy, want, ldy, T, N);
         if (!tiled) continue;
         int lower = T / 2; /* rows do not know each other */
         if (lower < AP_TILED_ROWS) continue;
         ap_matmul_args part = a;
         part.n_tok = T - lower;
         part.x += lower * ldx;
-        run(&c->kern[i].k, &part, old + lower * ldy, y, at, room);
-        kc_same(c, c->kern[i].name, "rows apart", y, ldy, want + lower * ldy, ldy, T - lower, N);
+        run(&c->kern[i].x, &part, old + lower * ldy, y, at, room);
+        kc_same(c, &c->kern[i], "rows apart", y, ldy, want + lower * ldy, ldy, T - lower, N);
     }
 }
 
@@ -138,7 +139,7 @@ static void check_special(kc *c, int form)
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .ldx = K, .ldy = N, .n_tok = T};
     size_t room = 3 * ap_amx_row_bytes(K);
-    run(&c->kern[first_amx(c)].k, &a, NULL, y, kc_bytes(c, room), room);
+    run(&c->kern[first_amx(c)].x, &a, NULL, y, kc_bytes(c, room), room);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
             if (!isfinite(y[r * N + n]) != (r == 3 || r == 17)) kc_fail(c, "row %d, output %d", r, n);
@@ -172,7 +173,7 @@ void check_matmul_amx(kc *c)
 
 /* ------------------------------------------------------------------ glu and moe */
 
-static void give_room(kc *c, ap_kern *k, int T, int K)
+static void give_room(kc *c, ap_exec *k, int T, int K)
 {
     k->input_bytes = (size_t)(T + 15) / 16 * ap_amx_row_bytes(K);
     k->inputs = kc_bytes(c, k->input_bytes);
@@ -199,18 +200,30 @@ void check_glu_amx(kc *c)
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
         ap_act act = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
         for (int k = first; k < c->n_kern; k++) {
-            ap_kern kern = fast(&c->kern[k].k);
-            if (kern.level != APUS_CPU_AMX) continue;
+            ap_exec kern = fast(&c->kern[k].x);
+            if (kern.k->level != APUS_CPU_AMX) continue;
             give_room(c, &kern, T, K);
             if (k == first) {
-                kern.matmul(&kern, &(ap_matmul_args){.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T});
-                kern.matmul(&kern, &(ap_matmul_args){.x = x, .w = &up, .y = u, .ldx = K, .ldy = F, .n_tok = T});
+                kc_call(
+                    &kern, matmul,
+                    &(ap_matmul_args){.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T});
+                kc_call(
+                    &kern, matmul,
+                    &(ap_matmul_args){.x = x, .w = &up, .y = u, .ldx = K, .ldy = F, .n_tok = T});
                 for (size_t j = 0; j < n; j++) g[j] = act1(act, g[j], u[j]);
             }
             kc_poison(y, n);
-            kern.glu(&kern, &(ap_glu_args){.x = x, .gate = &gate, .up = &up, .y = y, .ldx = K, .ldy = F, .n_tok = T, .act = act});
+            kc_call(&kern, glu,
+                    &(ap_glu_args){.x = x,
+                                   .gate = &gate,
+                                   .up = &up,
+                                   .y = y,
+                                   .ldx = K,
+                                   .ldy = F,
+                                   .n_tok = T,
+                                   .act = act});
             kc_written(c, "y", y, T, F, F);
-            kc_same(c, c->kern[k].name, "y", y, F, g, F, T, F);
+            kc_same(c, &c->kern[k], "y", y, F, g, F, T, F);
         }
     }
 }
@@ -218,20 +231,34 @@ void check_glu_amx(kc *c)
 enum { E = 6, MAX_T = 90 };
 
 /* y of all tokens by experts as plain products: those with enough rows in tiles, the others by ref. */
-static void by_experts(kc *c, const ap_kern *amx, const ap_moe_args *a, int H, int F)
+static void by_experts(kc *c, const ap_exec *amx, const ap_moe_args *a, int H, int F)
 {
     int T = a->n_tok, R = a->n_used, rows[E] = {0};
     float *mid = kc_out(c, (size_t)T * F), *out = kc_out(c, (size_t)T * H * E);
-    ap_kern ref = fast(c->ref), kern = *amx;
+    ap_exec ref = fast(c->ref), kern = *amx;
     give_room(c, &kern, T, H > F ? H : F);
     for (int i = 0; i < T * R; i++) rows[a->ids[i]]++;
     for (int e = 0; e < E; e++) {
         const ap_expert *x = &a->experts[e];
         if (!rows[e]) continue;
         /* the rows of an expert do not know each other, so all tokens may go through it */
-        const ap_kern *k = ap_tiled_expert(amx, x, rows[e]) ? &kern : &ref;
-        k->glu(k, &(ap_glu_args){.x = a->x, .gate = &x->gate, .up = &x->up, .y = mid, .ldx = a->ldx, .ldy = F, .n_tok = T, .act = a->act});
-        k->matmul(k, &(ap_matmul_args){.x = mid, .w = &x->down, .y = out + (size_t)e * T * H, .ldx = F, .ldy = H, .n_tok = T});
+        const ap_exec *ex = ap_tiled_expert(amx, x, rows[e]) ? &kern : &ref;
+        kc_call(ex, glu,
+                &(ap_glu_args){.x = a->x,
+                               .gate = &x->gate,
+                               .up = &x->up,
+                               .y = mid,
+                               .ldx = a->ldx,
+                               .ldy = F,
+                               .n_tok = T,
+                               .act = a->act});
+        kc_call(ex, matmul,
+                &(ap_matmul_args){.x = mid,
+                                  .w = &x->down,
+                                  .y = out + (size_t)e * T * H,
+                                  .ldx = F,
+                                  .ldy = H,
+                                  .n_tok = T});
     }
     for (int t = 0; t < T; t++) {
         float *y = a->y + t * a->ldy;
@@ -269,15 +296,15 @@ static void check_moe_case(kc *c, int form, int down_form, int T, int H, int F)
     ap_moe_args a = {.x = x, .ids = ids, .weights = weights, .experts = experts, .y = want, .ldx = H, .ldy = H,
                      .n_tok = T, .n_expert = E, .n_used = R, .act = AP_ACT_SILU};
     for (int k = first; k < c->n_kern; k++) {
-        ap_kern kern = fast(&c->kern[k].k);
-        if (kern.level != APUS_CPU_AMX) continue;
+        ap_exec kern = fast(&c->kern[k].x);
+        if (kern.k->level != APUS_CPU_AMX) continue;
         if (k == first) by_experts(c, &kern, &a, H, F);
         a.y = y;
-        a.scratch = kc_bytes(c, kern.moe_scratch_bytes(&kern, T, E, R, H, F));
+        a.scratch = kc_bytes(c, kern.k->moe_scratch_bytes(&kern, T, E, R, H, F));
         kc_poison(y, (size_t)T * H);
-        kern.moe(&kern, &a);
+        kc_call(&kern, moe, &a);
         kc_written(c, "y", y, T, H, H);
-        kc_same(c, c->kern[k].name, "y", y, H, want, H, T, H);
+        kc_same(c, &c->kern[k], "y", y, H, want, H, T, H);
     }
 }
 
@@ -301,18 +328,19 @@ typedef struct bench {
     int n_mats, next;
 } bench;
 
-static void run_one(const ap_kern *k, void *arg)
+static void run_one(const ap_exec *ex, void *arg)
 {
     bench *r = arg;
     r->a.w = &r->w[r->next];
     r->next = (r->next + 1) % r->n_mats;
-    k->matmul(k, &r->a);
+    ex->k->matmul(ex, &r->a);
 }
 
 /* Is the precision FAST worth a line at this table? With tiles, and for comparison without. */
 static bool benched(const kc_bench *b)
 {
-    return b->peak_tiles > 0 || b->k->level == APUS_CPU_AVX512 || b->k->level == APUS_CPU_AVX2;
+    return b->peak_tiles > 0 || b->x->k->level == APUS_CPU_AVX512 ||
+           b->x->k->level == APUS_CPU_AVX2;
 }
 
 static void bench_case(kc_bench *b, int form, int T, int N, int K)
@@ -321,9 +349,9 @@ static void bench_case(kc_bench *b, int form, int T, int N, int K)
     ap_mat w[MATS];
     char shape[64];
     ap_tensor src;
-    ap_kern k = fast(b->k);
+    ap_exec k = fast(b->x);
     tensor(b->c, form, N, K, &src);
-    size_t bytes = k.pack_bytes(&k, &src);
+    size_t bytes = k.k->pack_bytes(k.k, &src);
     w[0] = kc_mat(b->c, &k, &src);
     for (int i = 1; i < MATS; i++) {
         w[i] = w[0];
@@ -331,7 +359,7 @@ static void bench_case(kc_bench *b, int form, int T, int N, int K)
     }
     give_room(b->c, &k, T, K);
     kc_bench with_room = *b;
-    with_room.k = &k;
+    with_room.x = &k;
     with_room.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
     bench r = {.w = w, .n_mats = MATS};
     r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N), .ldx = K, .ldy = N, .n_tok = T};
@@ -351,7 +379,10 @@ void bench_matmul_amx(kc_bench *b)
         }
 }
 
-static void run_moe(const ap_kern *k, void *arg) { k->moe(k, arg); }
+static void run_moe(const ap_exec *ex, void *arg)
+{
+    ex->k->moe(ex, arg);
+}
 
 /* Every expert with the same number of rows. */
 static void bench_experts(kc_bench *b, int form, int rows)
@@ -361,21 +392,30 @@ static void bench_experts(kc_bench *b, int form, int rows)
     kc *c = b->c;
     char shape[64];
     ap_tensor in, out;
-    ap_kern k = fast(b->k);
+    ap_exec k = fast(b->x);
     int T = rows * N / R;
     tensor(c, form, F, H, &in);
     tensor(c, form, H, F, &out);
     for (int e = 0; e < N; e++) experts[e] = (ap_expert){kc_mat(c, &k, &in), kc_mat(c, &k, &in), kc_mat(c, &k, &out)};
     int32_t *ids = kc_bytes(c, (size_t)T * R * sizeof *ids);
     for (int i = 0; i < T * R; i++) ids[i] = (i * 5 + i / N) % N;
-    ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1), .ids = ids, .weights = kc_in(c, (size_t)T * R, 0.1), .experts = experts,
-                     .y = kc_out(c, (size_t)T * H), .ldx = H, .ldy = H, .n_tok = T, .n_expert = N, .n_used = R,
-                     .act = AP_ACT_SILU, .scratch = kc_bytes(c, k.moe_scratch_bytes(&k, T, N, R, H, F))};
+    ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1),
+                     .ids = ids,
+                     .weights = kc_in(c, (size_t)T * R, 0.1),
+                     .experts = experts,
+                     .y = kc_out(c, (size_t)T * H),
+                     .ldx = H,
+                     .ldy = H,
+                     .n_tok = T,
+                     .n_expert = N,
+                     .n_used = R,
+                     .act = AP_ACT_SILU,
+                     .scratch = kc_bytes(c, k.k->moe_scratch_bytes(&k, T, N, R, H, F))};
     kc_bench with = *b;
-    with.k = &k;
+    with.x = &k;
     with.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
     snprintf(shape, sizeof shape, "%d of %d T=%d (%d rows) %s%.0d fast", R, N, T, rows, ap_dtype_name(in.dtype), in.bits);
-    double bytes = (double)N * (double)(2 * k.pack_bytes(&k, &in) + k.pack_bytes(&k, &out));
+    double bytes = (double)N * (double)(2 * k.k->pack_bytes(k.k, &in) + k.k->pack_bytes(k.k, &out));
     kc_time(&with, shape, 6.0 * T * R * H * F, bytes, run_moe, &a);
 }
 

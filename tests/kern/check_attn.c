@@ -17,27 +17,33 @@ typedef struct shape {
     int heads, groups, D, window;
     float scale;
     int n_seq, pos[MAX_SEQ], n_tok[MAX_SEQ];
+    bool spans; /* in both directions */
 } shape;
 
 static const shape shapes[] = {
-    {4, 2, 16, 0, 0.25f, 1, {0}, {1}},
-    {4, 2, 20, 0, 0.2f, 1, {0}, {130}},
-    {8, 2, 64, 0, 0.125f, 2, {63, 5}, {3, 70}},
+    {4, 2, 16, 0, 0.25f, 1, {0}, {1}, false},
+    {4, 2, 20, 0, 0.2f, 1, {0}, {130}, false},
+    {8, 2, 64, 0, 0.125f, 2, {63, 5}, {3, 70}, false},
     /* windows inside a page, across pages, wider than the prompt, of one key */
-    {6, 1, 72, 40, 0.1f, 3, {100, 0, 64}, {1, 90, 64}},
-    {4, 4, 128, 1000, 0.09f, 2, {500, 7}, {2, 80}},
-    {7, 1, 40, 5, 0.15f, 1, {300}, {150}},
-    {16, 1, 256, 65, 0.0625f, 1, {190}, {66}},
-    {2, 2, 512, 128, 0.05f, 1, {640}, {20}},
-    {1, 1, 33, 1, 0.3f, 1, {127}, {3}},
+    {6, 1, 72, 40, 0.1f, 3, {100, 0, 64}, {1, 90, 64}, false},
+    {4, 4, 128, 1000, 0.09f, 2, {500, 7}, {2, 80}, false},
+    {7, 1, 40, 5, 0.15f, 1, {300}, {150}, false},
+    {16, 1, 256, 65, 0.0625f, 1, {190}, {66}, false},
+    {2, 2, 512, 128, 0.05f, 1, {640}, {20}, false},
+    {1, 1, 33, 1, 0.3f, 1, {127}, {3}, false},
     /* more heads than a tile has rows; a batch of decoding sequences */
-    {50, 1, 24, 0, 0.2f, 2, {3, 200}, {5, 1}},
-    {8, 4, 128, 0, 0.1f, 4, {0, 64, 128, 700}, {1, 1, 1, 1}},
+    {50, 1, 24, 0, 0.2f, 2, {3, 200}, {5, 1}, false},
+    {8, 4, 128, 0, 0.1f, 4, {0, 64, 128, 700}, {1, 1, 1, 1}, false},
     /* several segments: few tiles, windows that begin in the middle of one, parts in waves */
-    {8, 1, 80, 0, 0.15f, 2, {1500, 511}, {1, 2}},
-    {16, 2, 64, 600, 0.15f, 2, {1400, 510}, {5, 4}},
-    {4, 1, 32, 1024, 0.3f, 1, {1900}, {150}},
-    {24, 1, 16, 0, 0.3f, 1, {4000}, {2}},
+    {8, 1, 80, 0, 0.15f, 2, {1500, 511}, {1, 2}, false},
+    {16, 2, 64, 600, 0.15f, 2, {1400, 510}, {5, 4}, false},
+    {4, 1, 32, 1024, 0.3f, 1, {1900}, {150}, false},
+    {24, 1, 16, 0, 0.3f, 1, {4000}, {2}, false},
+    /* spans: over borders of pages and segments, under a window that ends before them, beside text */
+    {4, 2, 64, 0, 0.125f, 2, {30, 440}, {70, 130}, true},
+    {8, 1, 32, 20, 0.2f, 1, {100}, {190}, true},
+    {2, 1, 128, 600, 0.1f, 3, {900, 0, 63}, {200, 7, 3}, true},
+    {24, 1, 16, 0, 0.3f, 1, {4090}, {9}, true},
 };
 
 static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
@@ -45,8 +51,9 @@ enum { N_TYPES = sizeof types / sizeof *types };
 
 typedef struct setup {
     const shape *s;
-    ap_kv_seq seq[MAX_SEQ];
-    int32_t *table[MAX_SEQ];
+    ap_batch *batch;
+    int32_t *table; /* i32 [n_seq, ld] */
+    int ld;
     ap_attn_args a;
     size_t count;
 } setup;
@@ -59,7 +66,7 @@ static int first_key(const shape *s, int pos)
 static kv_view view(const setup *u, int seq, int pos)
 {
     uint8_t *page = u->a.kv.base + u->a.kv.layer_offset +
-                    u->table[seq][pos / AP_PAGE] * (int64_t)u->a.kv.page_bytes;
+                    u->table[seq * u->ld + pos / AP_PAGE] * (int64_t)u->a.kv.page_bytes;
     return (kv_view){u->a.kv.type, u->s->groups, u->s->D, page, pos % AP_PAGE};
 }
 
@@ -89,22 +96,25 @@ static void make(kc *c, const shape *s, apus_kv type, setup *u)
     for (int i = 0; i < s->n_seq; i++) {
         pages[i] = (s->pos[i] + s->n_tok[i] + AP_PAGE - 1) / AP_PAGE;
         n_page += pages[i];
+        u->ld = pages[i] > u->ld ? pages[i] : u->ld;
     }
+    u->table = kc_bytes(c, (size_t)(s->n_seq * u->ld) * sizeof(int32_t));
+    for (int i = 0; i < s->n_seq * u->ld; i++) u->table[i] = -1;
     float *memory = kc_out(c, page_bytes / sizeof(float) * (size_t)(n_page + 1));
     for (int i = 0; i < s->n_seq; i++) { /* pages in falling order: not a run of memory */
-        u->table[i] = kc_bytes(c, (size_t)pages[i] * sizeof(int32_t));
         for (int p = 0; p < pages[i]; p++, n_page--)
-            u->table[i][p] = p < first_key(s, s->pos[i]) / AP_PAGE ? -1 : n_page - 1;
-        u->seq[i] = (ap_kv_seq){u->table[i], T, s->n_tok[i], s->pos[i]};
+            u->table[i * u->ld + p] = p < first_key(s, s->pos[i]) / AP_PAGE ? -1 : n_page - 1;
         T += s->n_tok[i];
     }
+    u->batch = kc_batch(c, s->n_seq, s->pos, s->n_tok, u->table, u->ld);
+    if (s->spans) kc_spans(c, u->batch);
     u->count = (size_t)T * (size_t)(s->heads * s->D);
     u->a = (ap_attn_args){.kv = {.base = (uint8_t *)memory + page_bytes,
                                  .page_bytes = page_bytes,
                                  .layer_offset = 64,
                                  .type = type,
-                                 .seq = u->seq,
-                                 .n_seq = s->n_seq},
+                                 .group = s->window > 0,
+                                 .batch = u->batch},
                           .q = kc_in(c, u->count, 1),
                           .n_tok = T,
                           .n_head = s->heads,
@@ -123,12 +133,13 @@ static void make(kc *c, const shape *s, apus_kv type, setup *u)
 static void oracle_row(const setup *u, int seq, int row, int pos, int h, double *x, double *y,
                        double *mag)
 {
+    int end = u->batch->see_end[row];
     int D = u->s->D, g = h / (u->s->heads / u->s->groups), first = first_key(u->s, pos);
     bool ints = u->a.kv.type == APUS_KV_Q8;
     const float *q = u->a.q + (size_t)(row * u->s->heads + h) * (size_t)D;
     double top = -INFINITY, total = 0, size = 1, most_q = 0, most_w = 0, sum_v = 0;
     for (int d = 0; d < D; d++) most_q = fmax(most_q, fabs((double)q[d]));
-    for (int p = first; p <= pos; p++) {
+    for (int p = first; p < end; p++) {
         double sum = 0, terms = 0;
         kv_view at = view(u, seq, p);
         for (int d = 0; d < D; d++) {
@@ -139,15 +150,15 @@ static void oracle_row(const setup *u, int seq, int row, int pos, int h, double 
         top = fmax(top, x[p]);
         size = fmax(size, terms * (double)u->s->scale);
     }
-    for (int p = first; p <= pos; p++) total += x[p] = exp(x[p] - top);
-    for (int p = first; ints && p <= pos; p++) {
+    for (int p = first; p < end; p++) total += x[p] = exp(x[p] - top);
+    for (int p = first; ints && p < end; p++) {
         kv_view at = view(u, seq, p);
         most_w = fmax(most_w, x[p] / total * (double)*kv_scale(&at, g, 0, true));
     }
     for (int d = 0; d < D; d++) {
         double sum = 0, terms = 0;
         sum_v = 0;
-        for (int p = first; p <= pos; p++) {
+        for (int p = first; p < end; p++) {
             kv_view at = view(u, seq, p);
             double term = x[p] / total * (double)kv_get(&at, g, d, true);
             sum += term, terms += fabs(term);
@@ -168,7 +179,7 @@ static void check_oracle(kc *c, const setup *u, const float *out, kc_tol tol)
     for (int i = 0; i < s->n_seq; i++)
         for (int t = 0; t < s->n_tok[i]; t++)
             for (int h = 0; h < s->heads; h++) {
-                int row = u->seq[i].begin + t;
+                int row = u->batch->seq[i].begin + t;
                 size_t o = (size_t)(row * s->heads + h) * (size_t)s->D;
                 oracle_row(u, i, row, s->pos[i] + t, h, x, y + o, mag + o);
             }
@@ -247,11 +258,12 @@ static void order_segment(const setup *u, int seq, int g, const float *q, int fi
 static void order_row(const setup *u, int seq, int row, int pos, int h, float *out)
 {
     int D = u->s->D, g = h / (u->s->heads / u->s->groups), first = first_key(u->s, pos);
+    int seen = u->batch->see_end[row];
     const float *q = u->a.q + (size_t)(row * u->s->heads + h) * (size_t)D;
     float m = 0, l = 0, m2, l2, o[512];
-    for (int s = first / AP_SEGMENT; s <= pos / AP_SEGMENT; s++) {
+    for (int s = first / AP_SEGMENT; s <= (seen - 1) / AP_SEGMENT; s++) {
         int begin = s * AP_SEGMENT > first ? s * AP_SEGMENT : first;
-        int end = (s + 1) * AP_SEGMENT < pos + 1 ? (s + 1) * AP_SEGMENT : pos + 1;
+        int end = (s + 1) * AP_SEGMENT < seen ? (s + 1) * AP_SEGMENT : seen;
         order_segment(u, seq, g, q, begin, end, &m2, &l2, o);
         if (s == first / AP_SEGMENT) {
             m = m2, l = l2;
@@ -274,29 +286,38 @@ static void check_order(kc *c, const setup *u, const float *out)
     for (int i = 0; i < s->n_seq; i++)
         for (int last = 0; last < 2; last++)
             for (int h = 0; h < s->heads; h += last ? 1 : s->heads) {
-                int t = last ? s->n_tok[i] - 1 : 0, row = u->seq[i].begin + t;
+                int t = last ? s->n_tok[i] - 1 : 0, row = u->batch->seq[i].begin + t;
                 order_row(u, i, row, s->pos[i] + t, h, want);
-                kc_same(c, "ref", "out in its Order", out + (size_t)(row * s->heads + h) * (size_t)s->D,
-                        s->D, want, s->D, 1, s->D);
+                kc_same(c, NULL, "out in its Order",
+                        out + (size_t)(row * s->heads + h) * (size_t)s->D, s->D, want, s->D, 1,
+                        s->D);
             }
 }
 
 /* Run on fresh memory, `piece` tokens of one sequence at a time (0 = the whole batch). */
-static float *run_pieces(kc *c, const setup *u, const ap_kern *k, int piece)
+static float *run_pieces(kc *c, const setup *u, const ap_exec *ex, int piece)
 {
-    ap_attn_args a = u->a;
-    a.out = kc_out(c, u->count);
-    a.scratch = kc_bytes(c, k->attn_scratch_bytes(k, a.n_head, a.n_kv_head, a.head_dim));
-    if (piece == 0) k->attn(k, &a);
-    for (int i = 0; piece > 0 && i < u->s->n_seq; i++)
-        for (int t = 0; t < u->seq[i].n_tok; t += piece) {
-            int n = u->seq[i].n_tok - t < piece ? u->seq[i].n_tok - t : piece;
-            ap_kv_seq one = {u->table[i], u->seq[i].begin + t, n, u->seq[i].pos + t};
-            a.kv.seq = &one;
-            a.kv.n_seq = 1;
-            k->attn(k, &a);
+    const shape *s = u->s;
+    float *out = kc_out(c, u->count);
+    size_t row_floats = (size_t)(s->heads * s->D);
+    void *scratch =
+        kc_bytes(c, ex->k->attn_scratch_bytes(ex, u->a.n_tok, s->heads, s->groups, s->D));
+    for (int i = 0; i < (piece ? s->n_seq : 1); i++)
+        for (int t = 0; t < (piece ? s->n_tok[i] : 1); t += piece ? piece : 1) {
+            ap_attn_args a = u->a;
+            a.out = out;
+            a.scratch = scratch;
+            if (piece) {
+                int n = s->n_tok[i] - t < piece ? s->n_tok[i] - t : piece;
+                size_t row = (size_t)(u->batch->seq[i].begin + t);
+                a.kv.batch = kc_piece(c, u->batch, i, t, n);
+                a.q += row * row_floats;
+                a.out += row * row_floats;
+                a.n_tok = n;
+            }
+            kc_call(ex, attn, &a);
         }
-    return a.out;
+    return out;
 }
 
 static void check_shape(kc *c, const shape *s, apus_kv type)
@@ -304,17 +325,17 @@ static void check_shape(kc *c, const shape *s, apus_kv type)
     static const int pieces[] = {0, 1, 7, 64};
     setup u;
     make(c, s, type, &u);
-    kc_case(c, "%s T=%d H=%d G=%d D=%d window=%d pos=%d", kv_name(type), u.a.n_tok, s->heads,
-            s->groups, s->D, s->window, s->pos[0]);
+    kc_case(c, "%s T=%d H=%d G=%d D=%d window=%d pos=%d%s", kv_name(type), u.a.n_tok, s->heads,
+            s->groups, s->D, s->window, s->pos[0], s->spans ? " spans" : "");
     float *out = run_pieces(c, &u, c->ref, 0);
     check_oracle(c, &u, out, type == APUS_KV_Q8 ? KC_INT15 : KC_CHAIN);
     check_order(c, &u, out);
     for (int k = 0; k < c->n_kern; k++) {
-        if (c->kern[k].k.level == APUS_CPU_REF && u.count > 20000 && k % 2) continue; /* slow */
+        if (c->kern[k].x.k->level == APUS_CPU_REF && u.count > 20000 && k % 2) continue; /* slow */
         for (int p = 0; p < 4; p++) {
-            if (c->kern[k].k.level == APUS_CPU_REF && p != k % 4) continue;
-            float *got = run_pieces(c, &u, &c->kern[k].k, pieces[p]);
-            kc_same(c, c->kern[k].name, "out", got, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
+            if (c->kern[k].x.k->level == APUS_CPU_REF && p != k % 4) continue;
+            float *got = run_pieces(c, &u, &c->kern[k].x, pieces[p]);
+            kc_same(c, &c->kern[k], "out", got, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
         }
     }
 }
@@ -335,16 +356,21 @@ static void check_fast(kc *c, const shape *s)
     kc_case(c, "fast T=%d H=%d G=%d D=%d window=%d pos=%d", u.a.n_tok, s->heads, s->groups, s->D,
             s->window, s->pos[0]);
     for (int k = 0; k < c->n_kern; k++) {
-        ap_kern fast = c->kern[k].k;
+        ap_exec fast = c->kern[k].x;
         fast.precision = APUS_PRECISION_FAST;
-        if (fast.level < APUS_CPU_AVX512) continue; /* the others have nothing faster */
-        if (k == 0 || fast.level != c->kern[k - 1].k.level) first = NULL;
+        if (!c->kern[k].exact) {
+            c->loose = KC_LOOSE_FAST;
+            kc_same(c, &c->kern[k], "out", run_pieces(c, &u, &fast, 0), s->D, exact, s->D,
+                    u.a.n_tok * s->heads, s->D);
+        }
+        if (fast.k->level < APUS_CPU_AVX512) continue; /* the others have nothing faster */
+        if (k == 0 || fast.k->level != c->kern[k - 1].x.k->level) first = NULL;
         for (int p = 0; p < 4; p++) {
             float *got = run_pieces(c, &u, &fast, pieces[p]);
             if (!first && memcmp(got, exact, u.count * sizeof *got) != 0)
                 check_oracle(c, &rounded, got, KC_PAIRS); /* else nothing faster is there */
             if (!first) first = got;
-            kc_same(c, c->kern[k].name, "out", got, s->D, first, s->D, u.a.n_tok * s->heads, s->D);
+            kc_same(c, &c->kern[k], "out", got, s->D, first, s->D, u.a.n_tok * s->heads, s->D);
         }
     }
 }
@@ -363,29 +389,30 @@ void check_attn(kc *c)
 void check_attn_scratch_bytes(kc *c)
 {
     for (int k = 0; k < c->n_kern; k++) {
-        const ap_kern *kern = &c->kern[k].k;
-        size_t small = kern->attn_scratch_bytes(kern, 4, 2, 64);
-        size_t large = kern->attn_scratch_bytes(kern, 64, 8, 512);
+        const ap_exec *ex = &c->kern[k].x;
+        size_t small = ex->k->attn_scratch_bytes(ex, 1, 4, 2, 64);
+        size_t large = ex->k->attn_scratch_bytes(ex, 512, 64, 8, 512);
         if (large < small || large > (size_t)1 << 30)
             kc_fail(c, "%s: %zu and %zu bytes", c->kern[k].name, small, large);
     }
 }
 
-static void run(const ap_kern *k, void *arg)
+static void run(const ap_exec *ex, void *arg)
 {
-    k->attn(k, arg);
+    ex->k->attn(ex, arg);
 }
 
 static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precision precision)
 {
-    ap_kern k = *b->k;
+    ap_exec k = *b->x;
     kc_bench as = *b;
     setup u;
     char name[96];
     double keys = 0;
     make(b->c, s, type, &u);
     u.a.out = kc_out(b->c, u.count);
-    u.a.scratch = kc_bytes(b->c, b->k->attn_scratch_bytes(b->k, s->heads, s->groups, s->D));
+    u.a.scratch =
+        kc_bytes(b->c, b->x->k->attn_scratch_bytes(b->x, u.a.n_tok, s->heads, s->groups, s->D));
     for (int t = 0; t < s->n_tok[0]; t++) {
         int pos = s->pos[0] + t;
         keys += pos + 1 - first_key(s, pos);
@@ -393,7 +420,7 @@ static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precisio
     int seen = s->pos[0] + s->n_tok[0] - first_key(s, s->pos[0]);
     double bytes = (double)ap_kv_layer_bytes(type, s->groups, s->D) / AP_PAGE * seen;
     k.precision = precision;
-    as.k = &k;
+    as.x = &k;
     snprintf(name, sizeof name, "%-4s T=%d pos=%d H=%d G=%d D=%d%s",
              precision == APUS_PRECISION_FAST ? "fast" : kv_name(type), s->n_tok[0], s->pos[0], s->heads, s->groups, s->D, s->window ? " w=1024" : "");
     kc_time(&as, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
@@ -404,14 +431,20 @@ static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precisio
 void bench_attn(kc_bench *b)
 {
     static const shape shape_of[] = {
-        {16, 2, 256, 0, 0.06f, 1, {4095}, {1}},     {16, 2, 256, 0, 0.06f, 1, {32767}, {1}},
-        {16, 8, 256, 1024, 0.06f, 1, {4095}, {1}},  {16, 2, 512, 0, 0.06f, 1, {4095}, {1}},
-        {16, 2, 512, 0, 0.06f, 1, {32767}, {1}},    {32, 8, 128, 0, 0.09f, 1, {8191}, {1}},
-        {16, 2, 256, 0, 0.06f, 1, {0}, {512}},      {16, 2, 256, 0, 0.06f, 1, {4096}, {512}},
-        {16, 8, 256, 1024, 0.06f, 1, {0}, {512}},   {16, 8, 256, 1024, 0.06f, 1, {4096}, {512}},
-        {16, 2, 512, 0, 0.06f, 1, {4096}, {512}},   {32, 8, 128, 0, 0.09f, 1, {4096}, {512}},
+        {16, 2, 256, 0, 0.06f, 1, {4095}, {1}, false},
+        {16, 2, 256, 0, 0.06f, 1, {32767}, {1}, false},
+        {16, 8, 256, 1024, 0.06f, 1, {4095}, {1}, false},
+        {16, 2, 512, 0, 0.06f, 1, {4095}, {1}, false},
+        {16, 2, 512, 0, 0.06f, 1, {32767}, {1}, false},
+        {32, 8, 128, 0, 0.09f, 1, {8191}, {1}, false},
+        {16, 2, 256, 0, 0.06f, 1, {0}, {512}, false},
+        {16, 2, 256, 0, 0.06f, 1, {4096}, {512}, false},
+        {16, 8, 256, 1024, 0.06f, 1, {0}, {512}, false},
+        {16, 8, 256, 1024, 0.06f, 1, {4096}, {512}, false},
+        {16, 2, 512, 0, 0.06f, 1, {4096}, {512}, false},
+        {32, 8, 128, 0, 0.09f, 1, {4096}, {512}, false},
     };
-    if (b->k->level == APUS_CPU_REF) return; /* minutes */
+    if (b->x->k->level == APUS_CPU_REF) return; /* minutes */
     for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++)
         for (int t = 0; t < N_TYPES; t++) {
             bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_HIGH);

@@ -19,8 +19,16 @@ typedef struct setup {
     const shape *s;
     ap_conv_args a;
     float *state; /* [n_seq][taps - 1][C] before the step */
-    size_t state_floats, count;
+    ap_batch *batch;
+    size_t state_floats, count; /* of all sequences; outputs */
 } setup;
+
+/* Sequence i's state in those of all. */
+static ap_recur_at state_at(const setup *u, float *state)
+{
+    size_t each = u->state_floats / (size_t)u->s->n_seq;
+    return (ap_recur_at){.base = state, .block_floats = each, .batch = u->batch};
+}
 
 static void make(kc *c, const shape *s, setup *u)
 {
@@ -33,34 +41,32 @@ static void make(kc *c, const shape *s, setup *u)
     u->a = (ap_conv_args){.x = kc_in(c, (size_t)T * (C + 3), 1),
                           .ldx = s->C + 3,
                           .weight = kc_in(c, (size_t)s->taps * C, 1),
-                          .n_seq = s->n_seq,
                           .n_tok = T,
                           .n_channel = s->C,
                           .n_tap = s->taps};
+    u->batch = kc_batch(c, s->n_seq, (int[MAX_SEQ]){0}, s->n_tok, NULL, 0);
 }
 
 /* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
-static void run_pieces(kc *c, const setup *u, const ap_kern *k, int piece, float **out,
+static void run_pieces(kc *c, const setup *u, const ap_exec *ex, int piece, float **out,
                        float **state)
 {
-    ap_conv_args a = u->a;
-    ap_recur_seq seq[MAX_SEQ];
-    int begin = 0;
-    a.out = *out = kc_out(c, u->count);
+    *out = kc_out(c, u->count);
     *state = kc_copy(c, u->state, u->state_floats);
-    for (int i = 0; i < u->s->n_seq; begin += u->s->n_tok[i], i++)
-        seq[i] =
-            (ap_recur_seq){*state + i * (u->s->taps - 1) * u->s->C, NULL, begin, u->s->n_tok[i]};
-    a.seq = seq;
-    if (piece == 0) k->conv(k, &a);
-    for (int i = 0; piece > 0 && i < u->s->n_seq; i++)
-        for (int t = 0; t < u->s->n_tok[i]; t += piece) {
-            ap_recur_seq one = seq[i];
-            one.begin += t;
-            one.n_tok = u->s->n_tok[i] - t < piece ? u->s->n_tok[i] - t : piece;
-            a.seq = &one;
-            a.n_seq = 1;
-            k->conv(k, &a);
+    for (int i = 0; i < (piece ? u->s->n_seq : 1); i++)
+        for (int t = 0; t < (piece ? u->s->n_tok[i] : 1); t += piece ? piece : 1) {
+            ap_conv_args a = u->a;
+            a.state = state_at(u, *state);
+            a.out = *out;
+            if (piece) {
+                int n = u->s->n_tok[i] - t < piece ? u->s->n_tok[i] - t : piece,
+                    row = u->batch->seq[i].begin + t;
+                a.state.batch = kc_piece(c, u->batch, i, t, n);
+                a.x += row * a.ldx;
+                a.out += (size_t)row * (size_t)a.n_channel;
+                a.n_tok = n;
+            }
+            kc_call(ex, conv, &a);
         }
 }
 
@@ -92,7 +98,7 @@ static void check_oracle(kc *c, const setup *u, const float *out, const float *s
                 mag[(begin + t) * C + ch] = terms * (less < 1 ? 2 : (2 + terms) / (1 + less));
             }
         for (int j = 0; j < taps - 1; j++)
-            kc_same(c, "ref", "state", state + (i * (taps - 1) + j) * C, C,
+            kc_same(c, NULL, "state", state + (i * (taps - 1) + j) * C, C,
                     row(u, i, begin, u->s->n_tok[i] - (taps - 1) + j), C, 1, C);
     }
     kc_close(c, "out", tol, out, C, y, mag, u->a.n_tok, C);
@@ -111,17 +117,17 @@ void check_conv(kc *c)
         check_oracle(c, &u, out, state);
         for (int k = 0; k < c->n_kern; k++)
             for (int p = 0; p < 5; p++) {
-                run_pieces(c, &u, &c->kern[k].k, pieces[p], &out2, &state2);
-                kc_same(c, c->kern[k].name, "out", out2, s->C, out, s->C, u.a.n_tok, s->C);
-                kc_same(c, c->kern[k].name, "state", state2, s->C, state, s->C,
+                run_pieces(c, &u, &c->kern[k].x, pieces[p], &out2, &state2);
+                kc_same(c, &c->kern[k], "out", out2, s->C, out, s->C, u.a.n_tok, s->C);
+                kc_same(c, &c->kern[k], "state", state2, s->C, state, s->C,
                         s->n_seq * (s->taps - 1), s->C);
             }
     }
 }
 
-static void run(const ap_kern *k, void *arg)
+static void run(const ap_exec *ex, void *arg)
 {
-    k->conv(k, arg);
+    ex->k->conv(ex, arg);
 }
 
 void bench_conv(kc_bench *b)
@@ -130,8 +136,7 @@ void bench_conv(kc_bench *b)
     for (int i = 0; i < 2; i++) {
         setup u;
         make(b->c, &shape_of[i], &u);
-        ap_recur_seq seq = {u.state, NULL, 0, u.a.n_tok};
-        u.a.seq = &seq;
+        u.a.state = state_at(&u, u.state);
         u.a.out = kc_out(b->c, u.count);
         kc_time(b, i == 0 ? "T=1 C=8192" : "T=256 C=8192", 0, 2.0 * sizeof(float) * (double)u.count,
                 run, &u.a);

@@ -46,8 +46,16 @@ typedef struct setup {
     const shape *s;
     ap_delta_args a;
     float *state; /* before the step */
-    size_t state_floats, count;
+    ap_batch *batch;
+    size_t state_floats, count; /* of all sequences; outputs */
 } setup;
+
+/* Sequence i's state in those of all. */
+static ap_recur_at state_at(const setup *u, float *state)
+{
+    size_t each = u->state_floats / (size_t)u->s->n_seq;
+    return (ap_recur_at){.base = state, .block_floats = each, .batch = u->batch};
+}
 
 static size_t row_floats(const shape *s)
 {
@@ -89,41 +97,47 @@ static void make(kc *c, const shape *s, setup *u)
                            .dt_bias = kc_in(c, Hv, 2),
                            .norm_weight = kc_in(c, Dv, 1),
                            .eps = 1e-6f,
-                           .n_seq = s->n_seq,
                            .n_tok = T,
                            .n_k_head = s->Hk,
                            .n_v_head = s->Hv,
                            .k_dim = s->Dk,
                            .v_dim = s->Dv,
                            .tiled = s->tiled};
+    u->batch = kc_batch(c, s->n_seq, (int[MAX_SEQ]){0}, s->n_tok, NULL, 0);
+}
+
+/* At most `piece` tokens of sequence i, from its token t on. */
+static void take_piece(kc *c, const setup *u, int i, int t, int piece, ap_delta_args *a)
+{
+    int n = u->s->n_tok[i] - t < piece ? u->s->n_tok[i] - t : piece,
+        row = u->batch->seq[i].begin + t;
+    a->state.batch = kc_piece(c, u->batch, i, t, n);
+    a->qkv += (size_t)row * row_floats(u->s);
+    a->a += row * a->lda;
+    a->b += row * a->ldb;
+    a->z += row * a->ldz;
+    a->out += (size_t)row * (size_t)(u->s->Hv * u->s->Dv);
+    a->n_tok = n;
 }
 
 /* Run on a copy of the state, `piece` tokens of one sequence at a time (0 = the whole batch). */
-static void run_pieces(kc *c, const setup *u, const ap_kern *k, ap_delta_form form, int piece,
+static void run_pieces(kc *c, const setup *u, const ap_exec *ex, ap_delta_form form, int piece,
                        float **out, float **state)
 {
     const shape *s = u->s;
-    ap_delta_args a = u->a;
-    ap_recur_seq seq[MAX_SEQ];
-    int begin = 0;
-    a.form = form;
-    a.out = *out = kc_out(c, u->count);
-    size_t bytes = k->delta_scratch_bytes(k, s->Hk, s->Hv, s->Dk, s->Dv);
-    a.scratch = kc_bytes(c, bytes);
-    memset(a.scratch, 0x7f, bytes);
+    size_t bytes = ex->k->delta_scratch_bytes(ex, u->a.n_tok, s->Hk, s->Hv, s->Dk, s->Dv);
+    void *scratch = memset(kc_bytes(c, bytes), 0x7f, bytes);
+    *out = kc_out(c, u->count);
     *state = kc_copy(c, u->state, u->state_floats);
-    for (int i = 0; i < s->n_seq; begin += s->n_tok[i], i++)
-        seq[i] = (ap_recur_seq){NULL, *state + i * s->Hv * s->Dv * s->Dk, begin, s->n_tok[i]};
-    a.seq = seq;
-    if (piece == 0) k->delta(k, &a);
-    for (int i = 0; piece > 0 && i < s->n_seq; i++)
-        for (int t = 0; t < s->n_tok[i]; t += piece) {
-            ap_recur_seq one = seq[i];
-            one.begin += t;
-            one.n_tok = s->n_tok[i] - t < piece ? s->n_tok[i] - t : piece;
-            a.seq = &one;
-            a.n_seq = 1;
-            k->delta(k, &a);
+    for (int i = 0; i < (piece ? s->n_seq : 1); i++)
+        for (int t = 0; t < (piece ? s->n_tok[i] : 1); t += piece ? piece : 1) {
+            ap_delta_args a = u->a;
+            a.form = form;
+            a.scratch = scratch;
+            a.state = state_at(u, *state);
+            a.out = *out;
+            if (piece) take_piece(c, u, i, t, piece, &a);
+            kc_call(ex, delta, &a);
         }
 }
 
@@ -233,17 +247,17 @@ static void check_levels(kc *c, const setup *u, ap_delta_form form, const float 
     for (int k = 0; k < c->n_kern; k++)
         for (int p = 0; p < 4; p++) {
             const kc_kern *kern = &c->kern[k];
-            bool slow = kern->k.level == APUS_CPU_REF && p != k % 4;
+            bool slow = kern->x.k->level == APUS_CPU_REF && p != k % 4;
             if (slow || (form == AP_DELTA_CHUNKED && !keeps_chunks(s, pieces[p]))) continue;
-            run_pieces(c, u, &kern->k, form, pieces[p], &out2, &state2);
-            kc_same(c, kern->name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
-            kc_same(c, kern->name, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
+            run_pieces(c, u, &kern->x, form, pieces[p], &out2, &state2);
+            kc_same(c, kern, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+            kc_same(c, kern, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
         }
 }
 
-static bool on_tiles(const ap_kern *k, const shape *s)
+static bool on_tiles(const ap_exec *ex, const shape *s)
 {
-    return k->level == APUS_CPU_AMX && s->Dk % 32 == 0 && s->Dv % 32 == 0;
+    return ex->k->level == APUS_CPU_AMX && s->Dk % 32 == 0 && s->Dv % 32 == 0;
 }
 
 /* Precision FAST: chunks without being asked; where there are matrix tiles, on those: equal to the
@@ -255,9 +269,9 @@ static void check_fast(kc *c, const setup *u, const double *y, const double *mag
     int rows = s->n_seq * s->Hv * s->Dv;
     float *out, *state, *out2, *state2;
     for (int i = 0; i < c->n_kern; i++) {
-        ap_kern k = c->kern[i].k;
+        ap_exec k = c->kern[i].x;
         const char *name = c->kern[i].name;
-        if (k.level == APUS_CPU_REF && i > 0) continue;
+        if (k.k->level == APUS_CPU_REF && i > 0) continue;
         kc_case(c, "fast, %s T=%d Hk=%d Hv=%d Dk=%d Dv=%d", name, u->a.n_tok, s->Hk, s->Hv, s->Dk,
                 s->Dv);
         if (on_tiles(&k, s)) {
@@ -271,13 +285,13 @@ static void check_fast(kc *c, const setup *u, const double *y, const double *mag
             k.precision = APUS_PRECISION_FAST;
             run_pieces(c, u, &k, AP_DELTA_RECURRENT, 0, &out2, &state2);
         }
-        kc_same(c, name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
-        kc_same(c, name, "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
-        if (i == 0 || !on_tiles(&k, s) || c->kern[i - 1].k.level != k.level) continue;
-        k = c->kern[i - 1].k; /* another number of threads */
+        kc_same(c, &c->kern[i], "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+        kc_same(c, &c->kern[i], "state", state2, s->Dk, state, s->Dk, rows, s->Dk);
+        if (i == 0 || !on_tiles(&k, s) || c->kern[i - 1].x.k->level != k.k->level) continue;
+        k = c->kern[i - 1].x; /* another number of threads */
         k.precision = APUS_PRECISION_FAST;
         run_pieces(c, u, &k, AP_DELTA_RECURRENT, 0, &out2, &state2);
-        kc_same(c, name, "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
+        kc_same(c, &c->kern[i], "out", out2, s->Dv, out, s->Dv, u->a.n_tok * s->Hv, s->Dv);
     }
 }
 
@@ -349,7 +363,7 @@ static void check_long(kc *c, const shape *s)
     oracle(&u, S, S_mag, y, mag);
     for (int i = 0; i < 3; i++) {
         static const char *const names[] = {"recurrent", "chunked", "fast"};
-        ap_kern k = kern->k;
+        ap_exec k = kern->x;
         float *out, *state;
         double most = i == 2 && on_tiles(&k, s) ? SPLIT_STATE : LONG_STATE;
         kc_case(c, "%s T=%d alike=%g", names[i], u.a.n_tok, s->alike);
@@ -373,7 +387,7 @@ static void check_long(kc *c, const shape *s)
 static void check_gates(kc *c)
 {
     enum { N = 4096 };
-    const ap_micro_recur *m = ((const ap_micro *)c->ref->impl)->recur;
+    const ap_micro_recur *m = ((const ap_micro *)c->ref->k->impl)->recur;
     float *a = kc_out(c, N), *beta = kc_out(c, N), *e = kc_out(c, N), *less1 = kc_out(c, N);
     double *g = kc_f64(c, N);
     kc_case(c, "gates");
@@ -400,11 +414,11 @@ void check_delta(kc *c)
     check_gates(c);
     shape keys_apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
           keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
-    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_REF) /* scalar: slow */
+    if (c->kern[c->n_kern - 1].x.k->level == APUS_CPU_REF) /* scalar: slow */
         keys_apart.n_tok[0] = keys_alike.n_tok[0] = 4096;
     else if (c->is_short)
         keys_apart.n_tok[0] = keys_alike.n_tok[0] = 8192;
-    if (c->kern[c->n_kern - 1].k.level == APUS_CPU_AMX) /* as narrow as tiles allow */
+    if (c->kern[c->n_kern - 1].x.k->level == APUS_CPU_AMX) /* as narrow as tiles allow */
         keys_apart.Dv = keys_alike.Dv = 32;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         setup u;
@@ -419,9 +433,9 @@ void check_delta(kc *c)
 void check_delta_scratch_bytes(kc *c)
 {
     for (int k = 0; k < c->n_kern; k++) {
-        const ap_kern *kern = &c->kern[k].k;
-        size_t small = kern->delta_scratch_bytes(kern, 2, 4, 16, 16);
-        size_t large = kern->delta_scratch_bytes(kern, 16, 64, 256, 256);
+        const ap_exec *ex = &c->kern[k].x;
+        size_t small = ex->k->delta_scratch_bytes(ex, 1, 2, 4, 16, 16);
+        size_t large = ex->k->delta_scratch_bytes(ex, 512, 16, 64, 256, 256);
         if (large < small || large > (size_t)1 << 30)
             kc_fail(c, "%s: %zu and %zu bytes", c->kern[k].name, small, large);
     }
@@ -434,14 +448,14 @@ typedef struct timed {
     int n_layer, layer;
 } timed;
 
-static void run(const ap_kern *k, void *arg)
+static void run(const ap_exec *ex, void *arg)
 {
     timed *t = arg;
     ap_delta_args a = t->u.a;
     size_t layer = (size_t)(t->layer++ % t->n_layer);
-    ap_recur_seq seq = {NULL, t->state + layer * t->u.state_floats, 0, a.n_tok};
-    a.seq = &seq;
-    k->delta(k, &a);
+    a.state = state_at(&t->u, t->state);
+    a.state.offset = layer * t->u.state_floats;
+    ex->k->delta(ex, &a);
 }
 
 void bench_delta(kc_bench *b)
@@ -460,20 +474,20 @@ void bench_delta(kc_bench *b)
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const shape s = {16, 32, 128, 128, 0, 0, 1, {rows[i].n_tok}, false};
-        ap_kern k = *b->k;
+        ap_exec k = *b->x;
         kc_bench one = *b;
         timed t = {.n_layer = rows[i].n_layer};
         char name[64];
         /* seconds a call; FAST is the chunked form unless there are tiles */
-        if (k.level == APUS_CPU_REF && i > 0) continue;
+        if (k.k->level == APUS_CPU_REF && i > 0) continue;
         if (rows[i].precision == APUS_PRECISION_FAST && !on_tiles(&k, &s)) continue;
         make(b->c, &s, &t.u);
         k.precision = rows[i].precision;
-        one.k = &k;
+        one.x = &k;
         t.state = kc_bytes(b->c, t.u.state_floats * (size_t)t.n_layer * sizeof(float));
         memset(t.state, 0, t.u.state_floats * (size_t)t.n_layer * sizeof(float));
         t.u.a.out = kc_out(b->c, t.u.count);
-        t.u.a.scratch = kc_bytes(b->c, k.delta_scratch_bytes(&k, 16, 32, 128, 128));
+        t.u.a.scratch = kc_bytes(b->c, k.k->delta_scratch_bytes(&k, s.n_tok[0], 16, 32, 128, 128));
         t.u.a.form = rows[i].form;
         snprintf(name, sizeof name, "%s T=%d 32 heads", rows[i].name, rows[i].n_tok);
         /* spec 3.4: 7 D^2 token by token; 148,821 in chunks of 64 with two value heads to a key

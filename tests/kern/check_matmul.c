@@ -30,26 +30,27 @@ void check_pack_bytes(kc *c)
         int rows = kc_int(c, 1, 5000), cols = kc_int(c, 1, 5000);
         kc_case(c, "%s %d x %d", ap_dtype_name(t), rows, cols);
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *kern = &c->kern[k].k;
+            const ap_exec *ex = &c->kern[k].x;
+            if (!c->kern[k].exact) continue; /* has forms of its own */
             c->values++;
             ap_tensor src = shaped(t, rows, cols);
-            if (kern->pack_bytes(kern, &src) != packed_bytes(t, rows, cols))
+            if (ex->k->pack_bytes(ex->k, &src) != packed_bytes(t, rows, cols))
                 kc_fail(c, "%s: %zu bytes, expected %zu", c->kern[k].name,
-                        kern->pack_bytes(kern, &src), packed_bytes(t, rows, cols));
+                        ex->k->pack_bytes(ex->k, &src), packed_bytes(t, rows, cols));
         }
     }
     kc_case(c, "types that are not run, or not by 16 columns");
     for (int t = 0; t < AP_DTYPE_COUNT; t++) {
         bool run = t == AP_F32 || t == AP_F16 || t == AP_BF16;
         ap_tensor src = shaped((ap_dtype)t, 16, 16);
-        if ((c->ref->pack_bytes(c->ref, &src) != 0) != run) kc_fail(c, "type %d", t);
+        if ((c->ref->k->pack_bytes(c->ref->k, &src) != 0) != run) kc_fail(c, "type %d", t);
     }
     ap_tensor no_rows = shaped(AP_F32, 0, 5), no_cols = shaped(AP_F32, 5, -1);
-    if (c->ref->pack_bytes(c->ref, &no_rows) || c->ref->pack_bytes(c->ref, &no_cols))
+    if (c->ref->k->pack_bytes(c->ref->k, &no_rows) || c->ref->k->pack_bytes(c->ref->k, &no_cols))
         kc_fail(c, "an empty matrix has bytes");
     kc_case(c, "the largest sizes");
     ap_tensor large = shaped(AP_F32, INT32_MAX, INT32_MAX);
-    if (c->ref->pack_bytes(c->ref, &large) != packed_bytes(AP_F32, INT32_MAX, INT32_MAX))
+    if (c->ref->k->pack_bytes(c->ref->k, &large) != packed_bytes(AP_F32, INT32_MAX, INT32_MAX))
         kc_fail(c, "wrapped around");
 }
 
@@ -79,10 +80,12 @@ void check_pack(kc *c)
                 memcpy(want + place(t, cols, r, j),
                        (const uint8_t *)src.data + ((size_t)r * cols + j) * size, size);
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *kern = &c->kern[k].k;
+            const ap_exec *ex = &c->kern[k].x;
             ap_mat m = {0};
+            if (!c->kern[k].exact) continue;
             memset(dst, 0x5a, n);
-            kern->pack(kern, &src, dst, &m);
+            ex->k->pack(ex->k, &src, dst);
+            ex->k->pack_mat(ex->k, &src, dst, &m);
             c->values += (int64_t)rows * cols;
             if (memcmp(want, dst, n)) kc_fail(c, "%s: bytes differ", c->kern[k].name);
             if (m.data != dst || m.dtype != t || m.rows != rows || m.cols != cols)
@@ -92,30 +95,66 @@ void check_pack(kc *c)
     check_pack_quant(c);
 }
 
-/* The description that pack gives, and nothing done to the memory. */
+/* A description, and nothing done to the memory. */
 void check_pack_mat(kc *c)
 {
     for (int i = 0; i < 30; i++) {
         ap_dtype t = types[i % 3];
         int rows = kc_int(c, 1, 100), cols = kc_int(c, 1, 100);
-        size_t n = packed_bytes(t, rows, cols);
         kc_case(c, "%s %d x %d", ap_dtype_name(t), rows, cols);
         ap_tensor src = kc_tensor(c, t, rows, cols, 1.0, NULL);
-        uint8_t *packed = kc_bytes(c, n), *dst = kc_bytes(c, n), *before = kc_bytes(c, n);
-        memset(before, 0x5a, n);
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *kern = &c->kern[k].k;
-            ap_mat want = {0}, got = {0};
+            const ap_kern *kern = c->kern[k].x.k;
+            size_t n = kern->pack_bytes(kern, &src);
+            uint8_t *dst = kc_bytes(c, n), *before = kc_bytes(c, n);
+            ap_mat m = {0};
+            memset(before, 0x5a, n);
             memset(dst, 0x5a, n);
-            kern->pack(kern, &src, packed, &want);
-            kern->pack_mat(kern, &src, dst, &got);
+            kern->pack_mat(kern, &src, dst, &m);
             c->values++;
             if (memcmp(before, dst, n)) kc_fail(c, "%s: wrote to the matrix", c->kern[k].name);
-            if (got.data != dst || got.dtype != want.dtype || got.rows != want.rows || got.cols != want.cols ||
-                got.q.bits != want.q.bits || got.raw.data != want.raw.data)
+            if ((n && m.data != dst) || m.dtype != t || m.rows != rows || m.cols != cols)
                 kc_fail(c, "%s: wrong description", c->kern[k].name);
         }
     }
+}
+
+/* Rows cut out of a packed matrix are as if they had been packed by themselves. */
+static void check_rows_of(kc *c, const ap_tensor *src)
+{
+    enum { T = 3 };
+    int N = (int)src->shape[0], K = (int)src->shape[1],
+        begin = AP_PANEL * kc_int(c, 0, (N - 1) / AP_PANEL);
+    int n = kc_int(c, 1, N - begin);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * n),
+          *y = kc_out(c, (size_t)T * n);
+    ap_tensor rows = ap_tensor_rows(src, begin, begin + n);
+    kc_case(c, "rows %d to %d of %d x %d %s", begin, begin + n, N, K, ap_dtype_name(src->dtype));
+    for (int k = 0; k < c->n_kern; k++) {
+        const ap_exec *ex = &c->kern[k].x;
+        ap_mat whole = kc_mat(c, ex, src), alone = kc_mat(c, ex, &rows), cut = {0};
+        ap_matmul_args a = {.x = x, .w = &alone, .y = want, .ldx = K, .ldy = n, .n_tok = T};
+        if (!ex->k->mat_rows(ex->k, &whole, begin, n, &cut)) {
+            if (c->kern[k].exact) kc_fail(c, "%s: cannot be cut", c->kern[k].name);
+            continue;
+        }
+        kc_call(ex, matmul, &a);
+        a.w = &cut;
+        a.y = y;
+        kc_poison(y, (size_t)T * n);
+        kc_call(ex, matmul, &a);
+        kc_same(c, &c->kern[k], "y", y, n, want, n, T, n);
+    }
+}
+
+void check_mat_rows(kc *c)
+{
+    ap_tensor t;
+    for (int i = 0; i < 12; i++) {
+        t = kc_tensor(c, types[i % 3], kc_int(c, 1, 200), kc_int(c, 1, 90), 1.0, NULL);
+        check_rows_of(c, &t);
+    }
+    for (int i = 0; kc_quant_tensor(c, i, kc_int(c, 1, 100), 2, &t); i++) check_rows_of(c, &t);
 }
 
 typedef struct pack_run {
@@ -123,11 +162,10 @@ typedef struct pack_run {
     void *dst;
 } pack_run;
 
-static void run_pack(const ap_kern *k, void *arg)
+static void run_pack(const ap_exec *ex, void *arg)
 {
     pack_run *r = arg;
-    ap_mat m;
-    k->pack(k, &r->src, r->dst, &m);
+    ex->k->pack(ex->k, &r->src, r->dst);
 }
 
 void bench_pack(kc_bench *b)
@@ -204,17 +242,19 @@ static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accum
         order[r * ldy + n] = o;
     }
     start_y(want, old, &a, ny);
-    c->ref->matmul(c->ref, &a);
+    kc_call(c->ref, matmul, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
-    kc_same(c, "order", "y", want, ldy, order, ldy, T, N);
+    kc_same(c, NULL, "y", want, ldy, order, ldy, T, N);
     for (int k = 0; k < c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k];
+        ap_mat its = kc_mat_of(c, kern, &src, &w);
+        a.w = &its;
         a.y = y;
         start_y(y, old, &a, ny);
-        kern->k.matmul(&kern->k, &a);
+        kc_call(&kern->x, matmul, &a);
         kc_written(c, "y", y, T, N, ldy);
-        kc_same(c, kern->name, "y", y, ldy, want, ldy, T, N);
+        kc_same(c, kern, "y", y, ldy, want, ldy, T, N);
         /* the same rows in pieces of any size */
         start_y(y, old, &a, ny);
         for (int r = 0, n; r < T; r += n) {
@@ -223,9 +263,9 @@ static void check_matmul_case(kc *c, ap_dtype t, int T, int N, int K, bool accum
             part.x += r * ldx;
             part.y += r * ldy;
             part.n_tok = n;
-            kern->k.matmul(&kern->k, &part);
+            kc_call(&kern->x, matmul, &part);
         }
-        kc_same(c, kern->name, "rows in pieces", y, ldy, want, ldy, T, N);
+        kc_same(c, kern, "rows in pieces", y, ldy, want, ldy, T, N);
     }
 }
 
@@ -241,16 +281,18 @@ static void check_special_rows(kc *c, ap_dtype t)
     ap_tensor src = kc_tensor(c, t, N, K, 1.0, NULL);
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
-    c->ref->matmul(c->ref, &a);
+    kc_call(c->ref, matmul, &a);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
             if (!isfinite(want[r * N + n]) != (r == 3 || r == 7))
                 kc_fail(c, "row %d is touched", r);
     for (int k = 0; k < c->n_kern; k++) {
+        ap_mat its = kc_mat_of(c, &c->kern[k], &src, &w);
+        a.w = &its;
         a.y = y;
         kc_poison(y, (size_t)T * N);
-        c->kern[k].k.matmul(&c->kern[k].k, &a);
-        kc_same(c, c->kern[k].name, "y", y, N, want, N, T, N);
+        kc_call(&c->kern[k].x, matmul, &a);
+        kc_same(c, &c->kern[k], "y", y, N, want, N, T, N);
     }
 }
 
@@ -281,12 +323,12 @@ typedef struct matmul_run {
 } matmul_run;
 
 /* Another matrix each time: decode finds its weights in memory, not in a cache. */
-static void run_matmul(const ap_kern *k, void *arg)
+static void run_matmul(const ap_exec *ex, void *arg)
 {
     matmul_run *r = arg;
     r->a.w = &r->w[r->next];
     r->next = (r->next + 1) % r->n_mats;
-    k->matmul(k, &r->a);
+    ex->k->matmul(ex, &r->a);
 }
 
 static void bench_matmul_case(kc_bench *b, ap_dtype t, int T, int N, int K)
@@ -296,12 +338,12 @@ static void bench_matmul_case(kc_bench *b, ap_dtype t, int T, int N, int K)
     char shape[64];
     size_t bytes = packed_bytes(t, N, K);
     matmul_run r = {.w = w};
-    bool ref = b->k->level == APUS_CPU_REF;
+    bool ref = b->x->k->level == APUS_CPU_REF;
     if (ref && T > 4) return; /* minutes */
     size_t total = (size_t)(T > 4 || ref ? 1 : 256) << 20;
     r.n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS;
     ap_tensor src = kc_tensor(b->c, t, N, K, 0.02, NULL);
-    for (int i = 0; i < r.n_mats; i++) w[i] = kc_mat(b->c, b->k, &src);
+    for (int i = 0; i < r.n_mats; i++) w[i] = kc_mat(b->c, b->x, &src);
     r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0),
                            .y = kc_out(b->c, (size_t)T * N),
                            .ldx = K,
@@ -366,26 +408,29 @@ static void check_glu_case(kc *c, ap_dtype tg, ap_dtype tu, int T, int F, int K,
         float og = kc_dot(x + r * ldx, vg + f * K, K), ou = kc_dot(x + r * ldx, vu + f * K, K);
         order[r * ldy + f] = (act == AP_ACT_SILU ? ap_siluf(og) : ap_gelu_tanhf(og)) * ou;
     }
-    c->ref->glu(c->ref, &a);
+    kc_call(c->ref, glu, &a);
     kc_written(c, "y", want, T, F, ldy);
-    kc_same(c, "order", "y", want, ldy, order, ldy, T, F);
+    kc_same(c, NULL, "y", want, ldy, order, ldy, T, F);
     kc_close(c, "y", KC_CHAIN, want, ldy, g, gm, T, F);
     for (int k = 0; k < c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k];
+        ap_mat its_gate = kc_mat_of(c, kern, &sg, &gate), its_up = kc_mat_of(c, kern, &su, &up);
+        a.gate = &its_gate;
+        a.up = &its_up;
         a.y = y;
         kc_poison(y, ny);
-        kern->k.glu(&kern->k, &a);
+        kc_call(&kern->x, glu, &a);
         kc_written(c, "y", y, T, F, ldy);
-        kc_same(c, kern->name, "y", y, ldy, want, ldy, T, F);
+        kc_same(c, kern, "y", y, ldy, want, ldy, T, F);
         kc_poison(y, ny);
         for (int r = 0; r < T; r++) {
             ap_glu_args one = a;
             one.x += r * ldx;
             one.y += r * ldy;
             one.n_tok = 1;
-            kern->k.glu(&kern->k, &one);
+            kc_call(&kern->x, glu, &one);
         }
-        kc_same(c, kern->name, "rows alone", y, ldy, want, ldy, T, F);
+        kc_same(c, kern, "rows alone", y, ldy, want, ldy, T, F);
     }
 }
 
@@ -403,17 +448,17 @@ void check_glu(kc *c)
     check_glu_amx(c);
 }
 
-static void run_glu(const ap_kern *k, void *arg)
+static void run_glu(const ap_exec *ex, void *arg)
 {
-    k->glu(k, arg);
+    ex->k->glu(ex, arg);
 }
 
 void bench_glu(kc_bench *b)
 {
     enum { F = 8192, K = 2048, T = 256 };
-    if (b->k->level == APUS_CPU_REF) return;
+    if (b->x->k->level == APUS_CPU_REF) return;
     ap_tensor src = kc_tensor(b->c, AP_BF16, F, K, 0.02, NULL);
-    ap_mat gate = kc_mat(b->c, b->k, &src), up = kc_mat(b->c, b->k, &src);
+    ap_mat gate = kc_mat(b->c, b->x, &src), up = kc_mat(b->c, b->x, &src);
     ap_glu_args a = {.x = kc_in(b->c, (size_t)T * K, 1.0),
                      .gate = &gate,
                      .up = &up,

@@ -10,6 +10,7 @@ enum { MAX_EXPERTS = 64 };
 
 typedef struct model {
     ap_expert expert[MAX_EXPERTS];
+    ap_tensor gate_t[MAX_EXPERTS], up_t[MAX_EXPERTS], down_t[MAX_EXPERTS];
     float *gate[MAX_EXPERTS], *up[MAX_EXPERTS], *down[MAX_EXPERTS]; /* exact values */
     int n_expert, hidden, ffn;
 } model;
@@ -25,17 +26,18 @@ void check_moe_scratch_bytes(kc *c)
             H = kc_int(c, 1, 4096), F = kc_int(c, 1, 4096);
         kc_case(c, "T=%d E=%d K=%d H=%d F=%d", T, E, K, H, F);
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *n = &c->kern[k].k;
-            size_t bytes = n->moe_scratch_bytes(n, T, E, K, H, F);
+            const ap_exec *ex = &c->kern[k].x;
+            size_t bytes = ex->k->moe_scratch_bytes(ex, T, E, K, H, F);
             size_t need = (size_t)T * (size_t)K * (size_t)F * 4;
             size_t most = (size_t)T * (size_t)K * ((size_t)H + (size_t)F) * 20 + (16 << 20);
             c->values++;
             if (bytes < need || bytes > most) kc_fail(c, "%zu bytes", bytes);
-            if (n->moe_scratch_bytes(n, T + 1, E, K, H, F) < bytes) kc_fail(c, "shrinks with T");
+            if (ex->k->moe_scratch_bytes(ex, T + 1, E, K, H, F) < bytes)
+                kc_fail(c, "shrinks with T");
         }
     }
     kc_case(c, "huge");
-    if (c->ref->moe_scratch_bytes(c->ref, INT32_MAX, 512, 64, 1 << 24, 1 << 24) < SIZE_MAX / 2)
+    if (c->ref->k->moe_scratch_bytes(c->ref, INT32_MAX, 512, 64, 1 << 24, 1 << 24) < SIZE_MAX / 2)
         kc_fail(c, "wrapped around");
 }
 
@@ -49,9 +51,26 @@ static void make_model(kc *c, model *m, int n_expert, int hidden, int ffn, const
         ap_tensor g = kc_tensor(c, t, ffn, hidden, 1.0 / sqrt(hidden), &m->gate[e]);
         ap_tensor u = kc_tensor(c, t, ffn, hidden, 1.0 / sqrt(hidden), &m->up[e]);
         ap_tensor d = kc_tensor(c, t, hidden, ffn, 1.0 / sqrt(ffn), &m->down[e]);
+        m->gate_t[e] = g;
+        m->up_t[e] = u;
+        m->down_t[e] = d;
         m->expert[e] =
             (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
     }
+}
+
+/* The experts as kern takes them. */
+static const ap_expert *experts_of(kc *c, const kc_kern *kern, const model *m, const bool *used,
+                                   ap_expert *its)
+{
+    if (!kern || kern->exact) return m->expert;
+    for (int e = 0; e < m->n_expert; e++) {
+        if (!used[e]) continue;
+        its[e].gate = kc_mat_of(c, kern, &m->gate_t[e], NULL);
+        its[e].up = kc_mat_of(c, kern, &m->up_t[e], NULL);
+        its[e].down = kc_mat_of(c, kern, &m->down_t[e], NULL);
+    }
+    return its;
 }
 
 static void make_routing(kc *c, routing how, int T, int E, int K, int32_t *ids, bool *used)
@@ -143,7 +162,7 @@ static void moe_by_order(kc *c, const model *m, const ap_moe_args *a, const floa
     }
 }
 
-static void run_rows(const ap_kern *k, const ap_moe_args *a, int begin, int n)
+static void run_rows(const ap_exec *ex, const ap_moe_args *a, int begin, int n)
 {
     ap_moe_args p = *a;
     p.x += begin * a->ldx;
@@ -151,7 +170,7 @@ static void run_rows(const ap_kern *k, const ap_moe_args *a, int begin, int n)
     p.ids += begin * a->n_used;
     p.weights += begin * a->n_used;
     p.n_tok = n;
-    k->moe(k, &p);
+    kc_call(ex, moe, &p);
 }
 
 static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how, bool accumulate)
@@ -183,24 +202,26 @@ static void check_moe_case(kc *c, int T, int E, int K, int H, int F, routing how
     float *order = kc_out(c, ny);
     moe_by_order(c, &m, &a, old, order);
     for (int k = -1; k < 2 * c->n_kern; k++) {
-        const ap_kern *kern = k < 0 ? c->ref : &c->kern[k / 2].k;
+        const ap_exec *ex = k < 0 ? c->ref : &c->kern[k / 2].x;
         bool alone = k >= 0 && k % 2;
+        ap_expert its[MAX_EXPERTS];
+        a.experts = experts_of(c, k < 0 ? NULL : &c->kern[k / 2], &m, used, its);
         a.y = k < 0 ? want : y;
-        a.scratch = kc_bytes(c, kern->moe_scratch_bytes(kern, T, E, K, H, F));
+        a.scratch = kc_bytes(c, ex->k->moe_scratch_bytes(ex, T, E, K, H, F));
         kc_poison(a.y, ny);
         for (int t = 0; t < T && accumulate; t++)
             memcpy(a.y + t * ldy, old + t * ldy, (size_t)H * sizeof(float));
         if (alone)
-            for (int t = 0; t < T; t++) run_rows(kern, &a, t, 1);
+            for (int t = 0; t < T; t++) run_rows(ex, &a, t, 1);
         else
-            kern->moe(kern, &a);
+            kc_call(ex, moe, &a);
         kc_written(c, "y", a.y, T, H, ldy);
         if (k < 0) {
             kc_close(c, "y", KC_CHAIN, want, ldy, y64, mag, T, H);
-            kc_same(c, "order", "y", want, ldy, order, ldy, T, H);
+            kc_same(c, NULL, "y", want, ldy, order, ldy, T, H);
             continue;
         }
-        kc_same(c, c->kern[k / 2].name, alone ? "rows alone" : "y", y, ldy, want, ldy, T, H);
+        kc_same(c, &c->kern[k / 2], alone ? "rows alone" : "y", y, ldy, want, ldy, T, H);
     }
 }
 
@@ -220,21 +241,21 @@ void check_moe(kc *c)
     check_moe_amx(c);
 }
 
-static void run_moe(const ap_kern *k, void *arg)
+static void run_moe(const ap_exec *ex, void *arg)
 {
-    k->moe(k, arg);
+    ex->k->moe(ex, arg);
 }
 
 void bench_moe(kc_bench *b)
 {
     enum { E = 64, K = 8, H = 2048, F = 512, T = 256 };
     static ap_expert expert[E];
-    if (b->k->level == APUS_CPU_REF) return;
+    if (b->x->k->level == APUS_CPU_REF) return;
     kc *c = b->c;
     ap_tensor in = kc_tensor(c, AP_BF16, F, H, 0.02, NULL),
               out = kc_tensor(c, AP_BF16, H, F, 0.02, NULL);
     for (int e = 0; e < E; e++)
-        expert[e] = (ap_expert){kc_mat(c, b->k, &in), kc_mat(c, b->k, &in), kc_mat(c, b->k, &out)};
+        expert[e] = (ap_expert){kc_mat(c, b->x, &in), kc_mat(c, b->x, &in), kc_mat(c, b->x, &out)};
     int32_t *ids = kc_bytes(c, (size_t)T * K * sizeof *ids);
     bool used[E];
     make_routing(c, ANY, T, E, K, ids, used);
@@ -249,7 +270,7 @@ void bench_moe(kc_bench *b)
                      .n_expert = E,
                      .n_used = K,
                      .act = AP_ACT_SILU,
-                     .scratch = kc_bytes(c, b->k->moe_scratch_bytes(b->k, T, E, K, H, F))};
+                     .scratch = kc_bytes(c, b->x->k->moe_scratch_bytes(b->x, T, E, K, H, F))};
     double macs = 3.0 * K * H * F;
     kc_time(b, "T=1 E=64 K=8 H=2048 F=512 bf16", 2 * macs, 2 * macs, run_moe, &a);
     a.n_tok = T;

@@ -118,17 +118,23 @@ static void describe(kc *c, const form *f, const char *what, int T, int N, int K
 
 static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST, APUS_PRECISION_EXACT};
 
-static ap_kern with_precision(const ap_kern *k, apus_precision p)
+static ap_exec with_precision(const ap_exec *ex, apus_precision p)
 {
-    ap_kern copy = *k;
+    ap_exec copy = *ex;
     copy.precision = p;
     return copy;
 }
 
-/* Tiles of matrix units round otherwise than the Order: check_amx.c. */
-static bool follows_order(const ap_kern *k, apus_precision p)
+/* Of devices that are not exact: how much of a row's largest value they may be off. */
+static double loose_of(apus_precision p)
 {
-    return p != APUS_PRECISION_FAST || k->level != APUS_CPU_AMX;
+    return p == APUS_PRECISION_FAST ? KC_LOOSE_FAST : 2 * KC_LOOSE;
+}
+
+/* Tiles of matrix units round otherwise than the Order: check_amx.c. */
+static bool follows_order(const ap_exec *ex, apus_precision p)
+{
+    return p != APUS_PRECISION_FAST || ex->k->level != APUS_CPU_AMX;
 }
 
 /* ------------------------------------------------------------------ the oracle */
@@ -182,7 +188,7 @@ static bool same_form(ap_qform a, ap_qform b)
            a.affine == b.affine && a.is_signed == b.is_signed && a.nibbles == b.nibbles && a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
 }
 
-/* Packed bytes are the same at every level and precision, and pack_bytes is kept. */
+/* Packed bytes are the same at every level, and pack_bytes is kept. */
 void check_pack_quant(kc *c)
 {
     static const int rows[] = {1, 15, 16, 17, 40};
@@ -191,59 +197,62 @@ void check_pack_quant(kc *c)
         int N = rows[kc_int(c, 0, 4)], K = f->unit * kc_int(c, 1, i % 2 ? 9 : 3);
         describe(c, f, "pack", 0, N, K);
         ap_tensor src = weights(c, f, N, K);
-        size_t n = c->ref->pack_bytes(c->ref, &src);
+        size_t n = c->ref->k->pack_bytes(c->ref->k, &src);
         if (n == 0 || n % 64) kc_fail(c, "%zu bytes", n);
         uint8_t *want = kc_bytes(c, n), *dst = kc_bytes(c, n);
         ap_mat first, m;
         memset(want, 0x5a, n);
-        c->ref->pack(c->ref, &src, want, &first);
+        c->ref->k->pack(c->ref->k, &src, want);
+        c->ref->k->pack_mat(c->ref->k, &src, want, &first);
         if (first.data != want || first.rows != N || first.cols != K || !first.q.bits ||
             first.q.is_float != (i / 2 >= N_FORMS))
             kc_fail(c, "wrong description");
         for (int k = 0; k < c->n_kern; k++) {
-            const ap_kern *kern = &c->kern[k].k;
+            const ap_exec *ex = &c->kern[k].x;
+            if (!c->kern[k].exact) continue; /* has forms of its own */
             memset(dst, 0xa5, n); /* other bytes than above: none may be left */
-            kern->pack(kern, &src, dst, &m);
+            ex->k->pack(ex->k, &src, dst);
+            ex->k->pack_mat(ex->k, &src, dst, &m);
             c->values += (int64_t)N * K;
-            if (kern->pack_bytes(kern, &src) != n || memcmp(dst, want, n) || !same_form(m.q, first.q))
+            if (ex->k->pack_bytes(ex->k, &src) != n || memcmp(dst, want, n) ||
+                !same_form(m.q, first.q))
                 kc_fail(c, "%s: bytes differ", c->kern[k].name);
         }
-        ap_kern exact = *c->ref;
-        exact.precision = APUS_PRECISION_EXACT;
-        memset(dst, 0x3c, n);
-        exact.pack(&exact, &src, dst, &m);
-        if (exact.pack_bytes(&exact, &src) != n || memcmp(dst, want, n)) kc_fail(c, "exact mode packs otherwise");
     }
 }
 
 /* ------------------------------------------------------------------ matmul */
 
-static void run_with_room(const ap_kern *kern, const ap_matmul_args *a, void *room, size_t bytes)
+static void run_with_room(const ap_exec *ex, const ap_matmul_args *a, void *room, size_t bytes)
 {
-    ap_kern k = *kern;
+    ap_exec k = *ex;
     k.inputs = room;
     k.input_bytes = bytes;
-    k.matmul(&k, a);
+    kc_call(&k, matmul, a);
 }
 
-static void check_levels(kc *c, apus_precision p, const ap_matmul_args *args, const float *old, const float *want, int N)
+static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap_matmul_args *args,
+                         const float *old, const float *want, int N)
 {
     ap_matmul_args a = *args;
+    c->loose = loose_of(p);
     size_t ny = (size_t)(a.n_tok * a.ldy);
     size_t room = (size_t)a.w->cols * 3 * (size_t)(a.n_tok + 1);
     float *y = kc_out(c, ny);
     void *at = kc_bytes(c, room);
     a.y = y;
     for (int k = 0; k < c->n_kern; k++) {
-        ap_kern kern = with_precision(&c->kern[k].k, p);
+        ap_exec kern = with_precision(&c->kern[k].x, p);
         if (!follows_order(&kern, p)) continue;
+        ap_mat its = kc_mat_of(c, &c->kern[k], src, args->w);
+        a.w = &its;
         for (int with = 0; with < 2; with++) {
             kc_poison(y, ny);
             for (int t = 0; t < a.n_tok && a.accumulate; t++)
                 memcpy(y + t * a.ldy, old + t * a.ldy, (size_t)N * sizeof(float));
             run_with_room(&kern, &a, with ? at : NULL, with ? room : 0);
             kc_written(c, "y", y, a.n_tok, N, a.ldy);
-            kc_same(c, c->kern[k].name, "y", y, a.ldy, want, a.ldy, a.n_tok, N);
+            kc_same(c, &c->kern[k], "y", y, a.ldy, want, a.ldy, a.n_tok, N);
         }
         kc_poison(y, ny);
         for (int t = 0; t < a.n_tok && a.accumulate; t++)
@@ -254,15 +263,15 @@ static void check_levels(kc *c, apus_precision p, const ap_matmul_args *args, co
             part.x += r * a.ldx;
             part.y += r * a.ldy;
             part.n_tok = n;
-            kern.matmul(&kern, &part);
+            kc_call(&kern, matmul, &part);
         }
-        kc_same(c, c->kern[k].name, "rows in pieces", y, a.ldy, want, a.ldy, a.n_tok, N);
+        kc_same(c, &c->kern[k], "rows in pieces", y, a.ldy, want, a.ldy, a.n_tok, N);
     }
 }
 
 static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int K, bool accumulate)
 {
-    ap_kern ref = with_precision(c->ref, p);
+    ap_exec ref = with_precision(c->ref, p);
     int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
     float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny);
@@ -279,16 +288,16 @@ static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int
             y64[(size_t)t * N + n] += (double)old[t * ldy + n];
             mag[(size_t)t * N + n] += fabs((double)old[t * ldy + n]);
         }
-    ref.matmul(&ref, &a);
+    kc_call(&ref, matmul, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
-    check_levels(c, p, &a, old, want, N);
+    check_levels(c, p, &src, &a, old, want, N);
 }
 
 /* Infinities, NaNs and denormals of a row stay in that row. */
 static void check_special(kc *c, apus_precision p, const form *f)
 {
-    ap_kern ref = with_precision(c->ref, p);
+    ap_exec ref = with_precision(c->ref, p);
     enum { T = 8, N = 20 };
     int K = f->unit > 64 ? f->unit : 96;
     if (K % f->unit) K = f->unit;
@@ -300,11 +309,11 @@ static void check_special(kc *c, apus_precision p, const form *f)
     ap_tensor src = weights(c, f, N, K);
     ap_mat w = kc_mat(c, c->ref, &src);
     ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
-    ref.matmul(&ref, &a);
+    kc_call(&ref, matmul, &a);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
             if (!isfinite(want[r * N + n]) != (r == 1 || r == 2)) kc_fail(c, "row %d", r);
-    check_levels(c, p, &a, NULL, want, N);
+    check_levels(c, p, &src, &a, NULL, want, N);
 }
 
 /* Exact mode is the product with the numbers that the format defines, in the Order of f32 weights. */
@@ -320,15 +329,15 @@ static void check_exact(kc *c, const form *f, int T, int N, int K)
         for (int t = 0; t < T; t++) want[t * N + n] = kc_dot(x + (size_t)t * K, row, K);
     }
     for (int k = 0; k < c->n_kern; k++) {
-        ap_kern kern = c->kern[k].k;
+        ap_exec kern = c->kern[k].x;
         ap_mat w;
         /* forms of floats are exact at any precision */
         kern.precision = f->type < AP_MLX_MXFP8 ? APUS_PRECISION_EXACT : kern.precision;
         w = kc_mat(c, &kern, &src);
         ap_matmul_args a = {.x = x, .w = &w, .y = y, .ldx = K, .ldy = N, .n_tok = T};
         kc_poison(y, (size_t)T * N);
-        kern.matmul(&kern, &a);
-        kc_same(c, c->kern[k].name, "exact y", y, N, want, N, T, N);
+        kc_call(&kern, matmul, &a);
+        kc_same(c, &c->kern[k], "exact y", y, N, want, N, T, N);
     }
 }
 
@@ -368,7 +377,7 @@ void check_glu_quant(kc *c)
 {
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_kern ref = with_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
         int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
         size_t n = (size_t)T * F;
@@ -376,20 +385,30 @@ void check_glu_quant(kc *c)
         float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n), *y = kc_out(c, n);
         ap_tensor sg = weights(c, f, F, K), su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
+        c->loose = loose_of(p);
         ap_matmul_args a = {.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T};
         ap_act which = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
-        ref.matmul(&ref, &a);
+        kc_call(&ref, matmul, &a);
         a.w = &up;
         a.y = u;
-        ref.matmul(&ref, &a);
+        kc_call(&ref, matmul, &a);
         for (size_t j = 0; j < n; j++) g[j] = act(which, g[j], u[j]);
         for (int k = 0; k < c->n_kern; k++) {
-            ap_glu_args b = {.x = x, .gate = &gate, .up = &up, .y = y, .ldx = K, .ldy = F, .n_tok = T, .act = which};
-            ap_kern kern = with_precision(&c->kern[k].k, p);
+            ap_mat its_gate = kc_mat_of(c, &c->kern[k], &sg, &gate),
+                   its_up = kc_mat_of(c, &c->kern[k], &su, &up);
+            ap_glu_args b = {.x = x,
+                             .gate = &its_gate,
+                             .up = &its_up,
+                             .y = y,
+                             .ldx = K,
+                             .ldy = F,
+                             .n_tok = T,
+                             .act = which};
+            ap_exec kern = with_precision(&c->kern[k].x, p);
             if (!follows_order(&kern, p)) continue;
             kc_poison(y, n);
-            kern.glu(&kern, &b);
-            kc_same(c, c->kern[k].name, "y", y, F, g, F, T, F);
+            kc_call(&kern, glu, &b);
+            kc_same(c, &c->kern[k], "y", y, F, g, F, T, F);
         }
     }
 }
@@ -400,15 +419,19 @@ void check_moe_quant(kc *c)
     enum { E = 5, R = 2, T = 9 };
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_kern ref = with_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i + 4) % N_FORMS];
         int H = 256, F = 256;
         describe(c, f, "moe", T, F, H);
-        ap_expert e[E];
+        ap_expert e[E], its[E];
+        ap_tensor src[E][3];
+        c->loose = loose_of(p);
         for (int j = 0; j < E; j++) {
-            ap_tensor g = weights(c, f, F, H), u = weights(c, f, F, H), d = weights(c, f2, H, F);
-            if (i % 6 == 0 && j == 1) d = kc_tensor(c, AP_F32, H, F, 0.1, NULL);
-            e[j] = (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
+            src[j][0] = weights(c, f, F, H), src[j][1] = weights(c, f, F, H),
+            src[j][2] = weights(c, f2, H, F);
+            if (i % 6 == 0 && j == 1) src[j][2] = kc_tensor(c, AP_F32, H, F, 0.1, NULL);
+            e[j] = (ap_expert){kc_mat(c, c->ref, &src[j][0]), kc_mat(c, c->ref, &src[j][1]),
+                               kc_mat(c, c->ref, &src[j][2])};
         }
         float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H), *y = kc_out(c, (size_t)T * H);
         float *mid = kc_out(c, (size_t)F), *out = kc_out(c, (size_t)H), *weight = kc_out(c, T * R);
@@ -420,20 +443,44 @@ void check_moe_quant(kc *c)
             for (int r = 0; r < R; r++) {
                 const ap_expert *x1 = &e[ids[t * R + r]];
                 weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
-                ref.glu(&ref, &(ap_glu_args){.x = x + (size_t)t * H, .gate = &x1->gate, .up = &x1->up, .y = mid,
-                                                   .ldx = H, .ldy = F, .n_tok = 1, .act = AP_ACT_SILU});
-                ref.matmul(&ref, &(ap_matmul_args){.x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
+                kc_call(&ref, glu,
+                        &(ap_glu_args){.x = x + (size_t)t * H,
+                                       .gate = &x1->gate,
+                                       .up = &x1->up,
+                                       .y = mid,
+                                       .ldx = H,
+                                       .ldy = F,
+                                       .n_tok = 1,
+                                       .act = AP_ACT_SILU});
+                kc_call(&ref, matmul,
+                        &(ap_matmul_args){
+                            .x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
                 for (int h = 0; h < H; h++) want[(size_t)t * H + h] = fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
             }
         }
         for (int k = 0; k < c->n_kern; k++) {
-            ap_kern copy = with_precision(&c->kern[k].k, p), *kern = &copy;
-            if (!follows_order(kern, p)) continue;
-            void *scratch = kc_bytes(c, kern->moe_scratch_bytes(kern, T, E, R, H, F));
+            ap_exec copy = with_precision(&c->kern[k].x, p), *ex = &copy;
+            if (!follows_order(ex, p)) continue;
+            for (int j = 0; j < E; j++)
+                its[j] = (ap_expert){kc_mat_of(c, &c->kern[k], &src[j][0], &e[j].gate),
+                                     kc_mat_of(c, &c->kern[k], &src[j][1], &e[j].up),
+                                     kc_mat_of(c, &c->kern[k], &src[j][2], &e[j].down)};
+            void *scratch = kc_bytes(c, ex->k->moe_scratch_bytes(ex, T, E, R, H, F));
             kc_poison(y, (size_t)T * H);
-            kern->moe(kern, &(ap_moe_args){.x = x, .ids = ids, .weights = weight, .experts = e, .y = y, .ldx = H, .ldy = H,
-                                           .n_tok = T, .n_expert = E, .n_used = R, .act = AP_ACT_SILU, .scratch = scratch});
-            kc_same(c, c->kern[k].name, "y", y, H, want, H, T, H);
+            kc_call(ex, moe,
+                    &(ap_moe_args){.x = x,
+                                   .ids = ids,
+                                   .weights = weight,
+                                   .experts = its,
+                                   .y = y,
+                                   .ldx = H,
+                                   .ldy = H,
+                                   .n_tok = T,
+                                   .n_expert = E,
+                                   .n_used = R,
+                                   .act = AP_ACT_SILU,
+                                   .scratch = scratch});
+            kc_same(c, &c->kern[k], "y", y, H, want, H, T, H);
         }
     }
 }
@@ -445,11 +492,10 @@ typedef struct pack_run {
     void *dst;
 } pack_run;
 
-static void run_pack(const ap_kern *k, void *arg)
+static void run_pack(const ap_exec *ex, void *arg)
 {
     pack_run *r = arg;
-    ap_mat m;
-    k->pack(k, &r->src, r->dst, &m);
+    ex->k->pack(ex->k, &r->src, r->dst);
 }
 
 void bench_pack_quant(kc_bench *b)
@@ -459,7 +505,7 @@ void bench_pack_quant(kc_bench *b)
         const form *f = &forms[i];
         char shape[64];
         pack_run r = {.src = weights(b->c, f, N, K)};
-        size_t n = b->k->pack_bytes(b->k, &r.src);
+        size_t n = b->x->k->pack_bytes(b->x->k, &r.src);
         if (!n) continue;
         r.dst = kc_bytes(b->c, n);
         snprintf(shape, sizeof shape, "%dx%d %s%.0d%s%.0d", N, K, ap_dtype_name(f->type), f->bits,
@@ -474,12 +520,12 @@ typedef struct run {
     int n_mats, next;
 } run;
 
-static void run_one(const ap_kern *k, void *arg)
+static void run_one(const ap_exec *ex, void *arg)
 {
     run *r = arg;
     r->a.w = &r->w[r->next];
     r->next = (r->next + 1) % r->n_mats;
-    k->matmul(k, &r->a);
+    ex->k->matmul(ex, &r->a);
 }
 
 static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int N, int K)
@@ -487,21 +533,22 @@ static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int 
     enum { MAX_MATS = 64 };
     ap_mat w[MAX_MATS];
     char shape[64];
-    bool ref = b->k->level == APUS_CPU_REF;
+    bool ref = b->x->k->level == APUS_CPU_REF;
     if (ref && T > 4) return; /* minutes */
     ap_tensor src = weights(b->c, f, N, K);
-    size_t bytes = b->k->pack_bytes(b->k, &src), total = (size_t)(T > 4 || ref ? 1 : 256) << 20;
+    size_t bytes = b->x->k->pack_bytes(b->x->k, &src), total = (size_t)(T > 4 || ref ? 1 : 256)
+                                                               << 20;
     run r = {.w = w, .n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS};
-    w[0] = kc_mat(b->c, b->k, &src);
+    w[0] = kc_mat(b->c, b->x, &src);
     for (int i = 1; i < r.n_mats; i++) {
         w[i] = w[0];
         w[i].data = memcpy(kc_bytes(b->c, bytes), w[0].data, bytes);
     }
-    ap_kern k = with_precision(b->k, p);
+    ap_exec k = with_precision(b->x, p);
     kc_bench with_room = *b;
     k.input_bytes = (size_t)T * (size_t)K * 3;
     k.inputs = kc_bytes(b->c, k.input_bytes);
-    with_room.k = &k;
+    with_room.x = &k;
     with_room.peak_flops = p == APUS_PRECISION_FAST ? b->peak_dots : b->peak_dots / 2;
     r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
                            .ldx = K, .ldy = N, .n_tok = T};

@@ -71,7 +71,7 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
                        .n_expert = n_expert,
                        .n_used = n_used,
                        .norm = norm};
-    c->ref->route(c->ref, &a);
+    kc_call(c->ref, route, &a);
     for (int t = 0; t < n_tok; t++) {
         choose64(l + (size_t)t * n_expert, n_expert, n_used, ids64 + t * n_used);
         route64(&a, t, ids64 + t * n_used, w64 + t * n_used, mag + t * n_used);
@@ -79,7 +79,7 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
     }
     if (n && memcmp(want_ids, ids64, n * sizeof(int32_t)))
         kc_fail(c, "ids differ from the oracle's");
-    kc_same(c, "order", "weights", want, n_used, order, n_used, n_tok, n_used);
+    kc_same(c, NULL, "weights", want, n_used, order, n_used, n_tok, n_used);
     kc_close(c, "weights", KC_ROUTE, want, n_used, w64, mag, n_tok, n_used);
     for (int k = 0; k < 2 * c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k / 2];
@@ -92,11 +92,11 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
             b.ids = ids + t * n_used;
             b.weights = w + t * n_used;
             b.n_tok = step;
-            kern->k.route(&kern->k, &b);
+            kc_call(&kern->x, route, &b);
         }
         if (n && memcmp(want_ids, ids, n * sizeof(int32_t)))
             kc_fail(c, "%s: ids differ", kern->name);
-        kc_same(c, kern->name, "weights", w, n_used, want, n_used, n_tok, n_used);
+        kc_same(c, kern, "weights", w, n_used, want, n_used, n_tok, n_used);
     }
 }
 
@@ -114,7 +114,7 @@ static void check_nan(kc *c)
                            .n_expert = 8,
                            .n_used = 4,
                            .norm = true};
-        c->kern[k].k.route(&c->kern[k].k, &a);
+        kc_call(&c->kern[k].x, route, &a);
         if (memcmp(ids, want, sizeof want))
             kc_fail(c, "%s: ids %d %d %d %d", c->kern[k].name, ids[0], ids[1], ids[2], ids[3]);
     }
@@ -130,9 +130,9 @@ void check_route(kc *c)
     check_nan(c);
 }
 
-static void run_route(const ap_kern *k, void *arg)
+static void run_route(const ap_exec *ex, void *arg)
 {
-    k->route(k, arg);
+    ex->k->route(ex, arg);
 }
 
 void bench_route(kc_bench *b)

@@ -28,60 +28,91 @@ static double softplus64(double x)
 
 /* ------------------------------------------------------------------ embed */
 
+/* A table as ex takes it. */
+static ap_mat table_of(kc *c, const ap_exec *ex, const ap_tensor *t)
+{
+    if (ex->k->packed_tables) return kc_mat(c, ex, t);
+    return (ap_mat){
+        .dtype = t->dtype, .rows = (int)t->shape[0], .cols = (int)t->shape[1], .raw = *t};
+}
+
+/* Tokens by their id, and others that an earlier step has sampled; with rows: some are rows of embed. */
+static ap_batch *embed_batch(kc *c, int n_tok, int vocab, int width, bool rows)
+{
+    ap_batch *b = kc_batch(c, 1, (int[]){0}, &n_tok, NULL, 0);
+    int32_t *sampled = kc_bytes(c, 4 * sizeof *sampled),
+            *row = kc_bytes(c, (size_t)n_tok * sizeof *row);
+    for (int i = 0; i < 4; i++) sampled[i] = kc_int(c, 0, vocab - 1);
+    for (int i = 0; i < n_tok; i++) {
+        ((int32_t *)b->tok)[i] = kc_int(c, 0, 3) ? kc_int(c, 0, vocab - 1) : -1 - kc_int(c, 0, 3);
+        row[i] = kc_int(c, -1, 5);
+    }
+    b->sampled = sampled;
+    b->embed_row = rows ? row : NULL;
+    b->embed = kc_in(c, 6 * (size_t)width, 1);
+    return b;
+}
+
+static void check_embed_case(kc *c, ap_dtype t, int width, int n_tok, float scale, int flags)
+{
+    int vocab = kc_int(c, 1, 50), begin = n_tok > 2 && flags & 4 ? 2 : 0;
+    bool rows = flags & 1, ignore = flags & 2;
+    float *v;
+    kc_case(c, "%s T=%d H=%d%s%s", ap_dtype_name(t), n_tok, width, rows ? " rows" : "",
+            ignore ? " ignored" : "");
+    ap_tensor table = kc_tensor(c, t, vocab, width, 0.5, &v);
+    ap_batch *b = embed_batch(c, n_tok, vocab, width, rows);
+    int n = n_tok - begin;
+    float *want = kc_out(c, (size_t)(n * width)), *out = kc_out(c, (size_t)(n * width));
+    for (int j = 0; j < n; j++)
+        for (int h = 0; h < width; h++) {
+            int id = b->tok[begin + j], row = rows && !ignore ? b->embed_row[begin + j] : -1;
+            if (id < 0) id = b->sampled[-1 - id];
+            want[j * width + h] = row < 0 ? v[id * width + h] * scale : b->embed[row * width + h];
+        }
+    for (int k = -1; k < c->n_kern; k++) {
+        const ap_exec *ex = k < 0 ? c->ref : &c->kern[k].x;
+        ap_mat m = table_of(c, ex, &table);
+        kc_poison(out, (size_t)(n * width));
+        kc_call(ex, embed,
+                &(ap_embed_args){.table = &m,
+                                 .batch = b,
+                                 .begin = begin,
+                                 .n_tok = n,
+                                 .scale = scale,
+                                 .out = out,
+                                 .width = width,
+                                 .ignore_embed = ignore});
+        kc_same(c, k < 0 ? NULL : &c->kern[k], "out", out, width, want, width, n, width);
+    }
+}
+
 void check_embed(kc *c)
 {
     static const ap_dtype types[] = {AP_F32, AP_F16, AP_BF16};
     static const int widths[] = {1, 7, 16, 33, 64, 1000}, toks[] = {0, 1, 5, 130};
-    for (int i = 0; i < 3 * 6 * 4; i++) {
-        ap_dtype t = types[i % 3];
-        int width = widths[i / 3 % 6], n_tok = toks[i / 18], vocab = kc_int(c, 1, 50);
-        kc_case(c, "%s T=%d H=%d", ap_dtype_name(t), n_tok, width);
-        float *v, scale = i % 2 ? 1.0f : 39.25f;
-        ap_tensor table = kc_tensor(c, t, vocab, width, 0.5, &v);
-        int32_t *tok = kc_bytes(c, (size_t)n_tok * sizeof *tok);
-        for (int j = 0; j < n_tok; j++) tok[j] = kc_int(c, 0, vocab - 1);
-        size_t n = (size_t)n_tok * (size_t)width;
-        float *want = kc_out(c, n), *out = kc_out(c, n);
-        for (int j = 0; j < n_tok; j++)
-            for (int h = 0; h < width; h++) want[j * width + h] = v[tok[j] * width + h] * scale;
-        ap_embed_args a = {.table = &table,
-                           .tok = tok,
-                           .scale = scale,
-                           .out = out,
-                           .n_tok = n_tok,
-                           .width = width};
-        c->ref->embed(c->ref, &a);
-        kc_same(c, "ref", "out", out, width, want, width, n_tok, width);
-        for (int k = 0; k < c->n_kern; k++) {
-            kc_poison(out, n);
-            c->kern[k].k.embed(&c->kern[k].k, &a);
-            kc_same(c, c->kern[k].name, "out", out, width, want, width, n_tok, width);
-        }
-    }
+    for (int i = 0; i < 3 * 6 * 4; i++)
+        check_embed_case(c, types[i % 3], widths[i / 3 % 6], toks[i / 18], i % 2 ? 1.0f : 39.25f,
+                         i / 2 % 8);
 }
 
-typedef struct embed_run {
-    ap_embed_args a;
-} embed_run;
-
-static void run_embed(const ap_kern *k, void *arg)
+static void run_embed(const ap_exec *ex, void *arg)
 {
-    k->embed(k, &((embed_run *)arg)->a);
+    ex->k->embed(ex, arg);
 }
 
 void bench_embed(kc_bench *b)
 {
     enum { V = 4096, H = 2048, T = 512 };
     ap_tensor table = kc_tensor(b->c, AP_BF16, V, H, 0.1, NULL);
-    int32_t *tok = kc_bytes(b->c, T * sizeof *tok);
-    for (int i = 0; i < T; i++) tok[i] = kc_int(b->c, 0, V - 1);
-    embed_run r = {{.table = &table,
-                    .tok = tok,
-                    .scale = 2.0f,
-                    .out = kc_out(b->c, (size_t)T * H),
-                    .n_tok = T,
-                    .width = H}};
-    kc_time(b, "T=512 H=2048 bf16", 0, 6.0 * T * H, run_embed, &r);
+    ap_mat m = table_of(b->c, b->x, &table);
+    ap_embed_args a = {.table = &m,
+                       .batch = embed_batch(b->c, T, V, H, false),
+                       .scale = 2.0f,
+                       .out = kc_out(b->c, (size_t)T * H),
+                       .n_tok = T,
+                       .width = H};
+    kc_time(b, "T=512 H=2048 bf16", 0, 6.0 * T * H, run_embed, &a);
 }
 
 /* ------------------------------------------------------------------ norm */
@@ -146,10 +177,10 @@ static void check_norm_case(kc *c, int rows, int n, int flags)
     if (accumulate)
         for (int r = 0; r < rows; r++)
             memcpy(want + r * ldout, start + r * ldout, (size_t)n * sizeof(float));
-    c->ref->norm(c->ref, &a);
+    kc_call(c->ref, norm, &a);
     kc_written(c, "out", want, rows, n, ldout);
     kc_close(c, "out", KC_SUM, want, ldout, y, mag, rows, n);
-    kc_same(c, "order", "out", want, ldout, order, ldout, rows, n);
+    kc_same(c, NULL, "out", want, ldout, order, ldout, rows, n);
     for (int k = 0; k < 2 * c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k / 2];
         bool alone = k % 2;
@@ -165,23 +196,56 @@ static void check_norm_case(kc *c, int rows, int n, int flags)
         for (int r = 0; r < (alone ? rows : 1); r++) {
             one.x = a.x + r * ldx;
             one.out = a.out + r * ldout;
-            kern->k.norm(&kern->k, &one);
+            kc_call(&kern->x, norm, &one);
         }
         if (!in_place) kc_written(c, "out", out, rows, n, ldout);
-        kc_same(c, kern->name, alone ? "row alone" : "out", a.out, ldout, want, ldout, rows, n);
+        kc_same(c, kern, alone ? "row alone" : "out", a.out, ldout, want, ldout, rows, n);
+    }
+}
+
+/* Rows of x picked by number are as if they lay there. */
+static void check_norm_rows(kc *c, int rows, int n)
+{
+    enum { ALL = 50 };
+    float *x = kc_in(c, (size_t)ALL * n, 2.0), *picked = kc_out(c, (size_t)rows * n);
+    float *want = kc_out(c, (size_t)rows * n), *out = kc_out(c, (size_t)rows * n);
+    int32_t *row = kc_bytes(c, (size_t)rows * sizeof *row);
+    kc_case(c, "%d picked rows n=%d", rows, n);
+    for (int r = 0; r < rows; r++) {
+        row[r] = r ? row[r - 1] + kc_int(c, 0, 1) : kc_int(c, 0, 9);
+        memcpy(picked + r * n, x + row[r] * n, (size_t)n * sizeof *x);
+    }
+    ap_norm_args a = {.x = picked,
+                      .out = want,
+                      .ldx = n,
+                      .ldout = n,
+                      .rows = rows,
+                      .n = n,
+                      .eps = 1e-6f,
+                      .post_scale = 1};
+    kc_call(c->ref, norm, &a);
+    a.x = x;
+    a.row = row;
+    a.out = out;
+    for (int k = -1; k < c->n_kern; k++) {
+        kc_poison(out, (size_t)rows * n);
+        kc_call(k < 0 ? c->ref : &c->kern[k].x, norm, &a);
+        kc_same(c, k < 0 ? NULL : &c->kern[k], "out", out, n, want, n, rows, n);
     }
 }
 
 void check_norm(kc *c)
 {
+    check_norm_rows(c, 1, 100);
+    check_norm_rows(c, 40, 33);
     static const int rows[] = {0, 1, 3, 40}, ns[] = {1, 5, 16, 17, 31, 64, 100, 1000, 2048};
     for (int i = 0; i < 4 * 9 * 8; i++) check_norm_case(c, rows[i / 8 % 4], ns[i / 32], i % 8);
     check_norm_case(c, 300, 515, 3);
 }
 
-static void run_norm(const ap_kern *k, void *arg)
+static void run_norm(const ap_exec *ex, void *arg)
 {
-    k->norm(k, arg);
+    ex->k->norm(ex, arg);
 }
 
 void bench_norm(kc_bench *b)
@@ -280,18 +344,17 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
                 order[t * ldy + b * yb + i] =
                     elem_by_order(&a, t, y0[t * ldy + b * yb + i], x[t * ldx + b * xb + i]);
     for (int k = -1; k < c->n_kern; k++) {
-        const ap_kern *kern = k < 0 ? c->ref : &c->kern[k].k;
+        const ap_exec *ex = k < 0 ? c->ref : &c->kern[k].x;
         a.y = k < 0 ? want : y;
         kc_poison(a.y, ny);
         for (int t = 0; t < rows; t++)
             for (int b = 0; b < n_block; b++)
                 memcpy(a.y + t * ldy + b * yb, y0 + t * ldy + b * yb, (size_t)n * sizeof(float));
-        kern->elem(kern, &a);
+        kc_call(ex, elem, &a);
         for (int t = 0; t < rows; t++) {
             float *row = a.y + t * ldy;
             kc_written(c, "y", row, n_block, n, yb);
-            kc_same(c, k < 0 ? "order" : c->kern[k].name, "y", row, yb, order + t * ldy, yb,
-                    n_block, n);
+            kc_same(c, k < 0 ? NULL : &c->kern[k], "y", row, yb, order + t * ldy, yb, n_block, n);
             if (k < 0)
                 kc_close(c, "y", KC_MATH, row, yb, y64 + (size_t)t * n_block * n,
                          mag + (size_t)t * n_block * n, n_block, n);
@@ -366,11 +429,12 @@ static void check_vectors(kc *c, const float *x, float *y, float *want, int n)
     for (int f = 0; f < 5; f++) {
         for (int i = 0; i < n; i++) want[i] = scalar[f](x[i]);
         for (int k = 0; k < c->n_kern; k++) {
-            if (k > 0 && c->kern[k].k.impl == c->kern[k - 1].k.impl) continue;
-            const ap_micro *m = c->kern[k].k.impl;
+            if (k > 0 && c->kern[k].x.k->impl == c->kern[k - 1].x.k->impl) continue;
+            if (!c->kern[k].x.dev->is_host) continue;
+            const ap_micro *m = c->kern[k].x.k->impl;
             kc_case(c, "function %d of vectors", f);
             vector_functions(m->elem, f, x, y, n);
-            kc_same(c, c->kern[k].name, "y", y, n, want, n, 1, n);
+            kc_same(c, &c->kern[k], "y", y, n, want, n, 1, n);
         }
     }
 }
@@ -414,9 +478,9 @@ void check_elem(kc *c)
     }
 }
 
-static void run_elem(const ap_kern *k, void *arg)
+static void run_elem(const ap_exec *ex, void *arg)
 {
-    k->elem(k, arg);
+    ex->k->elem(ex, arg);
 }
 
 void bench_elem(kc_bench *b)

@@ -26,6 +26,15 @@ void kc_case(kc *c, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(c->where, sizeof c->where, fmt, ap);
     va_end(ap);
+    c->loose = KC_LOOSE;
+}
+
+void kc_finish(const ap_exec *ex)
+{
+    apus_diag diag;
+    if (!ex->dev->op->finish(ex->dev, &diag)) return;
+    fprintf(stderr, "kcheck: %s\n", diag.text);
+    exit(2);
 }
 
 void kc_fail(kc *c, const char *fmt, ...)
@@ -41,13 +50,26 @@ void kc_fail(kc *c, const char *fmt, ...)
 
 /* ------------------------------------------------------------------ memory */
 
+/* Large ones as the engine has its weights; small ones on the host where a sanitizer sees them. */
+static uint8_t *take(ap_device *dev, size_t bytes)
+{
+    if (dev->is_host && bytes < BIG) return aligned_alloc(64, bytes);
+    return dev->op->alloc_shared(dev, bytes);
+}
+
+static void give_back(ap_device *dev, uint8_t *p, size_t bytes)
+{
+    if (dev->is_host && bytes < BIG)
+        free(p);
+    else
+        dev->op->free_shared(dev, p, bytes);
+}
+
 void *kc_bytes(kc *c, size_t n)
 {
     struct kc_block *b = malloc(sizeof *b);
     size_t total = ap_round_up(n + 2 * GUARD, 64);
-    /* large ones with large pages, as the engine has its weights; small ones where a sanitizer
-     * sees them */
-    if (!b || !(b->base = total >= BIG ? ap_big_alloc(total) : aligned_alloc(64, total))) {
+    if (!b || !(b->base = take(c->dev, total))) {
         fprintf(stderr, "kcheck: out of memory\n");
         exit(2);
     }
@@ -74,10 +96,7 @@ void kc_release(kc *c)
         if (!intact(b->base + GUARD + b->n, b->total - GUARD - b->n))
             kc_fail(c, "wrote behind a buffer of %zu bytes", b->n);
         c->blocks = b->next;
-        if (b->total >= BIG)
-            ap_big_free(b->base, b->total);
-        else
-            free(b->base);
+        give_back(c->dev, b->base, b->total);
         free(b);
     }
 }
@@ -169,12 +188,94 @@ ap_tensor kc_tensor(kc *c, ap_dtype t, int rows, int cols, double scale, float *
     return (ap_tensor){.data = data, .dtype = t, .rank = 2, .shape = {rows, cols}};
 }
 
-ap_mat kc_mat(kc *c, const ap_kern *k, const ap_tensor *t)
+ap_mat kc_mat(kc *c, const ap_exec *ex, const ap_tensor *t)
 {
     ap_mat m = {0};
-    void *dst = kc_bytes(c, k->pack_bytes(k, t));
-    k->pack(k, t, dst, &m);
+    size_t bytes = ex->k->pack_bytes(ex->k, t);
+    void *dst = kc_bytes(c, bytes);
+    if (bytes) ex->k->pack(ex->k, t, dst);
+    ex->k->pack_mat(ex->k, t, dst, &m);
     return m;
+}
+
+ap_mat kc_mat_of(kc *c, const kc_kern *kern, const ap_tensor *t, const ap_mat *ref)
+{
+    return kern->exact ? *ref : kc_mat(c, &kern->x, t);
+}
+
+/* ------------------------------------------------------------------ batches */
+
+/* An empty batch with arrays for n_tok rows of n_seq sequences. */
+static ap_batch *new_batch(kc *c, int n_seq, int n_tok)
+{
+    size_t T = (size_t)n_tok;
+    ap_batch *b = kc_bytes(c, sizeof *b);
+    int32_t *i = kc_bytes(c, 7 * T * sizeof *i);
+    ap_seq *seq = kc_bytes(c, (size_t)n_seq * sizeof *seq);
+    memset(i, 0, 7 * T * sizeof *i);
+    *b = (ap_batch){.n_tok = n_tok,
+                    .n_seq = n_seq,
+                    .seq = seq,
+                    .seq_dev = seq,
+                    .tok = i,
+                    .pos = i + T,
+                    .see_end = i + 2 * T,
+                    .seq_of = i + 3 * T,
+                    .rope_pos = i + 4 * T};
+    return b;
+}
+
+static void fill_row(ap_batch *b, int t, int seq, int pos, int see_end)
+{
+    ((int32_t *)b->pos)[t] = pos;
+    ((int32_t *)b->see_end)[t] = see_end;
+    ((int32_t *)b->seq_of)[t] = seq;
+    for (int axis = 0; axis < 3; axis++) ((int32_t *)b->rope_pos)[axis * b->n_tok + t] = pos;
+}
+
+ap_batch *kc_batch(kc *c, int n_seq, const int *pos, const int *n_tok, const int32_t *page,
+                   int page_ld)
+{
+    int T = 0, t = 0;
+    for (int i = 0; i < n_seq; i++) T += n_tok[i];
+    ap_batch *b = new_batch(c, n_seq, T);
+    for (int g = 0; g < AP_KV_GROUPS; g++) b->page[g] = page;
+    b->page_ld = page_ld;
+    for (int i = 0; i < n_seq; i++) {
+        ((ap_seq *)b->seq)[i] =
+            (ap_seq){.begin = t, .n_tok = n_tok[i], .pos = pos[i], .table = i, .state = i};
+        for (int j = 0; j < n_tok[i]; j++, t++) fill_row(b, t, i, pos[i] + j, pos[i] + j + 1);
+    }
+    return b;
+}
+
+ap_batch *kc_piece(kc *c, const ap_batch *b, int i, int t, int n)
+{
+    ap_batch *p = new_batch(c, 1, n);
+    int row = b->seq[i].begin + t;
+    for (int g = 0; g < AP_KV_GROUPS; g++) p->page[g] = b->page[g];
+    p->page_ld = b->page_ld;
+    ap_seq *s = (ap_seq *)p->seq;
+    *s = b->seq[i];
+    s->begin = 0;
+    s->n_tok = n;
+    s->pos += t;
+    for (int j = 0; j < n; j++) fill_row(p, j, 0, b->pos[row + j], b->see_end[row + j]);
+    return p;
+}
+
+void kc_spans(kc *c, ap_batch *b)
+{
+    int32_t *end = (int32_t *)b->see_end;
+    for (int i = 0; i < b->n_seq; i++) {
+        const ap_seq *s = &b->seq[i];
+        for (int t = 0, n; t < s->n_tok; t += n) {
+            n = kc_int(c, 1, kc_int(c, 0, 1) ? 3 : 90);
+            if (n > s->n_tok - t) n = s->n_tok - t;
+            bool span = kc_int(c, 0, 2) > 0;
+            for (int j = t; j < t + n && span; j++) end[s->begin + j] = s->pos + t + n;
+        }
+    }
 }
 
 /* ------------------------------------------------------------------ comparing */
@@ -192,19 +293,38 @@ void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n
         }
 }
 
-void kc_same(kc *c, const char *who, const char *what, const float *got, int64_t ldgot,
+/* How far a row's values may be off: 0 = not at all. */
+static double room_of(const kc *c, const kc_kern *who, const float *want, int64_t n)
+{
+    double most = 0;
+    if (!who || who->exact) return 0;
+    for (int64_t i = 0; i < n; i++)
+        if (isfinite(want[i])) most = fmax(most, fabs((double)want[i]));
+    return c->loose * most + 1e-30;
+}
+
+static bool agree(float got, float want, double room)
+{
+    if (bits(got) == POISON) return false;
+    if (bits(got) == bits(want) || (isnan(got) && isnan(want))) return true;
+    return room > 0 && fabs((double)got - (double)want) <= room;
+}
+
+void kc_same(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
              const float *want, int64_t ldwant, int64_t rows, int64_t n)
 {
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++) {
+        double room = room_of(c, who, want + r * ldwant, n);
         for (int64_t i = 0; i < n; i++) {
             float g = got[r * ldgot + i], w = want[r * ldwant + i];
             c->values++;
-            if (bits(g) == POISON || (bits(g) != bits(w) && !(isnan(g) && isnan(w)))) {
-                kc_fail(c, "%s: %s[%lld, %lld] = %.9g (%08x), expected %.9g (%08x)", who, what,
-                        (long long)r, (long long)i, (double)g, bits(g), (double)w, bits(w));
-                return;
-            }
+            if (agree(g, w, room)) continue;
+            kc_fail(c, "%s: %s[%lld, %lld] = %.9g (%08x), expected %.9g (%08x)",
+                    who ? who->name : "ref", what, (long long)r, (long long)i, (double)g, bits(g),
+                    (double)w, bits(w));
+            return;
         }
+    }
 }
 
 void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,

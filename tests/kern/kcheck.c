@@ -1,8 +1,9 @@
 /* kcheck.c - checks and times every slot of the kernel table at every level.
  *
- *   kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]
+ *   kcheck [--cpumask LEVEL | --device NAME] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]
  *
- * Exit: 0 all checks passed, 1 a check failed, 2 usage, 77 the processor lacks the level. */
+ * Exit: 0 all checks passed, 1 a check failed, 2 usage, 77 the processor lacks the level, or the machine the
+ * device. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +13,6 @@
 
 #include "base/cpu.h"
 #include "base/file.h"
-#include "base/mem.h"
 #include "harness.h"
 #include "kern/peak.h"
 
@@ -29,16 +29,32 @@ typedef struct slot {
     }
 
 static const slot slots[] = {
-    SLOT(pack_bytes, NULL),   SLOT(pack, bench_pack),        SLOT(pack_mat, NULL),
+    SLOT(pack_bytes, NULL),
+    SLOT(pack, bench_pack),
+    SLOT(pack_mat, NULL),
+    SLOT(mat_rows, NULL),
     SLOT(embed, bench_embed),
-    SLOT(norm, bench_norm),   SLOT(matmul, bench_matmul),    SLOT(glu, bench_glu),
-    SLOT(route, bench_route), SLOT(moe_scratch_bytes, NULL), SLOT(moe, bench_moe),
-    SLOT(rope, bench_rope),   SLOT(qkv, bench_qkv),          SLOT(attn_scratch_bytes, NULL),
-    SLOT(attn, bench_attn),   SLOT(conv, bench_conv),        SLOT(delta_scratch_bytes, NULL),
-    SLOT(delta, bench_delta), SLOT(elem, bench_elem),
+    SLOT(norm, bench_norm),
+    SLOT(matmul, bench_matmul),
+    SLOT(glu, bench_glu),
+    SLOT(route, bench_route),
+    SLOT(moe_scratch_bytes, NULL),
+    SLOT(moe, bench_moe),
+    SLOT(rope, bench_rope),
+    SLOT(qkv, bench_qkv),
+    SLOT(attn_scratch_bytes, NULL),
+    SLOT(attn, bench_attn),
+    SLOT(conv, bench_conv),
+    SLOT(delta_scratch_bytes, NULL),
+    SLOT(delta, bench_delta),
+    SLOT(elem, bench_elem),
+    SLOT(sample_scratch_bytes, NULL),
+    SLOT(sample, bench_sample),
 };
 enum { N_SLOTS = sizeof slots / sizeof slots[0] };
-_Static_assert(sizeof(ap_kern) - offsetof(ap_kern, pack_bytes) == N_SLOTS * sizeof(void (*)(void)),
+_Static_assert(offsetof(ap_kern, packed_tables) - offsetof(ap_kern, pack_bytes) + sizeof(ap_kern) -
+                       offsetof(ap_kern, embed) ==
+                   N_SLOTS * sizeof(void (*)(void)),
                "a slot of struct ap_kern has no check");
 
 static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
@@ -46,7 +62,8 @@ static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, 
 enum { N_LEVELS = sizeof levels / sizeof levels[0], N_THREAD_COUNTS = 3 };
 
 typedef struct options {
-    apus_cpu level; /* AUTO = all that this processor has */
+    apus_cpu level;     /* AUTO = all that this processor has */
+    const char *device; /* NULL = CPUs */
     const char *op; /* NULL = all */
     uint64_t seed;
     int threads; /* 0 = 1, 2 and 3 */
@@ -55,8 +72,9 @@ typedef struct options {
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: kcheck [--cpumask LEVEL] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]\n");
+    fprintf(stderr, "usage: kcheck [--cpumask LEVEL | --device NAME] [--op SLOT] [--seed N] "
+                    "[--threads N] [--short] "
+                    "[--bench]\n");
     return 2;
 }
 
@@ -78,6 +96,8 @@ static bool parse(int argc, char **argv, options *o)
         errno = 0;
         if (!strcmp(a, "--cpumask")) {
             if (apus_cpu_parse(v, &o->level, NULL)) return false;
+        } else if (!strcmp(a, "--device")) {
+            o->device = v;
         } else if (!strcmp(a, "--op")) {
             o->op = v;
         } else if (!strcmp(a, "--seed")) {
@@ -100,7 +120,7 @@ static int run_checks(const options *o, kc *c)
     for (int i = 0; i < N_SLOTS; i++) {
         if (o->op && strcmp(o->op, slots[i].name)) continue;
         void (*fn)(void);
-        memcpy(&fn, (const char *)c->ref + slots[i].offset, sizeof fn);
+        memcpy(&fn, (const char *)c->ref->k + slots[i].offset, sizeof fn);
         c->slot = slots[i].name;
         c->fails = 0;
         c->values = 0;
@@ -138,17 +158,22 @@ double kc_seconds(int n_threads)
 void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn fn, void *arg)
 {
     enum { ROUNDS = 50, ROUND_US = 4000 }; /* short: the best one was not disturbed */
-    int threads = ap_pool_threads(b->k->pool);
+    bool host = b->x->dev->is_host;
+    int threads = host ? ap_pool_threads(b->x->dev->pool) : 0;
     double best = INFINITY;
-    fn(b->k, arg);
+    fn(b->x, arg);
+    kc_finish(b->x);
     for (int r = 0; r < ROUNDS; r++) {
         double begin = kc_seconds(threads), t;
         int n = 0;
         do {
-            fn(b->k, arg);
+            fn(b->x, arg);
             n++;
+            if (host || n % 16 == 0) kc_finish(b->x);
             t = kc_seconds(threads) - begin;
         } while (t < ROUND_US * 1e-6);
+        kc_finish(b->x);
+        t = kc_seconds(threads) - begin;
         best = fmin(best, t / n);
     }
     double need = fmax(flops / b->peak_flops, bytes / b->peak_bytes);
@@ -174,22 +199,31 @@ static double dots_per_fma(apus_cpu level)
     }
 }
 
+/* What a CPU could do at most; of other devices it is not known. */
+static void find_peaks(kc_bench *b)
+{
+    ap_pool *pool = b->x->dev->pool;
+    apus_cpu level = b->x->k->level;
+    b->peak_flops = b->peak_bytes = b->peak_dots = INFINITY;
+    if (!b->x->dev->is_host) return;
+    b->peak_flops = ap_peak_ops(level, APUS_UNIT_F32, pool);
+    b->peak_bytes = ap_peak_bytes(level, pool);
+    b->peak_dots = b->peak_flops * dots_per_fma(level);
+    b->peak_tiles = ap_peak_tiles(level, AP_TILES_BF16, pool);
+    printf("\n%s: peak %.1f GFLOP/s (f32 fma), %.1f GB/s (read)\n", b->name, b->peak_flops * 1e-9,
+           b->peak_bytes * 1e-9);
+    if (b->peak_tiles > 0)
+        printf("%s: peak %.1f GFLOP/s (bf16 tiles), %.1f GOP/s (8-bit tiles)\n", b->name,
+               b->peak_tiles * 1e-9, ap_peak_tiles(level, AP_TILES_INT8, pool) * 1e-9);
+}
+
 static void run_bench(const options *o, kc *c)
 {
     c->bench = true;
     for (int v = 0; v < c->n_kern; v++) {
         const kc_kern *kern = &c->kern[v];
-        kc_bench b = {.k = &kern->k, .name = kern->name, .c = c};
-        b.peak_flops = ap_peak_ops(kern->k.level, APUS_UNIT_F32, kern->k.pool);
-        b.peak_bytes = ap_peak_bytes(kern->k.level, kern->k.pool);
-        b.peak_dots = b.peak_flops * dots_per_fma(kern->k.level);
-        b.peak_tiles = ap_peak_tiles(kern->k.level, AP_TILES_BF16, kern->k.pool);
-        printf("\n%s: peak %.1f GFLOP/s (f32 fma), %.1f GB/s (read)\n", kern->name,
-               b.peak_flops * 1e-9, b.peak_bytes * 1e-9);
-        if (b.peak_tiles > 0)
-            printf("%s: peak %.1f GFLOP/s (bf16 tiles), %.1f GOP/s (8-bit tiles)\n", kern->name,
-                   b.peak_tiles * 1e-9,
-                   ap_peak_tiles(kern->k.level, AP_TILES_INT8, kern->k.pool) * 1e-9);
+        kc_bench b = {.x = &kern->x, .name = kern->name, .c = c};
+        find_peaks(&b);
         for (int i = 0; i < N_SLOTS; i++) {
             if (!slots[i].bench || (o->op && strcmp(o->op, slots[i].name))) continue;
             c->slot = b.slot = slots[i].name;
@@ -200,21 +234,62 @@ static void run_bench(const options *o, kc *c)
     }
 }
 
-/* The tables to compare with ref. Returns their number, or -1. */
-static int open_kerns(const options *o, ap_pool *const *pools, int n_pools, kc_kern *out)
+static apus_err open_cpu(apus_cpu level, int threads, kc_kern *out, apus_diag *diag)
 {
-    int n = 0;
+    ap_device *dev;
+    apus_err err = ap_device_cpu(level, threads, &dev, diag);
+    if (err) return err;
+    *out = (kc_kern){.x = {.k = dev->kern, .dev = dev}, .exact = true};
+    snprintf(out->name, sizeof out->name, "%s x%d", apus_cpu_name(level), threads);
+    return APUS_OK;
+}
+
+/* What is compared with ref: CPUs of the levels asked for, with these numbers of threads. */
+static apus_err open_cpus(const options *o, const int *threads, int n_threads, kc *c, kc_kern *out,
+                          apus_diag *diag)
+{
+    apus_err err = APUS_OK;
     for (int i = 0; i < N_LEVELS; i++) {
         if (o->level != APUS_CPU_AUTO && o->level != levels[i]) continue;
         if (!ap_cpu_has(levels[i])) continue;
-        for (int p = 0; p < n_pools; p++) {
-            if (ap_kern_cpu(levels[i], pools[p], &out[n].k, NULL)) return -1;
-            snprintf(out[n].name, sizeof out[n].name, "%s x%d", apus_cpu_name(levels[i]),
-                     ap_pool_threads(pools[p]));
-            n++;
+        for (int t = 0; t < n_threads && !err; t++) {
+            err = open_cpu(levels[i], threads[t], &out[c->n_kern], diag);
+            if (!err) c->n_kern++;
         }
     }
-    return n;
+    return err;
+}
+
+/* Or a device by name. */
+static apus_err open_device(const options *o, kc *c, kc_kern *out, apus_diag *diag)
+{
+    apus_err err = ap_device_open(o->device, APUS_CPU_AUTO, o->threads, &c->dev, diag);
+    if (err) return err;
+    *out = (kc_kern){.x = {.k = c->dev->kern, .dev = c->dev}, .exact = c->dev->is_host};
+    snprintf(out->name, sizeof out->name, "%s", c->dev->name);
+    c->n_kern = 1;
+    return APUS_OK;
+}
+
+static apus_err open_all(const options *o, kc *c, kc_kern *ref, kc_kern *kern, apus_diag *diag)
+{
+    int threads[N_THREAD_COUNTS] = {1, 2, 3}, n = o->bench || o->threads ? 1 : N_THREAD_COUNTS;
+    if (o->bench) threads[0] = ap_pool_default_threads();
+    if (o->threads) threads[0] = o->threads;
+    apus_err err = open_cpu(APUS_CPU_REF, 1, ref, diag);
+    if (err) return err;
+    c->dev = ref->x.dev;
+    return o->device ? open_device(o, c, kern, diag) : open_cpus(o, threads, n, c, kern, diag);
+}
+
+static int run(const options *o, kc *c)
+{
+    printf("kcheck: seed %llu, against ref:", (unsigned long long)o->seed);
+    for (int i = 0; i < c->n_kern; i++) printf(" [%s]", c->kern[i].name);
+    printf("\n");
+    int rc = run_checks(o, c);
+    if (rc == 0 && o->bench) run_bench(o, c);
+    return rc;
 }
 
 int main(int argc, char **argv)
@@ -225,31 +300,16 @@ int main(int argc, char **argv)
         printf("skipped: this processor does not have the level \"%s\"\n", apus_cpu_name(o.level));
         return 77;
     }
-    int counts[N_THREAD_COUNTS] = {1, 2, 3}, n_pools = o.bench ? 1 : N_THREAD_COUNTS, rc = 2;
-    if (o.bench) counts[0] = ap_pool_default_threads();
-    if (o.threads) {
-        counts[0] = o.threads;
-        n_pools = 1;
-    }
-    ap_pool *one = NULL, *pools[N_THREAD_COUNTS] = {0};
     apus_diag diag;
-    ap_kern ref;
-    kc_kern kern[N_LEVELS * N_THREAD_COUNTS];
-    kc c = {.ref = &ref, .kern = kern, .is_short = o.is_short};
-    if (ap_pool_create(1, &one, &diag) || ap_kern_cpu(APUS_CPU_REF, one, &ref, &diag)) goto done;
-    for (int i = 0; i < n_pools; i++)
-        if (ap_pool_create(counts[i], &pools[i], &diag)) goto done;
-    c.n_kern = open_kerns(&o, pools, n_pools, kern);
-    if (c.n_kern < 0) goto done;
-
-    printf("kcheck: seed %llu, against ref:", (unsigned long long)o.seed);
-    for (int i = 0; i < c.n_kern; i++) printf(" [%s]", kern[i].name);
-    printf("\n");
-    rc = run_checks(&o, &c);
-    if (rc == 0 && o.bench) run_bench(&o, &c);
-done:
-    if (rc == 2) fprintf(stderr, "kcheck: could not run\n");
-    for (int i = 0; i < N_THREAD_COUNTS; i++) ap_pool_free(pools[i]);
-    ap_pool_free(one);
+    kc_kern ref = {0}, kern[N_LEVELS * N_THREAD_COUNTS];
+    kc c = {.ref = &ref.x, .kern = kern, .is_short = o.is_short};
+    apus_err err = open_all(&o, &c, &ref, kern, &diag);
+    int rc = err == APUS_EUNSUPPORTED ? 77 : 2;
+    if (err)
+        fprintf(stderr, "kcheck: %s\n", diag.text);
+    else
+        rc = run(&o, &c);
+    for (int i = 0; i < c.n_kern; i++) kern[i].x.dev->op->destroy(kern[i].x.dev);
+    if (ref.x.dev) ref.x.dev->op->destroy(ref.x.dev);
     return rc;
 }

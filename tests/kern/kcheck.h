@@ -1,5 +1,6 @@
 /* kcheck.h - the harness: every slot of struct ap_kern, at every level, against an f64 oracle,
- * against ref to the bit, and against itself in another batch.
+ * against ref to the bit, and against itself in another batch. Other devices than the CPU are compared with
+ * ref within a tolerance.
  *
  * A check of a slot is one function in a check_*.c, listed in kcheck.c:
  *
@@ -7,15 +8,16 @@
  *   {
  *       for each case {
  *           inputs by kc_in, outputs by kc_out
- *           run c->ref; kc_written(out); kc_close(out, oracle)
+ *           kc_call(c->ref, norm, &a); kc_written(out); kc_close(out, oracle)
  *           kc_same(out, the Order of kern.h written out once more): levels share the code above
  *           the micro kernels, so agreement among them does not show that
- *           for every c->kern[i] { kc_poison(out2); run; kc_same(out2, out) }
+ *           for every c->kern[i] { kc_poison(out2); kc_call(&c->kern[i].x, ...); kc_same(out2, out) }
  *           rows alone: run on one row at a time; kc_same
  *       }
  *   }
  *
- * Memory from kc_* lives until the check returns; then all canaries are looked at. */
+ * Memory from kc_* lives until the check returns; then all canaries are looked at. Host and device under test
+ * both address it. */
 #ifndef KCHECK_H
 #define KCHECK_H
 
@@ -28,12 +30,14 @@
 #include "tolerance.h"
 
 typedef struct kc_kern {
-    ap_kern k;
-    char name[32]; /* "avx2 x2": level and threads */
+    ap_exec x;
+    bool exact;    /* bit-equal to ref; else within kc.loose */
+    char name[48]; /* "avx2 x2": level and threads */
 } kc_kern;
 
 typedef struct kc {
-    const ap_kern *ref;  /* ref level, one thread: the definition */
+    ap_device *dev;      /* where memory is from */
+    const ap_exec *ref;  /* ref level, one thread: the definition */
     const kc_kern *kern; /* [n_kern] every level and thread count to compare with it */
     int n_kern;
     ap_rng rng;
@@ -41,10 +45,18 @@ typedef struct kc {
     bool bench;       /* inputs without denormals, which cost f32 kernels a factor of twenty */
     const char *slot; /* the slot under test */
     char where[128];  /* the case under test, for messages: kc_case */
+    double loose;     /* of devices that are not exact: off by this part of a row's largest value */
     int fails;        /* of this slot */
     int64_t values;   /* compared so far */
     struct kc_block *blocks;
 } kc;
+
+/* Run a slot and wait for its results. */
+#define kc_call(ex, slot, ...) ((ex)->k->slot((ex), __VA_ARGS__), kc_finish(ex))
+void kc_finish(const ap_exec *ex);
+
+#define KC_LOOSE      2e-4 /* what kc_case sets: f32 in another order */
+#define KC_LOOSE_FAST 3e-2 /* of precision FAST: inputs of 8 bits or bf16 */
 
 /* Name the case that follows. */
 void kc_case(kc *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -65,15 +77,27 @@ int kc_int(kc *c, int lo, int hi); /* lo .. hi, both included */
 
 /* A tensor [rows, cols] of type t with such values, at an odd address; and its exact f32 copy. */
 ap_tensor kc_tensor(kc *c, ap_dtype t, int rows, int cols, double scale, float **values);
-/* The same, packed by k->pack. */
-ap_mat kc_mat(kc *c, const ap_kern *k, const ap_tensor *t);
+/* The same, packed as ex takes it. */
+ap_mat kc_mat(kc *c, const ap_exec *ex, const ap_tensor *t);
+/* As kern takes it: of CPUs, what ref has packed. */
+ap_mat kc_mat_of(kc *c, const kc_kern *kern, const ap_tensor *t, const ap_mat *ref);
+
+/* A step: sequence i has n_tok[i] tokens from position pos[i] on, row i of the tables, block i of the states,
+ * and sees what is behind it. Its arrays may be changed.
+ *   page  i32 [n_seq, page_ld] of both groups, or NULL */
+ap_batch *kc_batch(kc *c, int n_seq, const int *pos, const int *n_tok, const int32_t *page, int page_ld);
+/* Tokens [t, t + n) of sequence i as a step of its own: its row 0 is the batch's row seq[i].begin + t. */
+ap_batch *kc_piece(kc *c, const ap_batch *b, int i, int t, int n);
+/* Some neighbours see one another: random spans in both directions. */
+void kc_spans(kc *c, ap_batch *b);
 
 /* ------------------------------------------------------------------ comparing */
 
 /* Every value of rows x n (ld apart) was written and nothing between the rows was. */
 void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n, int64_t ld);
-/* Equal to the bit (a NaN equals any NaN, but no poison): rows x n. */
-void kc_same(kc *c, const char *who, const char *what, const float *got, int64_t ldgot,
+/* What `who` (NULL: ref) has computed equals it to the bit (a NaN equals any NaN, but no poison), or within
+ * c->loose if it is not exact: rows x n. */
+void kc_same(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
              const float *want, int64_t ldwant, int64_t rows, int64_t n);
 /* Within tol of the oracle; mag may be NULL. want and mag are dense [rows, n]. */
 void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,
@@ -85,7 +109,7 @@ float kc_dot(const float *x, const float *w, int n);
 /* ------------------------------------------------------------------ timing */
 
 typedef struct kc_bench {
-    const ap_kern *k;
+    const ap_exec *x;
     const char *name; /* of the table */
     const char *slot;
     double peak_flops, peak_bytes; /* per second, at this level and thread count */
@@ -94,7 +118,7 @@ typedef struct kc_bench {
     kc *c;                         /* memory and random numbers */
 } kc_bench;
 
-typedef void (*kc_fn)(const ap_kern *k, void *arg);
+typedef void (*kc_fn)(const ap_exec *ex, void *arg);
 
 /* Time fn, print a line: time, GFLOP/s, GB/s, and the share of the time that the peaks would allow.
  *   shape  such as "T=1 2048x8192 bf16"
@@ -106,6 +130,7 @@ void kc_time(kc_bench *b, const char *shape, double flops, double bytes, kc_fn f
 void check_pack_bytes(kc *c);
 void check_pack(kc *c);
 void check_pack_mat(kc *c);
+void check_mat_rows(kc *c);
 void check_embed(kc *c);
 void check_norm(kc *c);
 void check_matmul(kc *c);
@@ -121,6 +146,8 @@ void check_attn(kc *c);
 void check_conv(kc *c);
 void check_delta_scratch_bytes(kc *c);
 void check_delta(kc *c);
+void check_sample_scratch_bytes(kc *c);
+void check_sample(kc *c);
 
 /* weights in integer form; parts of the above */
 void check_pack_quant(kc *c);
@@ -154,5 +181,6 @@ void bench_qkv(kc_bench *b);
 void bench_attn(kc_bench *b);
 void bench_conv(kc_bench *b);
 void bench_delta(kc_bench *b);
+void bench_sample(kc_bench *b);
 
 #endif

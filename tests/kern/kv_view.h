@@ -1,4 +1,4 @@
-/* kv_view.h - elements of KV pages by the text of kern.h (ap_kv_seq), written out apart from the
+/* kv_view.h - elements of KV pages by the text of kern.h (ap_kv), written out apart from the
  * kernels: a head's key or (v) value of one token. */
 #ifndef KCHECK_KV_VIEW_H
 #define KCHECK_KV_VIEW_H

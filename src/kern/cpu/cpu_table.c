@@ -1,33 +1,38 @@
 #include "kern/cpu/cpu_table.h"
 
-#include "kern/cpu/micro.h"
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-void ap_cpu_table(apus_cpu level, ap_pool *pool, ap_kern *out)
+/* One for each level, all with the same slots: what differs is behind impl. */
+#define TABLE(which, micro)                                                                        \
+    {                                                                                              \
+        .name = "cpu", .level = which, .impl = &micro, .pack_bytes = ap_cpu_pack_bytes,            \
+        .pack = ap_cpu_pack, .pack_mat = ap_cpu_pack_mat, .mat_rows = ap_cpu_mat_rows,             \
+        .embed = ap_cpu_embed, .norm = ap_cpu_norm, .matmul = ap_cpu_matmul, .glu = ap_cpu_glu,    \
+        .route = ap_cpu_route, .moe_scratch_bytes = ap_cpu_moe_scratch_bytes, .moe = ap_cpu_moe,   \
+        .rope = ap_cpu_rope, .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes,   \
+        .attn = ap_cpu_attn, .conv = ap_cpu_conv,                                                  \
+        .delta_scratch_bytes = ap_cpu_delta_scratch_bytes, .delta = ap_cpu_delta,                  \
+        .elem = ap_cpu_elem, .sample_scratch_bytes = ap_cpu_sample_scratch_bytes,                  \
+        .sample = ap_cpu_sample,                                                                   \
+    }
+
+static const ap_kern tables[] = {
+    TABLE(APUS_CPU_REF, ap_micro_ref_table),
+#if defined(__x86_64__)
+    TABLE(APUS_CPU_AVX2, ap_micro_avx2_table),
+    TABLE(APUS_CPU_AVX512, ap_micro_avx512_table),
+    TABLE(APUS_CPU_AMX, ap_micro_amx_table),
+#elif defined(__aarch64__)
+    TABLE(APUS_CPU_NEON, ap_micro_neon_table),
+    TABLE(APUS_CPU_DOT, ap_micro_dot_table),
+    TABLE(APUS_CPU_I8MM, ap_micro_i8mm_table),
+#endif
+};
+
+const ap_kern *ap_cpu_table(apus_cpu level)
 {
-    *out = (ap_kern){
-        .name = "cpu",
-        .level = level,
-        .pool = pool,
-        .impl = ap_micro_for(level),
-        .pack_bytes = ap_cpu_pack_bytes,
-        .pack = ap_cpu_pack,
-        .pack_mat = ap_cpu_pack_mat,
-        .embed = ap_cpu_embed,
-        .norm = ap_cpu_norm,
-        .matmul = ap_cpu_matmul,
-        .glu = ap_cpu_glu,
-        .route = ap_cpu_route,
-        .moe_scratch_bytes = ap_cpu_moe_scratch_bytes,
-        .moe = ap_cpu_moe,
-        .elem = ap_cpu_elem,
-        .rope = ap_cpu_rope,
-        .qkv = ap_cpu_qkv,
-        .attn_scratch_bytes = ap_cpu_attn_scratch_bytes,
-        .attn = ap_cpu_attn,
-        .conv = ap_cpu_conv,
-        .delta_scratch_bytes = ap_cpu_delta_scratch_bytes,
-        .delta = ap_cpu_delta,
-    };
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (tables[i].level == level) return &tables[i];
+    return &tables[0];
 }

@@ -4,7 +4,7 @@
 
 #include "kern/kern.h"
 
-/* Fill the table. The caller checked that the processor has the level. */
-void ap_cpu_table(apus_cpu level, ap_pool *pool, ap_kern *out);
+/* The table of a level. The caller checked that the processor has it. */
+const ap_kern *ap_cpu_table(apus_cpu level);
 
 #endif

@@ -4,6 +4,12 @@
 
 #include "kern/cpu/micro_recur.h"
 
+/* A layer's state of a sequence. */
+static inline float *ap_recur_state(const ap_recur_at *at, const ap_seq *s)
+{
+    return at->base + (size_t)s->state * at->block_floats + at->offset;
+}
+
 static inline const float *ap_delta_row(const ap_delta_args *a, int64_t t)
 {
     return a->qkv + t * (2 * (int64_t)a->n_k_head * a->k_dim + (int64_t)a->n_v_head * a->v_dim);
@@ -58,7 +64,7 @@ void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, 
 
 /* The chunked form for some value heads of one sequence: outputs written, state replaced; fast: with
  * m->split where it is. scratch: ap_delta_chunk_bytes, AP_ALIGN-aligned. */
-void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s,
+void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_seq *s,
                      const ap_delta_heads *heads, bool fast, void *scratch);
 size_t ap_delta_chunk_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n_heads);
 

@@ -1,5 +1,5 @@
 /* kv_page.h - where a head's keys and values lie in a page, how a token's are written, and what a
- * query becomes for Q8 pages. Layouts and rounding: ap_kv_seq in kern.h. Scalar, the same on every
+ * query becomes for Q8 pages. Layouts and rounding: ap_kv in kern.h. Scalar, the same on every
  * level. */
 #ifndef AP_KERN_CPU_KV_PAGE_H
 #define AP_KERN_CPU_KV_PAGE_H
@@ -11,6 +11,12 @@ typedef struct ap_kv_head {
     uint8_t *k, *v;
     float *ks, *vs; /* f32 [blocks of AP_KV_BLOCK][AP_PAGE], f32 [AP_PAGE] */
 } ap_kv_head;
+
+/* The block table of a sequence: i32 [pages], -1 = left the window. */
+static inline const int32_t *ap_kv_pages(const ap_kv *kv, const ap_seq *s)
+{
+    return kv->batch->page[kv->group] + (size_t)s->table * (size_t)kv->batch->page_ld;
+}
 
 ap_kv_head ap_kv_head_at(const ap_kv *kv, int32_t page, int n_kv_head, int head_dim, int g);
 

@@ -9,7 +9,7 @@
 #include "kern/cpu/micro_qwiden.h"
 #include "kern/cpu/micro_recur.h"
 
-static const ap_micro micro_ref = {
+const ap_micro ap_micro_ref_table = {
     .level = APUS_CPU_REF,
     .matmul = &ap_matmul_ref,
     .qwiden = &ap_qwiden_ref,
@@ -20,7 +20,7 @@ static const ap_micro micro_ref = {
 };
 
 #if defined(__x86_64__)
-static const ap_micro micro_avx2 = {
+const ap_micro ap_micro_avx2_table = {
     .level = APUS_CPU_AVX2,
     .matmul = &ap_matmul_avx2,
     .qwiden = &ap_qwiden_avx2,
@@ -30,7 +30,7 @@ static const ap_micro micro_avx2 = {
     .recur = &ap_recur_avx2,
 };
 
-static const ap_micro micro_avx512 = {
+const ap_micro ap_micro_avx512_table = {
     .level = APUS_CPU_AVX512,
     .matmul = &ap_matmul_avx512,
     .qwiden = &ap_qwiden_avx512,
@@ -41,7 +41,7 @@ static const ap_micro micro_avx512 = {
     .recur = &ap_recur_avx512,
 };
 
-static const ap_micro micro_amx = {
+const ap_micro ap_micro_amx_table = {
     .level = APUS_CPU_AMX,
     .matmul = &ap_matmul_avx512,
     .qwiden = &ap_qwiden_avx512,
@@ -53,7 +53,7 @@ static const ap_micro micro_amx = {
     .recur = &ap_recur_amx,
 };
 #elif defined(__aarch64__)
-static const ap_micro micro_neon = {
+const ap_micro ap_micro_neon_table = {
     .level = APUS_CPU_NEON,
     .matmul = &ap_matmul_neon,
     .qwiden = &ap_qwiden_neon,
@@ -63,7 +63,7 @@ static const ap_micro micro_neon = {
     .recur = &ap_recur_neon,
 };
 
-static const ap_micro micro_dot = {
+const ap_micro ap_micro_dot_table = {
     .level = APUS_CPU_DOT,
     .matmul = &ap_matmul_neon,
     .qwiden = &ap_qwiden_neon,
@@ -73,7 +73,7 @@ static const ap_micro micro_dot = {
     .recur = &ap_recur_neon,
 };
 
-static const ap_micro micro_i8mm = {
+const ap_micro ap_micro_i8mm_table = {
     .level = APUS_CPU_I8MM,
     .matmul = &ap_matmul_neon,
     .qwiden = &ap_qwiden_neon,
@@ -83,19 +83,3 @@ static const ap_micro micro_i8mm = {
     .recur = &ap_recur_neon,
 };
 #endif
-
-const ap_micro *ap_micro_for(apus_cpu level)
-{
-#if defined(__x86_64__)
-    if (level == APUS_CPU_AVX2) return &micro_avx2;
-    if (level == APUS_CPU_AVX512) return &micro_avx512;
-    if (level == APUS_CPU_AMX) return &micro_amx;
-#endif
-#if defined(__aarch64__)
-    if (level == APUS_CPU_NEON) return &micro_neon;
-    if (level == APUS_CPU_DOT) return &micro_dot;
-    if (level == APUS_CPU_I8MM) return &micro_i8mm;
-#endif
-    (void)level;
-    return &micro_ref;
-}

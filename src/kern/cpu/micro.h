@@ -34,7 +34,12 @@ struct ap_micro {
     const struct ap_micro_recur *recur;   /* micro_recur.h */
 };
 
-/* The table of a level; the caller checked that the processor has it. */
-const ap_micro *ap_micro_for(apus_cpu level);
+/* The table of each level of this architecture. */
+extern const ap_micro ap_micro_ref_table;
+#if defined(__x86_64__)
+extern const ap_micro ap_micro_avx2_table, ap_micro_avx512_table, ap_micro_amx_table;
+#elif defined(__aarch64__)
+extern const ap_micro ap_micro_neon_table, ap_micro_dot_table, ap_micro_i8mm_table;
+#endif
 
 #endif

@@ -1,4 +1,4 @@
-/* ops_attn.c - causal attention over KV pages.
+/* ops_attn.c - attention over KV pages.
  *
  * A tile is the query rows of some tokens of one sequence for one KV head (token-major: all query
  * heads of the KV head of a token, then the next token); they share every page that is read. Keys
@@ -50,10 +50,11 @@ typedef struct job {
 
 /* The rows of a tile. */
 typedef struct tile {
-    const ap_kv_seq *s;
-    const float *q; /* prepared */
+    const ap_seq *s;
+    const int32_t *page; /* of s */
+    const float *q;      /* prepared */
     float *out[MAX_ROWS];
-    int pos[MAX_ROWS];
+    int pos[MAX_ROWS], see_end[MAX_ROWS]; /* both ascend */
     int n, g;
     int first, end; /* segments */
     float p[MAX_ROWS * AP_PAGE];
@@ -73,7 +74,7 @@ static int first_key(const ap_attn_args *a, int pos)
 
 /* ------------------------------------------------------------------ tiles */
 
-static int n_tiles(const job *j, const ap_kv_seq *s)
+static int n_tiles(const job *j, const ap_seq *s)
 {
     return (s->n_tok + j->tokens - 1) / j->tokens;
 }
@@ -81,30 +82,31 @@ static int n_tiles(const job *j, const ap_kv_seq *s)
 static int count_tiles(const job *j)
 {
     int n = 0;
-    for (int i = 0; i < j->a->kv.n_seq; i++) n += n_tiles(j, &j->a->kv.seq[i]);
+    const ap_batch *b = j->a->kv.batch;
+    for (int i = 0; i < b->n_seq; i++) n += n_tiles(j, &b->seq[i]);
     return n * j->a->n_kv_head * j->splits;
 }
 
 /* The sequence of tile *index, which becomes the index within it. */
-static const ap_kv_seq *tile_seq(const job *j, int *index)
+static const ap_seq *tile_seq(const job *j, int *index)
 {
-    const ap_kv_seq *s = j->a->kv.seq;
+    const ap_seq *s = j->a->kv.batch->seq;
     int per_token = j->a->n_kv_head * j->splits;
     while (*index >= n_tiles(j, s) * per_token) *index -= n_tiles(j, s++) * per_token;
     return s;
 }
 
 /* Late tiles see the most keys: they come first, so that no long task is left for the end. */
-static int tile_token(const job *j, const ap_kv_seq *s, int index)
+static int tile_token(const job *j, const ap_seq *s, int index)
 {
     return (n_tiles(j, s) - 1 - index / (j->a->n_kv_head * j->splits)) * j->tokens;
 }
 
-static void tile_segments(const job *j, const ap_kv_seq *s, int tok, int *first, int *end)
+static void tile_segments(const job *j, const ap_seq *s, int tok, int *first, int *end)
 {
     int last = ap_min_int(tok + j->tokens, s->n_tok) - 1;
     *first = first_key(j->a, s->pos + tok) / AP_SEGMENT;
-    *end = (s->pos + last) / AP_SEGMENT + 1;
+    *end = (j->a->kv.batch->see_end[s->begin + last] - 1) / AP_SEGMENT + 1;
 }
 
 static void tile_open(tile *t, const job *j, int index, uint8_t *room)
@@ -119,6 +121,7 @@ static void tile_open(tile *t, const job *j, int index, uint8_t *room)
     int tok_end = ap_min_int(tok + j->tokens, t->s->n_tok);
     float *q = (float *)(void *)room;
     tile_segments(j, t->s, tok, &t->first, &t->end);
+    t->page = ap_kv_pages(&a->kv, t->s);
     t->q = q;
     t->n = 0;
     for (; tok < tok_end; tok++)
@@ -126,13 +129,14 @@ static void tile_open(tile *t, const job *j, int index, uint8_t *room)
             size_t row = (size_t)(t->s->begin + tok) * (size_t)a->n_head + (size_t)h;
             t->out[t->n] = a->out + row * (size_t)D;
             t->pos[t->n] = t->s->pos + tok;
+            t->see_end[t->n] = a->kv.batch->see_end[t->s->begin + tok];
             (j->fast ? j->fast->query : j->kv->query)(a->q + row * (size_t)D, D, q);
         }
 }
 
 static bool sees(const job *j, const tile *t, int r, int segment)
 {
-    return t->pos[r] >= segment * AP_SEGMENT &&
+    return t->see_end[r] > segment * AP_SEGMENT &&
            first_key(j->a, t->pos[r]) < (segment + 1) * AP_SEGMENT;
 }
 
@@ -147,9 +151,8 @@ static void rows_page(tile *t, const job *j, const sums *u, int r, int n, int st
     const float *q = t->q + r * ap_q_stride(D);
     float *p = t->p + r * AP_PAGE;
     for (int i = 0; i < n; i++) {
-        int pos = t->pos[r + i];
-        hi[i] = ap_max_int(ap_min_int(pos + 1 - start, AP_PAGE), 0);
-        lo[i] = ap_min_int(ap_max_int(first_key(a, pos) - start, 0), hi[i]);
+        hi[i] = ap_max_int(ap_min_int(t->see_end[r + i] - start, AP_PAGE), 0);
+        lo[i] = ap_min_int(ap_max_int(first_key(a, t->pos[r + i]) - start, 0), hi[i]);
     }
     if (j->fast) {
         j->fast->page(q, n, at, D, lo, hi, a->scale, p, u->m + r, u->l + r, u->o + r, ahead);
@@ -166,13 +169,12 @@ static void rows_page(tile *t, const job *j, const sums *u, int r, int n, int st
 static void tile_page(tile *t, const job *j, const sums *u, int page, bool last)
 {
     const ap_attn_args *a = j->a;
-    const int32_t *table = t->s->page;
     int D = a->head_dim, start = page * AP_PAGE, r = 0, end = t->n;
-    ap_kv_head at = ap_kv_head_at(&a->kv, table[page], a->n_kv_head, D, t->g);
+    ap_kv_head at = ap_kv_head_at(&a->kv, t->page[page], a->n_kv_head, D, t->g);
     int64_t ahead =
-        last ? 0 : ((int64_t)table[page + 1] - table[page]) * (int64_t)a->kv.page_bytes;
-    /* Positions ascend with the rows, so the rows that see anything here are neighbours. */
-    while (r < end && t->pos[r] < start) r++;
+        last ? 0 : ((int64_t)t->page[page + 1] - t->page[page]) * (int64_t)a->kv.page_bytes;
+    /* What rows see begins and ends later from row to row, so those that see anything here are neighbours. */
+    while (r < end && t->see_end[r] <= start) r++;
     while (end > r && first_key(a, t->pos[end - 1]) >= start + AP_PAGE) end--;
     r = r / j->step * j->step; /* memory behind them holds whole steps */
     int most = end - r <= j->alone ? j->alone : j->block;
@@ -190,7 +192,7 @@ static void tile_segment(tile *t, const job *j, const sums *u, int segment, bool
 {
     const int pages = AP_SEGMENT / AP_PAGE;
     int from = ap_max_int(segment * pages, first_key(j->a, t->pos[0]) / AP_PAGE);
-    int to = ap_min_int((segment + 1) * pages - 1, t->pos[t->n - 1] / AP_PAGE);
+    int to = ap_min_int((segment + 1) * pages - 1, (t->see_end[t->n - 1] - 1) / AP_PAGE);
     for (int r = 0; r < t->n; r++) {
         u->m[r] = -__builtin_inff();
         u->l[r] = 0;
@@ -297,7 +299,7 @@ static int make_wave(const job *j, cursor *at, int n_tile, int run)
     int n = 0, part = 0, room = j->part_rows / j->rows;
     while (at->tile < n_tile && part < room) {
         int index = at->tile, first, end;
-        const ap_kv_seq *s = tile_seq(j, &index);
+        const ap_seq *s = tile_seq(j, &index);
         tile_segments(j, s, tile_token(j, s, index), &first, &end);
         if (at->segment > first) first = at->segment;
         j->left[at->tile] = 0;
@@ -319,21 +321,21 @@ static int count_segments(const job *j, int n_tile)
     int n = 0;
     for (int i = 0; i < n_tile; i++) {
         int index = i, first, end;
-        const ap_kv_seq *s = tile_seq(j, &index);
+        const ap_seq *s = tile_seq(j, &index);
         tile_segments(j, s, tile_token(j, s, index), &first, &end);
         n += end - first;
     }
     return n;
 }
 
-static void run_split(const ap_kern *k, job *j, int n_tile)
+static void run_split(const ap_exec *ex, job *j, int n_tile)
 {
-    int runs = RUNS_WANTED * ap_pool_threads(k->pool);
+    int runs = RUNS_WANTED * ap_pool_threads(ex->dev->pool);
     j->rows = (j->heads * j->tokens + j->step - 1) / j->step * j->step;
     int most = ap_min_int(count_segments(j, n_tile), j->part_rows / j->rows);
     int run = ap_max_int(most / runs, 1);
     for (cursor at = {0, -1}; at.tile < n_tile;)
-        ap_op_run(k, split_task, j, make_wave(j, &at, n_tile, run));
+        ap_op_run(ex, split_task, j, make_wave(j, &at, n_tile, run));
 }
 
 /* ------------------------------------------------------------------ the slot */
@@ -373,20 +375,21 @@ static size_t carve(job *j, uint8_t *mem, int threads, int head_dim)
     return sum;
 }
 
-size_t ap_cpu_attn_scratch_bytes(const ap_kern *k, int n_head, int n_kv_head, int head_dim)
+size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n_kv_head,
+                                 int head_dim)
 {
     job j;
-    (void)n_head, (void)n_kv_head;
-    return carve(&j, NULL, ap_pool_threads(k->pool), head_dim);
+    (void)n_tok, (void)n_head, (void)n_kv_head;
+    return carve(&j, NULL, ap_pool_threads(ex->dev->pool), head_dim);
 }
 
-static void choose_kernels(const ap_kern *k, job *j)
+static void choose_kernels(const ap_exec *ex, job *j)
 {
-    const ap_micro *micro = k->impl;
+    const ap_micro *micro = ex->k->impl;
     const ap_micro_fast *f = micro->fast;
     apus_kv type = j->a->kv.type;
     j->m = micro->attn;
-    if (type == APUS_KV_BF16 && k->precision == APUS_PRECISION_FAST && f &&
+    if (type == APUS_KV_BF16 && ex->precision == APUS_PRECISION_FAST && f &&
         f->usable(j->a->head_dim)) {
         j->fast = f;
         j->block = j->alone = f->rows, j->tile = f->tile, j->step = f->step;
@@ -399,12 +402,12 @@ static void choose_kernels(const ap_kern *k, job *j)
     j->alone = ap_max_int(j->block, j->kv->alone);
 }
 
-void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a)
+void ap_cpu_attn(const ap_exec *ex, const ap_attn_args *a)
 {
-    int group = a->n_head / a->n_kv_head, threads = ap_pool_threads(k->pool);
+    int group = a->n_head / a->n_kv_head, threads = ap_pool_threads(ex->dev->pool);
     int wanted = threads == 1 ? 1 : TASKS_WANTED * threads;
     job j = {.a = a};
-    choose_kernels(k, &j);
+    choose_kernels(ex, &j);
     j.heads = ap_min_int(group, j.tile);
     j.splits = (group + j.heads - 1) / j.heads;
     j.tokens = ap_max_int(j.tile / j.heads, 1);
@@ -423,7 +426,7 @@ void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a)
     }
     int n = count_tiles(&j);
     if (n < wanted && count_segments(&j, n) > n)
-        run_split(k, &j, n);
+        run_split(ex, &j, n);
     else
-        ap_op_run(k, whole_task, &j, n);
+        ap_op_run(ex, whole_task, &j, n);
 }

@@ -136,7 +136,7 @@ static void run_block(const job *j, block *b, float *state, int key_head, int h,
     }
 }
 
-static bool in_chunks(const job *j, const ap_recur_seq *s)
+static bool in_chunks(const job *j, const ap_seq *s)
 {
     return j->chunked && s->n_tok >= MIN_CHUNK;
 }
@@ -146,11 +146,12 @@ static void recurrent_task(void *arg, int task, int worker)
     const job *j = arg;
     const ap_delta_args *a = j->a;
     int groups = a->n_v_head / j->heads, group = task / j->splits;
-    const ap_recur_seq *s = &a->seq[group / groups];
+    const ap_seq *s = &a->state.batch->seq[group / groups];
     ap_delta_heads heads = ap_delta_group(a, group % groups, j->heads);
     int row = task % j->splits * j->rows;
     int row_end = row + j->rows < a->v_dim ? row + j->rows : a->v_dim;
     if (in_chunks(j, s)) return;
+    float *state = ap_recur_state(&a->state, s);
     block b;
     block_open(&b, (char *)a->scratch + (size_t)worker * j->worker_bytes, a->k_dim, a->v_dim);
     for (int t = 0; t < s->n_tok; t += BLOCK) {
@@ -160,8 +161,7 @@ static void recurrent_task(void *arg, int task, int worker)
         b.next = rest < 0 ? 0 : rest < BLOCK ? rest : BLOCK;
         load_keys(j, &b, heads.key);
         for (int i = 0; i < heads.n; i++)
-            run_block(j, &b, s->delta_state, heads.key, heads.first + i * heads.stride, row,
-                      row_end);
+            run_block(j, &b, state, heads.key, heads.first + i * heads.stride, row, row_end);
     }
 }
 
@@ -169,7 +169,7 @@ static void norm_task(void *arg, int task, int worker)
 {
     const job *j = arg;
     const ap_delta_args *a = j->a;
-    const ap_recur_seq *s = &a->seq[task / a->n_v_head];
+    const ap_seq *s = &a->state.batch->seq[task / a->n_v_head];
     int h = task % a->n_v_head;
     (void)worker;
     if (in_chunks(j, s)) return;
@@ -184,7 +184,7 @@ static void chunked_task(void *arg, int task, int worker)
     const job *j = arg;
     const ap_delta_args *a = j->a;
     int groups = a->n_v_head / j->heads;
-    const ap_recur_seq *s = &a->seq[task / groups];
+    const ap_seq *s = &a->state.batch->seq[task / groups];
     ap_delta_heads heads = ap_delta_group(a, task % groups, j->heads);
     if (in_chunks(j, s))
         ap_delta_chunks(j->m, a, s, &heads, j->fast,
@@ -197,40 +197,43 @@ static size_t worker_bytes(const ap_micro_recur *m, int k_dim, int v_dim, int n_
     return chunk > step ? chunk : step;
 }
 
-size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
-                                  int v_dim)
+size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head,
+                                  int k_dim, int v_dim)
 {
-    const ap_micro_recur *m = ((const ap_micro *)k->impl)->recur;
-    return worker_bytes(m, k_dim, v_dim, n_v_head / n_k_head) * (size_t)ap_pool_threads(k->pool);
+    (void)n_tok;
+    const ap_micro_recur *m = ((const ap_micro *)ex->k->impl)->recur;
+    return worker_bytes(m, k_dim, v_dim, n_v_head / n_k_head) *
+           (size_t)ap_pool_threads(ex->dev->pool);
 }
 
 /* All heads of a key head in one task if that leaves all threads about the same work. */
 static int heads_per_task(const ap_delta_args *a, int threads)
 {
-    int tasks = a->n_seq * a->n_k_head;
+    int tasks = a->state.batch->n_seq * a->n_k_head;
     return tasks % threads == 0 || tasks >= 4 * threads ? a->n_v_head / a->n_k_head : 1;
 }
 
-void ap_cpu_delta(const ap_kern *k, const ap_delta_args *a)
+void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a)
 {
-    int threads = ap_pool_threads(k->pool), few = 0;
+    const ap_batch *batch = a->state.batch;
+    int threads = ap_pool_threads(ex->dev->pool), few = 0;
     int slices = (a->v_dim + AP_DELTA_ROWS - 1) / AP_DELTA_ROWS;
     job j = {.a = a,
-             .m = ((const ap_micro *)k->impl)->recur,
-             .fast = k->precision == APUS_PRECISION_FAST,
-             .chunked = a->form == AP_DELTA_CHUNKED || k->precision == APUS_PRECISION_FAST,
+             .m = ((const ap_micro *)ex->k->impl)->recur,
+             .fast = ex->precision == APUS_PRECISION_FAST,
+             .chunked = a->form == AP_DELTA_CHUNKED || ex->precision == APUS_PRECISION_FAST,
              .heads = heads_per_task(a, threads)};
     j.worker_bytes = worker_bytes(j.m, a->k_dim, a->v_dim, a->n_v_head / a->n_k_head);
-    int tasks = a->n_seq * (a->n_v_head / j.heads);
+    int tasks = batch->n_seq * (a->n_v_head / j.heads);
     if (tasks <= 0) return;
-    for (int i = 0; i < a->n_seq; i++) few += !in_chunks(&j, &a->seq[i]);
-    if (few < a->n_seq) ap_op_run(k, chunked_task, &j, tasks);
+    for (int i = 0; i < batch->n_seq; i++) few += !in_chunks(&j, &batch->seq[i]);
+    if (few < batch->n_seq) ap_op_run(ex, chunked_task, &j, tasks);
     if (few == 0) return;
     /* Whole heads where there are enough of them: each task prepares q, k and gates itself. */
     j.splits = tasks % threads == 0 ? 1 : (2 * threads + tasks - 1) / tasks;
     if (j.splits > slices) j.splits = slices;
     j.rows = (slices + j.splits - 1) / j.splits * AP_DELTA_ROWS;
     j.splits = (a->v_dim + j.rows - 1) / j.rows;
-    ap_op_run(k, recurrent_task, &j, tasks * j.splits);
-    if (j.splits > 1) ap_op_run(k, norm_task, &j, a->n_seq * a->n_v_head);
+    ap_op_run(ex, recurrent_task, &j, tasks * j.splits);
+    if (j.splits > 1) ap_op_run(ex, norm_task, &j, batch->n_seq * a->n_v_head);
 }

@@ -279,18 +279,19 @@ static void advance(chunk *c, float *st, const ap_delta_gate *all, ap_feed *next
     }
 }
 
-void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_recur_seq *s,
+void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_seq *s,
                      const ap_delta_heads *heads, bool fast, void *scratch)
 {
     int Dk = a->k_dim, Dv = a->v_dim;
     size_t size = (size_t)Dv * (size_t)Dk;
+    float *state = ap_recur_state(&a->state, s);
     chunk c = {.m = m, .a = a};
     if (fast && can_split(m, (size_t)Dk, (size_t)Dv)) c.split = m->split;
     layout(&c, scratch, (size_t)Dk, (size_t)Dv, (size_t)heads->n, c.split != NULL);
     if (c.split) c.split->begin();
     for (int i = 0; i < heads->n; i++) {
         int h = heads->first + i * heads->stride;
-        m->transpose(s->delta_state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
+        m->transpose(state + (size_t)h * size, Dk, Dv, Dk, c.st + (size_t)i * size, Dv);
     }
     c.ld = ap_delta_row(a, 1) - ap_delta_row(a, 0);
     int n = ap_min_int(CHUNK, s->n_tok);
@@ -317,7 +318,7 @@ void ap_delta_chunks(const ap_micro_recur *m, const ap_delta_args *a, const ap_r
     }
     for (int i = 0; i < heads->n; i++) {
         int h = heads->first + i * heads->stride;
-        m->transpose(c.st + (size_t)i * size, Dv, Dk, Dv, s->delta_state + (size_t)h * size, Dk);
+        m->transpose(c.st + (size_t)i * size, Dv, Dk, Dv, state + (size_t)h * size, Dk);
     }
     if (c.split) c.split->end();
 }

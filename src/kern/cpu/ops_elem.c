@@ -41,11 +41,11 @@ static void elem_task(void *arg, int task, int worker)
     for (int t = ap_op_first(j->a->rows, task, j->n_tasks); t < end; t++) elem_row(j->m, j->a, t);
 }
 
-void ap_cpu_elem(const ap_kern *k, const ap_elem_args *a)
+void ap_cpu_elem(const ap_exec *ex, const ap_elem_args *a)
 {
-    const ap_micro *m = k->impl;
+    const ap_micro *m = ex->k->impl;
     int64_t steps = (int64_t)a->n * a->n_block / 16;
     if (a->op == AP_ELEM_MUL_SIGMOID || a->op == AP_ELEM_GELU_MUL) steps *= 16;
-    elem_job j = {m->elem, a, ap_op_tasks(k, a->rows, steps)};
-    ap_op_run(k, elem_task, &j, j.n_tasks);
+    elem_job j = {m->elem, a, ap_op_tasks(ex, a->rows, steps)};
+    ap_op_run(ex, elem_task, &j, j.n_tasks);
 }

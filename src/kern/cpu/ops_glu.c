@@ -40,31 +40,33 @@ static void glu_task(void *arg, int task, int worker)
     }
 }
 
-static void run(const ap_kern *k, const ap_glu_args *a, const ap_qx *inputs)
+static void run(const ap_exec *ex, const ap_glu_args *a, const ap_qx *inputs)
 {
-    glu_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
-    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1, inputs);
-    ap_op_run(k, glu_task, &j, j.split.n_tasks);
+    glu_job j = {.m = ex->k->impl, .a = a, .qdot = ap_qdot_of(ex), .inputs = inputs};
+    j.split = ap_split_product(ex, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1, inputs);
+    ap_op_run(ex, glu_task, &j, j.split.n_tasks);
 }
 
 /* As in matmul. */
-static void run_integer(const ap_kern *k, const ap_glu_args *a)
+static void run_integer(const ap_exec *ex, const ap_glu_args *a)
 {
     alignas(64) ap_qx stack[AP_INPUT_STACK / sizeof(ap_qx)];
-    ap_input_room room = ap_find_room(k, a->gate->cols, a->n_tok, stack);
+    ap_input_room room = ap_find_room(ex, a->gate->cols, a->n_tok, stack);
     for (int t = 0; t < a->n_tok; t += room.rows) {
         ap_glu_args part = *a;
         part.x += t * a->ldx;
         part.y += t * a->ldy;
         part.n_tok = a->n_tok - t < room.rows ? a->n_tok - t : room.rows;
-        ap_quantise(k, part.x, a->ldx, part.n_tok, a->gate->cols, room.at);
-        run(k, &part, room.at);
+        ap_quantise(ex, part.x, a->ldx, part.n_tok, a->gate->cols, room.at);
+        run(ex, &part, room.at);
     }
 }
 
-void ap_cpu_glu(const ap_kern *k, const ap_glu_args *a)
+void ap_cpu_glu(const ap_exec *ex, const ap_glu_args *a)
 {
-    if (ap_tiled_glu(k, a)) return;
-    if (ap_meets_integers(k, a->gate) || ap_meets_integers(k, a->up)) run_integer(k, a);
-    else run(k, a, NULL);
+    if (ap_tiled_glu(ex, a)) return;
+    if (ap_meets_integers(ex, a->gate) || ap_meets_integers(ex, a->up))
+        run_integer(ex, a);
+    else
+        run(ex, a, NULL);
 }

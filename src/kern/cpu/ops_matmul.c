@@ -48,31 +48,33 @@ static void matmul_task(void *arg, int task, int worker)
         finish(j->m->elem, a, tile + (size_t)r * ld, a->y + (t0 + r) * a->ldy + n0, n);
 }
 
-static void run(const ap_kern *k, const ap_matmul_args *a, const ap_qx *inputs)
+static void run(const ap_exec *ex, const ap_matmul_args *a, const ap_qx *inputs)
 {
-    matmul_job j = {.m = k->impl, .a = a, .qdot = ap_qdot_of(k), .inputs = inputs};
-    j.split = ap_split_product(k, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1, inputs);
-    ap_op_run(k, matmul_task, &j, j.split.n_tasks);
+    matmul_job j = {.m = ex->k->impl, .a = a, .qdot = ap_qdot_of(ex), .inputs = inputs};
+    j.split = ap_split_product(ex, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1, inputs);
+    ap_op_run(ex, matmul_task, &j, j.split.n_tasks);
 }
 
 /* Inputs go to integer form in pieces that fit the room there is. */
-static void run_integer(const ap_kern *k, const ap_matmul_args *a)
+static void run_integer(const ap_exec *ex, const ap_matmul_args *a)
 {
     alignas(64) ap_qx stack[AP_INPUT_STACK / sizeof(ap_qx)];
-    ap_input_room room = ap_find_room(k, a->w->cols, a->n_tok, stack);
+    ap_input_room room = ap_find_room(ex, a->w->cols, a->n_tok, stack);
     for (int t = 0; t < a->n_tok; t += room.rows) {
         ap_matmul_args part = *a;
         part.x += t * a->ldx;
         part.y += t * a->ldy;
         part.n_tok = a->n_tok - t < room.rows ? a->n_tok - t : room.rows;
-        ap_quantise(k, part.x, a->ldx, part.n_tok, a->w->cols, room.at);
-        run(k, &part, room.at);
+        ap_quantise(ex, part.x, a->ldx, part.n_tok, a->w->cols, room.at);
+        run(ex, &part, room.at);
     }
 }
 
-void ap_cpu_matmul(const ap_kern *k, const ap_matmul_args *a)
+void ap_cpu_matmul(const ap_exec *ex, const ap_matmul_args *a)
 {
-    if (ap_tiled_matmul(k, a)) return;
-    if (ap_meets_integers(k, a->w)) run_integer(k, a);
-    else run(k, a, NULL);
+    if (ap_tiled_matmul(ex, a)) return;
+    if (ap_meets_integers(ex, a->w))
+        run_integer(ex, a);
+    else
+        run(ex, a, NULL);
 }

@@ -35,7 +35,7 @@ typedef struct pair_layout {
 } pair_layout;
 
 typedef struct moe_job {
-    const ap_kern *k;
+    const ap_exec *ex;
     const ap_micro *m;
     const ap_moe_args *a;
     const ap_micro_qdot *qdot;
@@ -75,20 +75,20 @@ static int slice_panels(size_t pairs, int hidden)
 }
 
 /* `tiled` of the pairs go by tiles, the others by what ops_moe.c does itself. */
-static pair_layout lay_out_pairs(const ap_kern *k, size_t at, size_t pairs, size_t tiled, int n_expert, int hidden,
-                                 int ffn)
+static pair_layout lay_out_pairs(const ap_exec *ex, size_t at, size_t pairs, size_t tiled,
+                                 int n_expert, int hidden, int ffn)
 {
     pair_layout l = {.ld_mid = (ffn + 15) / 16 * 16};
     size_t plain = pairs - tiled;
-    l.x_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, hidden));
-    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(k, tiled, n_expert, ffn));
+    l.x_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, hidden));
+    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, ffn));
     l.mid = place(&at, plain, (size_t)l.ld_mid * sizeof(float));
-    l.mid_q = place(&at, k->precision != APUS_PRECISION_EXACT ? plain : 0, ap_input_bytes(ffn));
+    l.mid_q = place(&at, ex->precision != APUS_PRECISION_EXACT ? plain : 0, ap_input_bytes(ffn));
     l.end = at;
     return l;
 }
 
-static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden, int ffn)
+static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden, int ffn)
 {
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
@@ -103,22 +103,24 @@ static layout lay_out(const ap_kern *k, int n_tok, int n_expert, int n_used, int
     if (l.slice * AP_PANEL < hidden) out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
     else row *= (size_t)l.slice;
     l.out = place(&at, out, row);
-    if (k->precision != APUS_PRECISION_EXACT) l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
+    if (ex->precision != APUS_PRECISION_EXACT)
+        l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
     l.pairs = at;
     /* every pair is on one of both sides: the larger one, and what padding takes in tiles */
     size_t most = ap_round_up(pairs, 16);
-    size_t all_tiled = lay_out_pairs(k, at, most, most, n_expert, hidden, ffn).end;
-    size_t all_plain = lay_out_pairs(k, at, most, 0, n_expert, hidden, ffn).end;
-    size_t padding = ap_tiled_moe_padding(k, most, n_expert, hidden) + ap_tiled_moe_padding(k, most, n_expert, ffn);
+    size_t all_tiled = lay_out_pairs(ex, at, most, most, n_expert, hidden, ffn).end;
+    size_t all_plain = lay_out_pairs(ex, at, most, 0, n_expert, hidden, ffn).end;
+    size_t padding = ap_tiled_moe_padding(ex, most, n_expert, hidden) +
+                     ap_tiled_moe_padding(ex, most, n_expert, ffn);
     l.total = ap_max_size(all_tiled > padding ? all_tiled - padding : 0, all_plain);
     place(&l.total, 1, padding + 4 * 64); /* each part is rounded up */
     return l;
 }
 
-size_t ap_cpu_moe_scratch_bytes(const ap_kern *k, int n_tok, int n_expert, int n_used, int hidden,
+size_t ap_cpu_moe_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn)
 {
-    return lay_out(k, n_tok, n_expert, n_used, hidden, ffn).total;
+    return lay_out(ex, n_tok, n_expert, n_used, hidden, ffn).total;
 }
 
 /* Slots and units of an expert with `rows` pairs; returns the rows of the largest unit. */
@@ -152,7 +154,7 @@ static int sort_pairs(moe_job *j)
      * rows, and start[e] then is no longer their number */
     for (int e = 0; e < a->n_expert; e++) {
         int rows = j->start[e];
-        if (!rows || !ap_tiled_expert(j->k, &a->experts[e], rows)) continue;
+        if (!rows || !ap_tiled_expert(j->ex, &a->experts[e], rows)) continue;
         add_units(j, e, rows, true, &slot);
         j->start[e] = -1 - j->start[e];
     }
@@ -266,7 +268,7 @@ static void combine_task(void *arg, int task, int worker)
 
 static void begin_tiled(moe_job *j)
 {
-    j->tiled = (ap_tiled_moe){.k = j->k,
+    j->tiled = (ap_tiled_moe){.ex = j->ex,
                               .a = j->a,
                               .tok_of = j->tok_of,
                               .units = j->units,
@@ -279,7 +281,7 @@ static void begin_tiled(moe_job *j)
 static void quantise_mid(const moe_job *j)
 {
     int rows = j->a->n_tok * j->a->n_used - j->n_tiled_slot;
-    ap_quantise(j->k, j->mid, j->ld_mid, rows, j->ffn, j->mid_q);
+    ap_quantise(j->ex, j->mid, j->ld_mid, rows, j->ffn, j->mid_q);
 }
 
 /* The outputs of at most n panels from j->slice on. */
@@ -288,24 +290,24 @@ static void run_slice(moe_job *j, int rows, int n)
     int left = ap_n_panels(&j->a->experts[j->a->ids[0]].down) - j->slice;
     j->n_slice = left < n ? left : n;
     ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
-    j->split = ap_split_product(j->k, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
-    ap_op_run(j->k, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
-    j->n_tasks = ap_op_tasks(j->k, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
-    ap_op_run(j->k, combine_task, j, j->n_tasks);
+    j->split = ap_split_product(j->ex, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
+    ap_op_run(j->ex, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
+    j->n_tasks = ap_op_tasks(j->ex, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
+    ap_op_run(j->ex, combine_task, j, j->n_tasks);
 }
 
-void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
+void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
 {
     if (a->n_tok == 0) return;
     const ap_expert *e = &a->experts[a->ids[0]];
     int hidden = e->gate.cols, ffn = e->gate.rows;
-    layout l = lay_out(k, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
+    layout l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
     uint8_t *s = a->scratch;
     moe_job j = {
-        .k = k,
-        .m = k->impl,
+        .ex = ex,
+        .m = ex->k->impl,
         .a = a,
-        .qdot = ap_qdot_of(k),
+        .qdot = ap_qdot_of(ex),
         .slot_of = (int32_t *)(s + l.slot_of),
         .tok_of = (int32_t *)(s + l.tok_of),
         .start = (int32_t *)(s + l.start),
@@ -318,8 +320,8 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     };
     begin_tiled(&j);
     int rows = sort_pairs(&j);
-    pair_layout p = lay_out_pairs(k, l.pairs, (size_t)a->n_tok * (size_t)a->n_used, (size_t)j.n_tiled_slot,
-                                  a->n_expert, hidden, ffn);
+    pair_layout p = lay_out_pairs(ex, l.pairs, (size_t)a->n_tok * (size_t)a->n_used,
+                                  (size_t)j.n_tiled_slot, a->n_expert, hidden, ffn);
     j.tiled.x = s + p.x_t;
     j.tiled.mid = s + p.mid_t;
     j.mid = (float *)(s + p.mid);
@@ -329,13 +331,14 @@ void ap_cpu_moe(const ap_kern *k, const ap_moe_args *a)
     bool glu_q = false, down_q = false; /* is any expert in integer form? */
     for (int u = 0; u < j.n_units; u++) {
         const ap_expert *x = &a->experts[j.units[u].expert];
-        glu_q |= ap_meets_integers(k, &x->gate) || ap_meets_integers(k, &x->up);
-        down_q |= ap_meets_integers(k, &x->down);
+        glu_q |= ap_meets_integers(ex, &x->gate) || ap_meets_integers(ex, &x->up);
+        down_q |= ap_meets_integers(ex, &x->down);
     }
     if (!glu_q) j.x_q = NULL;
-    else ap_quantise(k, a->x, a->ldx, a->n_tok, hidden, j.x_q);
-    j.split = ap_split_product(k, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
-    ap_op_run(k, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
+    else
+        ap_quantise(ex, a->x, a->ldx, a->n_tok, hidden, j.x_q);
+    j.split = ap_split_product(ex, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
+    ap_op_run(ex, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
     if (!down_q) j.mid_q = NULL;
     else quantise_mid(&j);
     for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice) run_slice(&j, rows, l.slice);

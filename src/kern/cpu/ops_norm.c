@@ -16,7 +16,7 @@ static void norm_task(void *arg, int task, int worker)
     (void)worker;
     int end = ap_op_first(a->rows, task + 1, j->n_tasks);
     for (int t = ap_op_first(a->rows, task, j->n_tasks); t < end; t++) {
-        const float *x = a->x + t * a->ldx;
+        const float *x = a->x + (a->row ? a->row[t] : t) * a->ldx;
         float *out = a->out + t * a->ldout;
         float r = 1.0f / sqrtf(j->m->sum_sq(x, a->n) / (float)a->n + a->eps);
         if (a->accumulate)
@@ -26,9 +26,9 @@ static void norm_task(void *arg, int task, int worker)
     }
 }
 
-void ap_cpu_norm(const ap_kern *k, const ap_norm_args *a)
+void ap_cpu_norm(const ap_exec *ex, const ap_norm_args *a)
 {
-    const ap_micro *m = k->impl;
-    norm_job j = {m->elem, a, ap_op_tasks(k, a->rows, a->n / 4)};
-    ap_op_run(k, norm_task, &j, j.n_tasks);
+    const ap_micro *m = ex->k->impl;
+    norm_job j = {m->elem, a, ap_op_tasks(ex, a->rows, a->n / 4)};
+    ap_op_run(ex, norm_task, &j, j.n_tasks);
 }

@@ -13,6 +13,11 @@ size_t ap_panel_bytes(ap_dtype t, int cols)
     return n * AP_PANEL * ap_dtype_bytes(t);
 }
 
+size_t ap_mat_panel_bytes(const ap_mat *w)
+{
+    return w->q.bits ? ap_q_panel_bytes(w->q, w->cols) : ap_panel_bytes(w->dtype, w->cols);
+}
+
 size_t ap_cpu_pack_bytes(const ap_kern *k, const ap_tensor *t)
 {
     ap_qform f = ap_q_form(t);
@@ -32,7 +37,7 @@ typedef struct pack_job {
     const uint8_t *src;
     uint8_t *dst;
     ap_dtype type;
-    int rows, cols, panels, n_tasks;
+    int rows, cols;
 } pack_job;
 
 /* Rows of 32-bit units, `units` of them whole and in the source. */
@@ -91,14 +96,6 @@ static void pack_panel(const pack_job *j, int p)
     }
 }
 
-static void pack_task(void *arg, int task, int worker)
-{
-    const pack_job *j = arg;
-    (void)worker;
-    int end = ap_op_first(j->panels, task + 1, j->n_tasks);
-    for (int p = ap_op_first(j->panels, task, j->n_tasks); p < end; p++) pack_panel(j, p);
-}
-
 void ap_cpu_pack_mat(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
 {
     (void)k;
@@ -112,21 +109,34 @@ void ap_cpu_pack_mat(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *
     }
 }
 
-void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *out)
+void ap_cpu_pack(const ap_kern *k, const ap_tensor *src, void *dst)
 {
-    ap_cpu_pack_mat(k, src, dst, out);
-    if (!out->data) return;
+    ap_mat m;
+    ap_cpu_pack_mat(k, src, dst, &m);
+    if (!m.data) return;
     pack_job j = {
         .plain = k->level == APUS_CPU_REF,
         .tensor = src,
-        .q = out->q,
+        .q = m.q,
         .src = src->data,
         .dst = dst,
         .type = src->dtype,
-        .rows = (int)src->shape[0],
-        .cols = (int)src->shape[1],
+        .rows = m.rows,
+        .cols = m.cols,
     };
-    j.panels = ap_div_up(j.rows, AP_PANEL);
-    j.n_tasks = ap_op_tasks(k, j.panels, j.cols * (int64_t)2);
-    ap_op_run(k, pack_task, &j, j.n_tasks);
+    for (int p = 0; p < ap_n_panels(&m); p++) pack_panel(&j, p);
+}
+
+bool ap_cpu_mat_rows(const ap_kern *k, const ap_mat *whole, int begin, int n, ap_mat *out)
+{
+    (void)k;
+    if (begin % AP_PANEL || (!whole->data && whole->raw.scales)) return false;
+    *out = *whole;
+    out->rows = n;
+    if (whole->data)
+        out->data =
+            (const uint8_t *)whole->data + (size_t)(begin / AP_PANEL) * ap_mat_panel_bytes(whole);
+    else
+        out->raw = ap_tensor_rows(&whole->raw, begin, begin + n);
+    return true;
 }

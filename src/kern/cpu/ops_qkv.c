@@ -17,7 +17,7 @@ typedef struct job {
     const ap_micro_attn *m;
 } job;
 
-static int n_groups(const ap_kv_seq *s)
+static int n_groups(const ap_seq *s)
 {
     return s->n_tok > 0 ? (s->pos + s->n_tok - 1) / GROUP - s->pos / GROUP + 1 : 0;
 }
@@ -50,13 +50,14 @@ static void query(const job *j, int t)
     }
 }
 
-static void key_value(const job *j, const ap_kv_seq *s, int t)
+static void key_value(const job *j, const ap_seq *s, int t)
 {
     const ap_qkv_args *a = j->a;
+    const int32_t *page = ap_kv_pages(&a->kv, s);
     int D = a->head_dim, pos = s->pos + (t - s->begin), slot = pos % AP_PAGE;
     float x[AP_HEAD_MAX];
     for (int g = 0; g < a->n_kv_head; g++) {
-        ap_kv_head at = ap_kv_head_at(&a->kv, s->page[pos / AP_PAGE], a->n_kv_head, D, g);
+        ap_kv_head at = ap_kv_head_at(&a->kv, page[pos / AP_PAGE], a->n_kv_head, D, g);
         take(j, a->k + t * a->ldk + (int64_t)g * D, a->k_norm, a->k_norm != NULL, x);
         rotate(j, x, t);
         ap_kv_put_key(a->kv.type, &at, x, D, slot);
@@ -68,7 +69,7 @@ static void key_value(const job *j, const ap_kv_seq *s, int t)
 static void qkv_task(void *arg, int task, int worker)
 {
     const job *j = arg;
-    const ap_kv_seq *s = j->a->kv.seq;
+    const ap_seq *s = j->a->kv.batch->seq;
     (void)worker;
     while (task >= n_groups(s)) task -= n_groups(s++);
     int first = (s->pos / GROUP + task) * GROUP; /* position */
@@ -80,10 +81,10 @@ static void qkv_task(void *arg, int task, int worker)
     }
 }
 
-void ap_cpu_qkv(const ap_kern *k, const ap_qkv_args *a)
+void ap_cpu_qkv(const ap_exec *ex, const ap_qkv_args *a)
 {
-    job j = {a, ((const ap_micro *)k->impl)->attn};
+    job j = {a, ((const ap_micro *)ex->k->impl)->attn};
     int n_task = 0;
-    for (int i = 0; i < a->kv.n_seq; i++) n_task += n_groups(&a->kv.seq[i]);
-    ap_op_run(k, qkv_task, &j, n_task);
+    for (int i = 0; i < a->kv.batch->n_seq; i++) n_task += n_groups(&a->kv.batch->seq[i]);
+    ap_op_run(ex, qkv_task, &j, n_task);
 }

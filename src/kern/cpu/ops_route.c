@@ -61,9 +61,9 @@ static void route_task(void *arg, int task, int worker)
     for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) route_row(j->m, j->a, t);
 }
 
-void ap_cpu_route(const ap_kern *k, const ap_route_args *a)
+void ap_cpu_route(const ap_exec *ex, const ap_route_args *a)
 {
-    const ap_micro *m = k->impl;
-    route_job j = {m->elem, a, ap_op_tasks(k, a->n_tok, (int64_t)a->n_expert * 4)};
-    ap_op_run(k, route_task, &j, j.n_tasks);
+    const ap_micro *m = ex->k->impl;
+    route_job j = {m->elem, a, ap_op_tasks(ex, a->n_tok, (int64_t)a->n_expert * 4)};
+    ap_op_run(ex, route_task, &j, j.n_tasks);
 }

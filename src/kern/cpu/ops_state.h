@@ -1,17 +1,17 @@
 /* ops_state.h - the slots of kern.h that deal with positions and carried state: rope, qkv, attn,
- * conv, delta. k->impl is an ap_micro. */
+ * conv, delta. ex->k->impl is an ap_micro. */
 #ifndef AP_KERN_CPU_OPS_STATE_H
 #define AP_KERN_CPU_OPS_STATE_H
 
 #include "kern/kern.h"
 
-void ap_cpu_rope(const ap_kern *k, const ap_rope_args *a);
-void ap_cpu_qkv(const ap_kern *k, const ap_qkv_args *a);
-size_t ap_cpu_attn_scratch_bytes(const ap_kern *k, int n_head, int n_kv_head, int head_dim);
-void ap_cpu_attn(const ap_kern *k, const ap_attn_args *a);
-void ap_cpu_conv(const ap_kern *k, const ap_conv_args *a);
-size_t ap_cpu_delta_scratch_bytes(const ap_kern *k, int n_k_head, int n_v_head, int k_dim,
+void ap_cpu_rope(const ap_exec *ex, const ap_rope_args *a);
+void ap_cpu_qkv(const ap_exec *ex, const ap_qkv_args *a);
+size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n_kv_head, int head_dim);
+void ap_cpu_attn(const ap_exec *ex, const ap_attn_args *a);
+void ap_cpu_conv(const ap_exec *ex, const ap_conv_args *a);
+size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head, int k_dim,
                                   int v_dim);
-void ap_cpu_delta(const ap_kern *k, const ap_delta_args *a);
+void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a);
 
 #endif

@@ -17,13 +17,13 @@
 #define TASKS_PER_THREAD 6
 #define L2_PANELS        16 /* 256 KB of bf16 in a K block */
 
-ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units,
+ap_split ap_split_product(const ap_exec *ex, int rows, int panels, int cols, int n_mat, int units,
                           bool integers)
 {
-    const ap_micro *m = k->impl;
+    const ap_micro *m = ex->k->impl;
     ap_split s = {0};
     if (rows <= 0 || panels <= 0) return s;
-    int tile = m->matmul->tile_rows, threads = ap_pool_threads(k->pool);
+    int tile = m->matmul->tile_rows, threads = ap_pool_threads(ex->dev->pool);
     s.n_row_blocks = ap_div_up(rows, AP_TASK_ROWS);
     s.row_block = ap_div_up(rows, s.n_row_blocks);
     if (s.row_block > tile) s.row_block = ap_div_up(s.row_block, tile) * tile;
@@ -279,9 +279,10 @@ static void quantise_task(void *arg, int task, int worker)
         j->m->quantise(j->x + r * j->ldx, blocks, j->out + (size_t)r * (size_t)blocks);
 }
 
-void ap_quantise(const ap_kern *k, const float *x, int64_t ldx, int rows, int cols, ap_qx *out)
+void ap_quantise(const ap_exec *ex, const float *x, int64_t ldx, int rows, int cols, ap_qx *out)
 {
-    quantise_job j = {.m = ap_qdot_of(k), .x = x, .ldx = ldx, .out = out, .rows = rows, .cols = cols};
-    j.n_tasks = ap_op_tasks(k, rows, cols / 4);
-    ap_op_run(k, quantise_task, &j, j.n_tasks);
+    quantise_job j = {
+        .m = ap_qdot_of(ex), .x = x, .ldx = ldx, .out = out, .rows = rows, .cols = cols};
+    j.n_tasks = ap_op_tasks(ex, rows, cols / 4);
+    ap_op_run(ex, quantise_task, &j, j.n_tasks);
 }

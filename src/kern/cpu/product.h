@@ -13,6 +13,8 @@
 
 /* Bytes of a panel of `cols` inputs: a multiple of 64 except for F16, where it is one of 32. */
 size_t ap_panel_bytes(ap_dtype t, int cols);
+/* Of a packed matrix. */
+size_t ap_mat_panel_bytes(const ap_mat *w);
 
 static inline int ap_n_panels(const ap_mat *w)
 {
@@ -30,20 +32,20 @@ typedef struct ap_split {
  *   units    how many such products make one job (active experts), so that not each of them needs
  *            to be cut for every thread
  *   integers of weights in integer form two panels are in work at a time: L2 does not bound a group */
-ap_split ap_split_product(const ap_kern *k, int rows, int panels, int cols, int n_mat, int units,
+ap_split ap_split_product(const ap_exec *ex, int rows, int panels, int cols, int n_mat, int units,
                           bool integers);
 
 /* Does a product with w want its inputs in integer form? */
-static inline bool ap_meets_integers(const ap_kern *k, const ap_mat *w)
+static inline bool ap_meets_integers(const ap_exec *ex, const ap_mat *w)
 {
-    return w->q.bits && !w->q.is_float && k->precision != APUS_PRECISION_EXACT;
+    return w->q.bits && !w->q.is_float && ex->precision != APUS_PRECISION_EXACT;
 }
 
 /* Inputs of 8 or of 15 bits? */
-static inline const ap_micro_qdot *ap_qdot_of(const ap_kern *k)
+static inline const ap_micro_qdot *ap_qdot_of(const ap_exec *ex)
 {
-    const ap_micro *m = k->impl;
-    return k->precision == APUS_PRECISION_FAST ? m->qdot->fast : m->qdot;
+    const ap_micro *m = ex->k->impl;
+    return ex->precision == APUS_PRECISION_FAST ? m->qdot->fast : m->qdot;
 }
 
 /* Pointers to the rows of a task: f32 for those matrices that want it, integer form (NULL if no matrix
@@ -62,7 +64,7 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
                 ap_rows x, int rows, float *tile, int ld);
 
 /* Rows of f32 to integer form, in parallel; out has cols / AP_Q_BLOCK blocks per row. */
-void ap_quantise(const ap_kern *k, const float *x, int64_t ldx, int rows, int cols, ap_qx *out);
+void ap_quantise(const ap_exec *ex, const float *x, int64_t ldx, int rows, int cols, ap_qx *out);
 
 /* Bytes of a row in integer form. */
 static inline size_t ap_input_bytes(int cols) { return (size_t)(cols / AP_Q_BLOCK) * sizeof(ap_qx); }
@@ -75,13 +77,13 @@ typedef struct ap_input_room {
     int rows;
 } ap_input_room;
 
-static inline ap_input_room ap_find_room(const ap_kern *k, int cols, int rows, ap_qx *stack)
+static inline ap_input_room ap_find_room(const ap_exec *ex, int cols, int rows, ap_qx *stack)
 {
-    size_t each = ap_input_bytes(cols), here = AP_INPUT_STACK / each, there = k->input_bytes / each;
+    size_t each = ap_input_bytes(cols), here = AP_INPUT_STACK / each, there = ex->input_bytes / each;
     ap_input_room r = {stack, rows};
     if (here >= (size_t)rows) return r;
-    if (k->inputs && there > here) {
-        r.at = k->inputs;
+    if (ex->inputs && there > here) {
+        r.at = ex->inputs;
         here = there;
     }
     if (here < (size_t)rows) r.rows = (int)here;

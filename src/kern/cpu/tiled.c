@@ -8,10 +8,10 @@
 #include "kern/cpu/ops.h"
 #include "kern/cpu/tiled_task.h"
 
-ap_amx_side ap_tiled_side(const ap_kern *k, const ap_mat *const *w, int n_mat, int rows)
+ap_amx_side ap_tiled_side(const ap_exec *ex, const ap_mat *const *w, int n_mat, int rows)
 {
-    const ap_micro *m = k->impl;
-    if (!m->amx || k->precision != APUS_PRECISION_FAST || rows < AP_TILED_ROWS) return AP_AMX_NONE;
+    const ap_micro *m = ex->k->impl;
+    if (!m->amx || ex->precision != APUS_PRECISION_FAST || rows < AP_TILED_ROWS) return AP_AMX_NONE;
     ap_amx_side side = m->amx->side(w[0]);
     for (int i = 1; i < n_mat; i++)
         if (m->amx->side(w[i]) != side) return AP_AMX_NONE;
@@ -23,9 +23,10 @@ ap_amx_side ap_tiled_side(const ap_kern *k, const ap_mat *const *w, int n_mat, i
 #define STEPS_PER_TASK   256 /* tile products: 4096 cycles, a microsecond */
 #define TASKS_PER_THREAD 4
 
-int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int cols, int n_mat)
+int ap_tiled_group(const ap_exec *ex, int tiles, int n_blocks, int panels, int cols, int n_mat)
 {
-    int threads = ap_pool_threads(k->pool), most = AP_AMX_SUMS / 512 / (tiles * n_mat) * 2, group = panels;
+    int threads = ap_pool_threads(ex->dev->pool), most = AP_AMX_SUMS / 512 / (tiles * n_mat) * 2,
+        group = panels;
     if (threads > 1) {
         int64_t share = (int64_t)panels * n_blocks / ((int64_t)threads * TASKS_PER_THREAD);
         int64_t least = STEPS_PER_TASK / ((int64_t)tiles * ap_amx_steps(cols) * n_mat) + 1;
@@ -118,7 +119,7 @@ static void product_task(void *arg, int task, int worker)
     put(j, sums, p0, panels, tile0, tiles);
 }
 
-static void run_piece(const ap_kern *k, job *j)
+static void run_piece(const ap_exec *ex, job *j)
 {
     int panels = ap_div_up(j->w[0]->rows, AP_PANEL), cols = j->w[0]->cols;
     j->in.n_tile = ap_div_up(j->n_tok, 16);
@@ -126,23 +127,23 @@ static void run_piece(const ap_kern *k, job *j)
     j->tiles = ap_div_up(j->in.n_tile, j->n_row_blocks);
     if (j->tiles > 1) j->tiles = ap_div_up(j->tiles, 2) * 2;
     j->n_row_blocks = ap_div_up(j->in.n_tile, j->tiles);
-    j->group = ap_tiled_group(k, j->tiles, j->n_row_blocks, panels, cols, j->n_mat);
+    j->group = ap_tiled_group(ex, j->tiles, j->n_row_blocks, panels, cols, j->n_mat);
     j->n_groups = ap_div_up(panels, j->group);
-    j->n_pack = ap_op_tasks(k, (int64_t)j->in.n_tile * ap_amx_blocks(cols), AP_AMX_K);
-    ap_op_run(k, pack_task, j, j->n_pack);
-    ap_op_run(k, product_task, j, j->n_row_blocks * j->n_groups);
+    j->n_pack = ap_op_tasks(ex, (int64_t)j->in.n_tile * ap_amx_blocks(cols), AP_AMX_K);
+    ap_op_run(ex, pack_task, j, j->n_pack);
+    ap_op_run(ex, product_task, j, j->n_row_blocks * j->n_groups);
 }
 
 #define STACK_BYTES 65536 /* 16 rows of 2048 inputs */
 
 /* All rows, in pieces of nearly equal numbers of tiles. False if there is no room for one. */
-static bool run(const ap_kern *k, const job *all)
+static bool run(const ap_exec *ex, const job *all)
 {
     alignas(64) uint8_t stack[STACK_BYTES];
     job j = *all;
     int tiles = ap_div_up(all->n_tok, 16);
-    size_t each = ap_amx_row_bytes(j.w[0]->cols), fit = k->inputs ? k->input_bytes / each : 0;
-    j.in = (ap_amx_in){.at = k->inputs, .cols = j.w[0]->cols};
+    size_t each = ap_amx_row_bytes(j.w[0]->cols), fit = ex->inputs ? ex->input_bytes / each : 0;
+    j.in = (ap_amx_in){.at = ex->inputs, .cols = j.w[0]->cols};
     if (fit < (size_t)tiles && STACK_BYTES / each > fit) {
         fit = STACK_BYTES / each;
         j.in.at = stack;
@@ -153,16 +154,16 @@ static bool run(const ap_kern *k, const job *all)
         j.x = all->x + t * all->ldx;
         j.y = all->y + t * all->ldy;
         j.n_tok = all->n_tok - t < rows ? all->n_tok - t : rows;
-        run_piece(k, &j);
+        run_piece(ex, &j);
     }
     return true;
 }
 
-bool ap_tiled_matmul(const ap_kern *k, const ap_matmul_args *a)
+bool ap_tiled_matmul(const ap_exec *ex, const ap_matmul_args *a)
 {
-    ap_amx_side side = ap_tiled_side(k, &a->w, 1, a->n_tok);
+    ap_amx_side side = ap_tiled_side(ex, &a->w, 1, a->n_tok);
     if (side == AP_AMX_NONE) return false;
-    job j = {.m = k->impl,
+    job j = {.m = ex->k->impl,
              .side = side,
              .w = {a->w},
              .x = a->x,
@@ -173,15 +174,15 @@ bool ap_tiled_matmul(const ap_kern *k, const ap_matmul_args *a)
              .n_tok = a->n_tok,
              .accumulate = a->accumulate,
              .softcap = a->softcap};
-    return run(k, &j);
+    return run(ex, &j);
 }
 
-bool ap_tiled_glu(const ap_kern *k, const ap_glu_args *a)
+bool ap_tiled_glu(const ap_exec *ex, const ap_glu_args *a)
 {
     const ap_mat *const w[2] = {a->gate, a->up};
-    ap_amx_side side = ap_tiled_side(k, w, 2, a->n_tok);
+    ap_amx_side side = ap_tiled_side(ex, w, 2, a->n_tok);
     if (side == AP_AMX_NONE) return false;
-    job j = {.m = k->impl,
+    job j = {.m = ex->k->impl,
              .side = side,
              .w = {a->gate, a->up},
              .x = a->x,
@@ -191,5 +192,5 @@ bool ap_tiled_glu(const ap_kern *k, const ap_glu_args *a)
              .n_mat = 2,
              .n_tok = a->n_tok,
              .act = a->act};
-    return run(k, &j);
+    return run(ex, &j);
 }

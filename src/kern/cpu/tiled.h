@@ -11,12 +11,12 @@
 
 /* Which operand the weights of a product are; NONE: it does not go by tiles. All n_mat matrices have
  * the same side. */
-ap_amx_side ap_tiled_side(const ap_kern *k, const ap_mat *const *w, int n_mat, int rows);
+ap_amx_side ap_tiled_side(const ap_exec *ex, const ap_mat *const *w, int n_mat, int rows);
 
 /* The slots; false = not by tiles, nothing was done. Inputs of a product are packed in the table's
  * room for inputs, in pieces of rows if it is small. */
-bool ap_tiled_matmul(const ap_kern *k, const ap_matmul_args *a);
-bool ap_tiled_glu(const ap_kern *k, const ap_glu_args *a);
+bool ap_tiled_matmul(const ap_exec *ex, const ap_matmul_args *a);
+bool ap_tiled_glu(const ap_exec *ex, const ap_glu_args *a);
 
 /* ------------------------------------------------------------------ experts */
 
@@ -30,7 +30,7 @@ typedef struct ap_moe_unit {
 
 /* The experts of a step that go by tiles. */
 typedef struct ap_tiled_moe {
-    const ap_kern *k;
+    const ap_exec *ex;
     const ap_moe_args *a;
     const int32_t *tok_of;    /* [pairs] token of a slot */
     const ap_moe_unit *units; /* each cut at a multiple of 16 rows */
@@ -44,12 +44,12 @@ typedef struct ap_tiled_moe {
 } ap_tiled_moe;
 
 /* Does an expert with this many rows go by tiles? */
-bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows);
+bool ap_tiled_expert(const ap_exec *ex, const ap_expert *e, int rows);
 
 /* Bytes of x and of mid for any routing of this many pairs that go by tiles; 0 where there are no tiles.
  * SIZE_MAX / 8 or more: too large. padding: the part that rows which are not there may take. */
-size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols);
-size_t ap_tiled_moe_padding(const ap_kern *k, size_t pairs, int n_expert, int cols);
+size_t ap_tiled_moe_bytes(const ap_exec *ex, size_t pairs, int n_expert, int cols);
+size_t ap_tiled_moe_padding(const ap_exec *ex, size_t pairs, int n_expert, int cols);
 
 /* Packs the inputs of all units and chooses the groups. Then glu_tasks tasks, in any order, by any
  * threads; then, for each slice of the outputs, down_tasks of them. */

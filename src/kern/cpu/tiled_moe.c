@@ -6,24 +6,25 @@
 #include "kern/cpu/tiled.h"
 #include "kern/cpu/tiled_task.h"
 
-bool ap_tiled_expert(const ap_kern *k, const ap_expert *e, int rows)
+bool ap_tiled_expert(const ap_exec *ex, const ap_expert *e, int rows)
 {
     const ap_mat *const glu[2] = {&e->gate, &e->up}, *const down[1] = {&e->down};
-    return ap_tiled_side(k, glu, 2, rows) != AP_AMX_NONE && ap_tiled_side(k, down, 1, rows) != AP_AMX_NONE;
+    return ap_tiled_side(ex, glu, 2, rows) != AP_AMX_NONE &&
+           ap_tiled_side(ex, down, 1, rows) != AP_AMX_NONE;
 }
 
-size_t ap_tiled_moe_padding(const ap_kern *k, size_t pairs, int n_expert, int cols)
+size_t ap_tiled_moe_padding(const ap_exec *ex, size_t pairs, int n_expert, int cols)
 {
-    const ap_micro *m = k->impl;
-    if (!m->amx || k->precision != APUS_PRECISION_FAST) return 0;
+    const ap_micro *m = ex->k->impl;
+    if (!m->amx || ex->precision != APUS_PRECISION_FAST) return 0;
     /* an expert has less than 16 rows of padding, and at least AP_TILED_ROWS rows */
     size_t padded = pairs / AP_TILED_ROWS < (size_t)n_expert ? pairs / AP_TILED_ROWS : (size_t)n_expert, bytes;
     return ap_mul_size(padded + 1, ap_amx_row_bytes(cols), &bytes) ? bytes : SIZE_MAX / 8;
 }
 
-size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols)
+size_t ap_tiled_moe_bytes(const ap_exec *ex, size_t pairs, int n_expert, int cols)
 {
-    size_t padding = ap_tiled_moe_padding(k, pairs, n_expert, cols), bytes;
+    size_t padding = ap_tiled_moe_padding(ex, pairs, n_expert, cols), bytes;
     if (!padding) return 0; /* no tiles */
     if (!ap_mul_size(pairs / 16, ap_amx_row_bytes(cols), &bytes) || bytes > SIZE_MAX / 8) bytes = SIZE_MAX / 8;
     return bytes + padding;
@@ -31,7 +32,7 @@ size_t ap_tiled_moe_bytes(const ap_kern *k, size_t pairs, int n_expert, int cols
 
 static ap_amx_side side_of(const ap_tiled_moe *j, const ap_mat *w)
 {
-    const ap_micro *m = j->k->impl;
+    const ap_micro *m = j->ex->k->impl;
     return m->amx->side(w);
 }
 
@@ -46,7 +47,7 @@ static ap_amx_in inputs(const ap_moe_unit *u, uint8_t *base, int cols)
 static void pack_task(void *arg, int task, int worker)
 {
     const ap_tiled_moe *j = arg;
-    const ap_micro *m = j->k->impl;
+    const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task];
     ap_amx_in in = inputs(u, j->x, j->hidden);
     ap_amx_side side = side_of(j, &j->a->experts[u->expert].gate);
@@ -65,16 +66,16 @@ void ap_tiled_moe_begin(ap_tiled_moe *j)
     for (int i = 0; i < j->n_unit; i++)
         if (ap_div_up(j->units[i].rows, 16) > j->widest) j->widest = ap_div_up(j->units[i].rows, 16);
     int glu = ap_div_up(j->ffn, AP_PANEL);
-    j->glu_group = ap_tiled_group(j->k, j->widest, j->n_unit, glu, j->hidden, 2);
+    j->glu_group = ap_tiled_group(j->ex, j->widest, j->n_unit, glu, j->hidden, 2);
     j->glu_groups = ap_div_up(glu, j->glu_group);
-    ap_op_run(j->k, pack_task, j, j->n_unit);
+    ap_op_run(j->ex, pack_task, j, j->n_unit);
 }
 
 void ap_tiled_moe_slice(ap_tiled_moe *j, int panel, int n_panel)
 {
     j->slice = panel;
     j->n_slice = n_panel;
-    j->down_group = ap_tiled_group(j->k, j->widest, j->n_unit, n_panel, j->ffn, 1);
+    j->down_group = ap_tiled_group(j->ex, j->widest, j->n_unit, n_panel, j->ffn, 1);
     j->down_groups = ap_div_up(n_panel, j->down_group);
 }
 
@@ -95,7 +96,7 @@ static void put_mid(const ap_micro *m, ap_amx_side from, ap_amx_side to, const f
 
 void ap_tiled_moe_glu(const ap_tiled_moe *j, int task)
 {
-    const ap_micro *m = j->k->impl;
+    const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task / j->glu_groups];
     const ap_expert *e = &j->a->experts[u->expert];
     const ap_mat *const w[2] = {&e->gate, &e->up};
@@ -117,7 +118,7 @@ void ap_tiled_moe_glu(const ap_tiled_moe *j, int task)
 
 void ap_tiled_moe_down(const ap_tiled_moe *j, int task)
 {
-    const ap_micro *m = j->k->impl;
+    const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task / j->down_groups];
     const ap_mat *w = &j->a->experts[u->expert].down;
     alignas(64) float sums[AP_AMX_SUMS];

@@ -12,7 +12,7 @@
 /* Panels of a task, an even number, of each of n_mat matrices of `panels` panels.
  *   tiles     of rows of a task
  *   n_blocks  how often all panels are met: blocks of rows, or units */
-int ap_tiled_group(const ap_kern *k, int tiles, int n_blocks, int panels, int cols, int n_mat);
+int ap_tiled_group(const ap_exec *ex, int tiles, int n_blocks, int panels, int cols, int n_mat);
 
 /* One K block of one tile of rows; x at input 0 of each row. */
 static inline void ap_tiled_pack(const ap_micro_amx *m, ap_amx_side side, const ap_amx_in *in, int block,

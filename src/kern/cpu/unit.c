@@ -3,11 +3,11 @@
 #include "kern/cpu/product.h"
 #include "kern/cpu/tiled.h"
 
-apus_unit ap_cpu_unit(const ap_kern *k, const ap_mat *const *w, int n_mat, int rows)
+apus_unit ap_cpu_unit(const ap_exec *ex, const ap_mat *const *w, int n_mat, int rows)
 {
-    if (ap_tiled_side(k, w, n_mat, rows) != AP_AMX_NONE) return APUS_UNIT_BF16_TILES;
-    if (k->level == APUS_CPU_REF || !ap_meets_integers(k, w[0])) return APUS_UNIT_F32;
+    if (ap_tiled_side(ex, w, n_mat, rows) != AP_AMX_NONE) return APUS_UNIT_BF16_TILES;
+    if (ex->k->level == APUS_CPU_REF || !ap_meets_integers(ex, w[0])) return APUS_UNIT_F32;
     /* NEON widens bytes to 16 bits first */
-    bool bytes = k->precision == APUS_PRECISION_FAST && k->level != APUS_CPU_NEON;
+    bool bytes = ex->precision == APUS_PRECISION_FAST && ex->k->level != APUS_CPU_NEON;
     return bytes ? APUS_UNIT_INT8 : APUS_UNIT_INT16;
 }

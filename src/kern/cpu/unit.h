@@ -6,6 +6,6 @@
 #include "kern/kern.h"
 
 /* Of a product of `rows` rows with all n_mat matrices, as k's precision and level have it. */
-apus_unit ap_cpu_unit(const ap_kern *k, const ap_mat *const *w, int n_mat, int rows);
+apus_unit ap_cpu_unit(const ap_exec *ex, const ap_mat *const *w, int n_mat, int rows);
 
 #endif

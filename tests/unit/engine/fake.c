@@ -1,9 +1,14 @@
 #include "fake.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/sysmem.h"
+#include "kern/cpu/ops.h"
+
 fake_setup fake;
+bool fake_host;
 
 static uint64_t mix(uint64_t a, uint64_t b)
 {
@@ -31,6 +36,7 @@ apus_model *fake_model(bool full, int window, bool recur)
     m->config.top_k = -1;
     m->config.do_sample = true;
     m->impl = (ap_model_impl *)m; /* only looked at for NULL */
+    if (ap_device_cpu(APUS_CPU_AUTO, 2, &m->dev, NULL)) abort();
     m->packed_bytes = 12345;
     m->fingerprint = 0x1234567890ABCDEFu;
     return m;
@@ -38,7 +44,142 @@ apus_model *fake_model(bool full, int window, bool recur)
 
 void fake_model_free(apus_model *m)
 {
+    m->dev->op->destroy(m->dev);
     ap_free(m);
+}
+
+/* ---------------------------------------------------------------- the device */
+
+/* Added to the addresses of device memory, so that following one is a fault. */
+#define BIAS ((uintptr_t)1 << 60)
+
+void *fake_real(const void *device)
+{
+    uintptr_t p = (uintptr_t)device;
+    if (p && !fake_host && p < BIAS) fake.faults++;
+    return (void *)(p >= BIAS ? p - BIAS : p);
+}
+
+static const void *host(const void *p)
+{
+    fake.faults += (uintptr_t)p >= BIAS;
+    return p;
+}
+
+static void *fake_alloc(ap_device *d, size_t bytes)
+{
+    char *p = ap_big_alloc(bytes);
+    (void)d;
+    return p && !fake_host ? (void *)((uintptr_t)p + BIAS) : p;
+}
+
+static void fake_free(ap_device *d, void *p, size_t bytes)
+{
+    (void)d;
+    ap_big_free(fake_real(p), bytes);
+}
+
+static void *fake_alloc_shared(ap_device *d, size_t bytes)
+{
+    (void)d;
+    return ap_big_alloc(bytes);
+}
+
+static void fake_free_shared(ap_device *d, void *p, size_t bytes)
+{
+    (void)d;
+    ap_big_free(p, bytes);
+}
+
+static void fake_put(ap_device *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    memcpy(fake_real(dst), host(src), bytes);
+}
+
+static void fake_get(ap_device *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d, (void)host(dst);
+    memcpy(dst, fake_real(src), bytes);
+}
+
+static void fake_copy(ap_device *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    memcpy(fake_real(dst), fake_real(src), bytes);
+}
+
+static void fake_zero(ap_device *d, void *dst, size_t bytes)
+{
+    (void)d;
+    memset(fake_real(dst), 0, bytes);
+}
+
+static apus_err fake_finish(ap_device *d, apus_diag *dg)
+{
+    (void)d;
+    return fake.lost ? ap_fail(dg, APUS_EDEVICE, "the device is lost") : APUS_OK;
+}
+
+static uint64_t fake_memory(ap_device *d, uint64_t *total)
+{
+    (void)d;
+    if (total) *total = ap_memory_total();
+    return ap_memory_available();
+}
+
+static void fake_destroy(ap_device *d)
+{
+    ap_pool_free(d->pool);
+    ap_free(d);
+}
+
+static const ap_device_ops fake_ops = {
+    .alloc = fake_alloc,
+    .free = fake_free,
+    .alloc_shared = fake_alloc_shared,
+    .free_shared = fake_free_shared,
+    .put = fake_put,
+    .get = fake_get,
+    .copy = fake_copy,
+    .zero = fake_zero,
+    .finish = fake_finish,
+    .memory = fake_memory,
+    .destroy = fake_destroy,
+};
+
+/* The CPU's own, with addresses that it can follow. */
+static void fake_sample(const ap_exec *ex, const ap_sample_args *a)
+{
+    ap_sample_row row[64];
+    ap_sample_args b = *a;
+    fake.faults += a->n > 64;
+    for (int i = 0; i < a->n && i < 64; i++) {
+        row[i] = a->row[i];
+        row[i].history = fake_real(row[i].history);
+        row[i].mask = fake_real(row[i].mask);
+    }
+    b.row = row;
+    b.logits = fake_real(a->logits);
+    b.scratch = fake_real(a->scratch);
+    ap_cpu_sample(ex, &b);
+}
+
+apus_err ap_device_cpu(apus_cpu level, int threads, ap_device **out, apus_diag *dg)
+{
+    static ap_kern kern = {
+        .name = "fake", .sample_scratch_bytes = ap_cpu_sample_scratch_bytes, .sample = fake_sample};
+    if (level == APUS_CPU_NEON) return ap_fail(dg, APUS_EINVAL, "this processor has no neon");
+    kern.level = apus_cpu_best();
+    ap_device *d = ap_calloc(1, sizeof *d);
+    if (!d) return ap_fail_nomem(dg, sizeof *d, "the device");
+    *d = (ap_device){.op = &fake_ops, .kern = &kern, .is_host = fake_host, .name = "fake"};
+    apus_err err = ap_pool_create(threads, &d->pool, dg);
+    if (err)
+        ap_free(d);
+    else
+        *out = d;
+    return err;
 }
 
 /* ---------------------------------------------------------------- what the engine calls */
@@ -73,11 +214,10 @@ bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
     return true;
 }
 
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_kern *k, int n_tok, int n_seq)
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok)
 {
-    (void)c;
-    (void)k;
-    return (size_t)n_tok * 8 + (size_t)n_seq * 8;
+    (void)c, (void)ex;
+    return (size_t)n_tok * 8;
 }
 
 size_t ap_model_packed_bytes(const ap_model_impl *m)
@@ -86,43 +226,55 @@ size_t ap_model_packed_bytes(const ap_model_impl *m)
     return 12345;
 }
 
-apus_err ap_kern_cpu(apus_cpu level, ap_pool *pool, ap_kern *out, apus_diag *diag)
-{
-    if (level == APUS_CPU_NEON) return ap_fail(diag, APUS_EINVAL, "this processor has no neon");
-    *out = (ap_kern){.name = "fake", .level = level, .pool = pool};
-    return APUS_OK;
-}
-
-static uint64_t *slot(const ap_step *s, const ap_step_seq *q, int group, int pos)
+static uint64_t *slot(const ap_step *s, const ap_seq *q, int group, int pos)
 {
     static uint64_t nothing[2];
-    int32_t page = q->page[group] ? q->page[group][pos / AP_PAGE] : -1;
-    if (page < 0) {
+    const int32_t *table = fake_real(s->batch->page[group]);
+    int32_t page = table[q->table * s->batch->page_ld + pos / AP_PAGE];
+    bool present = group == AP_KV_FULL ? fake.full : fake.window != 0;
+    if (page < 0 || !present) {
         fake.faults++;
         return nothing;
     }
     size_t words = group == AP_KV_FULL ? 1 : 2;
-    uint64_t *base = (uint64_t *)(void *)s->kv_base[group];
+    uint64_t *base = fake_real(s->kv_base[group]);
     return base + ((size_t)page * AP_PAGE + (size_t)(pos % AP_PAGE)) * words;
+}
+
+static float *state_of(const ap_step *s, const ap_seq *q)
+{
+    return (float *)fake_real(s->recur) + (size_t)q->state * s->recur_block_floats;
+}
+
+static void check_row(const ap_batch *b, int i, int t, int pos)
+{
+    const int32_t *at = fake_real(b->pos), *rope = fake_real(b->rope_pos),
+                  *end = fake_real(b->see_end);
+    const int32_t *seq = fake_real(b->seq_of);
+    fake.faults += at[t] != pos || end[t] != pos + 1 || seq[t] != i;
+    for (int axis = 0; axis < 3; axis++) fake.faults += rope[axis * b->n_tok + t] != pos;
 }
 
 static void check_step(const ap_step *s)
 {
+    const ap_batch *b = s->batch;
+    const int32_t *out_row = fake_real(b->out_row);
     int row = 0;
-    for (int i = 0; i < s->n_seq; i++) {
-        const ap_step_seq *q = &s->seq[i];
+    fake.faults += memcmp(b->seq, fake_real(b->seq_dev), (size_t)b->n_seq * sizeof *b->seq) != 0;
+    for (int i = 0; i < b->n_seq; i++) {
+        const ap_seq *q = &b->seq[i];
         fake.faults += q->begin != row || q->n_tok < 1;
-        for (int j = 0; j < q->n_tok; j++) fake.faults += s->pos[q->begin + j] != q->pos + j;
+        for (int j = 0; j < q->n_tok; j++) check_row(b, i, q->begin + j, q->pos + j);
         row += q->n_tok;
     }
-    fake.faults += row != s->n_tok;
-    for (int i = 0; i < s->n_out; i++)
-        fake.faults += s->out_row[i] < (i ? s->out_row[i - 1] + 1 : 0) || s->out_row[i] >= s->n_tok;
-    memset(s->scratch, 0xAB, (size_t)s->n_tok * 8 + (size_t)s->n_seq * 8);
+    fake.faults += row != b->n_tok || b->embed_row != NULL;
+    for (int i = 0; i < b->n_out; i++)
+        fake.faults += out_row[i] < (i ? out_row[i - 1] + 1 : 0) || out_row[i] >= b->n_tok;
+    memset(fake_real(s->scratch), 0xAB, (size_t)b->n_tok * 8);
 }
 
 /* Remember or put back what was in the odd rows of a sequence before the pass. */
-static void swap_odd_rows(const ap_step *s, const ap_step_seq *q, bool remember)
+static void swap_odd_rows(const ap_step *s, const ap_seq *q, bool remember)
 {
     static uint64_t old[AP_KV_GROUPS][2048][2];
     for (int g = 0; g < AP_KV_GROUPS; g++) {
@@ -141,25 +293,29 @@ static void swap_odd_rows(const ap_step *s, const ap_step_seq *q, bool remember)
 /* A pass that is cancelled has written the pages of some layers and not of others: each value is
  * what was there or what belongs there. Here: even rows are written, odd ones are not. The
  * recurrent state and the logits are spoilt. */
-bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s,
-                      const volatile int *cancel)
+apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                          const volatile int *cancel, apus_diag *dg)
 {
-    (void)m;
-    (void)k;
+    const ap_batch *b = s->batch;
+    const int32_t *tok = fake_real(b->tok), *out_row = fake_real(b->out_row);
+    bool direct = fake_host || (uintptr_t)s->logits < BIAS; /* to the caller */
+    float *logits = direct ? s->logits : fake_real(s->logits);
+    (void)m, (void)ex;
+    fake.faults += direct && !fake_host;
     fake.n_forward++;
-    if (s->n_tok > fake.max_tok) fake.max_tok = s->n_tok;
-    if (s->n_seq > fake.max_seq) fake.max_seq = s->n_seq;
+    if (b->n_tok > fake.max_tok) fake.max_tok = b->n_tok;
+    if (b->n_seq > fake.max_seq) fake.max_seq = b->n_seq;
     check_step(s);
     if (fake.n_forward == fake.cancel_at) apus_cancel(fake.cancel_engine);
     bool stop = cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
     int out = 0;
-    for (int i = 0; i < s->n_seq; i++) {
-        const ap_step_seq *q = &s->seq[i];
-        uint64_t r = fake.recur ? state_get(q->recur) : 0;
+    for (int i = 0; i < b->n_seq; i++) {
+        const ap_seq *q = &b->seq[i];
+        uint64_t r = fake.recur ? state_get(state_of(s, q)) : 0;
         if (stop) swap_odd_rows(s, q, true);
         for (int j = 0; j < q->n_tok; j++) {
             int p = q->pos + j, row = q->begin + j;
-            uint64_t h = mix(r, (uint64_t)s->tok[row]);
+            uint64_t h = mix(r, (uint64_t)tok[row]);
             for (int t = 0; fake.full && t < p; t++) h = mix(h, *slot(s, q, AP_KV_FULL, t));
             int first = p - fake.window + 1 > 0 ? p - fake.window + 1 : 0;
             for (int t = first; fake.window && t < p; t++) {
@@ -174,17 +330,17 @@ bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
                 v[1] = ~v[0];
             }
             r = fake.recur ? mix(h, 3) : 0;
-            if (out < s->n_out && s->out_row[out] == row) {
+            if (out < b->n_out && out_row[out] == row) {
                 for (int v = 0; v < fake.vocab; v++)
-                    s->logits[(size_t)out * (size_t)fake.vocab + (size_t)v] =
-                        stop ? -77 : logit(h, v);
+                    logits[(size_t)out * (size_t)fake.vocab + (size_t)v] = stop ? -77 : logit(h, v);
+                if (fake.nan) logits[(size_t)out * (size_t)fake.vocab] = NAN;
                 out++;
             }
         }
         if (stop) swap_odd_rows(s, q, false);
-        if (fake.recur) state_set(q->recur, stop ? 0xBADBAD : r);
+        if (fake.recur) state_set(state_of(s, q), stop ? 0xBADBAD : r);
     }
-    return !stop;
+    return stop ? ap_fail(dg, APUS_ECANCELLED, "the step was cancelled") : APUS_OK;
 }
 
 /* ---------------------------------------------------------------- the oracle */

@@ -12,7 +12,9 @@ typedef struct fake_setup {
     int vocab, context;
     /* what happened */
     int n_forward, max_tok, max_seq;
-    int faults; /* pages that were missing, rows out of order and the like */
+    int faults; /* pages that were missing, rows out of order, addresses of the wrong kind and the like */
+    bool lost;  /* the device fails from now on */
+    bool nan;   /* one of the logits is none */
     /* cancel: in forward number `cancel_at` (counted from 1) apus_cancel is called; if the engine
      * lets the pass be cancelled it scribbles over everything it may write and returns false */
     int cancel_at;
@@ -20,6 +22,12 @@ typedef struct fake_setup {
 } fake_setup;
 
 extern fake_setup fake;
+
+/* Is the device the host? Else its memory is at addresses that nobody can follow, so that everything has to
+ * go by device operations. Set before a model is made. */
+extern bool fake_host;
+/* Where memory of the device really is. */
+void *fake_real(const void *device);
 
 /* Reset `fake` and make a model of these kinds. */
 apus_model *fake_model(bool full, int window, bool recur);

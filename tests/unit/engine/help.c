@@ -4,6 +4,11 @@
 
 apus_diag diag;
 
+void help_args(int argc, char **argv)
+{
+    fake_host = argc > 1 && !strcmp(argv[1], "host");
+}
+
 int random_int(ap_rng *rng, int low, int high)
 {
     return low + (int)(ap_rng_next(rng) % (uint64_t)(high - low + 1));
@@ -24,7 +29,8 @@ apus_engine *help_engine(const apus_model *m, int ctx, int chunk, int sessions)
 
 static void poison_slab(ap_slab *s)
 {
-    for (int i = 0; i < s->n_free; i++) memset(ap_slab_at(s, s->free[i]), 0xEE, s->block_bytes);
+    for (int i = 0; i < s->n_free; i++)
+        memset(fake_real(ap_slab_at(s, s->free[i])), 0xEE, s->block_bytes);
 }
 
 void help_poison(apus_engine *e)

@@ -27,6 +27,8 @@ typedef struct pair {
     oracle o;
 } pair;
 
+/* "host": on a device that is the host. */
+void help_args(int argc, char **argv);
 apus_engine *help_engine(const apus_model *m, int ctx, int chunk, int sessions);
 /* Fill every block that nobody uses with garbage: stale values must never matter. */
 void help_poison(apus_engine *e);

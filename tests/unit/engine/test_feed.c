@@ -253,8 +253,9 @@ static void bad_feeds_move_nothing(void **state)
     fake_model_free(m);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    help_args(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunk_size_changes_nothing), cmocka_unit_test(decoding_equals_prefill),
         cmocka_unit_test(batch_equals_alone),         cmocka_unit_test(all_sessions_can_be_full),

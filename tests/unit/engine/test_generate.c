@@ -120,14 +120,20 @@ static void generates_and_stops(void **state)
 
         /* suppressed: the second best takes its place */
         l.n = 0;
-        m->config.suppress[1] = third;
+        assert_ok(ap_chooser_forbid(&e->chooser, (int32_t[]){4711, third}, 2, &diag));
         s.max_tokens = 1;
         assert_ok(apus_session_rewind(p.s, p.o.pos - 1, &diag));
         oracle_rewind(&p.o, p.o.pos - 1);
         assert_ok(apus_generate(p.s, &second, 1, &s, &r, &diag));
         oracle_push(&p.o, second);
         assert_int_equal(l.id[0], best(&p.o, third));
-        m->config.suppress[1] = -1;
+        static int32_t every[97];
+        for (int32_t i = 0; i < 97; i++) every[i] = i;
+        assert_ok(ap_chooser_forbid(&e->chooser, every, 97, &diag));
+        assert_int_equal(apus_generate(p.s, &third, 1, &s, &r, &diag), APUS_EFORMAT);
+        assert_non_null(strstr(diag.text, "suppress_tokens"));
+        assert_ok(apus_session_rewind(p.s, p.o.pos, &diag));
+        assert_ok(ap_chooser_forbid(&e->chooser, NULL, 0, &diag));
 
         /* past stop tokens */
         l.n = 0;
@@ -274,13 +280,58 @@ static void bad_arguments(void **state)
     fake_model_free(m);
 }
 
-int main(void)
+/* A model that gives no numbers, and a device that fails: told, and the session is where it was. */
+static void failures_are_told(void **state)
 {
+    (void)state;
+    apus_model *m = fake_model(true, 30, true);
+    apus_engine *e = help_engine(m, 150, 32, 1);
+    pair p;
+    pair_open(&p, e);
+    apus_generate_settings s;
+    apus_generate_settings_default(&s);
+    apus_generate_result r = {.size = sizeof r};
+    fake.nan = true;
+    assert_int_equal(apus_generate(p.s, (int32_t[]){1, 2}, 2, &s, &r, &diag), APUS_EINTERNAL);
+    assert_non_null(strstr(diag.text, "not finite"));
+    fake.nan = false;
+    assert_ok(apus_session_rewind(p.s, 0, &diag));
+    fake.lost = true;
+    float logits[97];
+    assert_int_equal(apus_session_feed(p.s, (int32_t[]){1}, 1, logits, &diag), APUS_EDEVICE);
+    assert_int_equal(apus_session_pos(p.s), 0);
+    assert_int_equal(apus_generate(p.s, (int32_t[]){1}, 1, &s, &r, &diag), APUS_EDEVICE);
+    fake.lost = false;
+    assert_int_equal(fake.faults, 0);
+    pair_close(&p);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
+/* A second engine does not wait for the workers of the first. */
+static void engines_do_not_share_workers(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, false);
+    apus_engine *a = help_engine(m, 100, 32, 1), *b = help_engine(m, 100, 32, 1);
+    assert_ptr_equal(a->exec.dev, m->dev);
+    assert_true(fake_host == (b->exec.dev != m->dev));
+    apus_engine_free(a);
+    a = help_engine(m, 100, 32, 1);
+    assert_ptr_equal(a->exec.dev, m->dev);
+    apus_engine_free(a);
+    apus_engine_free(b);
+    assert_int_equal(m->dev->lent, 0);
+    fake_model_free(m);
+}
+
+int main(int argc, char **argv)
+{
+    help_args(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(generates_and_stops),
-        cmocka_unit_test(prefill_can_be_cancelled),
-        cmocka_unit_test(sampling_repeats),
-        cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(generates_and_stops), cmocka_unit_test(prefill_can_be_cancelled),
+        cmocka_unit_test(sampling_repeats),    cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(failures_are_told),   cmocka_unit_test(engines_do_not_share_workers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -347,6 +347,7 @@ static void models_bring_their_sampling(void **state)
 
 int main(void)
 {
+    fake_host = true; /* a sampler by itself is on the CPU */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_takes_the_first_best),
         cmocka_unit_test(frequencies_are_the_probabilities),

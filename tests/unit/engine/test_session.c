@@ -400,8 +400,9 @@ static void any_mixture_keeps_the_bits(void **state)
     unlink(path);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    help_args(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rewind_to_every_position),
         cmocka_unit_test(rewinding_a_turn_is_cheap),

@@ -353,8 +353,9 @@ static void memory_is_the_same_as_a_file(void **state)
     fake_model_free(m);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    help_args(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(continuation_is_the_same),
         cmocka_unit_test(other_engines_are_refused),

@@ -123,8 +123,9 @@ static void allocations_fail_in_turn(void **state)
     fake_model_free(f.m);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    help_args(argc, argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(allocations_fail_in_turn)};
     int fd = mkstemp(path);
     if (fd < 0) return 1;

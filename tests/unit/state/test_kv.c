@@ -12,6 +12,8 @@
 #include "base/rng.h"
 #include "state/kv.h"
 
+static ap_device *dev;
+
 enum { CTX = 2000, ENTRIES = (CTX + AP_PAGE - 1) / AP_PAGE, TABLES = 3 };
 
 static int random_int(ap_rng *r, int low, int high)
@@ -25,8 +27,10 @@ static int32_t *cell(const ap_kv_table *t, int pos)
     return (int32_t *)(void *)ap_slab_at(t->slab, t->page[pos / AP_PAGE]) + pos % AP_PAGE;
 }
 
+/* The tables again, made to follow by what has changed, as a device would have them. */
 typedef struct fixture {
     ap_slab slab;
+    int32_t copy[TABLES][ENTRIES];
     ap_kv_table t[TABLES];
     int32_t page[TABLES][ENTRIES];
     int pos[TABLES];
@@ -39,7 +43,8 @@ static void start(fixture *f, int window, int chunk)
     memset(f, 0, sizeof *f);
     int cap = ap_kv_cap(CTX, window, chunk);
     assert_int_equal(
-        ap_slab_create(&f->slab, cap * TABLES, AP_PAGE * sizeof(int32_t), "pages", &diag), APUS_OK);
+        ap_slab_create(&f->slab, dev, cap * TABLES, AP_PAGE * sizeof(int32_t), "pages", &diag),
+        APUS_OK);
     for (int i = 0; i < TABLES; i++) ap_kv_init(&f->t[i], &f->slab, f->page[i], CTX, window, cap);
 }
 
@@ -53,7 +58,7 @@ static void finish(fixture *f)
 }
 
 /* What a query at pos sees has the right values. */
-static void check(const fixture *f, int i, int pos)
+static void check(fixture *f, int i, int pos)
 {
     const ap_kv_table *t = &f->t[i];
     int first = t->window && pos - t->window + 1 > 0 ? pos - t->window + 1 : 0;
@@ -62,6 +67,9 @@ static void check(const fixture *f, int i, int pos)
         assert_true(t->page[p / AP_PAGE] >= 0);
         assert_int_equal(*cell(t, p), f->value[i][p]);
     }
+    ap_kv_range r = ap_kv_changed(&f->t[i]);
+    for (int j = r.begin; j < r.end; j++) f->copy[i][j] = t->page[j];
+    for (int j = 0; j < ENTRIES; j++) assert_true(t->page[j] < 0 || f->copy[i][j] == t->page[j]);
     int held = 0;
     for (int j = 0; j < ENTRIES; j++) held += t->page[j] >= 0;
     assert_int_equal(held, t->held);
@@ -179,7 +187,7 @@ static void slabs_count_references(void **state)
     (void)state;
     apus_diag diag;
     ap_slab s;
-    assert_int_equal(ap_slab_create(&s, 2, 64, "blocks", &diag), APUS_OK);
+    assert_int_equal(ap_slab_create(&s, dev, 2, 64, "blocks", &diag), APUS_OK);
     int32_t a = ap_slab_take(&s), b = ap_slab_take(&s);
     assert_true(a >= 0 && b >= 0 && a != b);
     assert_int_equal(ap_slab_take(&s), -1);
@@ -191,10 +199,26 @@ static void slabs_count_references(void **state)
     assert_int_equal(ap_slab_take(&s), a);
     assert_int_equal((uintptr_t)ap_slab_at(&s, 1) % AP_ALIGN, 0);
     ap_slab_destroy(&s);
-    assert_int_equal(ap_slab_create(&s, INT32_MAX, SIZE_MAX / 4, "blocks", &diag), APUS_ENOMEM);
+    assert_int_equal(ap_slab_create(&s, dev, INT32_MAX, SIZE_MAX / 4, "blocks", &diag),
+                     APUS_ENOMEM);
     assert_non_null(strstr(diag.text, "blocks"));
-    assert_int_equal(ap_slab_create(&s, 1 << 20, (size_t)1 << 40, "blocks", &diag), APUS_ENOMEM);
+    assert_int_equal(ap_slab_create(&s, dev, 1 << 20, (size_t)1 << 40, "blocks", &diag),
+                     APUS_ENOMEM);
     ap_slab_destroy(&s);
+}
+
+static int open_device(void **state)
+{
+    apus_diag diag;
+    (void)state;
+    return ap_device_cpu(APUS_CPU_REF, 1, &dev, &diag);
+}
+
+static int close_device(void **state)
+{
+    (void)state;
+    dev->op->destroy(dev);
+    return 0;
 }
 
 int main(void)
@@ -205,5 +229,5 @@ int main(void)
         cmocka_unit_test(absent_groups_do_nothing),
         cmocka_unit_test(slabs_count_references),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, open_device, close_device);
 }

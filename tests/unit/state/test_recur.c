@@ -12,17 +12,17 @@
 enum { FLOATS = 600000 }; /* more than one piece of the copying */
 
 static ap_slab slab;
-static ap_pool *pool;
+static ap_device *dev;
 
 static void open_two(ap_recur *a, ap_recur *b, size_t floats)
 {
     apus_diag diag;
-    assert_int_equal(ap_pool_create(2, &pool, &diag), APUS_OK);
+    assert_int_equal(ap_device_cpu(APUS_CPU_REF, 2, &dev, &diag), APUS_OK);
     assert_int_equal(
-        ap_slab_create(&slab, 2 * AP_RECUR_BLOCKS, floats * sizeof(float), "states", &diag),
+        ap_slab_create(&slab, dev, 2 * AP_RECUR_BLOCKS, floats * sizeof(float), "states", &diag),
         APUS_OK);
-    ap_recur_init(a, &slab, pool, floats);
-    ap_recur_init(b, &slab, pool, floats);
+    ap_recur_init(a, &slab, floats);
+    ap_recur_init(b, &slab, floats);
 }
 
 static void close_two(ap_recur *a, ap_recur *b)
@@ -31,7 +31,7 @@ static void close_two(ap_recur *a, ap_recur *b)
     ap_recur_clear(b);
     assert_int_equal(slab.n_free, slab.n_block);
     ap_slab_destroy(&slab);
-    ap_pool_free(pool);
+    dev->op->destroy(dev);
 }
 
 static void fill(ap_recur *r, float v)
@@ -118,8 +118,8 @@ static void models_without_states(void **state)
 {
     (void)state;
     ap_recur r, f;
-    ap_recur_init(&r, NULL, NULL, 0);
-    ap_recur_init(&f, NULL, NULL, 0);
+    ap_recur_init(&r, NULL, 0);
+    ap_recur_init(&f, NULL, 0);
     ap_recur_zero(&r);
     ap_recur_backup(&r);
     ap_recur_restore(&r);

@@ -9,10 +9,12 @@ static struct {
 static const opt info_table[] = {
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"}, {0}};
 
+static const opt *const tables[] = {info_table, model_table, threads_table, engine_table, NULL};
+
 static int run(int argc, char **argv);
 const command cmd_info = {
     "info", "[MODEL] [--json] [options]", "what a model is and what memory it needs",
-    "Reads headers only. Memory is what one session of --ctx tokens needs.", run};
+    "Reads headers only. Memory is what one session of --ctx tokens needs.", tables, run};
 
 static const char *human(uint64_t bytes, char out[32])
 {
@@ -100,18 +102,19 @@ static void print_json(const apus_info *i, const apus_plan *p)
     json_int(j, "total_bytes", (int64_t)p->total_bytes);
     json_end_map(j);
     json_end_map(j);
-    puts(json_str(j, NULL));
+    json_print(j);
     json_free(j);
 }
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {info_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_info, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_info, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_info, argv, &n, 0, &name);
     if (rc >= 0) return rc;
     apus_model *m;
-    rc = open_model(&cmd_info, n ? argv[1] : NULL, APUS_LOAD_INFO, &m);
+    rc = open_model(&cmd_info, name, APUS_LOAD_INFO, &m);
     if (rc >= 0) return rc;
     apus_diag d;
     apus_engine_settings es;

@@ -200,6 +200,8 @@ typedef struct apus_chat_settings {
     apus_think think;          /* enable_thinking of the template; DEFAULT = not passed */
     bool no_generation_prompt; /* default false: the prompt ends where the answer begins */
     const char *extra_json;    /* JSON object with more template variables; NULL = none */
+    const char *template_text; /* a Jinja template in the place of the model's; NULL = the model's */
+    const char *template_name; /* what to call it in errors; may be NULL */
 } apus_chat_settings;
 
 APUS_API void apus_chat_settings_default(apus_chat_settings *s);
@@ -430,8 +432,9 @@ typedef struct apus_generate_result {
 /* Feed a prompt and generate. Afterwards the session holds the prompt and every reported token but
  * the last one (which the next prompt must begin with), as apus_session_pos tells.
  *   prompt  i32 [n] tokens to append to the session, n >= 1
- * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
- * diag), nothing was fed. */
+ * Returns OK also when stopped by the caller; stopped within the prompt, the session keeps the chunks
+ * of it that were read, and n_prompt counts their tokens. EFULL: the prompt does not fit (the numbers
+ * are in diag), nothing was fed. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);

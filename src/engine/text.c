@@ -109,7 +109,7 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
                            settings->size, sizeof s);
         memcpy(&s, settings, settings->size);
     }
-    if (!m->chat)
+    if (!m->chat && !s.template_text)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: no chat template here; add chat_template.jinja, or use raw text",
                        m->dir);
@@ -122,7 +122,8 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
 {
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
-    ap_chat_syntax syntax = !m->chat                           ? AP_CHAT_PLAIN
+    /* A rendered prompt came through a template, be it the caller's. */
+    ap_chat_syntax syntax = !m->chat && !prompt                ? AP_CHAT_PLAIN
                             : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
                                                                : AP_CHAT_QWEN;
     apus_err err =

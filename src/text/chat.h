@@ -25,7 +25,8 @@ void ap_chat_free(ap_chat *c);
  * which overrides all but messages and tools. As transformers 5 does, reasoning given as
  * "reasoning" or "thinking" is seen as "reasoning_content" too. Unlike it, the arguments of a tool
  * call that are a string holding a JSON object (or nothing) are seen as that object, because
- * OpenAI's clients send them so and templates want the object. c NULL: EUNSUPPORTED. */
+ * OpenAI's clients send them so and templates want the object. c NULL without a template_text:
+ * EUNSUPPORTED. */
 apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char *tools_json,
                         const apus_chat_settings *s, char **text, size_t *len, apus_diag *diag);
 

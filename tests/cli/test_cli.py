@@ -75,7 +75,7 @@ class Usage(Case):
         self.assertRegex(apus("--version")[0], r"^apus \d+\.\d+\.\d+\n$")
 
     def test_mistakes_are_status_2(self):
-        for args in ([], ["frobnicate"], ["run", "--frobnicate"], ["run", "a", "b"], ["run", "--temp", "hot"],
+        for args in ([], ["frobnicate"], ["run", "--frobnicate"], ["run", "a", "b", "c"], ["run", "--temp", "hot"],
                      ["run", "--top-p", "2"], ["run", "-n"], ["run", "--cpumask", "mmx", HYBRID, "-p", "x"],
                      ["tokenize"], ["render", TINY], ["logits", HYBRID], ["run", "-p", "a", "-f", "b"],
                      ["run", "--threads", "0"], ["run", "--think", "--no-think", "-p", "x"]):

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "terminal.h"
@@ -66,6 +67,7 @@ typedef struct stream {
     answer *out;
     bool in_thought, stdout_tty;
     bool stopped;   /* a stop text came */
+    int fed;        /* tokens of the prompt before the last chunk */
     strbuf pending; /* content that may be the beginning of one */
     apus_detok *detok;
     apus_chat_parser *parser;
@@ -212,6 +214,62 @@ static void finish_text(stream *s)
     if (!s->stopped) say(s, s->pending.len ? s->pending.data : "", s->pending.len);
 }
 
+/* Progress of one chunk is that of the whole prompt. */
+static bool on_progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+    const stream *s = ctx;
+    (void)total;
+    return progress_bar(NULL, stage, (uint64_t)s->fed + done, (uint64_t)s->q->n);
+}
+
+/* Feed the prompt but for its last chunk; what is read stays when the rest is stopped. */
+static apus_err feed_chunks(stream *s, bool *stopped, apus_diag *d)
+{
+    const question *q = s->q;
+    enum { PAGE = 64 }; /* where states can be kept: chunks end there */
+    for (;;) {
+        int n = q->chunk - (apus_session_pos(q->session) + q->chunk) % PAGE;
+        if (n <= 0) n = q->chunk;
+        if (n < 1 || q->n - s->fed <= n) return APUS_OK;
+        apus_feed f = {.session = q->session, .tok = q->ids + s->fed, .n = n};
+        apus_err err = apus_feed_batch(q->engine, &f, 1, on_progress, s, d);
+        *stopped = err == APUS_ECANCELLED;
+        if (*stopped) return APUS_OK;
+        if (err) return err;
+        s->fed += n;
+    }
+}
+
+static int64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* Read the prompt and answer; Ctrl-C stops either. */
+static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d)
+{
+    const question *q = s->q;
+    apus_generate_settings g = *q->set;
+    int64_t begin = now_us();
+    bool stopped = false;
+    g.on_token = on_token;
+    g.progress = on_progress;
+    g.ctx = s;
+    interrupt_target(q->engine);
+    apus_err err = feed_chunks(s, &stopped, d);
+    int64_t before = now_us() - begin;
+    r->stop = APUS_STOP_CALLER;
+    if (!err && !stopped)
+        err = apus_generate(q->session, q->ids + s->fed, q->n - s->fed, &g, r, d);
+    interrupt_target(NULL);
+    progress_clear();
+    r->n_prompt += s->fed;
+    r->prefill_us += before;
+    return err ? err : s->err;
+}
+
 apus_err answer_generate(const question *q, answer *out, apus_diag *d)
 {
     stream s = {.q = q, .out = out, .diag = d, .stdout_tty = isatty(STDOUT_FILENO)};
@@ -225,17 +283,7 @@ apus_err answer_generate(const question *q, answer *out, apus_diag *d)
     if (!err && q->mode == ANSWER_CHAT)
         err = apus_chat_parser_create(q->model, q->prompt, q->prompt_len, q->tools, on_event, &s,
                                       &s.parser, d);
-    if (!err) {
-        apus_generate_settings g = *q->set;
-        g.on_token = on_token;
-        g.progress = progress_bar;
-        g.ctx = &s;
-        interrupt_target(q->engine);
-        err = apus_generate(q->session, q->ids, q->n, &g, &out->result, d);
-        interrupt_target(NULL);
-        progress_clear();
-        if (!err) err = s.err;
-    }
+    if (!err) err = read_and_answer(&s, &out->result, d);
     if (!err) finish_text(&s);
     if (s.stopped) out->result.stop = APUS_STOP_TOKEN;
     if (s.in_thought) fputs(plain(stdout), stdout);

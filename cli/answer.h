@@ -41,6 +41,7 @@ typedef struct question {
     apus_session *session;
     const int32_t *ids; /* tokens that the session does not hold yet */
     int n;
+    int chunk; /* tokens of the prompt read at once: a stop loses no more of it */
     answer_mode mode;
     const char *prompt; /* rendered prompt text for the parser (ANSWER_CHAT), else NULL */
     size_t prompt_len;
@@ -51,7 +52,8 @@ typedef struct question {
 } question;
 
 /* Generate. Prints content on stdout as it comes; thinking dimmed and only on a terminal. Ctrl-C stops
- * the answer. Returns the library's code. */
+ * the answer; within the prompt, the session keeps the chunks that were read, which n_prompt counts.
+ * Returns the library's code. */
 apus_err answer_generate(const question *q, answer *out, apus_diag *d);
 void answer_free(answer *a);
 

@@ -51,6 +51,7 @@ typedef struct chat {
     line_editor *editor;
     apus_chat_settings settings;
     int ctx, most_ctx; /* tokens of the context; what the model reaches */
+    int chunk;         /* tokens of a prompt read at once */
 } chat;
 
 static char *copy(const char *s, size_t n)
@@ -170,7 +171,7 @@ static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t 
     g.sampling.seed += c->answers++;
     g.max_tokens = o.max_tokens;
     question q = {.model = c->model, .engine = c->engine, .session = c->session,
-                  .ids = ids + same, .n = (int)n - same, .mode = ANSWER_CHAT,
+                  .ids = ids + same, .n = (int)n - same, .chunk = c->chunk, .mode = ANSWER_CHAT,
                   .prompt = text, .prompt_len = len, .set = &g};
     return answer_generate(&q, a, d);
 }
@@ -359,16 +360,12 @@ static bool do_help(chat *c, const char *rest)
 /* What is not a command is never taken for one: leaving by a slip would lose the conversation. */
 static void unknown_command(chat *c, const char *word, size_t len)
 {
-    const char *near = NULL;
-    int n_near = 0;
-    for (int i = 0; i < N_CHAT_COMMANDS && len > 1; i++)
-        if (!strncmp(chat_commands[i].name, word, len)) {
-            near = chat_commands[i].name;
-            n_near++;
-        }
+    int near = 0;
     put_textf(stdout, "unknown command '%.*s'", (int)len, word);
-    if (n_near == 1) printf("; did you mean %s?", near);
-    puts("; a message that begins with / is sent as //");
+    for (int i = 0; i < N_CHAT_COMMANDS && len > 1; i++)
+        if (chat_commands[i].help && !strncmp(chat_commands[i].name, word, len))
+            printf("%s%s", near++ ? " or " : "; did you mean ", chat_commands[i].name);
+    printf("%s; a message that begins with / is sent as //\n", near ? "?" : "");
     do_help(c, "");
 }
 
@@ -536,6 +533,7 @@ static int start(chat *c)
         return report(&cmd_chat, &d);
     c->ctx = apus_session_room(c->session);
     c->most_ctx = info.context;
+    c->chunk = chunk_of(c->model, &es);
     if (o.system) c->system = copy(o.system, strlen(o.system));
     c->editor = line_editor_open();
     return c->editor ? -1 : fail(&cmd_chat, "out of memory");

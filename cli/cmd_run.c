@@ -206,7 +206,8 @@ static int generate(const apus_model *m, prompt *p)
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
         question q = {.model = m, .engine = e, .session = s,
-                      .ids = p->ids + held, .n = (int)p->n - held, .mode = p->mode,
+                      .ids = p->ids + held, .n = (int)p->n - held,
+                      .chunk = chunk_of(m, &es), .mode = p->mode,
                       .prompt = p->text, .prompt_len = p->text_len, .tools = p->tools,
                       .stop = &o.stop, .quiet = o.json || o.print_ids, .set = &g};
         rc = answer_prompt(&q, p);

@@ -440,6 +440,12 @@ int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_en
     return -1;
 }
 
+int chunk_of(const apus_model *m, const apus_engine_settings *es)
+{
+    apus_plan plan = {.size = sizeof plan};
+    return apus_engine_plan(m, es, &plan, NULL) ? 0 : plan.prefill_chunk;
+}
+
 void sampling_settings(const apus_model *m, apus_sampling *out)
 {
     apus_sampling_from_model(m, out);

@@ -82,6 +82,9 @@ int open_for_engine(const command *c, const char *name, int need_ctx, apus_model
  * --ctx is not given (0 = the default). Returns -1, or the exit status. */
 int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out);
 
+/* Tokens of a prompt that an engine of those settings computes at once. */
+int chunk_of(const apus_model *m, const apus_engine_settings *es);
+
 /* The model's sampling defaults overlaid with the options given. */
 void sampling_settings(const apus_model *m, apus_sampling *out);
 

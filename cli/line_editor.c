@@ -326,11 +326,17 @@ void line_editor_remember(line_editor *e, const char *text)
     HistEvent ev;
     if (!e->history || !*text || history(e->history, &ev, H_ENTER, text) <= 0) return;
     if (!e->history_path[0]) return;
+    /* Appended as a history of one: versions of libedit differ in how many H_NSAVE_FP takes. */
     FILE *f = open_history(e->history_path, O_WRONLY | O_APPEND, "a");
-    if (!f) return;
-    fseek(f, 0, SEEK_END);
-    history(e->history, &ev, H_NSAVE_FP, (size_t)1, f);
-    fclose(f);
+    History *last = history_init();
+    if (f && last) {
+        fseek(f, 0, SEEK_END);
+        history(last, &ev, H_SETSIZE, 1);
+        history(last, &ev, H_ENTER, text);
+        history(last, &ev, H_SAVE_FP, f);
+    }
+    if (last) history_end(last);
+    if (f) fclose(f);
 }
 
 /* ---------------------------------------------------------------- lines */

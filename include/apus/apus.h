@@ -299,6 +299,7 @@ typedef struct apus_plan {
     apus_kv kv; /* likewise: not AUTO */
     uint64_t other_bytes; /* estimate of the rest: program, tokenizer, tables, whole large pages, rows of
                            * the embedding that stay mapped from the file */
+    int prefill_chunk;    /* as it would be */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,
@@ -432,9 +433,8 @@ typedef struct apus_generate_result {
 /* Feed a prompt and generate. Afterwards the session holds the prompt and every reported token but
  * the last one (which the next prompt must begin with), as apus_session_pos tells.
  *   prompt  i32 [n] tokens to append to the session, n >= 1
- * Returns OK also when stopped by the caller; stopped within the prompt, the session keeps the chunks
- * of it that were read, and n_prompt counts their tokens. EFULL: the prompt does not fit (the numbers
- * are in diag), nothing was fed. */
+ * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
+ * diag), nothing was fed. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);

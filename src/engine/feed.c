@@ -77,14 +77,9 @@ static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus
     int room = apus_session_room(f->session);
     if (f->n > room)
         return ap_fail(diag, APUS_EFULL,
-                       "%s%d tokens do not fit: the context has room for %d, and %d are taken", at,
-                       f->n, e->size.ctx, f->session->pos);
+                       "%s%d tokens do not fit: %d of the context's %d are taken, room for %d", at,
+                       f->n, f->session->pos, e->size.ctx, room);
     return check_rows(f, i, diag);
-}
-
-apus_err ap_feed_check(const apus_engine *e, const apus_feed *f, apus_diag *diag)
-{
-    return check_feed(e, f, ONLY, diag);
 }
 
 static apus_err check_feeds(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_diag *diag)

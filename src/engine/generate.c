@@ -8,8 +8,7 @@
 typedef struct run {
     apus_session *s;
     const apus_generate_settings *set;
-    apus_generate_result res; /* n_prompt: fed so far */
-    int n_prompt;             /* of the whole prompt */
+    apus_generate_result res;
 } run;
 
 static bool is_stop(const ap_config *c, int32_t id)
@@ -38,44 +37,6 @@ static apus_err feed_row(run *r, const int32_t *tok, int n, bool *stopped, apus_
     apus_err err = ap_feed(e, &f, 1, r->set->progress, r->set->ctx, diag);
     *stopped = err == APUS_ECANCELLED;
     return *stopped ? APUS_OK : err;
-}
-
-/* Tokens of the next call, of n that are left: what one step takes, so that a stop loses no more. */
-static int next_chunk(const apus_session *s, int n)
-{
-    int chunk = s->engine->size.chunk;
-    int over = s->recur.slab ? (s->pos + chunk) % AP_PAGE : 0; /* where states can be kept */
-    if (over < chunk) chunk -= over;
-    return n < chunk ? n : chunk;
-}
-
-/* Progress of one call is that of the whole prompt. */
-static bool on_progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
-{
-    const run *r = ctx;
-    (void)total;
-    return r->set->progress(r->set->ctx, stage, (uint64_t)r->res.n_prompt + done,
-                            (uint64_t)r->n_prompt);
-}
-
-/* Feed the prompt chunk by chunk; what was read before a stop stays. */
-static apus_err feed_prompt(run *r, const int32_t *prompt, int n, bool *stopped, apus_diag *diag)
-{
-    apus_engine *e = r->s->engine;
-    apus_feed all = {.session = r->s, .tok = prompt, .n = n};
-    apus_err err = ap_feed_check(e, &all, diag);
-    *stopped = false;
-    r->n_prompt = n;
-    while (!err && !*stopped && r->res.n_prompt < n) {
-        apus_feed f = {.session = r->s, .tok = prompt + r->res.n_prompt};
-        f.n = next_chunk(r->s, n - r->res.n_prompt);
-        if (r->res.n_prompt + f.n == n) f.logits = e->row;
-        err = ap_feed(e, &f, 1, r->set->progress ? on_progress : NULL, r, diag);
-        *stopped = err == APUS_ECANCELLED;
-        if (!err) r->res.n_prompt += f.n;
-        if (*stopped) err = APUS_OK;
-    }
-    return err;
 }
 
 /* Sample, report and feed in turn. A token that is the last anyway is not fed. */
@@ -112,11 +73,12 @@ static apus_err generate(run *r, const int32_t *prompt, int n, apus_diag *diag)
 {
     bool stopped;
     int64_t begin = ap_time_us();
-    apus_err err = feed_prompt(r, prompt, n, &stopped, diag);
+    apus_err err = feed_row(r, prompt, n, &stopped, diag);
     int64_t fed = ap_time_us();
     r->res.prefill_us = fed - begin;
     r->res.stop = APUS_STOP_CALLER;
     if (err || stopped) return err;
+    r->res.n_prompt = n;
     if (ap_cancelled(r->s->engine)) return APUS_OK;
     r->res.stop = APUS_STOP_LENGTH;
     if (r->set->max_tokens == 0) return APUS_OK;

@@ -200,7 +200,7 @@ static bool on_token(void *ctx, int32_t id)
     size_t n;
     s->err = apus_detok_push(s->detok, id, &piece, &n, s->diag);
     if (!s->err) on_text(s, piece, n);
-    return !s->err && !s->stopped;
+    return !s->err && !s->stopped && !interrupt_came();
 }
 
 /* What is held back at the end. */
@@ -219,7 +219,8 @@ static bool on_progress(void *ctx, const char *stage, uint64_t done, uint64_t to
 {
     const stream *s = ctx;
     (void)total;
-    return progress_bar(NULL, stage, (uint64_t)s->fed + done, (uint64_t)s->q->n);
+    progress_bar(NULL, stage, (uint64_t)s->fed + done, (uint64_t)s->q->n);
+    return !interrupt_came();
 }
 
 /* Feed the prompt but for its last chunk; what is read stays when the rest is stopped. */

@@ -365,7 +365,7 @@ static void unknown_command(chat *c, const char *word, size_t len)
     for (int i = 0; i < N_CHAT_COMMANDS && len > 1; i++)
         if (chat_commands[i].help && !strncmp(chat_commands[i].name, word, len))
             printf("%s%s", near++ ? " or " : "; did you mean ", chat_commands[i].name);
-    printf("%s; a message that begins with / is sent as //\n", near ? "?" : "");
+    printf("%s A message that begins with / is sent as //.\n", near ? "?" : ".");
     do_help(c, "");
 }
 

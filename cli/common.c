@@ -173,11 +173,13 @@ void print_speed(FILE *f, const apus_generate_result *r)
 
 static apus_engine *volatile interrupt_engine;
 static volatile sig_atomic_t interrupt_fd = -1;
+static volatile sig_atomic_t interrupted; /* since the target was set */
 
 static void on_interrupt(int sig)
 {
     int saved = errno;
     unsigned char b = (unsigned char)sig;
+    interrupted = 1;
     if (interrupt_engine)
         apus_cancel(interrupt_engine);
     else if (interrupt_fd >= 0 && write(interrupt_fd, &b, 1) < 0) { /* full: enough are waiting */
@@ -200,8 +202,14 @@ static void choose_handler(void)
 
 void interrupt_target(apus_engine *e)
 {
+    interrupted = 0;
     interrupt_engine = e;
     choose_handler();
+}
+
+bool interrupt_came(void)
+{
+    return interrupted;
 }
 
 void interrupt_to(int fd)
@@ -230,11 +238,16 @@ static void in_options(const char *text, char *out, size_t cap)
                  {"repetition_penalty", "repetition-penalty"},
                  {"gguf_type", "to"},
                  {"bits", "to"}};
+    static const char extra[] = "extra template variables";
     static const char *const structs[] = {"apus_engine_settings.",   "apus_generate_settings.",
                                           "apus_model_settings.",    "apus_quantize_settings.",
                                           "apus_synth_settings.",    "apus_chat_settings.",
                                           "apus_sampling."};
     size_t at = 0;
+    if (!strncmp(text, extra, sizeof extra - 1)) {
+        snprintf(out, cap, "--chat-template-kwargs%s", text + sizeof extra - 1);
+        return;
+    }
     while (*text && at + 1 < cap) {
         size_t skip = 0;
         for (size_t i = 0; i < sizeof structs / sizeof *structs && !skip; i++)

@@ -114,6 +114,8 @@ void print_speed(FILE *f, const apus_generate_result *r);
 
 /* SIGINT cancels this engine's running call; NULL = default behaviour again. */
 void interrupt_target(apus_engine *e);
+/* Did a SIGINT come since the target was set? One between two calls cancels neither. */
+bool interrupt_came(void);
 /* Without a target SIGINT writes a byte, its number, to fd instead of ending the program; -1 = no
  * more. */
 void interrupt_to(int fd);

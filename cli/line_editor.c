@@ -351,6 +351,7 @@ static void set_up(line_editor *e)
     history(e->history, &ev, H_SETSIZE, MAX_HISTORY);
     history(e->history, &ev, H_SETUNIQUE, 1);
     el_set(e->el, EL_HIST, history, e->history);
+    el_set(e->el, EL_SETTY, "-d", "-icrnl", "-inlcr", NULL); /* \r\n stays what it is */
     el_source(e->el, NULL);
     el_set(e->el, EL_ADDFN, "apus-paste", "insert the pasted text", insert_paste);
     el_set(e->el, EL_ADDFN, "apus-interrupt", "give the line up", interrupt_line);

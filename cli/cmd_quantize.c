@@ -1,4 +1,5 @@
 /* cmd_quantize.c - apus quantize: a model of floats to a smaller one. */
+#include <ctype.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,19 @@ static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total
     return progress_bar(ctx, stage, done, total) && !interrupted;
 }
 
+/* The type in lower case; the mixtures of llama.cpp are what they mostly consist of, for apus mixes
+ * types by its own recipe. */
+static const char *type_of(const char *name)
+{
+    static char out[32];
+    size_t n = strlen(name);
+    if (n >= sizeof out) return name;
+    for (size_t i = 0; i <= n; i++) out[i] = (char)tolower((unsigned char)name[i]);
+    char *tail = n > 3 && out[n - 2] == '_' ? out + n - 2 : NULL;
+    if (tail && out[0] == 'q' && out[n - 3] == 'k' && strchr("sml", tail[1])) *tail = 0;
+    return out;
+}
+
 static int bits_of(const char *to)
 {
     static const char known[] = "234568";
@@ -67,28 +81,42 @@ static bool is_gguf(const char *to)
     return false;
 }
 
+/* "q4", "4", "int4", "4bit": how many bits, but not whose. */
+static int unknown_type(const char *given)
+{
+    int bits = 0;
+    for (const char *p = given; *p; p++)
+        if (*p >= '2' && *p <= '8' && *p != '7') bits = *p - '0';
+    if (bits && strlen(given) <= 5)
+        return usage_error(&cmd_quantize, "--to: found '%s'; %d bits are q%d_%s in a GGUF file and "
+                           "mlx%d in a folder", given, bits, bits, bits == 8 ? "0" : "k", bits);
+    return usage_error(&cmd_quantize, "--to: expected one of the types of --help, found '%s'",
+                       given);
+}
+
 static int run(int argc, char **argv)
 {
     int n;
     o.group = 64;
-    int rc = options_parse(&cmd_quantize, argc, argv, 2, &n);
+    int rc = options_parse(&cmd_quantize, argc, argv, 3, &n);
     if (rc >= 0) return rc;
+    if (n == 3 && o.to) return usage_error(&cmd_quantize, "unexpected argument '%s'", argv[3]);
+    if (n == 3) o.to = argv[3];
     if (n < 2) return usage_error(&cmd_quantize, n ? "DST is missing" : "SRC and DST are missing");
     if (!o.to) return usage_error(&cmd_quantize, "--to is missing");
     apus_diag d;
     apus_quantize_settings s;
     apus_quantize_settings_default(&s);
-    s.bits = bits_of(o.to);
+    const char *to = type_of(o.to);
+    s.bits = bits_of(to);
     s.group = o.group;
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress;
     if (!s.bits) {
-        if (!is_gguf(o.to))
-            return usage_error(&cmd_quantize,
-                               "--to: expected one of the types of --help, found '%s'", o.to);
+        if (!is_gguf(to)) return unknown_type(o.to);
         s.bits = 4;
-        s.gguf_type = o.to;
+        s.gguf_type = to;
     }
     if (s.group != 32 && s.group != 64 && s.group != 128)
         return usage_error(&cmd_quantize, "--group: expected 32, 64 or 128, found %d", s.group);
@@ -105,5 +133,6 @@ static int run(int argc, char **argv)
     progress_clear();
     free(recipe);
     if (err) report(&cmd_quantize, &d);
-    return err == APUS_ECANCELLED ? 130 : err ? EXIT_FAILED : 0;
+    if (!err) return tell_written(&cmd_quantize, argv[2]);
+    return err == APUS_ECANCELLED ? 130 : EXIT_FAILED;
 }

@@ -65,5 +65,6 @@ static int run(int argc, char **argv)
     apus_err err = apus_synth(argv[1], argv[2], &s, &d);
     progress_clear();
     if (err) report(&cmd_synth, &d);
-    return err == APUS_ECANCELLED ? 130 : err == APUS_EINVAL ? EXIT_USAGE : err ? EXIT_FAILED : 0;
+    if (!err) return tell_written(&cmd_synth, argv[2]);
+    return err == APUS_ECANCELLED ? 130 : err == APUS_EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }

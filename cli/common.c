@@ -1,5 +1,6 @@
 #include "common.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "terminal.h"
@@ -470,6 +472,54 @@ void sampling_settings(const apus_model *m, apus_sampling *out)
     if (sampling.presence_given) out->presence_penalty = sampling.presence;
     if (sampling.frequency_given) out->frequency_penalty = sampling.frequency;
     out->seed = sampling.seed;
+}
+
+/* ---------------------------------------------------------------- sizes */
+
+const char *human_bytes(uint64_t bytes, char out[32])
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double v = (double)bytes;
+    int u = 0;
+    for (; v >= 1024 && u < 4; u++) v /= 1024;
+    snprintf(out, 32, u ? "%.2f %s" : "%.0f %s", v, unit[u]);
+    return out;
+}
+
+/* Bytes of a file, or of the files of a folder. */
+static uint64_t bytes_of(const char *path)
+{
+    struct stat st;
+    char name[PATH_MAX];
+    uint64_t sum = 0;
+    if (stat(path, &st)) return 0;
+    if (!S_ISDIR(st.st_mode)) return (uint64_t)st.st_size;
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        int n = snprintf(name, sizeof name, "%s/%s", path, e->d_name);
+        if (n > 0 && (size_t)n < sizeof name && stat(name, &st) == 0 && S_ISREG(st.st_mode))
+            sum += (uint64_t)st.st_size;
+    }
+    if (dir) closedir(dir);
+    return sum;
+}
+
+int tell_written(const command *c, const char *path)
+{
+    apus_diag d;
+    apus_model *m;
+    apus_model_settings s;
+    apus_info info = {.size = sizeof info};
+    char size[32];
+    apus_model_settings_default(&s);
+    s.load = APUS_LOAD_INFO;
+    if (apus_model_open(path, &s, &m, &d)) return report(c, &d);
+    int rc = apus_model_info(m, &info, &d) ? report(c, &d) : 0;
+    if (rc == 0)
+        put_textf(stdout, "%s: %s, %.2f bits a weight\n", path, human_bytes(bytes_of(path), size),
+                  (double)info.weight_bytes * 8 / (double)info.params_total);
+    apus_model_close(m);
+    return finish_output(c, rc);
 }
 
 /* ---------------------------------------------------------------- input */

@@ -88,6 +88,13 @@ int chunk_of(const apus_model *m, const apus_engine_settings *es);
 /* The model's sampling defaults overlaid with the options given. */
 void sampling_settings(const apus_model *m, apus_sampling *out);
 
+/* "18.21 GiB" into out; returns it. */
+const char *human_bytes(uint64_t bytes, char out[32]);
+
+/* Say how large a model is that was written: "DST: 18.21 GiB, 4.52 bits a weight". Returns the exit
+ * status. */
+int tell_written(const command *c, const char *path);
+
 /* A whole file ("-" = stdin); free() it; NULL with an explanation on stderr. */
 char *read_input(const command *c, const char *path, size_t *len);
 

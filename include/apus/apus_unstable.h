@@ -99,6 +99,14 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 APUS_API apus_err apus_quantize(const char *src, const char *dst,
                                 const apus_quantize_settings *settings, apus_diag *diag);
 
+/* Bytes that the weights of a model would have after apus_quantize to a type with its defaults, headers
+ * apart. Of the text model alone.
+ *   m     opened at any level; its weights need not be there
+ *   type  "q4_k", "bf16", ... of a GGUF file; "mlx2" to "mlx8" of a folder
+ * Returns OK; EINVAL: no such type. */
+APUS_API apus_err apus_quantized_bytes(const apus_model *m, const char *type, uint64_t *bytes,
+                                       apus_diag *diag);
+
 typedef struct apus_synth_settings {
     size_t size;    /* sizeof(apus_synth_settings) */
     const char *to; /* type of most weights. GGUF: any of its types, such as "q4_k"; folders: "bf16",

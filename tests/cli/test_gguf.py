@@ -111,7 +111,9 @@ class Case(unittest.TestCase):
 
     def quantize(self, source, to, *args):
         path = self.dir / f"{source.name}-{to}-{len(os.listdir(self.dir))}.gguf"
-        self.assertEqual(apus("quantize", source, path, "--to", to, *args), ("", ""))
+        out, err = apus("quantize", source, path, "--to", to, *args)
+        self.assertRegex(out, r": [\d.]+ [KM]iB, [\d.]+ bits a weight\n$")
+        self.assertEqual(err, "")
         return path
 
     def logits(self, model):

@@ -542,6 +542,58 @@ class Options(Case):
             self.assertNotRegex(err, r"apus_|feed 0|\w\[\d|settings")
 
 
+class Sizes(Case):
+    def table(self, model, *args):
+        return {r["type"]: r for r in json.loads(apus("info", model, "--json", *args)[0])["quantised"]}
+
+    def test_the_table_is_what_quantize_writes(self):
+        for model in (TINY, GEMMA, HYBRID):
+            table = self.table(model)
+            for to in ("q8_0", "q4_k", "q2_k"):
+                path = self.dir / "x.gguf"
+                out, _ = apus("quantize", model, path, "--to", to)
+                got = json.loads(apus("info", path, "--json")[0])
+                if model != GEMMA:  # which holds a table of angles besides
+                    self.assertEqual(got["weight_bytes"], table[to]["weights_bytes"], (model, to))
+                self.assertAlmostEqual(got["weight_bytes"], table[to]["weights_bytes"], delta=4096)
+                bits = got["weight_bytes"] * 8 / got["params_total"]
+                self.assertRegex(out, rf"x\.gguf: [\d.]+ [KM]iB, {bits:.2f} bits a weight\n$")
+                self.assertNotIn("quantised", got)
+                path.unlink()
+        out, _ = apus("quantize", TINY, self.dir / "x", "--to", "mlx4")
+        self.assertRegex(out, r"x: [\d.]+ MiB, [\d.]+ bits a weight\n$")
+        data = (self.dir / "x/model.safetensors").read_bytes()
+        n = struct.unpack("<Q", data[:8])[0]
+        self.assertEqual(len(data) - 8 - n, self.table(TINY)["mlx4"]["weights_bytes"])
+
+    def test_a_configuration_tells_what_fits(self):
+        table = self.table(ROOT / "models/configs/Qwen3.6-35B-A3B")
+        self.assertLess(table["q4_k"]["total_bytes"], 24 << 30)
+        self.assertGreater(table["q5_k"]["total_bytes"], 24 << 30)
+        more = self.table(ROOT / "models/configs/Qwen3.6-35B-A3B", "-c", "0")
+        self.assertGreater(more["q4_k"]["total_bytes"], table["q4_k"]["total_bytes"])
+        self.assertEqual(more["q4_k"]["weights_bytes"], table["q4_k"]["weights_bytes"])
+        out, _ = apus("info", ROOT / "models/configs/Qwen3.6-35B-A3B")
+        self.assertRegex(out, r"q4_k +4\.\d+ +19\.\d+ GiB +20\.\d+ GiB")
+
+    def test_names_of_types(self):
+        for name, bits in (("Q4_K_M", "q4_k"), ("q4_k_s", "q4_k"), ("Q8_0", "q8_0"), ("q3_K_L", "q3_k"), ("Q6_K", "q6_k"),
+                           ("BF16", "bf16"), ("MLX4", "mlx4")):
+            a, b = (self.dir / f"{x}{'' if bits == 'mlx4' else '.gguf'}" for x in "ab")
+            apus("quantize", TINY, a, "--to", name)
+            apus("quantize", TINY, b, bits)  # as the third argument, too
+            read = lambda p: (p / "model.safetensors" if p.is_dir() else p).read_bytes()
+            self.assertEqual(read(a), read(b), name)
+            for p in (a, b):
+                shutil.rmtree(p) if p.is_dir() else p.unlink()
+        for name in ("q4", "4", "int4", "4bit"):
+            self.assertIn("q4_k in a GGUF file and mlx4", apus("quantize", TINY, self.dir / "x", "--to", name, status=2)[1])
+
+    def test_synth_tells_the_size(self):
+        out, _ = apus("synth", ROOT / "models/configs/Qwen3.5-4B", self.dir / "y.gguf", "--to", "q2_k", "--layers", "1")
+        self.assertRegex(out, r"y\.gguf: [\d.]+ MiB, [\d.]+ bits a weight\n$")
+
+
 if __name__ == "__main__":
     emulator = os.environ.get("APUS_EMULATOR")
     if emulator:

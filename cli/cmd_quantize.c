@@ -29,7 +29,7 @@ static int run(int argc, char **argv);
 const command cmd_quantize = {
     "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [options]",
     "write a model with smaller weights",
-    "SRC is a folder of f32, f16 or bf16 safetensors; DST must not exist, and appears when it is "
+    "SRC is a folder of f32, f16 or bf16 safetensors, or a GGUF file for another one; DST must not exist, and appears when it is "
     "complete. A GGUF type gives the file DST, whose name ends in .gguf, with tokenizer and "
     "template inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each "
     "group, in a folder with the tokenizer and template of SRC. Matrices where few weights decide "

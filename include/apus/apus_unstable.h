@@ -86,7 +86,7 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 
 /* Write a model with smaller weights.
  *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`; for GGUF also
- *        one of the block FP8 releases
+ *        one of the block FP8 releases, or a GGUF file of any types, whose weights are read as numbers
  *   dst  what does not exist yet; it appears when it is complete. A GGUF file (NAME.gguf), or a
  *        folder with config.json, model.safetensors and the text files of the source
  * Which matrix gets which type: the recipe, else the defaults of docs/quantising.md. Vectors and

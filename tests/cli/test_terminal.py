@@ -511,6 +511,17 @@ class Options(Case):
                 _, err = apus(command, f"--{option}", "1", status=2)
                 self.assertIn(f"'{command}' has no use for it", err)
 
+    def test_help_completion_and_manual_agree(self):
+        manual = (ROOT / "docs/man/apus.1").read_text().replace("\\-", "-")
+        for command in COMMANDS:
+            listed = set(re.findall(r"^  (?:-\w,|   ) (--[\w-]+)", apus(command, "--help")[0], re.M))
+            script = f"source {ROOT}/cli/completion.bash; COMP_WORDS=(apus {command} --); COMP_CWORD=2; _apus; " \
+                     "printf '%s\\n' \"${COMPREPLY[@]}\""
+            r = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+            self.assertEqual(set(r.stdout.split()), listed, (command, r.stderr))
+            missing = [o for o in listed - {"--help"} if not re.search(rf"Fl -{o[2:]}\b(?!-)", manual)]
+            self.assertEqual(missing, [], command)
+
     def test_habits_are_answered(self):
         for args, words in ((["-ngl", "99"], "on the processor"), (["--n-gpu-layers", "1"], "on the processor"),
                             (["-ctk", "q8_0"], "--kv"), (["-ctv=f16"], "--kv"), (["--logit-bias", "1+1"], "penalt"),

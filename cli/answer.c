@@ -262,8 +262,7 @@ static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d
     apus_err err = feed_chunks(s, &stopped, d);
     int64_t before = now_us() - begin;
     r->stop = APUS_STOP_CALLER;
-    if (!err && !stopped)
-        err = apus_generate(q->session, q->ids + s->fed, q->n - s->fed, &g, r, d);
+    if (!err && !stopped) err = apus_generate(q->session, q->ids + s->fed, q->n - s->fed, &g, r, d);
     interrupt_target(NULL);
     progress_clear();
     r->n_prompt += s->fed;

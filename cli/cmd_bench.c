@@ -10,6 +10,7 @@
 #include "bench_profile.h"
 #include "common.h"
 #include "json_out.h"
+#include "terminal.h"
 
 static struct {
     const char *prompts, *depths, *format;
@@ -262,7 +263,8 @@ static void print_json(const bench *b)
 
 static void print_head(const bench *b)
 {
-    printf("%s: %s, loaded in %.2f s\n\nmachine: %d threads of %s, %.1f GB/s read", b->info.path,
+    put_textf(stdout, "%s", b->info.path);
+    printf(": %s, loaded in %.2f s\n\nmachine: %d threads of %s, %.1f GB/s read",
            b->info.weight_types, b->load_s, b->peaks.threads, apus_cpu_name(b->peaks.level),
            b->peaks.read * 1e-9);
     for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++)

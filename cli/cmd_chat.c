@@ -23,17 +23,20 @@ static const opt chat_table[] = {
     {"n-predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {0}};
 
-static const opt *const tables[] = {chat_table,     model_table,   think_table, template_table,
+static const opt *const tables[] = {chat_table,     model_table,   think_table,  template_table,
                                     sampling_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_chat = {
-    "chat", "[MODEL] [options]", "talk with a model",
+    "chat",
+    "[MODEL] [options]",
+    "talk with a model",
     "Lines are edited as in a shell and kept in a history. A pasted text is one message, however "
     "many lines it has; lines between \"\"\" and \"\"\" are one too, and a line that ends with \\ "
     "goes on in the next. Ctrl-X Ctrl-E or /edit opens a text editor. Ctrl-C stops an answer or "
     "gives a line up, Ctrl-D leaves, /help lists commands.",
-    tables, run};
+    tables,
+    run};
 
 typedef struct turn {
     char *role, *content, *thinking;
@@ -170,9 +173,16 @@ static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t 
     sampling_settings(c->model, &g.sampling);
     g.sampling.seed += c->answers++;
     g.max_tokens = o.max_tokens;
-    question q = {.model = c->model, .engine = c->engine, .session = c->session,
-                  .ids = ids + same, .n = (int)n - same, .chunk = c->chunk, .mode = ANSWER_CHAT,
-                  .prompt = text, .prompt_len = len, .set = &g};
+    question q = {.model = c->model,
+                  .engine = c->engine,
+                  .session = c->session,
+                  .ids = ids + same,
+                  .n = (int)n - same,
+                  .chunk = c->chunk,
+                  .mode = ANSWER_CHAT,
+                  .prompt = text,
+                  .prompt_len = len,
+                  .set = &g};
     return answer_generate(&q, a, d);
 }
 
@@ -247,8 +257,7 @@ static bool do_system(chat *c, const char *rest)
     free(c->system);
     c->system = is_blank(rest) ? NULL : copy(rest, strlen(rest));
     start_afresh(c);
-    printf("system message %s; a new conversation\n",
-           c->system ? "set" : had ? "removed" : "none");
+    printf("system message %s; a new conversation\n", c->system ? "set" : had ? "removed" : "none");
     return true;
 }
 
@@ -348,9 +357,8 @@ static bool do_help(chat *c, const char *rest)
     (void)rest;
     for (int i = 0; i < N_CHAT_COMMANDS; i++)
         if (chat_commands[i].help)
-            printf("  %s%-*s %s\n", chat_commands[i].name,
-                   17 - (int)strlen(chat_commands[i].name), chat_commands[i].args,
-                   chat_commands[i].help);
+            printf("  %s%-*s %s\n", chat_commands[i].name, 17 - (int)strlen(chat_commands[i].name),
+                   chat_commands[i].args, chat_commands[i].help);
     puts("  //TEXT            send a message that begins with /\n"
          "A pasted text is one message. Lines between \"\"\" and \"\"\" are one too, and a line\n"
          "that ends with \\ goes on in the next. Ctrl-C stops an answer or gives a line up.");

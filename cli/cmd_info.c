@@ -4,6 +4,7 @@
 #include "apus/apus_unstable.h"
 #include "common.h"
 #include "json_out.h"
+#include "terminal.h"
 
 static struct {
     bool json;
@@ -87,7 +88,9 @@ static void json_sizes(json_out *j, const size_row *row)
 static void print_text(const apus_info *i, const apus_plan *p, const size_row *rows)
 {
     char a[32], b[32];
-    printf("%s%s%s\n", bold(stdout), i->path, plain(stdout));
+    fputs(bold(stdout), stdout);
+    put_textf(stdout, "%s", i->path);
+    printf("%s\n", plain(stdout));
     printf("  architecture   %s%s\n", i->architecture,
            i->is_multimodal ? " (text part of a multimodal checkpoint)" : "");
     printf("  parameters     %s, %s active per token\n", count(i->params_total, a),

@@ -17,8 +17,14 @@ static struct {
     bool json, print_ids, ignore_eos;
 } o;
 
-#define SYSTEM_OPTION(name) {name, 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", NULL}
-#define COUNT_OPTION(name) {name, 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL}
+#define SYSTEM_OPTION(name)                                                                        \
+    {                                                                                              \
+        name, 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", NULL                                \
+    }
+#define COUNT_OPTION(name)                                                                         \
+    {                                                                                              \
+        name, 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL                              \
+    }
 
 static const opt run_table[] = {
     {"prompt", 'p', OPT_STRING, &from.text, NULL, 0, 0, "TEXT",
@@ -26,14 +32,16 @@ static const opt run_table[] = {
     {"file", 'f', OPT_STRING, &from.file, NULL, 0, 0, "FILE",
      "read it from FILE ('-' = standard input, which is also read when there is no other prompt)"},
     {"system", 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", "system message"},
-    SYSTEM_OPTION("-sys"), SYSTEM_OPTION("system-prompt"),
+    SYSTEM_OPTION("-sys"),
+    SYSTEM_OPTION("system-prompt"),
     {"messages", 0, OPT_STRING, &from.messages, NULL, 0, 0, "FILE",
      "answer a conversation: a JSON array of {\"role\", \"content\", ...}"},
     {"tools", 0, OPT_STRING, &from.tools, NULL, 0, 0, "FILE",
      "a JSON array of tools that the model may call"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
      "stop after N tokens (default -1: when the model ends its turn)"},
-    COUNT_OPTION("predict"), COUNT_OPTION("n-predict"),
+    COUNT_OPTION("predict"),
+    COUNT_OPTION("n-predict"),
     {"stop", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT",
      "end the answer before TEXT; may be given several times"},
     {"-r", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},
@@ -51,12 +59,14 @@ static const opt run_table[] = {
      "go on when the model ends its turn"},
     {0}};
 
-static const opt *const tables[] = {run_table,      model_table,   think_table, template_table,
+static const opt *const tables[] = {run_table,      model_table,   think_table,  template_table,
                                     sampling_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_run = {
-    "run", "[MODEL] [TEXT | -p TEXT | -f FILE] [options]", "answer one prompt",
+    "run",
+    "[MODEL] [TEXT | -p TEXT | -f FILE] [options]",
+    "answer one prompt",
     "What is piped to standard input comes before TEXT. Sampling defaults come from the model's "
     "generation_config.json. The answer goes to standard output, everything else to standard "
     "error. Thinking is shown dimmed on a terminal and left out of pipes; --json has it as "
@@ -64,7 +74,8 @@ const command cmd_run = {
     "  apus run MODEL \"Why is the sky blue?\" --temp 0\n  git diff | apus "
     "run MODEL -p \"Review this change.\"\n  apus run MODEL --ids prompt.txt --print-ids -n 32 "
     "--temp 0 --ignore-eos",
-    tables, run};
+    tables,
+    run};
 
 /* Tokens that the context should hold, as far as they are known. */
 static int wanted_ctx(const prompt *p)
@@ -139,8 +150,7 @@ static void tell_cut(const answer *a, const apus_info *info, int ctx)
     bool silent = !o.print_ids && !answer_says_something(a);
     if (r->stop == APUS_STOP_LENGTH && r->n_generated > 0 && !o.ignore_eos)
         fprintf(stderr, "apus run: the answer was cut after %d tokens%s; -n N allows more%s\n",
-                r->n_generated,
-                silent && a->thinking.len ? ", all of them spent on thinking" : "",
+                r->n_generated, silent && a->thinking.len ? ", all of them spent on thinking" : "",
                 silent && a->thinking.len ? ", --no-think answers at once" : "");
     else if (r->stop == APUS_STOP_CONTEXT)
         fprintf(stderr,
@@ -154,8 +164,10 @@ static void tell_cut(const answer *a, const apus_info *info, int ctx)
 /* The prompt does not fit. */
 static int no_room(const prompt *p, const apus_info *info, int ctx)
 {
-    return fail(&cmd_run, "the prompt has %zu tokens and the context room for %d; -c N makes it "
-                "larger, up to %d", p->n, ctx, info->context);
+    return fail(&cmd_run,
+                "the prompt has %zu tokens and the context room for %d; -c N makes it "
+                "larger, up to %d",
+                p->n, ctx, info->context);
 }
 
 static int answer_prompt(const question *q, const prompt *p)
@@ -205,11 +217,19 @@ static int generate(const apus_model *m, prompt *p)
         sampling_settings(m, &g.sampling);
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
-        question q = {.model = m, .engine = e, .session = s,
-                      .ids = p->ids + held, .n = (int)p->n - held,
-                      .chunk = chunk_of(m, &es), .mode = p->mode,
-                      .prompt = p->text, .prompt_len = p->text_len, .tools = p->tools,
-                      .stop = &o.stop, .quiet = o.json || o.print_ids, .set = &g};
+        question q = {.model = m,
+                      .engine = e,
+                      .session = s,
+                      .ids = p->ids + held,
+                      .n = (int)p->n - held,
+                      .chunk = chunk_of(m, &es),
+                      .mode = p->mode,
+                      .prompt = p->text,
+                      .prompt_len = p->text_len,
+                      .tools = p->tools,
+                      .stop = &o.stop,
+                      .quiet = o.json || o.print_ids,
+                      .set = &g};
         rc = answer_prompt(&q, p);
     }
     apus_session_free(s);
@@ -253,8 +273,14 @@ static int run(int argc, char **argv)
     if (rc < 0 && n && from.text)
         rc = usage_error(&cmd_run, "choose one of --prompt and the text '%s'", argv[1]);
     if (rc >= 0) return rc;
-    if (n) from.text = argv[1];
+    if (n && !strcmp(argv[1], "-"))
+        from.file = "-";
+    else if (n)
+        from.text = argv[1];
     rc = prompt_check(&cmd_run, &from);
+    if (rc < 0 && !n && name && name[strcspn(name, " \n")] && access(name, F_OK) != 0)
+        rc = usage_error(&cmd_run,
+                         "'%s' is no model; without a MODEL the text is given with --prompt", name);
     if (rc >= 0) return rc;
 
     apus_model *m = NULL;

@@ -449,8 +449,7 @@ static bool run_editor(const char *path)
         execl("/bin/sh", "sh", "-c", script, "sh", path, (char *)NULL);
         _exit(127);
     }
-    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
     interrupt_ignore(false);
     return pid > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }

@@ -237,8 +237,7 @@ static int bad_value(const command *c, const opt *o, const char *value)
         return usage_error(c, "%s%s: given more than %zu times", dash, o->name,
                            sizeof((string_list *)0)->item / sizeof(char *));
     default:
-        return usage_error(c,
-                           "%s%s: expected a whole number, or -1 for a random one, found '%s'",
+        return usage_error(c, "%s%s: expected a whole number, or -1 for a random one, found '%s'",
                            dash, o->name, value);
     }
 }

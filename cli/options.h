@@ -33,15 +33,15 @@ typedef struct opt {
     void *dst;
     bool *given; /* set true when met; may be NULL */
     double min, max;
-    const char *arg; /* what help calls the value */
+    const char *arg;  /* what help calls the value */
     const char *help; /* wrapped to the terminal's 80 columns when it is printed */
 } opt;
 
 typedef struct command {
     const char *name;
-    const char *synopsis; /* after "apus NAME " */
-    const char *summary;  /* one line */
-    const char *details;  /* paragraphs after the options; lines that begin with a space are not
+    const char *synopsis;     /* after "apus NAME " */
+    const char *summary;      /* one line */
+    const char *details;      /* paragraphs after the options; lines that begin with a space are not
                            * wrapped; may be NULL */
     const opt *const *tables; /* what the command understands; NULL-terminated */
     int (*run)(int argc, char **argv);

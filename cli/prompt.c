@@ -46,8 +46,9 @@ static char *read_piped(const command *c, size_t *len)
 {
     struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
     if (poll(&in, 1, 1000) == 0)
-        fprintf(stderr, "apus %s: waiting for standard input, which is part of the prompt; "
-                        "'< /dev/null' leaves it out\n",
+        fprintf(stderr,
+                "apus %s: waiting for standard input, which is part of the prompt; "
+                "'< /dev/null' leaves it out\n",
                 c->name);
     return read_input(c, "-", len);
 }

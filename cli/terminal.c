@@ -17,7 +17,12 @@ void use_utf8(void)
 /* The character at p, of at most n bytes, to *cp; returns its bytes. 0: not UTF-8. */
 static size_t decode(const unsigned char *p, size_t n, uint32_t *cp)
 {
-    size_t len = p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+    size_t len = p[0] < 0x80   ? 1
+                 : p[0] < 0xC2 ? 0
+                 : p[0] < 0xE0 ? 2
+                 : p[0] < 0xF0 ? 3
+                 : p[0] < 0xF5 ? 4
+                               : 0;
     if (len == 0 || len > n) return 0;
     *cp = len == 1 ? p[0] : p[0] & (0x7FU >> len);
     for (size_t i = 1; i < len; i++) {

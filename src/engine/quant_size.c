@@ -24,9 +24,10 @@ static apus_err add_gguf(void *ctx, const ap_model_tensor *t)
     ap_gguf_out out[2];
     int n = ap_gguf_layout(s->config, t, out);
     for (int i = 0; i < n; i++) {
-        ap_dtype type = out[i].vector
-                            ? AP_F32
-                            : ap_type_for_width(ap_recipe_default(s->target, s->config, t), out[i].cols);
+        ap_dtype type =
+            out[i].vector
+                ? AP_F32
+                : ap_type_for_width(ap_recipe_default(s->target, s->config, t), out[i].cols);
         uint64_t row = out[i].cols / (size_t)ap_dtype_block(type) * ap_dtype_block_bytes(type);
         s->bytes += row * out[i].rows;
     }
@@ -39,7 +40,8 @@ static apus_err add_mlx(void *ctx, const ap_model_tensor *t)
     sizing *s = ctx;
     uint64_t n = 1, cols = (uint64_t)t->shape[t->rank - 1];
     for (int i = 0; i < t->rank; i++) n *= (uint64_t)t->shape[i];
-    bool matrix = t->rank == 3 ? t->role == AP_ROLE_MATRIX : t->rank == 2 && t->role != AP_ROLE_GATE_ROW;
+    bool matrix =
+        t->rank == 3 ? t->role == AP_ROLE_MATRIX : t->rank == 2 && t->role != AP_ROLE_GATE_ROW;
     int bits = matrix && cols % MLX_GROUP == 0 ? ap_recipe_mlx_default(s->bits, t->name) : 0;
     s->bytes += bits ? n * (uint64_t)bits / 8 + n / MLX_GROUP * 4 : n * 2;
     return APUS_OK;

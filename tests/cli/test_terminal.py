@@ -402,6 +402,8 @@ class Run(Case):
                      [TINY, QUESTION, "--temperature=0"]):
             self.assertEqual(apus("run", "--no-think", "--temp", "0", *args)[0], want)
         self.assertIn("42", want)
+        self.check(QUESTION, "-", stdin=QUESTION)
+        self.assertIn("given with --prompt", apus("run", QUESTION, status=2)[1])
 
     def test_standard_input_that_holds_nothing_is_not_waited_for(self):
         for stdin in (subprocess.DEVNULL,):

@@ -353,10 +353,10 @@ static void set_up(line_editor *e)
     el_set(e->el, EL_HIST, history, e->history);
     el_set(e->el, EL_SETTY, "-d", "-icrnl", "-inlcr", NULL); /* \r\n stays what it is */
     el_source(e->el, NULL);
-    el_set(e->el, EL_ADDFN, "apus-paste", "insert the pasted text", insert_paste);
-    el_set(e->el, EL_ADDFN, "apus-interrupt", "give the line up", interrupt_line);
-    el_set(e->el, EL_ADDFN, "apus-edit", "go on in a text editor", edit_line);
-    el_set(e->el, EL_ADDFN, "apus-finish", "end the line", finish_line);
+    el_wset(e->el, EL_ADDFN, L"apus-paste", L"insert the pasted text", insert_paste);
+    el_wset(e->el, EL_ADDFN, L"apus-interrupt", L"give the line up", interrupt_line);
+    el_wset(e->el, EL_ADDFN, L"apus-edit", L"go on in a text editor", edit_line);
+    el_wset(e->el, EL_ADDFN, L"apus-finish", L"end the line", finish_line);
     el_set(e->el, EL_BIND, "^]", "apus-paste", NULL);
     el_set(e->el, EL_BIND, "^^", "apus-finish", NULL);
     el_set(e->el, EL_BIND, "^C", "apus-interrupt", NULL);

@@ -124,9 +124,8 @@ static void tell_end(const chat *c, const answer *a)
         fputs(" [stopped]", stdout);
         break;
     case APUS_STOP_CONTEXT:
-        printf(" [cut: the context of %d tokens is full; /new starts afresh, -c N makes it larger, "
-               "up to %d]",
-               c->ctx, c->most_ctx);
+        printf(" [cut: the context of %d tokens is full; /new starts afresh%s]", c->ctx,
+               larger_context(c->ctx, c->most_ctx));
         break;
     case APUS_STOP_LENGTH:
         printf(" [cut after %d tokens%s; -n N allows more]", a->result.n_generated,
@@ -198,9 +197,8 @@ static void answer_turn(chat *c)
     if (!err) err = apus_tokenize(c->model, text, len, APUS_TOK_SPECIAL, &ids, &n, &d);
     if (!err && n > (size_t)c->ctx) {
         fail(&cmd_chat,
-             "the conversation has %zu tokens and the context room for %d: /new starts afresh, "
-             "-c N makes it larger, up to %d",
-             n, c->ctx, c->most_ctx);
+             "the conversation has %zu tokens and the context room for %d: /new starts afresh%s", n,
+             c->ctx, larger_context(c->ctx, c->most_ctx));
         drop_turns(c, c->n_turns - 1);
     } else {
         if (!err) err = answer_ids(c, text, len, ids, n, &a, &d);
@@ -257,7 +255,9 @@ static bool do_system(chat *c, const char *rest)
     free(c->system);
     c->system = is_blank(rest) ? NULL : copy(rest, strlen(rest));
     start_afresh(c);
-    printf("system message %s; a new conversation\n", c->system ? "set" : had ? "removed" : "none");
+    printf("%s; a new conversation\n", c->system ? "system message set"
+                                       : had     ? "system message removed"
+                                                 : "no system message");
     return true;
 }
 

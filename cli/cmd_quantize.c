@@ -1,5 +1,4 @@
 /* cmd_quantize.c - apus quantize: a model of floats to a smaller one. */
-#include <ctype.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,19 +50,6 @@ static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total
     return progress_bar(ctx, stage, done, total) && !interrupted;
 }
 
-/* The type in lower case; the mixtures of llama.cpp are what they mostly consist of, for apus mixes
- * types by its own recipe. */
-static const char *type_of(const char *name)
-{
-    static char out[32];
-    size_t n = strlen(name);
-    if (n >= sizeof out) return name;
-    for (size_t i = 0; i <= n; i++) out[i] = (char)tolower((unsigned char)name[i]);
-    char *tail = n > 3 && out[n - 2] == '_' ? out + n - 2 : NULL;
-    if (tail && out[0] == 'q' && out[n - 3] == 'k' && strchr("sml", tail[1])) *tail = 0;
-    return out;
-}
-
 static int bits_of(const char *to)
 {
     static const char known[] = "234568";
@@ -107,7 +93,7 @@ static int run(int argc, char **argv)
     apus_diag d;
     apus_quantize_settings s;
     apus_quantize_settings_default(&s);
-    const char *to = type_of(o.to);
+    const char *to = type_name(o.to);
     s.bits = bits_of(to);
     s.group = o.group;
     s.threads = common.threads;

@@ -153,10 +153,8 @@ static void tell_cut(const answer *a, const apus_info *info, int ctx)
                 r->n_generated, silent && a->thinking.len ? ", all of them spent on thinking" : "",
                 silent && a->thinking.len ? ", --no-think answers at once" : "");
     else if (r->stop == APUS_STOP_CONTEXT)
-        fprintf(stderr,
-                "apus run: the answer was cut: the context of %d tokens is full; -c N makes it "
-                "larger, up to %d\n",
-                ctx, info->context);
+        fprintf(stderr, "apus run: the answer was cut: the context of %d tokens is full%s\n", ctx,
+                larger_context(ctx, info->context));
     else if (r->stop == APUS_STOP_TOKEN && silent)
         fputs("apus run: the model ended its turn without an answer\n", stderr);
 }
@@ -164,10 +162,8 @@ static void tell_cut(const answer *a, const apus_info *info, int ctx)
 /* The prompt does not fit. */
 static int no_room(const prompt *p, const apus_info *info, int ctx)
 {
-    return fail(&cmd_run,
-                "the prompt has %zu tokens and the context room for %d; -c N makes it "
-                "larger, up to %d",
-                p->n, ctx, info->context);
+    return fail(&cmd_run, "the prompt has %zu tokens and the context room for %d%s", p->n, ctx,
+                larger_context(ctx, info->context));
 }
 
 static int answer_prompt(const question *q, const prompt *p)

@@ -53,7 +53,7 @@ static int run(int argc, char **argv)
     apus_diag d;
     apus_synth_settings s;
     apus_synth_settings_default(&s);
-    s.to = o.to;
+    s.to = o.to ? type_name(o.to) : NULL;
     s.seed = o.seed;
     s.layers = o.layers;
     s.threads = common.threads;

@@ -1,5 +1,6 @@
 #include "common.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -230,46 +231,49 @@ void interrupt_ignore(bool on)
 
 /* ---------------------------------------------------------------- models */
 
-/* A sentence of the library in the terms of the command line: fields of its settings are options. */
+/* What the library calls fields of its settings, and what the command line does. */
+typedef struct wording {
+    const char *field, *option;
+} wording;
+
+static const wording wordings[] = {
+    {"extra template variables:", "--chat-template-kwargs:"},
+    {"apus_generate_settings.max_tokens", "--max-tokens"},
+    {"apus_sampling.temperature", "--temp"},
+    {"apus_engine_settings.", "--"},
+    {"apus_generate_settings.", "--"},
+    {"apus_model_settings.", "--"},
+    {"apus_sampling.", "--"},
+    {"max_sessions 1, ", ""},
+    {"prefill_chunk", "--prefill-chunk"},
+    {"q8 KV pages", "--kv q8"},
+};
+
+/* The entry that text begins with, or NULL. */
+static const wording *wording_at(const char *text)
+{
+    for (size_t i = 0; i < sizeof wordings / sizeof *wordings; i++)
+        if (!strncmp(text, wordings[i].field, strlen(wordings[i].field))) return &wordings[i];
+    return NULL;
+}
+
+/* A sentence of the library in the terms of the command line. */
 static void in_options(const char *text, char *out, size_t cap)
 {
-    static const struct {
-        const char *field, *option;
-    } known[] = {{"max_tokens", "max-tokens"},
-                 {"temperature", "temp"},
-                 {"repetition_penalty", "repetition-penalty"},
-                 {"gguf_type", "to"},
-                 {"bits", "to"}};
-    static const char extra[] = "extra template variables";
-    static const char *const structs[] = {"apus_engine_settings.",   "apus_generate_settings.",
-                                          "apus_model_settings.",    "apus_quantize_settings.",
-                                          "apus_synth_settings.",    "apus_chat_settings.",
-                                          "apus_sampling."};
     size_t at = 0;
-    if (!strncmp(text, extra, sizeof extra - 1)) {
-        snprintf(out, cap, "--chat-template-kwargs%s", text + sizeof extra - 1);
-        return;
-    }
+    bool name = false; /* of an option: written with dashes */
     while (*text && at + 1 < cap) {
-        size_t skip = 0;
-        for (size_t i = 0; i < sizeof structs / sizeof *structs && !skip; i++)
-            if (!strncmp(text, structs[i], strlen(structs[i]))) skip = strlen(structs[i]);
-        if (!skip) {
-            out[at++] = *text++;
+        const wording *w = wording_at(text);
+        if (w) {
+            int n = snprintf(out + at, cap - at, "%s", w->option);
+            at += (size_t)n < cap - at ? (size_t)n : cap - at - 1;
+            text += strlen(w->field);
+            name = !strcmp(w->option, "--");
             continue;
         }
-        text += skip;
-        size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz_");
-        const char *option = NULL;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-            if (strlen(known[i].field) == n && !memcmp(known[i].field, text, n))
-                option = known[i].option;
-        int put = option ? snprintf(out + at, cap - at, "--%s", option)
-                         : snprintf(out + at, cap - at, "--%.*s", (int)n, text);
-        for (int i = 2; i < put && at + (size_t)i + 1 < cap; i++)
-            if (out[at + (size_t)i] == '_') out[at + (size_t)i] = '-';
-        at += (size_t)put < cap - at ? (size_t)put : cap - at - 1;
-        text += n;
+        name = name && (*text == '_' || (*text >= 'a' && *text <= 'z'));
+        out[at++] = name && *text == '_' ? '-' : *text;
+        text++;
     }
     out[at] = 0;
 }
@@ -455,6 +459,14 @@ int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_en
     return -1;
 }
 
+const char *larger_context(int ctx, int most)
+{
+    static char text[64];
+    if (ctx >= most) return ", and the model reaches no further";
+    snprintf(text, sizeof text, ", -c N makes it larger, up to %d", most);
+    return text;
+}
+
 int chunk_of(const apus_model *m, const apus_engine_settings *es)
 {
     apus_plan plan = {.size = sizeof plan};
@@ -474,7 +486,18 @@ void sampling_settings(const apus_model *m, apus_sampling *out)
     out->seed = sampling.seed;
 }
 
-/* ---------------------------------------------------------------- sizes */
+/* ---------------------------------------------------------------- types and sizes */
+
+const char *type_name(const char *given)
+{
+    static char out[32];
+    size_t n = strlen(given);
+    if (n >= sizeof out) return given;
+    for (size_t i = 0; i <= n; i++) out[i] = (char)tolower((unsigned char)given[i]);
+    char *tail = n > 3 && out[n - 2] == '_' ? out + n - 2 : NULL;
+    if (tail && out[0] == 'q' && out[n - 3] == 'k' && strchr("sml", tail[1])) *tail = 0;
+    return out;
+}
 
 const char *human_bytes(uint64_t bytes, char out[32])
 {

@@ -82,11 +82,19 @@ int open_for_engine(const command *c, const char *name, int need_ctx, apus_model
  * --ctx is not given (0 = the default). Returns -1, or the exit status. */
 int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out);
 
+/* ", -c N makes it larger, up to 32768", or what to say when it is as large as it can be. Valid until
+ * the next call. */
+const char *larger_context(int ctx, int most);
+
 /* Tokens of a prompt that an engine of those settings computes at once. */
 int chunk_of(const apus_model *m, const apus_engine_settings *es);
 
 /* The model's sampling defaults overlaid with the options given. */
 void sampling_settings(const apus_model *m, apus_sampling *out);
+
+/* A type of weights in lower case. The mixtures of llama.cpp (Q4_K_M) become what they mostly consist of:
+ * apus mixes types by its own recipe. Valid until the next call. */
+const char *type_name(const char *given);
 
 /* "18.21 GiB" into out; returns it. */
 const char *human_bytes(uint64_t bytes, char out[32]);

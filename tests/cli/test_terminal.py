@@ -339,7 +339,7 @@ class Conversation(Case):
         lines = out.splitlines()
         self.assertEqual(lines, ["a new conversation", "system message set; a new conversation",
                                  "system message removed; a new conversation",
-                                 "system message none; a new conversation", "thinking is off", "thinking is on",
+                                 "no system message; a new conversation", "thinking is off", "thinking is on",
                                  "thinking is off", "expected /think on or /think off", "thinking is off",
                                  "nothing was asked yet"])
 
@@ -428,7 +428,7 @@ class Run(Case):
         _, err = apus("run", TINY, "-p", QUESTION, *GREEDY, "-n", "3")
         self.assertIn("cut after 3 tokens; -n N allows more", err)
         _, err = apus("run", TINY, "-p", "Sort these words: " + "pear apple fig " * 12, *GREEDY, "-c", "96")
-        self.assertIn("context of 96 tokens is full; -c N makes it larger, up to 8192", err)
+        self.assertIn("context of 96 tokens is full, -c N makes it larger, up to 8192", err)
         self.assertNotIn("cut", apus("run", TINY, "-p", QUESTION, *GREEDY)[1])
 
     def test_the_answer_comes_before_the_speed(self):

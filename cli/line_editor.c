@@ -26,7 +26,7 @@ enum { MAX_HISTORY = 1000, ESCAPE_MS = 50 };
 
 #define PASTE_ON    "\033[?2004h"
 #define PASTE_OFF   "\033[?2004l"
-#define PASTE_BEGIN "\033[200~"
+#define PASTE_BEGIN "[200~" /* after an escape */
 #define PASTE_END   "\033[201~"
 
 struct line_editor {
@@ -211,7 +211,7 @@ static int next_char(EditLine *el, wchar_t *out)
     for (;;) {
         unsigned char b = 0;
         got g = next_byte(e, &b);
-        bool paste = g == GOT_BYTE && b == '\033' && follows(e, PASTE_BEGIN + 1);
+        bool paste = g == GOT_BYTE && b == '\033' && follows(e, PASTE_BEGIN);
         if (paste) g = read_paste(e);
         if (g == GOT_END) return 0;
         *out = g == GOT_INTERRUPT ? KEY_INTERRUPT : KEY_PASTE;

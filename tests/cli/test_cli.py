@@ -384,8 +384,8 @@ class Tiny(Case):
         self.assertIn("expected 0 to 8192", err)
 
     def test_interrupt_stops_a_run(self):
-        p = subprocess.Popen(APUS + ["run", str(TINY), "-p", "hi", "--ignore-eos", "--ctx", "8000", "--cpumask", "ref"], stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p = subprocess.Popen(APUS + ["run", str(TINY), "-p", "hi", "--ignore-eos", "--ctx", "8000", "--cpumask", "ref"],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         p.stdout.read(1)
         p.send_signal(signal.SIGINT)
         p.communicate(timeout=60)

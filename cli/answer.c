@@ -2,7 +2,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "terminal.h"
 
 static void *must(void *p)
 {
@@ -46,10 +49,28 @@ const char *stop_name(apus_stop s)
     return "unknown";
 }
 
+int shared_prefix(const apus_session *s, const int32_t *ids, size_t n)
+{
+    const int32_t *held = apus_session_tokens(s);
+    int pos = apus_session_pos(s), i = 0;
+    while (i < pos && (size_t)i + 1 < n && held[i] == ids[i]) i++;
+    return i;
+}
+
+bool answer_says_something(const answer *a)
+{
+    for (size_t i = 0; i < a->content.len; i++)
+        if (!strchr(" \t\r\n", a->content.data[i])) return true;
+    return a->n_calls > 0;
+}
+
 typedef struct stream {
+    const question *q;
     answer *out;
-    answer_mode mode;
-    bool quiet, in_thought, stdout_tty;
+    bool in_thought, stdout_tty;
+    bool stopped;   /* a stop text came */
+    int fed;        /* tokens of the prompt before the last chunk */
+    strbuf pending; /* content that may be the beginning of one */
     apus_detok *detok;
     apus_chat_parser *parser;
     apus_diag *diag;
@@ -58,7 +79,7 @@ typedef struct stream {
 
 static void show(stream *s, apus_part part, const char *t, size_t n)
 {
-    if (s->quiet || n == 0) return;
+    if (s->q->quiet || n == 0) return;
     if (part == APUS_PART_THINK && !s->stdout_tty) return;
     if ((part == APUS_PART_THINK) != s->in_thought) {
         s->in_thought = part == APUS_PART_THINK;
@@ -67,47 +88,103 @@ static void show(stream *s, apus_part part, const char *t, size_t n)
         else
             printf("%s\n\n", plain(stdout));
     }
-    fwrite(t, 1, n, stdout);
+    put_text(stdout, t, n);
+    fflush(stdout);
+}
+
+/* ---------------------------------------------------------------- stop texts */
+
+static void say(stream *s, const char *t, size_t n)
+{
+    strbuf_add(&s->out->content, t, n);
+    show(s, APUS_PART_CONTENT, t, n);
+}
+
+/* Where the first of the stop texts begins; false: nowhere. */
+static bool find_stop(const string_list *stop, const strbuf *t, size_t *at)
+{
+    bool found = false;
+    for (int i = 0; i < stop->n; i++) {
+        const char *p = t->len ? strstr(t->data, stop->item[i]) : NULL;
+        if (!p || (found && (size_t)(p - t->data) >= *at)) continue;
+        *at = (size_t)(p - t->data);
+        found = true;
+    }
+    return found;
+}
+
+/* Bytes at the end of t that a stop text may begin with. */
+static size_t maybe_stop(const string_list *stop, const strbuf *t)
+{
+    size_t most = 0;
+    for (int i = 0; i < stop->n; i++) {
+        size_t n = strlen(stop->item[i]) - 1;
+        if (n > t->len) n = t->len;
+        while (n > most && memcmp(t->data + t->len - n, stop->item[i], n) != 0) n--;
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static void on_content(stream *s, const char *t, size_t n)
+{
+    const string_list *stop = s->q->stop;
+    size_t at = 0;
+    if (s->stopped) return;
+    if (!stop || !stop->n) {
+        say(s, t, n);
+        return;
+    }
+    strbuf_add(&s->pending, t, n);
+    s->stopped = find_stop(stop, &s->pending, &at);
+    if (!s->stopped) at = s->pending.len - maybe_stop(stop, &s->pending);
+    say(s, s->pending.data, at);
+    s->pending.len -= at;
+    memmove(s->pending.data, s->pending.data + at, s->pending.len + 1);
+}
+
+/* ---------------------------------------------------------------- while it streams */
+
+static void on_call(stream *s, const apus_event *ev)
+{
+    answer *a = s->out;
+    a->calls = must(realloc(a->calls, (a->n_calls + 1) * sizeof *a->calls));
+    a->calls[a->n_calls] = (call){0};
+    strbuf_add(&a->calls[a->n_calls].name, ev->text, ev->len);
+    strbuf_add(&a->calls[a->n_calls].args, ev->args, ev->args_len);
+    a->n_calls++;
+    if (s->q->quiet) return;
+    if (s->in_thought) fputs(plain(stdout), stdout);
+    s->in_thought = false;
+    fputs(bold(stdout), stdout);
+    put_textf(stdout, "[tool call] %.*s %.*s", (int)ev->len, ev->text, (int)ev->args_len, ev->args);
+    printf("%s\n", plain(stdout));
     fflush(stdout);
 }
 
 static void on_event(void *ctx, const apus_event *ev)
 {
     stream *s = ctx;
-    answer *a = s->out;
     switch (ev->part) {
     case APUS_PART_CONTENT:
-        strbuf_add(&a->content, ev->text, ev->len);
+        on_content(s, ev->text, ev->len);
         break;
     case APUS_PART_THINK:
-        strbuf_add(&a->thinking, ev->text, ev->len);
+        strbuf_add(&s->out->thinking, ev->text, ev->len);
+        show(s, APUS_PART_THINK, ev->text, ev->len);
         break;
     case APUS_PART_CALL:
-        a->calls = must(realloc(a->calls, (a->n_calls + 1) * sizeof *a->calls));
-        a->calls[a->n_calls] = (call){0};
-        strbuf_add(&a->calls[a->n_calls].name, ev->text, ev->len);
-        strbuf_add(&a->calls[a->n_calls].args, ev->args, ev->args_len);
-        a->n_calls++;
-        if (!s->quiet) {
-            if (s->in_thought) fputs(plain(stdout), stdout);
-            s->in_thought = false;
-            printf("%s[tool call] %.*s %.*s%s\n", bold(stdout), (int)ev->len, ev->text,
-                   (int)ev->args_len, ev->args, plain(stdout));
-            fflush(stdout);
-        }
-        return;
+        if (!s->stopped) on_call(s, ev);
+        break;
     }
-    show(s, ev->part, ev->text, ev->len);
 }
 
 static void on_text(stream *s, const char *piece, size_t n)
 {
-    if (s->mode == ANSWER_CHAT) {
+    if (s->q->mode == ANSWER_CHAT)
         s->err = apus_chat_parser_push(s->parser, piece, n);
-        return;
-    }
-    strbuf_add(&s->out->content, piece, n);
-    show(s, APUS_PART_CONTENT, piece, n);
+    else
+        on_content(s, piece, n);
 }
 
 static bool on_token(void *ctx, int32_t id)
@@ -120,47 +197,100 @@ static bool on_token(void *ctx, int32_t id)
         a->ids = must(realloc(a->ids, a->cap_ids * sizeof *a->ids));
     }
     a->ids[a->n_ids++] = id;
-    if (s->mode == ANSWER_IDS) return true;
+    if (s->q->mode == ANSWER_IDS) return true;
     const char *piece;
     size_t n;
     s->err = apus_detok_push(s->detok, id, &piece, &n, s->diag);
     if (!s->err) on_text(s, piece, n);
-    return !s->err;
+    return !s->err && !s->stopped && !interrupt_came();
 }
 
-apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *session,
-                         const int32_t *ids, int n, answer_mode mode, const char *prompt,
-                         size_t prompt_len, bool quiet, const apus_generate_settings *set,
-                         answer *out, apus_diag *d)
+/* What is held back at the end. */
+static void finish_text(stream *s)
 {
-    stream s = {.out = out, .mode = mode, .quiet = quiet, .diag = d};
-    s.stdout_tty = isatty(STDOUT_FILENO);
+    const char *piece;
+    size_t len;
+    if (s->q->mode == ANSWER_IDS) return;
+    if (!apus_detok_finish(s->detok, &piece, &len)) on_text(s, piece, len);
+    if (s->parser) apus_chat_parser_finish(s->parser);
+    if (!s->stopped) say(s, s->pending.len ? s->pending.data : "", s->pending.len);
+}
+
+/* Progress of one chunk is that of the whole prompt. */
+static bool on_progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+    const stream *s = ctx;
+    (void)total;
+    progress_bar(NULL, stage, (uint64_t)s->fed + done, (uint64_t)s->q->n);
+    return !interrupt_came();
+}
+
+/* Feed the prompt but for its last chunk; what is read stays when the rest is stopped. */
+static apus_err feed_chunks(stream *s, bool *stopped, apus_diag *d)
+{
+    const question *q = s->q;
+    enum { PAGE = 64 }; /* where states can be kept: chunks end there */
+    for (;;) {
+        int n = q->chunk - (apus_session_pos(q->session) + q->chunk) % PAGE;
+        if (n <= 0) n = q->chunk;
+        if (n < 1 || q->n - s->fed <= n) return APUS_OK;
+        apus_feed f = {.size = sizeof f, .session = q->session, .tok = q->ids + s->fed, .n = n};
+        apus_err err = apus_feed_batch(q->engine, &f, 1, on_progress, s, d);
+        *stopped = err == APUS_ECANCELLED;
+        if (*stopped) return APUS_OK;
+        if (err) return err;
+        s->fed += n;
+    }
+}
+
+static int64_t now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* Read the prompt and answer; Ctrl-C stops either. */
+static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d)
+{
+    const question *q = s->q;
+    apus_generate_settings g = *q->set;
+    int64_t begin = now_us();
+    bool stopped = false;
+    g.on_token = on_token;
+    g.progress = on_progress;
+    g.ctx = s;
+    interrupt_target(q->engine);
+    apus_err err = feed_chunks(s, &stopped, d);
+    int64_t before = now_us() - begin;
+    r->stop = APUS_STOP_CALLER;
+    if (!err && !stopped) err = apus_generate(q->session, q->ids + s->fed, q->n - s->fed, &g, r, d);
+    interrupt_target(NULL);
+    progress_clear();
+    r->n_prompt += s->fed;
+    r->prefill_us += before;
+    return err ? err : s->err;
+}
+
+apus_err answer_generate(const question *q, answer *out, apus_diag *d)
+{
+    stream s = {.q = q, .out = out, .diag = d, .stdout_tty = isatty(STDOUT_FILENO)};
     apus_err err = APUS_OK;
     memset(out, 0, sizeof *out);
     strbuf_add(&out->content, "", 0);
     strbuf_add(&out->thinking, "", 0);
     out->result.size = sizeof out->result;
-    if (mode != ANSWER_IDS) err = apus_detok_create(m, mode == ANSWER_RAW, &s.detok, d);
-    if (!err && mode == ANSWER_CHAT)
-        err = apus_chat_parser_create(m, prompt, prompt_len, NULL, on_event, &s, &s.parser, d);
-    if (!err) {
-        apus_generate_settings g = *set;
-        g.on_token = on_token;
-        g.progress = progress_bar;
-        g.ctx = &s;
-        interrupt_target(e);
-        err = apus_generate(session, ids, n, &g, &out->result, d);
-        interrupt_target(NULL);
-        progress_clear();
-        if (!err) err = s.err;
-    }
-    if (!err && mode != ANSWER_IDS) {
-        const char *piece;
-        size_t len;
-        if (!apus_detok_finish(s.detok, &piece, &len)) on_text(&s, piece, len);
-        if (s.parser) apus_chat_parser_finish(s.parser);
-    }
+    if (q->mode != ANSWER_IDS)
+        err = apus_detok_create(q->model, q->mode == ANSWER_RAW, &s.detok, d);
+    if (!err && q->mode == ANSWER_CHAT)
+        err = apus_chat_parser_create(q->model, q->prompt, q->prompt_len, q->tools, on_event, &s,
+                                      &s.parser, d);
+    if (!err) err = read_and_answer(&s, &out->result, d);
+    if (!err) finish_text(&s);
+    if (s.stopped) out->result.stop = APUS_STOP_TOKEN;
     if (s.in_thought) fputs(plain(stdout), stdout);
+    fflush(stdout);
+    strbuf_free(&s.pending);
     apus_chat_parser_free(s.parser);
     apus_detok_free(s.detok);
     return err;

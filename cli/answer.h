@@ -34,16 +34,34 @@ typedef enum answer_mode {
     ANSWER_IDS   /* no text: ids only */
 } answer_mode;
 
-/* Generate after `ids`, the tokens that the session does not hold yet.
- *   prompt  rendered prompt text for the parser (ANSWER_CHAT), else NULL
- *   quiet   do not print while generating
- *   set     sampling, max_tokens and ignore_eos are used
- * Prints content on stdout as it comes; thinking dimmed and only on a terminal. Ctrl-C stops the
- * answer. Returns the library's code. */
-apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *s, const int32_t *ids,
-                         int n, answer_mode mode, const char *prompt, size_t prompt_len, bool quiet,
-                         const apus_generate_settings *set, answer *out, apus_diag *d);
+/* What is to be answered. */
+typedef struct question {
+    const apus_model *model;
+    apus_engine *engine;
+    apus_session *session;
+    const int32_t *ids; /* tokens that the session does not hold yet */
+    int n;
+    int chunk; /* tokens of the prompt read at once: a stop loses no more of it */
+    answer_mode mode;
+    const char *prompt; /* rendered prompt text for the parser (ANSWER_CHAT), else NULL */
+    size_t prompt_len;
+    const char *tools;       /* JSON array of the tools in the prompt, or NULL */
+    const string_list *stop; /* texts that end the content and are left out of it; NULL = none */
+    bool quiet;              /* do not print while generating */
+    const apus_generate_settings *set; /* sampling, max_tokens and ignore_eos are used */
+} question;
+
+/* Generate. Prints content on stdout as it comes; thinking dimmed and only on a terminal. Ctrl-C stops
+ * the answer; within the prompt, the session keeps the chunks that were read, which n_prompt counts.
+ * Returns the library's code. */
+apus_err answer_generate(const question *q, answer *out, apus_diag *d);
 void answer_free(answer *a);
+
+/* Tokens at the front of ids that the session holds already. At least one is left to feed. */
+int shared_prefix(const apus_session *s, const int32_t *ids, size_t n);
+
+/* Did the model speak to the user at all? */
+bool answer_says_something(const answer *a);
 
 /* {"role":"assistant","content":...,"reasoning_content":...,"tool_calls":[...]} members into the
  * open map of j. */

@@ -10,6 +10,7 @@
 #include "bench_profile.h"
 #include "common.h"
 #include "json_out.h"
+#include "terminal.h"
 
 static struct {
     const char *prompts, *depths, *format;
@@ -27,30 +28,33 @@ static const opt bench_table[] = {
     {"repeat", 'r', OPT_INT, &o.repeat, NULL, 1, 1000, "N",
      "repetitions; the median counts (default 5)"},
     {"profile", 0, OPT_FLAG, &o.profile, NULL, 0, 0, NULL,
-     "after each test, run it once more and tell where the time goes,\noperation by operation"},
+     "after each test, run it once more and tell where the time goes, operation by operation"},
     {"output", 'o', OPT_STRING, &o.format, NULL, 0, 0, "FORMAT", "md (default), csv or json"},
     {0}};
+
+static const opt *const tables[] = {bench_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_bench = {
     "bench", "[MODEL] [-p N,...] [-n N] [-d N,...] [options]", "measure prefill and decode speed",
-    "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, one at a\n"
-    "time, over a fixed stream of ids. Default tests that the model's context or the memory cannot hold\n"
-    "are left out with a note; it is an error if one was asked for.\n\n"
-    "Of bandwidth: bytes / time / what a loop that only reads gets in the same run. The bytes are those\n"
-    "that each step (a token of tg, a chunk of pp) must read once:\n"
-    "  packed weights of all its products, of experts those that were chosen, of the embedding none\n"
-    "  unless it is the head too\n"
-    "  + keys and values in sight, in whole pages of 64 positions + recurrent states of the delta rule\n\n"
-    "Of compute: sum over products with weights of (2 x rows x columns x tokens / rate of the unit that\n"
-    "computes them) / time, rates by loops in registers in the same run. Units: f32 multiply-adds for\n"
-    "--precision exact and for weights in f32, f16 and bf16; for quantised weights int16 with high and\n"
-    "int8 with fast; bf16_tiles with fast on amx, for prompts. The one with most of the time is named.\n"
-    "f32, int16, int8 are the vector units of the level (VNNI; vpmaddwd, vpmaddubsw and an addition;\n"
-    "smlal, sdot, smmla).\n\n"
-    "The profile has the calls and milliseconds of each operation, of a token in tg and of the whole\n"
-    "prompt in pp, and GFLOP/s and GB/s of the same operations and bytes.",
-    run};
+    "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, "
+    "one at a time, over a fixed stream of ids. Default tests that the model's context or the "
+    "memory cannot hold are left out with a note; it is an error if one was asked for.\n\n"
+    "Of bandwidth: bytes / time / what a loop that only reads gets in the same run. The bytes are "
+    "those that each step (a token of tg, a chunk of pp) must read once:\n"
+    "  packed weights of all its products, of experts those that were chosen, of\n"
+    "  the embedding none unless it is the head too\n"
+    "  + keys and values in sight, in whole pages of 64 positions\n"
+    "  + recurrent states of the delta rule\n\n"
+    "Of compute: sum over products with weights of (2 x rows x columns x tokens "
+    "/ rate of the unit that computes them) / time, rates by loops in registers in the same run. "
+    "Units: f32 multiply-adds for --precision exact and for weights in f32, f16 and bf16; for "
+    "quantised weights int16 with high and int8 with fast; bf16_tiles with fast on amx, for "
+    "prompts. The one with most of the time is named. f32, int16, int8 are the vector units of "
+    "the level (VNNI; vpmaddwd, vpmaddubsw and an addition; smlal, sdot, smmla).\n\n"
+    "The profile has the calls and milliseconds of each operation, of a token in tg and of the whole prompt "
+    "in pp, and GFLOP/s and GB/s of the same operations and bytes.",
+    tables, run};
 
 enum { MAX_LIST = 32 };
 
@@ -253,13 +257,14 @@ static void print_json(const bench *b)
     }
     json_end_array(j);
     json_end_map(j);
-    puts(json_str(j, NULL));
+    json_print(j);
     json_free(j);
 }
 
 static void print_head(const bench *b)
 {
-    printf("%s: %s, loaded in %.2f s\n\nmachine: %d threads of %s, %.1f GB/s read", b->info.path,
+    put_textf(stdout, "%s", b->info.path);
+    printf(": %s, loaded in %.2f s\n\nmachine: %d threads of %s, %.1f GB/s read",
            b->info.weight_types, b->load_s, b->peaks.threads, apus_cpu_name(b->peaks.level),
            b->peaks.read * 1e-9);
     for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++)
@@ -430,14 +435,15 @@ static int measure_all(bench *b, const apus_model *m)
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {bench_table, common_table, NULL};
+    const char *name;
     int n, prompts[MAX_LIST], depths[MAX_LIST];
     o.prompts = "512,4096";
     o.depths = "0";
     o.format = "md";
     o.generate = 128;
     o.repeat = 5;
-    int rc = options_parse(&cmd_bench, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_bench, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_bench, argv, &n, 0, &name);
     if (rc >= 0) return rc;
     int n_prompts = parse_list(o.prompts, prompts), n_depths = parse_list(o.depths, depths);
     if (n_prompts < 0 || n_depths < 0)
@@ -449,7 +455,7 @@ static int run(int argc, char **argv)
     apus_model *m;
     static bench b;
     double t = now();
-    rc = open_model(&cmd_bench, n ? argv[1] : NULL, APUS_LOAD_ALL, &m);
+    rc = open_model(&cmd_bench, name, APUS_LOAD_ALL, &m);
     if (rc >= 0) return rc;
     b.load_s = now() - t;
     apus_diag d;

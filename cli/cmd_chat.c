@@ -1,13 +1,12 @@
 /* cmd_chat.c - apus chat: a conversation at the terminal. */
-#include <errno.h>
-#include <histedit.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "answer.h"
+#include "line_editor.h"
+#include "terminal.h"
 
 static struct {
     const char *system;
@@ -16,15 +15,27 @@ static struct {
 
 static const opt chat_table[] = {
     {"system", 0, OPT_STRING, &o.system, NULL, 0, 0, "TEXT", "system message"},
+    {"-sys", 0, OPT_STRING, &o.system, NULL, 0, 0, "TEXT", NULL},
+    {"system-prompt", 0, OPT_STRING, &o.system, NULL, 0, 0, "TEXT", NULL},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
-     "stop an answer after N tokens (default -1: when\nthe model ends its turn)"},
+     "stop an answer after N tokens (default -1: when the model ends its turn)"},
+    {"predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
+    {"n-predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {0}};
+
+static const opt *const tables[] = {chat_table,     model_table,   think_table,  template_table,
+                                    sampling_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_chat = {
-    "chat", "[MODEL] [options]", "talk with a model",
-    "Lines are edited as in a shell and kept in a history. End a line with \\ to go on in\n"
-    "the next one. Ctrl-C stops an answer, Ctrl-D leaves, /help lists commands.",
+    "chat",
+    "[MODEL] [options]",
+    "talk with a model",
+    "Lines are edited as in a shell and kept in a history. A pasted text is one message, however "
+    "many lines it has; lines between \"\"\" and \"\"\" are one too, and a line that ends with \\ "
+    "goes on in the next. Ctrl-X Ctrl-E or /edit opens a text editor. Ctrl-C stops an answer or "
+    "gives a line up, Ctrl-D leaves, /help lists commands.",
+    tables,
     run};
 
 typedef struct turn {
@@ -38,11 +49,12 @@ typedef struct chat {
     turn *turns;
     size_t n_turns;
     char *system;
-    apus_think think;
     uint64_t answers; /* moves the seed on, so that a repeated question may be answered anew */
-    EditLine *el;
-    History *history;
-    char history_path[PATH_MAX];
+    char *unanswered; /* the question whose reading was stopped, for /again */
+    line_editor *editor;
+    apus_chat_settings settings;
+    int ctx, most_ctx; /* tokens of the context; what the model reaches */
+    int chunk;         /* tokens of a prompt read at once */
 } chat;
 
 static char *copy(const char *s, size_t n)
@@ -103,55 +115,106 @@ static char *conversation_json(const chat *c)
     return text;
 }
 
-/* Tokens at the front of ids that the session holds already. At least one is left to feed. */
-static int shared_prefix(const apus_session *s, const int32_t *ids, size_t n)
+/* Say on the answer's line what it lacks. */
+static void tell_end(const chat *c, const answer *a)
 {
-    const int32_t *held = apus_session_tokens(s);
-    int pos = apus_session_pos(s), i = 0;
-    while (i < pos && (size_t)i + 1 < n && held[i] == ids[i]) i++;
-    return i;
+    bool silent = !answer_says_something(a);
+    switch (a->result.stop) {
+    case APUS_STOP_CALLER:
+        fputs(" [stopped]", stdout);
+        break;
+    case APUS_STOP_CONTEXT:
+        printf(" [cut: the context of %d tokens is full; /new starts afresh%s]", c->ctx,
+               larger_context(c->ctx, c->most_ctx));
+        break;
+    case APUS_STOP_LENGTH:
+        printf(" [cut after %d tokens%s; -n N allows more]", a->result.n_generated,
+               silent && a->thinking.len ? ", all of them spent on thinking" : "");
+        break;
+    case APUS_STOP_STRING:
+    case APUS_STOP_TOKEN:
+        if (silent) fputs(" [no answer]", stdout);
+        break;
+    }
+}
+
+/* The last question was not read to its end: what was read stays in the session. */
+static void keep_question(chat *c, size_t n_prompt)
+{
+    turn *t = &c->turns[c->n_turns - 1];
+    free(c->unanswered);
+    c->unanswered = copy(t->content, strlen(t->content));
+    drop_turns(c, c->n_turns - 1);
+    printf("[stopped: %d of %zu tokens are read and stay so; /again goes on with the question]\n",
+           apus_session_pos(c->session), n_prompt);
+}
+
+static void keep_answer(chat *c, answer *a)
+{
+    tell_end(c, a);
+    putchar('\n');
+    fflush(stdout);
+    print_speed(stderr, &a->result);
+    add_turn(c, "assistant", a->content.data, a->content.len,
+             a->thinking.len ? a->thinking.data : NULL);
+}
+
+/* Answer ids, the whole conversation as tokens. */
+static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t *ids, size_t n,
+                           answer *a, apus_diag *d)
+{
+    apus_sampling way;
+    apus_generate_settings g;
+    int same = shared_prefix(c->session, ids, n);
+    interrupt_target(c->engine);
+    apus_err err = apus_session_rewind(c->session, same, d);
+    interrupt_target(NULL);
+    if (err) return err;
+    apus_generate_settings_default(&g);
+    sampling_settings(c->model, &way);
+    way.seed += c->answers++;
+    g.sampling = &way;
+    g.max_tokens = o.max_tokens;
+    question q = {.model = c->model,
+                  .engine = c->engine,
+                  .session = c->session,
+                  .ids = ids + same,
+                  .n = (int)n - same,
+                  .chunk = c->chunk,
+                  .mode = ANSWER_CHAT,
+                  .prompt = text,
+                  .prompt_len = len,
+                  .set = &g};
+    return answer_generate(&q, a, d);
 }
 
 /* Answer the last user turn. The turn is dropped again when it could not be answered. */
 static void answer_turn(chat *c)
 {
     apus_diag d;
-    apus_chat_settings cs;
-    apus_sampling way;
-    apus_generate_settings g;
     char *text = NULL, *messages = conversation_json(c);
     size_t len = 0, n = 0;
     int32_t *ids = NULL;
     answer a = {0};
-    apus_chat_settings_default(&cs);
-    cs.think = c->think;
-    apus_err err = apus_chat_render(c->model, messages, NULL, &cs, &text, &len, &d);
+    apus_err err = apus_chat_render(c->model, messages, NULL, &c->settings, &text, &len, &d);
     if (!err) err = apus_tokenize(c->model, text, len, APUS_TOK_SPECIAL, &ids, &n, &d);
-    if (!err) {
-        int same = shared_prefix(c->session, ids, n);
-        err = apus_session_rewind(c->session, same, &d);
-        if (!err) {
-            apus_generate_settings_default(&g);
-            sampling_settings(c->model, &way);
-            way.seed += c->answers++;
-            g.sampling = &way;
-            g.max_tokens = o.max_tokens;
-            err = answer_generate(c->model, c->engine, c->session, ids + same, (int)n - same,
-                                  ANSWER_CHAT, text, len, false, &g, &a, &d);
-        }
-    }
-    if (err) {
-        report(&cmd_chat, &d);
+    if (!err && n > (size_t)c->ctx) {
+        fail(&cmd_chat,
+             "the conversation has %zu tokens and the context room for %d: /new starts afresh%s", n,
+             c->ctx, larger_context(c->ctx, c->most_ctx));
         drop_turns(c, c->n_turns - 1);
     } else {
-        if (a.result.stop == APUS_STOP_CALLER) fputs(" [stopped]", stdout);
-        if (a.result.stop == APUS_STOP_CONTEXT)
-            fputs(" [the context is full: /new starts afresh]", stdout);
-        putchar('\n');
-        fflush(stdout);
-        print_speed(stderr, &a.result);
-        add_turn(c, "assistant", a.content.data, a.content.len,
-                 a.thinking.len ? a.thinking.data : NULL);
+        if (!err) err = answer_ids(c, text, len, ids, n, &a, &d);
+        bool unread = err == APUS_ECANCELLED ||
+                      (!err && a.result.stop == APUS_STOP_CALLER && a.result.n_generated == 0);
+        if (unread) {
+            keep_question(c, n);
+        } else if (err) {
+            report(&cmd_chat, &d);
+            drop_turns(c, c->n_turns - 1);
+        } else {
+            keep_answer(c, &a);
+        }
         answer_free(&a);
     }
     free(messages);
@@ -159,192 +222,357 @@ static void answer_turn(chat *c)
     apus_free(ids);
 }
 
+static void ask(chat *c, const char *text, size_t len)
+{
+    free(c->unanswered);
+    c->unanswered = NULL;
+    add_turn(c, "user", text, len, NULL);
+    answer_turn(c);
+}
+
+static bool is_blank(const char *s)
+{
+    return !s[strspn(s, " \t\r\n")];
+}
+
 /* ---------------------------------------------------------------- commands */
 
-static void print_help(void)
+static void start_afresh(chat *c)
 {
-    puts("  /new              forget the conversation\n"
-         "  /system [TEXT]    set the system message (none: remove it) and start afresh\n"
-         "  /think on|off     let the model think before it answers, or not\n"
-         "  /again            answer the last question anew\n"
-         "  /help             this list\n"
-         "  /exit             leave (also Ctrl-D)\n"
-         "Ctrl-C stops an answer. A line that ends with \\ goes on in the next one.");
+    drop_turns(c, 0);
+    free(c->unanswered);
+    c->unanswered = NULL;
+}
+
+static bool do_new(chat *c, const char *rest)
+{
+    (void)rest;
+    start_afresh(c);
+    puts("a new conversation");
+    return true;
+}
+
+static bool do_system(chat *c, const char *rest)
+{
+    bool had = c->system != NULL;
+    free(c->system);
+    c->system = is_blank(rest) ? NULL : copy(rest, strlen(rest));
+    start_afresh(c);
+    printf("%s; a new conversation\n", c->system ? "system message set"
+                                       : had     ? "system message removed"
+                                                 : "no system message");
+    return true;
+}
+
+static bool do_think(chat *c, const char *rest)
+{
+    static const char *const state[] = {"as the model's template has it", "on", "off"};
+    if (!strcmp(rest, "on"))
+        c->settings.think = APUS_THINK_ON;
+    else if (!strcmp(rest, "off"))
+        c->settings.think = APUS_THINK_OFF;
+    else if (*rest)
+        puts("expected /think on or /think off");
+    printf("thinking is %s\n", state[c->settings.think]);
+    return true;
+}
+
+static bool do_again(chat *c, const char *rest)
+{
+    (void)rest;
+    if (c->unanswered) {
+        char *text = c->unanswered;
+        c->unanswered = NULL;
+        ask(c, text, strlen(text));
+        free(text);
+    } else if (c->n_turns < 2) {
+        puts("nothing was asked yet");
+    } else {
+        drop_turns(c, c->n_turns - 1);
+        answer_turn(c);
+    }
+    return true;
+}
+
+/* Let the user write `text` in an editor, and ask that. */
+static void ask_edited(chat *c, const char *text)
+{
+    char *edited = edit_text(text);
+    if (edited) {
+        size_t n = strlen(edited);
+        while (n && strchr(" \t\r\n", edited[n - 1])) edited[--n] = 0;
+        if (n) {
+            put_text(stdout, edited, n);
+            putchar('\n');
+            fflush(stdout);
+            line_editor_remember(c->editor, edited);
+            ask(c, edited, n);
+        } else {
+            puts("nothing was written, nothing is sent");
+        }
+    }
+    free(edited);
+}
+
+static bool do_edit(chat *c, const char *rest)
+{
+    ask_edited(c, rest);
+    return true;
+}
+
+static bool do_exit(chat *c, const char *rest)
+{
+    (void)c;
+    (void)rest;
+    return false;
+}
+
+static bool do_help(chat *c, const char *rest);
+
+typedef struct chat_command {
+    const char *name, *args, *help; /* help NULL: another name for the one before */
+    bool takes_text;
+    bool (*run)(chat *c, const char *rest); /* false: leave */
+} chat_command;
+
+static const chat_command chat_commands[] = {
+    {"/new", "", "forget the conversation", false, do_new},
+    {"/clear", "", NULL, false, do_new},
+    {"/reset", "", NULL, false, do_new},
+    {"/system", " [TEXT]", "set the system message (none: remove it) and start afresh", true,
+     do_system},
+    {"/think", " [on|off]", "let the model think before it answers, or not", true, do_think},
+    {"/again", "", "answer the last question anew, or one that was stopped", false, do_again},
+    {"/regen", "", NULL, false, do_again},
+    {"/edit", " [TEXT]", "write a message in $VISUAL or $EDITOR (also Ctrl-X Ctrl-E)", true,
+     do_edit},
+    {"/help", "", "this list", true, do_help},
+    {"/?", "", NULL, true, do_help},
+    {"/exit", "", "leave (also /quit, /bye and Ctrl-D)", false, do_exit},
+    {"/quit", "", NULL, false, do_exit},
+    {"/bye", "", NULL, false, do_exit},
+};
+enum { N_CHAT_COMMANDS = sizeof chat_commands / sizeof *chat_commands };
+
+static bool do_help(chat *c, const char *rest)
+{
+    (void)c;
+    (void)rest;
+    for (int i = 0; i < N_CHAT_COMMANDS; i++)
+        if (chat_commands[i].help)
+            printf("  %s%-*s %s\n", chat_commands[i].name, 17 - (int)strlen(chat_commands[i].name),
+                   chat_commands[i].args, chat_commands[i].help);
+    puts("  //TEXT            send a message that begins with /\n"
+         "A pasted text is one message. Lines between \"\"\" and \"\"\" are one too, and a line\n"
+         "that ends with \\ goes on in the next. Ctrl-C stops an answer or gives a line up.");
+    return true;
+}
+
+/* What is not a command is never taken for one: leaving by a slip would lose the conversation. */
+static void unknown_command(chat *c, const char *word, size_t len)
+{
+    int near = 0;
+    put_textf(stdout, "unknown command '%.*s'", (int)len, word);
+    for (int i = 0; i < N_CHAT_COMMANDS && len > 1; i++)
+        if (chat_commands[i].help && !strncmp(chat_commands[i].name, word, len))
+            printf("%s%s", near++ ? " or " : "; did you mean ", chat_commands[i].name);
+    printf("%s A message that begins with / is sent as //.\n", near ? "?" : ".");
+    do_help(c, "");
 }
 
 /* Returns false to leave. */
 static bool run_command(chat *c, const char *line)
 {
-    size_t word = strcspn(line, " \t");
+    size_t word = strcspn(line, " \t\n");
     const char *rest = line + word + strspn(line + word, " \t");
-    if (!strncmp(line, "/exit", word) || !strncmp(line, "/quit", word)) return false;
-    if (word == 5 && !strncmp(line, "/help", word)) {
-        print_help();
-    } else if (word == 4 && !strncmp(line, "/new", word)) {
-        drop_turns(c, 0);
-    } else if (word == 7 && !strncmp(line, "/system", word)) {
-        free(c->system);
-        c->system = *rest ? copy(rest, strlen(rest)) : NULL;
-        drop_turns(c, 0);
-    } else if (word == 6 && !strncmp(line, "/think", word) &&
-               (!strcmp(rest, "on") || !strcmp(rest, "off"))) {
-        c->think = !strcmp(rest, "on") ? APUS_THINK_ON : APUS_THINK_OFF;
-    } else if (word == 6 && !strncmp(line, "/again", word)) {
-        if (c->n_turns < 2) {
-            puts("nothing was asked yet");
-        } else {
-            drop_turns(c, c->n_turns - 1);
-            answer_turn(c);
-        }
-    } else {
-        printf("unknown command '%.*s'; /help lists them\n", (int)word, line);
+    for (int i = 0; i < N_CHAT_COMMANDS; i++) {
+        const chat_command *k = &chat_commands[i];
+        if (strlen(k->name) != word || memcmp(k->name, line, word) != 0) continue;
+        if (k->takes_text || is_blank(rest)) return k->run(c, rest);
+        printf("%s takes no text; nothing was done\n", k->name);
+        return true;
     }
+    unknown_command(c, line, word);
     return true;
 }
 
-/* ---------------------------------------------------------------- lines */
+/* ---------------------------------------------------------------- messages */
 
-static char prompt_text[16] = "> ";
-static char *el_prompt(EditLine *el)
+#define FENCE "\"\"\""
+
+/* Where the text of a block begins in a line that opens one, behind the command it is for. */
+static const char *block_start(const char *line)
 {
-    (void)el;
-    return prompt_text;
+    static const char system[] = "/system ";
+    const char *p = line;
+    if (!strncmp(p, system, sizeof system - 1)) p += strspn(p + 7, " \t") + 7;
+    return strncmp(p, FENCE, 3) ? NULL : p + 3;
 }
 
-static void open_editor(chat *c)
+static bool ends_block(const char *s, size_t n)
 {
-    HistEvent ev;
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    c->el = el_init("apus", stdin, stdout, stderr);
-    c->history = history_init();
-    if (!c->el || !c->history) return;
-    history(c->history, &ev, H_SETSIZE, 1000);
-    history(c->history, &ev, H_SETUNIQUE, 1);
-    el_set(c->el, EL_PROMPT, el_prompt);
-    el_set(c->el, EL_EDITOR, "emacs");
-    el_set(c->el, EL_SIGNAL, 1);
-    el_set(c->el, EL_HIST, history, c->history);
-    el_source(c->el, NULL);
-    int n = 0;
-    if (state && *state)
-        n = snprintf(c->history_path, sizeof c->history_path, "%s/apus", state);
-    else if (home && *home)
-        n = snprintf(c->history_path, sizeof c->history_path, "%s/.local/state/apus", home);
-    if (n <= 0 || (size_t)n + 16 > sizeof c->history_path) {
-        c->history_path[0] = 0;
-        return;
-    }
-    for (char *p = c->history_path + 1; *p; p++) { /* mkdir -p; a failure shows when saving */
-        if (*p != '/') continue;
-        *p = 0;
-        mkdir(c->history_path, 0700);
-        *p = '/';
-    }
-    mkdir(c->history_path, 0700);
-    strcat(c->history_path, "/history");
-    history(c->history, &ev, H_LOAD, c->history_path);
+    return n >= 3 && !memcmp(s + n - 3, FENCE, 3);
 }
 
-static void close_editor(chat *c)
+/* The rest of a block whose first line is in *all without its end. */
+static line_end read_block(chat *c, strbuf *all)
 {
-    HistEvent ev;
-    if (c->history && c->history_path[0]) history(c->history, &ev, H_SAVE, c->history_path);
-    if (c->history) history_end(c->history);
-    if (c->el) el_end(c->el);
-}
-
-/* One line without its end; NULL at the end of input. free() it. */
-static char *read_line(chat *c, const char *prompt)
-{
-    snprintf(prompt_text, sizeof prompt_text, "%s", prompt);
-    if (c->el) {
-        int n;
-        const char *line = el_gets(c->el, &n);
-        if (!line || n <= 0) return NULL;
-        return copy(line, line[n - 1] == '\n' ? (size_t)n - 1 : (size_t)n);
-    }
-    char *line = NULL;
-    size_t cap = 0;
-    ssize_t n = getline(&line, &cap, stdin);
-    if (n < 0) {
+    for (;;) {
+        char *line;
+        line_end end = line_editor_read(c->editor, ". ", &line);
+        if (end != LINE_READ) {
+            free(line);
+            return end;
+        }
+        size_t n = strlen(line);
+        bool last = ends_block(line, n);
+        if (last) n -= 3;
+        if (all->len && !(last && n == 0)) strbuf_add(all, "\n", 1);
+        strbuf_add(all, line, n);
         free(line);
-        return NULL;
+        if (last) return LINE_READ;
     }
-    if (n && line[n - 1] == '\n') line[n - 1] = 0;
-    return line;
 }
 
-/* A message: lines joined as long as they end with a backslash. */
-static char *read_message(chat *c)
+/* A block that `line` opens, its text from `inner` on; what stands before is a command. */
+static line_end take_block(chat *c, const char *line, const char *inner, bool closed, strbuf *all)
 {
-    strbuf all = {0};
-    char *line = read_line(c, "> ");
+    strbuf text = {0};
+    size_t n = strlen(inner) - (closed ? 3 : 0);
+    if (n && *inner == '\n') inner++, n--;
+    while (closed && n && inner[n - 1] == '\n') n--;
+    strbuf_add(&text, inner, n);
+    line_end end = closed ? LINE_READ : read_block(c, &text);
+    strbuf_add(all, line, strcspn(line, "\""));
+    strbuf_add(all, text.data, text.len);
+    strbuf_free(&text);
+    return end;
+}
+
+/* A line, and those after it as long as they end with a backslash. */
+static line_end take_lines(chat *c, char *line, strbuf *all)
+{
+    line_end end = LINE_READ;
     while (line) {
         size_t n = strlen(line);
-        bool more = n && line[n - 1] == '\\';
-        strbuf_add(&all, line, more ? n - 1 : n);
+        bool typed = !strchr(line, '\n'), go_on = typed && n && line[n - 1] == '\\';
+        strbuf_add(all, line, go_on ? n - 1 : n);
         free(line);
-        if (!more) break;
-        strbuf_add(&all, "\n", 1);
-        line = read_line(c, ". ");
+        line = NULL;
+        if (!go_on || end != LINE_READ) break;
+        strbuf_add(all, "\n", 1);
+        end = line_editor_read(c->editor, ". ", &line);
     }
-    if (c->history && all.data && all.len) {
-        HistEvent ev;
-        history(c->history, &ev, H_ENTER, all.data);
+    return end;
+}
+
+/* What a first line begins. A line with line feeds was pasted or comes from the history: it is whole. */
+static line_end read_rest(chat *c, char *line, strbuf *all)
+{
+    const char *inner = block_start(line);
+    bool closed = inner && ends_block(inner, strlen(inner));
+    line_end end;
+    if (inner && (closed || !strchr(line, '\n'))) {
+        end = take_block(c, line, inner, closed, all);
+        free(line);
+    } else {
+        end = take_lines(c, line, all);
     }
-    return all.data;
+    return end == LINE_CLOSED ? LINE_READ : end; /* the end of input ends a message, too */
+}
+
+/* A whole message. */
+static line_end read_message(chat *c, strbuf *all)
+{
+    char *line;
+    line_end end = line_editor_read(c->editor, "> ", &line);
+    if (end == LINE_READ) return read_rest(c, line, all);
+    strbuf_add(all, line ? line : "", line ? strlen(line) : 0);
+    free(line);
+    return end;
+}
+
+/* Returns false to leave. */
+static bool take_message(chat *c, const char *text, size_t len)
+{
+    bool one_line = !strchr(text, '\n') || !strncmp(text, "/system ", 8);
+    line_editor_remember(c->editor, text);
+    if (!strncmp(text, "//", 2))
+        ask(c, text + 1, len - 1);
+    else if (text[0] == '/' && one_line)
+        return run_command(c, text);
+    else if (!is_blank(text))
+        ask(c, text, len);
+    return true;
 }
 
 static void converse(chat *c)
 {
-    bool tty = isatty(STDIN_FILENO);
-    if (tty) {
+    if (isatty(STDIN_FILENO))
         fputs("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.\n", stderr);
-        open_editor(c);
-    }
-    for (;;) {
-        char *line = read_message(c);
-        if (!line) break;
-        bool go_on = true;
-        if (line[0] == '/')
-            go_on = run_command(c, line);
-        else if (line[strspn(line, " \t")]) {
-            add_turn(c, "user", line, strlen(line), NULL);
-            answer_turn(c);
+    for (bool go_on = true; go_on;) {
+        strbuf all = {0};
+        strbuf_add(&all, "", 0);
+        switch (read_message(c, &all)) {
+        case LINE_READ:
+            go_on = take_message(c, all.data, all.len);
+            break;
+        case LINE_INTERRUPTED:
+            if (is_blank(all.data)) puts("Ctrl-D or /exit leaves.");
+            break;
+        case LINE_EDIT:
+            ask_edited(c, all.data);
+            break;
+        case LINE_CLOSED:
+            go_on = false;
+            break;
         }
-        free(line);
-        if (!go_on) break;
+        strbuf_free(&all);
+        fflush(stdout);
     }
-    if (tty) close_editor(c);
+}
+
+static int start(chat *c)
+{
+    apus_diag d;
+    apus_engine_settings es;
+    apus_info info = {.size = sizeof info};
+    int rc = engine_settings(&cmd_chat, c->model, 0, &es);
+    if (rc >= 0) return rc;
+    if (apus_engine_create(c->model, &es, &c->engine, &d) ||
+        apus_session_create(c->engine, &c->session, &d) || apus_model_info(c->model, &info, &d))
+        return report(&cmd_chat, &d);
+    c->ctx = apus_session_room(c->session);
+    c->most_ctx = info.context;
+    c->chunk = chunk_of(c->model, &es);
+    if (o.system) c->system = copy(o.system, strlen(o.system));
+    c->editor = line_editor_open();
+    return c->editor ? -1 : fail(&cmd_chat, "out of memory");
 }
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {chat_table, think_table, sampling_table, common_table, NULL};
+    const char *name;
     int n;
+    chat c = {0};
     o.max_tokens = -1;
-    int rc = options_parse(&cmd_chat, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_chat, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_chat, argv, &n, 0, &name);
+    if (rc < 0 && think.on && think.off)
+        rc = usage_error(&cmd_chat, "choose one of --think and --no-think");
+    if (rc < 0) rc = template_settings(&cmd_chat, &c.settings);
+    if (rc < 0) rc = open_for_engine(&cmd_chat, name, 0, &c.model);
     if (rc >= 0) return rc;
-    if (think.on && think.off)
-        return usage_error(&cmd_chat, "choose one of --think and --no-think");
-    chat c = {.think = think_setting()};
-    rc = open_model(&cmd_chat, n ? argv[1] : NULL, APUS_LOAD_ALL, &c.model);
-    if (rc >= 0) return rc;
-    apus_diag d;
-    apus_engine_settings es;
-    rc = engine_settings(&cmd_chat, c.model, 0, &es);
+    rc = start(&c);
     if (rc < 0) {
+        converse(&c);
         rc = 0;
-        if (o.system) c.system = copy(o.system, strlen(o.system));
-        if (apus_engine_create(c.model, &es, &c.engine, &d) ||
-            apus_session_create(c.engine, &c.session, &d))
-            rc = report(&cmd_chat, &d);
-        else
-            converse(&c);
     }
+    line_editor_close(c.editor);
     drop_turns(&c, 0);
     free(c.turns);
     free(c.system);
+    free(c.unanswered);
     apus_session_free(c.session);
     apus_engine_free(c.engine);
     apus_model_close(c.model);

@@ -1,6 +1,10 @@
 /* cmd_info.c - apus info: what a model is and what it needs. */
+#include <stdlib.h>
+
+#include "apus/apus_unstable.h"
 #include "common.h"
 #include "json_out.h"
+#include "terminal.h"
 
 static struct {
     bool json;
@@ -9,20 +13,14 @@ static struct {
 static const opt info_table[] = {
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"}, {0}};
 
+static const opt *const tables[] = {info_table, model_table, threads_table, engine_table, NULL};
+
 static int run(int argc, char **argv);
 const command cmd_info = {
     "info", "[MODEL] [--json] [options]", "what a model is and what memory it needs",
-    "Reads headers only. Memory is what one session of --ctx tokens needs.", run};
-
-static const char *human(uint64_t bytes, char out[32])
-{
-    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double v = (double)bytes;
-    int u = 0;
-    for (; v >= 1024 && u < 4; u++) v /= 1024;
-    snprintf(out, 32, u ? "%.2f %s" : "%.0f %s", v, unit[u]);
-    return out;
-}
+    "Reads headers only; of a folder without weights, config.json. Memory is what one session of "
+    "--ctx tokens needs. For a model of floats a table tells what it would take in each type: "
+    "does it fit into 24 GB?", tables, run};
 
 static const char *count(uint64_t n, char out[32])
 {
@@ -33,15 +31,71 @@ static const char *count(uint64_t n, char out[32])
     return out;
 }
 
-static void print_text(const apus_info *i, const apus_plan *p)
+/* ---------------------------------------------------------------- as what it would fit */
+
+static const char *const sizes[] = {"bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k",
+                                    "q2_k", "mlx8", "mlx6", "mlx4", "mlx3"};
+enum { N_SIZES = sizeof sizes / sizeof *sizes };
+
+typedef struct size_row {
+    const char *type;
+    uint64_t weights, total;
+    double bits; /* a weight */
+} size_row;
+
+/* What each quantisation would take, memory for the same context included. */
+static int size_rows(const apus_model *m, const apus_info *i, const apus_plan *p,
+                     size_row row[N_SIZES])
+{
+    apus_diag d;
+    for (int k = 0; k < N_SIZES; k++) {
+        row[k].type = sizes[k];
+        if (apus_quantized_bytes(m, sizes[k], &row[k].weights, &d)) return report(&cmd_info, &d);
+        row[k].total = p->total_bytes - p->weight_bytes + row[k].weights;
+        row[k].bits = (double)row[k].weights * 8 / (double)i->params_total;
+    }
+    return -1;
+}
+
+static void print_sizes(const size_row *row, const apus_plan *p)
 {
     char a[32], b[32];
-    printf("%s%s%s\n", bold(stdout), i->path, plain(stdout));
+    printf("quantised (apus quantize SRC DST --to TYPE)\n"
+           "  type   bits a weight  weights     in memory with %d tokens of context\n",
+           p->ctx);
+    for (int k = 0; k < N_SIZES; k++)
+        printf("  %-6s %13.2f  %-10s  %s\n", row[k].type, row[k].bits,
+               human_bytes(row[k].weights, a), human_bytes(row[k].total, b));
+}
+
+static void json_sizes(json_out *j, const size_row *row)
+{
+    json_array(j, "quantised");
+    for (int k = 0; k < N_SIZES; k++) {
+        json_map(j, NULL);
+        json_text(j, "type", row[k].type);
+        json_real(j, "bits_per_weight", row[k].bits);
+        json_int(j, "weights_bytes", (int64_t)row[k].weights);
+        json_int(j, "total_bytes", (int64_t)row[k].total);
+        json_end_map(j);
+    }
+    json_end_array(j);
+}
+
+/* ---------------------------------------------------------------- what it is */
+
+/* rows NULL: it is quantised already. */
+static void print_text(const apus_info *i, const apus_plan *p, const size_row *rows)
+{
+    char a[32], b[32];
+    fputs(bold(stdout), stdout);
+    put_textf(stdout, "%s", i->path);
+    printf("%s\n", plain(stdout));
     printf("  architecture   %s%s\n", i->architecture,
            i->is_multimodal ? " (text part of a multimodal checkpoint)" : "");
     printf("  parameters     %s, %s active per token\n", count(i->params_total, a),
            count(i->params_active, b));
-    printf("  weights        %s (%s)\n", human(i->weight_bytes, a), i->weight_types);
+    printf("  weights        %s (%s)\n", human_bytes(i->weight_bytes, a), i->weight_types);
     printf("  layers         %d:", i->n_layers);
     if (i->n_attn_full) printf(" %d full attention", i->n_attn_full);
     if (i->n_attn_sliding) printf(" %d sliding (window %d)", i->n_attn_sliding, i->sliding_window);
@@ -55,16 +109,17 @@ static void print_text(const apus_info *i, const apus_plan *p)
     printf("  tokenizer      %s, chat template %s\n", i->has_tokenizer ? "yes" : "no",
            i->has_chat_template ? "yes" : "no");
     printf("memory for %d tokens of context\n", p->ctx);
-    printf("  weights        %s\n", human(p->weight_bytes, a));
-    printf("  KV pages       %s (%s, %s per token)\n", human(p->kv_bytes, a), apus_kv_name(p->kv),
-           human(p->kv_bytes_per_token, b));
-    printf("  state          %s\n", human(p->state_bytes, a));
-    printf("  scratch        %s\n", human(p->scratch_bytes, a));
-    printf("  other          about %s\n", human(p->other_bytes, a));
-    printf("  total          %s\n", human(p->total_bytes, a));
+    printf("  weights        %s\n", human_bytes(p->weight_bytes, a));
+    printf("  KV pages       %s (%s, %s per token)\n", human_bytes(p->kv_bytes, a), apus_kv_name(p->kv),
+           human_bytes(p->kv_bytes_per_token, b));
+    printf("  state          %s\n", human_bytes(p->state_bytes, a));
+    printf("  scratch        %s\n", human_bytes(p->scratch_bytes, a));
+    printf("  other          about %s\n", human_bytes(p->other_bytes, a));
+    printf("  total          %s\n", human_bytes(p->total_bytes, a));
+    if (rows) print_sizes(rows, p);
 }
 
-static void print_json(const apus_info *i, const apus_plan *p)
+static void print_json(const apus_info *i, const apus_plan *p, const size_row *rows)
 {
     json_out *j = json_new(true);
     json_map(j, NULL);
@@ -99,36 +154,39 @@ static void print_json(const apus_info *i, const apus_plan *p)
     json_int(j, "other_bytes", (int64_t)p->other_bytes);
     json_int(j, "total_bytes", (int64_t)p->total_bytes);
     json_end_map(j);
+    if (rows) json_sizes(j, rows);
     json_end_map(j);
-    puts(json_str(j, NULL));
+    json_print(j);
     json_free(j);
+}
+
+static int tell(const apus_model *m)
+{
+    apus_diag d;
+    apus_engine_settings es;
+    size_row rows[N_SIZES];
+    apus_info info = {.size = sizeof info};
+    apus_plan plan = {.size = sizeof plan};
+    int rc = engine_settings(&cmd_info, m, 0, &es);
+    if (rc >= 0) return rc;
+    if (apus_model_info(m, &info, &d) || apus_engine_plan(m, &es, &plan, &d))
+        return report(&cmd_info, &d);
+    if (!info.is_quantised && (rc = size_rows(m, &info, &plan, rows)) >= 0) return rc;
+    (o.json ? print_json : print_text)(&info, &plan, info.is_quantised ? NULL : rows);
+    return 0;
 }
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {info_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_info, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_info, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_info, argv, &n, 0, &name);
     if (rc >= 0) return rc;
     apus_model *m;
-    rc = open_model(&cmd_info, n ? argv[1] : NULL, APUS_LOAD_INFO, &m);
+    rc = open_model(&cmd_info, name, APUS_LOAD_INFO, &m);
     if (rc >= 0) return rc;
-    apus_diag d;
-    apus_engine_settings es;
-    apus_info info = {.size = sizeof info};
-    apus_plan plan = {.size = sizeof plan};
-    rc = engine_settings(&cmd_info, m, 0, &es);
-    if (rc < 0) {
-        if (apus_model_info(m, &info, &d) || apus_engine_plan(m, &es, &plan, &d)) {
-            rc = report(&cmd_info, &d);
-        } else {
-            rc = 0;
-            if (o.json)
-                print_json(&info, &plan);
-            else
-                print_text(&info, &plan);
-        }
-    }
+    rc = tell(m);
     apus_model_close(m);
     return finish_output(&cmd_info, rc);
 }

@@ -15,17 +15,18 @@ static const opt logits_table[] = {
     {"ids", 0, OPT_STRING, &o.ids, NULL, 0, 0, "FILE",
      "token ids, whitespace-separated; '-' = standard input"},
     {"positions", 0, OPT_STRING, &o.positions, NULL, 0, 0, "FILE",
-     "positions whose logits are wanted, from 0\n(default: all)"},
+     "positions whose logits are wanted, from 0 (default: all)"},
     {"output", 'o', OPT_STRING, &o.out, NULL, 0, 0, "FILE", "the safetensors file to write"},
     {0}};
+
+static const opt *const tables[] = {logits_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_logits = {"logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors",
                             "write the logits of given tokens",
-                            "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in "
-                            "the order asked for. Row i of\n"
-                            "all positions belongs to the token after ids[0..i].",
-                            run};
+                            "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
+    "i of all positions belongs to the token after ids[0..i].",
+                            tables, run};
 
 /* One wanted row: which position, and where it stands in the file. */
 typedef struct want {
@@ -168,11 +169,12 @@ static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, c
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {logits_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_logits, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_logits, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_logits, argv, &n, 0, &name);
     if (rc >= 0) return rc;
-    if (n < 1) return usage_error(&cmd_logits, "MODEL is missing");
+    if (!name) return usage_error(&cmd_logits, "MODEL is missing");
     if (!o.ids) return usage_error(&cmd_logits, "--ids is missing");
     if (!o.out) return usage_error(&cmd_logits, "--output is missing");
     size_t n_ids, n_rows;
@@ -181,7 +183,7 @@ static int run(int argc, char **argv)
     apus_model *m = NULL;
     rc = EXIT_FAILED;
     if (w) {
-        rc = open_for_engine(&cmd_logits, argv[1], n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
+        rc = open_for_engine(&cmd_logits, name, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
         if (rc < 0) rc = write_logits(m, ids, n_ids, w, n_rows);
     }
     apus_model_close(m);

@@ -20,27 +20,25 @@ static const opt perplexity_table[] = {
     {"kl-against", 0, OPT_STRING, &o.base, NULL, 0, 0, "MODEL2",
      "compare with this model, the base, on the same tokens"},
     {"kl-base", 0, OPT_STRING, &o.base_file, NULL, 0, 0, "BASE",
-     "write the predictions to the file BASE, or compare with\nthose in it if it exists"},
+     "write the predictions to the file BASE, or compare with those in it if it exists"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"},
     {0}};
+
+static const opt *const tables[] = {perplexity_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_perplexity = {
     "perplexity", "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE] [--ctx N] [options]",
     "how well a model predicts a text",
     "The text is cut into windows of --ctx tokens (default 512); each is run on its own, its "
-    "first\n"
-    "token replaced by <bos> if the model wants one. Predictions of the tokens in the second\n"
-    "half are scored, so each has at least half a window before it; a rest shorter than a window "
-    "is\n"
-    "left out. Markers such as <|im_end|> in the text are ordinary text.\n"
-    "Against MODEL2: Kullback-Leibler divergence of MODEL from MODEL2, sum of p2 log(p2 / p), in "
-    "nats,\n"
-    "and how often both find the same token likeliest. A large MODEL2 need run only once:\n"
-    "'apus perplexity MODEL2 -f FILE --kl-base BASE' keeps its predictions, two bytes for each "
-    "token of\n"
+    "first token replaced by <bos> if the model wants one. Predictions of the tokens in the "
+    "second half are scored, so each has at least half a window before it; a rest shorter than a "
+    "window is left out. Markers such as <|im_end|> in the text are ordinary text. Against "
+    "MODEL2: Kullback-Leibler divergence of MODEL from MODEL2, sum of p2 log(p2 / p), in nats, "
+    "and how often both find the same token likeliest. A large MODEL2 need run only once: 'apus "
+    "perplexity MODEL2 -f FILE --kl-base BASE' keeps its predictions, two bytes for each token of "
     "the vocabulary and each token scored; the same command with another MODEL compares.",
-    run};
+    tables, run};
 
 enum { WINDOW = 512, MAX_PIECE = 256, LOGIT_BYTES = 64 << 20 };
 
@@ -219,7 +217,7 @@ static void print_result(const test *t, score *r)
         json_real(j, "top1_agreement", same);
     }
     json_end_map(j);
-    puts(json_str(j, NULL));
+    json_print(j);
     json_free(j);
 }
 
@@ -390,9 +388,10 @@ static void close_side(side *s)
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {perplexity_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_perplexity, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_perplexity, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_perplexity, argv, &n, 0, &name);
     if (rc >= 0) return rc;
     if (!o.file) return usage_error(&cmd_perplexity, "--file is missing");
     if (o.base && o.base_file)
@@ -404,7 +403,7 @@ static int run(int argc, char **argv)
     size_t len;
     char *text = read_input(&cmd_perplexity, o.file, &len);
     if (!text) return EXIT_FAILED;
-    rc = open_side(&t.s, n ? argv[1] : NULL);
+    rc = open_side(&t.s, name);
     if (rc < 0 && o.base) rc = open_side(&t.base, o.base);
     if (rc < 0) rc = read_text(&t, text, len);
     if (rc < 0) {

@@ -14,30 +14,28 @@ static struct {
 
 static const opt quantize_table[] = {
     {"to", 0, OPT_STRING, &o.to, NULL, 0, 0, "TYPE",
-     "GGUF: q8_0, q6_k, q5_k, q4_k, q3_k, q2_k, q5_1, q5_0,\nq4_1, q4_0, iq4_xs, iq4_nl, mxfp4, "
-     "bf16, f16, f32;\nMLX: mlx2, mlx3, mlx4, mlx5, mlx6, mlx8"},
+     "GGUF: q8_0, q6_k, q5_k, q4_k, q3_k, q2_k, q5_1, q5_0, q4_1, q4_0, iq4_xs, iq4_nl, mxfp4, "
+     "bf16, f16, f32; MLX: mlx2, mlx3, mlx4, mlx5, mlx6, mlx8"},
     {"recipe", 0, OPT_STRING, &o.recipe, NULL, 0, 0, "FILE",
      "types of single matrices: lines of PATTERN TYPE"},
     {"group", 0, OPT_INT, &o.group, NULL, 32, 128, "N",
      "MLX: weights that share a scale: 32, 64 (default) or 128"},
     {0}};
 
+static const opt *const tables[] = {quantize_table, threads_table, NULL};
+
 static int run(int argc, char **argv);
 const command cmd_quantize = {
     "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [options]",
     "write a model with smaller weights",
-    "SRC is a folder of f32, f16 or bf16 safetensors; DST must not exist, and appears when it is\n"
+    "SRC is a folder of f32, f16 or bf16 safetensors, or a GGUF file for another one; DST must not exist, and appears when it is "
     "complete. A GGUF type gives the file DST, whose name ends in .gguf, with tokenizer and "
-    "template\n"
-    "inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each group, in a\n"
-    "folder with the tokenizer and template of SRC. Matrices where few weights decide much get "
-    "more\n"
-    "bits; norms, other vectors and convolutions are not quantised. A recipe's first line that "
-    "fits "
-    "a\n"
-    "matrix decides: 'layers.*.self_attn.v_proj.weight q6_k'. 'apus perplexity DST -f TEXT\n"
-    "--kl-against SRC' tells what was lost.",
-    run};
+    "template inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each "
+    "group, in a folder with the tokenizer and template of SRC. Matrices where few weights decide "
+    "much get more bits; norms, other vectors and convolutions are not quantised. A recipe's "
+    "first line that fits a matrix decides: 'layers.*.self_attn.v_proj.weight q6_k'. 'apus "
+    "perplexity DST -f TEXT --kl-against SRC' tells what was lost.",
+    tables, run};
 
 static volatile sig_atomic_t interrupted;
 
@@ -69,29 +67,42 @@ static bool is_gguf(const char *to)
     return false;
 }
 
+/* "q4", "4", "int4", "4bit": how many bits, but not whose. */
+static int unknown_type(const char *given)
+{
+    int bits = 0;
+    for (const char *p = given; *p; p++)
+        if (*p >= '2' && *p <= '8' && *p != '7') bits = *p - '0';
+    if (bits && strlen(given) <= 5)
+        return usage_error(&cmd_quantize, "--to: found '%s'; %d bits are q%d_%s in a GGUF file and "
+                           "mlx%d in a folder", given, bits, bits, bits == 8 ? "0" : "k", bits);
+    return usage_error(&cmd_quantize, "--to: expected one of the types of --help, found '%s'",
+                       given);
+}
+
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {quantize_table, common_table, NULL};
     int n;
     o.group = 64;
-    int rc = options_parse(&cmd_quantize, tables, argc, argv, 2, &n);
+    int rc = options_parse(&cmd_quantize, argc, argv, 3, &n);
     if (rc >= 0) return rc;
+    if (n == 3 && o.to) return usage_error(&cmd_quantize, "unexpected argument '%s'", argv[3]);
+    if (n == 3) o.to = argv[3];
     if (n < 2) return usage_error(&cmd_quantize, n ? "DST is missing" : "SRC and DST are missing");
     if (!o.to) return usage_error(&cmd_quantize, "--to is missing");
     apus_diag d;
     apus_quantize_settings s;
     apus_quantize_settings_default(&s);
-    s.bits = bits_of(o.to);
+    const char *to = type_name(o.to);
+    s.bits = bits_of(to);
     s.group = o.group;
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.progress = progress;
     if (!s.bits) {
-        if (!is_gguf(o.to))
-            return usage_error(&cmd_quantize,
-                               "--to: expected one of the types of --help, found '%s'", o.to);
+        if (!is_gguf(to)) return unknown_type(o.to);
         s.bits = 4;
-        s.gguf_type = o.to;
+        s.gguf_type = to;
     }
     if (s.group != 32 && s.group != 64 && s.group != 128)
         return usage_error(&cmd_quantize, "--group: expected 32, 64 or 128, found %d", s.group);
@@ -108,5 +119,6 @@ static int run(int argc, char **argv)
     progress_clear();
     free(recipe);
     if (err) report(&cmd_quantize, &d);
-    return err == APUS_ECANCELLED ? 130 : err ? EXIT_FAILED : 0;
+    if (!err) return tell_written(&cmd_quantize, argv[2]);
+    return err == APUS_ECANCELLED ? 130 : EXIT_FAILED;
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "common.h"
+#include "terminal.h"
 
 static struct {
     const char *messages, *tools;
@@ -15,13 +16,18 @@ static const opt render_table[] = {
     {"tokens", 0, OPT_FLAG, &o.tokens, NULL, 0, 0, NULL, "print token ids instead of text"},
     {"no-generation-prompt", 0, OPT_FLAG, &o.no_generation_prompt, NULL, 0, 0, NULL,
      "do not open the assistant's turn"},
+    {"model", 0, OPT_STRING, &common.model, NULL, 0, 0, "MODEL",
+     "the model; the same as MODEL as the first argument"},
+    {"-hf", 0, OPT_STRING, &common.model, NULL, 0, 0, "MODEL", NULL},
     {0}};
+
+static const opt *const tables[] = {render_table, think_table, template_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_render = {
     "render", "MODEL --messages FILE.json [--tools FILE.json] [options]",
     "show the prompt a conversation becomes",
-    "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -", run};
+    "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -", tables, run};
 
 static int render(const apus_model *m, const char *messages, const char *tools)
 {
@@ -29,11 +35,11 @@ static int render(const apus_model *m, const char *messages, const char *tools)
     apus_chat_settings s;
     char *text;
     size_t len;
-    apus_chat_settings_default(&s);
-    s.think = think_setting();
+    int rc = template_settings(&cmd_render, &s);
+    if (rc >= 0) return rc;
     s.no_generation_prompt = o.no_generation_prompt;
     if (apus_chat_render(m, messages, tools, &s, &text, &len, &d)) return report(&cmd_render, &d);
-    int rc = 0;
+    rc = 0;
     if (o.tokens) {
         int32_t *ids;
         size_t n;
@@ -45,7 +51,7 @@ static int render(const apus_model *m, const char *messages, const char *tools)
             apus_free(ids);
         }
     } else {
-        fwrite(text, 1, len, stdout);
+        put_text(stdout, text, len);
     }
     apus_free(text);
     return rc;
@@ -53,11 +59,12 @@ static int render(const apus_model *m, const char *messages, const char *tools)
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {render_table, think_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_render, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_render, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_render, argv, &n, 0, &name);
     if (rc >= 0) return rc;
-    if (n < 1) return usage_error(&cmd_render, "MODEL is missing");
+    if (!name) return usage_error(&cmd_render, "MODEL is missing (-m is --messages here)");
     if (!o.messages) return usage_error(&cmd_render, "--messages is missing");
     if (think.on && think.off)
         return usage_error(&cmd_render, "choose one of --think and --no-think");
@@ -70,7 +77,7 @@ static int run(int argc, char **argv)
         return EXIT_FAILED;
     }
     apus_model *m;
-    rc = open_model(&cmd_render, argv[1], APUS_LOAD_TEXT, &m);
+    rc = open_model(&cmd_render, name, APUS_LOAD_TEXT, &m);
     if (rc < 0) {
         rc = render(m, messages, tools);
         apus_model_close(m);

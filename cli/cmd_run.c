@@ -4,128 +4,78 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "answer.h"
+#include "prompt.h"
 
 #define LONG_TEXT 2048 /* bytes; a chat template adds few hundred */
 
+static prompt_opts from;
+
 static struct {
-    const char *prompt, *file, *system, *ids;
+    const char *cache;
+    string_list stop;
     int max_tokens;
-    bool raw, json, print_ids, ignore_eos;
+    bool json, print_ids, ignore_eos;
 } o;
 
+#define SYSTEM_OPTION(name)                                                                        \
+    {                                                                                              \
+        name, 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", NULL                                \
+    }
+#define COUNT_OPTION(name)                                                                         \
+    {                                                                                              \
+        name, 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL                              \
+    }
+
 static const opt run_table[] = {
-    {"prompt", 'p', OPT_STRING, &o.prompt, NULL, 0, 0, "TEXT", "what to say to the model"},
-    {"file", 'f', OPT_STRING, &o.file, NULL, 0, 0, "FILE",
-     "read it from FILE ('-' = standard input, which is\nalso read when neither -p nor -f is "
-     "given)"},
-    {"system", 0, OPT_STRING, &o.system, NULL, 0, 0, "TEXT", "system message"},
+    {"prompt", 'p', OPT_STRING, &from.text, NULL, 0, 0, "TEXT",
+     "what to say to the model; the same as TEXT after MODEL"},
+    {"file", 'f', OPT_STRING, &from.file, NULL, 0, 0, "FILE",
+     "read it from FILE ('-' = standard input, which is also read when there is no other prompt)"},
+    {"system", 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", "system message"},
+    SYSTEM_OPTION("-sys"),
+    SYSTEM_OPTION("system-prompt"),
+    {"messages", 0, OPT_STRING, &from.messages, NULL, 0, 0, "FILE",
+     "answer a conversation: a JSON array of {\"role\", \"content\", ...}"},
+    {"tools", 0, OPT_STRING, &from.tools, NULL, 0, 0, "FILE",
+     "a JSON array of tools that the model may call"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
-     "stop after N tokens (default -1: when the model\nends its turn)"},
-    {"raw", 0, OPT_FLAG, &o.raw, NULL, 0, 0, NULL,
+     "stop after N tokens (default -1: when the model ends its turn)"},
+    COUNT_OPTION("predict"),
+    COUNT_OPTION("n-predict"),
+    {"stop", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT",
+     "end the answer before TEXT; may be given several times"},
+    {"-r", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},
+    {"reverse-prompt", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},
+    {"raw", 0, OPT_FLAG, &from.raw, NULL, 0, 0, NULL,
      "continue the text as it is, without the chat template"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "print one JSON object at the end"},
-    {"ids", 0, OPT_STRING, &o.ids, NULL, 0, 0, "FILE",
-     "the prompt is token ids, whitespace-separated;\n'-' = standard input"},
+    {"prompt-cache", 0, OPT_STRING, &o.cache, NULL, 0, 0, "FILE",
+     "keep what was read in FILE, and do not read again what it holds"},
+    {"ids", 0, OPT_STRING, &from.ids, NULL, 0, 0, "FILE",
+     "the prompt is token ids, whitespace-separated; '-' = standard input"},
     {"print-ids", 0, OPT_FLAG, &o.print_ids, NULL, 0, 0, NULL,
      "print the new token ids instead of text"},
     {"ignore-eos", 0, OPT_FLAG, &o.ignore_eos, NULL, 0, 0, NULL,
      "go on when the model ends its turn"},
     {0}};
 
+static const opt *const tables[] = {run_table,      model_table,   think_table,  template_table,
+                                    sampling_table, threads_table, engine_table, NULL};
+
 static int run(int argc, char **argv);
 const command cmd_run = {
-    "run", "[MODEL] [-p TEXT | -f FILE] [options]", "answer one prompt",
-    "Sampling defaults come from the model's generation_config.json. The answer goes to standard\n"
-    "output, everything else to standard error. Thinking is shown dimmed on a terminal and left "
-    "out\n"
-    "of pipes; --json has it as reasoning_content.\n\n"
-    "  apus run MODEL -p \"Why is the sky blue?\" --temp 0\n"
-    "  git diff | apus run MODEL --system \"Review this change.\"\n"
-    "  apus run MODEL --ids prompt.txt --print-ids -n 32 --temp 0 --ignore-eos",
+    "run",
+    "[MODEL] [TEXT | -p TEXT | -f FILE] [options]",
+    "answer one prompt",
+    "What is piped to standard input comes before TEXT. Sampling defaults come from the model's "
+    "generation_config.json. The answer goes to standard output, everything else to standard "
+    "error. Thinking is shown dimmed on a terminal and left out of pipes; --json has it as "
+    "reasoning_content.\n\n"
+    "  apus run MODEL \"Why is the sky blue?\" --temp 0\n  git diff | apus "
+    "run MODEL -p \"Review this change.\"\n  apus run MODEL --ids prompt.txt --print-ids -n 32 "
+    "--temp 0 --ignore-eos",
+    tables,
     run};
-
-/* The conversation as the template wants it. */
-static char *messages_json(const char *user, size_t len)
-{
-    json_out *j = json_new(false);
-    json_array(j, NULL);
-    if (o.system) {
-        json_map(j, NULL);
-        json_text(j, "role", "system");
-        json_text(j, "content", o.system);
-        json_end_map(j);
-    }
-    json_map(j, NULL);
-    json_text(j, "role", "user");
-    json_string(j, "content", user, len);
-    json_end_map(j);
-    json_end_array(j);
-    char *copy = strdup(json_str(j, NULL));
-    json_free(j);
-    return copy;
-}
-
-/* What is to be answered. */
-typedef struct prompt {
-    char *input; /* as it was given, unless with -p or --ids */
-    const char *user;
-    size_t len;
-    answer_mode mode;
-    char *text; /* from the chat template, or NULL */
-    size_t text_len;
-    int32_t *ids; /* NULL until it is tokenized */
-    size_t n;
-} prompt;
-
-static void prompt_free(prompt *p)
-{
-    free(p->input);
-    apus_free(p->text);
-    o.ids ? free(p->ids) : apus_free(p->ids);
-}
-
-/* name: checked before somebody is asked to type. */
-static int read_prompt(const char *name, prompt *p)
-{
-    if (o.ids) {
-        p->ids = read_ints(&cmd_run, o.ids, &p->n);
-        return p->ids ? -1 : EXIT_FAILED;
-    }
-    p->user = o.prompt;
-    p->len = o.prompt ? strlen(o.prompt) : 0;
-    if (o.prompt) return -1;
-    const char *path = o.file ? o.file : "-";
-    if (!strcmp(path, "-") && isatty(STDIN_FILENO)) {
-        apus_model *m;
-        int rc = open_model(&cmd_run, name, APUS_LOAD_INFO, &m);
-        if (rc >= 0) return rc;
-        apus_model_close(m);
-        fputs("(type the prompt, then Ctrl-D)\n", stderr);
-    }
-    p->user = p->input = read_input(&cmd_run, path, &p->len);
-    return p->input ? -1 : EXIT_FAILED;
-}
-
-static int tokenize_prompt(const apus_model *m, prompt *p)
-{
-    apus_diag d;
-    apus_err err;
-    if (p->ids) return -1;
-    if (o.raw) {
-        err = apus_tokenize(m, p->user, p->len, APUS_TOK_SPECIAL | APUS_TOK_BOS, &p->ids, &p->n, &d);
-    } else {
-        char *messages = messages_json(p->user, p->len);
-        apus_chat_settings cs;
-        apus_chat_settings_default(&cs);
-        cs.think = think_setting();
-        err = apus_chat_render(m, messages, NULL, &cs, &p->text, &p->text_len, &d);
-        free(messages);
-        if (!err) err = apus_tokenize(m, p->text, p->text_len, APUS_TOK_SPECIAL, &p->ids, &p->n, &d);
-        p->mode = ANSWER_CHAT;
-    }
-    return err ? report(&cmd_run, &d) : -1;
-}
 
 /* Tokens that the context should hold, as far as they are known. */
 static int wanted_ctx(const prompt *p)
@@ -161,7 +111,7 @@ static void print_json(const apus_model *m, const answer *a)
     json_real(j, "predicted_ms", r->decode_us / 1e3);
     json_end_map(j);
     json_end_map(j);
-    puts(json_str(j, NULL));
+    json_print(j);
     json_free(j);
 }
 
@@ -177,11 +127,76 @@ static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
     }
 }
 
+/* ---------------------------------------------------------------- what was kept */
+
+/* The session of --prompt-cache with what it shares with the prompt, or a new one. */
+static apus_err open_session(apus_engine *e, const prompt *p, apus_session **s, apus_diag *d)
+{
+    if (!o.cache || access(o.cache, F_OK) != 0) return apus_session_create(e, s, d);
+    apus_err err = apus_session_load(e, o.cache, s, d);
+    if (err) return err;
+    int same = shared_prefix(*s, p->ids, p->n);
+    fprintf(stderr, "%s%d of %zu prompt tokens were kept%s\n", dim(stderr), same, p->n,
+            plain(stderr));
+    return apus_session_rewind(*s, same, d);
+}
+
+/* ---------------------------------------------------------------- the answer */
+
+/* Say on stderr what an answer lacks. */
+static void tell_cut(const answer *a, const apus_info *info, int ctx)
+{
+    const apus_generate_result *r = &a->result;
+    bool silent = !o.print_ids && !answer_says_something(a);
+    if (r->stop == APUS_STOP_LENGTH && r->n_generated > 0 && !o.ignore_eos)
+        fprintf(stderr, "apus run: the answer was cut after %d tokens%s; -n N allows more%s\n",
+                r->n_generated, silent && a->thinking.len ? ", all of them spent on thinking" : "",
+                silent && a->thinking.len ? ", --no-think answers at once" : "");
+    else if (r->stop == APUS_STOP_CONTEXT)
+        fprintf(stderr, "apus run: the answer was cut: the context of %d tokens is full%s\n", ctx,
+                larger_context(ctx, info->context));
+    else if (r->stop == APUS_STOP_TOKEN && silent)
+        fputs("apus run: the model ended its turn without an answer\n", stderr);
+}
+
+/* The prompt does not fit. */
+static int no_room(const prompt *p, const apus_info *info, int ctx)
+{
+    return fail(&cmd_run, "the prompt has %zu tokens and the context room for %d%s", p->n, ctx,
+                larger_context(ctx, info->context));
+}
+
+static int answer_prompt(const question *q, const prompt *p)
+{
+    apus_diag d;
+    answer a;
+    apus_info info = {.size = sizeof info};
+    int ctx = apus_session_pos(q->session) + apus_session_room(q->session);
+    int rc = EXIT_FAILED;
+    if (apus_model_info(q->model, &info, &d)) return report(&cmd_run, &d);
+    if (p->n > (size_t)ctx) return no_room(p, &info, ctx);
+    if (answer_generate(q, &a, &d)) {
+        report(&cmd_run, &d);
+    } else {
+        print_answer(q->model, &a, q->mode);
+        rc = finish_output(&cmd_run, a.result.stop == APUS_STOP_CALLER ? 130 : 0);
+        tell_cut(&a, &info, ctx);
+        print_speed(stderr, &a.result);
+        if (o.cache && apus_session_pos(q->session) > 0 &&
+            apus_session_save(q->session, o.cache, &d))
+            rc = report(&cmd_run, &d);
+    }
+    answer_free(&a);
+    return rc;
+}
+
 static int generate(const apus_model *m, prompt *p)
 {
-    int rc = tokenize_prompt(m, p);
+    int rc = prompt_tokenize(&cmd_run, &from, m, p);
     if (rc >= 0) return rc;
     if (o.print_ids && p->mode == ANSWER_RAW) p->mode = ANSWER_IDS;
+    if (p->n > INT_MAX)
+        return fail(&cmd_run, "the prompt has %zu tokens, more than any context", p->n);
 
     apus_diag d;
     apus_engine *e = NULL;
@@ -191,29 +206,29 @@ static int generate(const apus_model *m, prompt *p)
     apus_generate_settings g;
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
-    rc = EXIT_FAILED;
-    if (p->n > INT_MAX) {
-        fprintf(stderr, "apus run: the prompt has %zu tokens, more than any context\n", p->n);
-        return rc;
-    }
-    if (apus_engine_create(m, &es, &e, &d) || apus_session_create(e, &s, &d)) {
-        report(&cmd_run, &d);
+    if (apus_engine_create(m, &es, &e, &d) || open_session(e, p, &s, &d)) {
+        rc = report(&cmd_run, &d);
     } else {
-        answer a;
+        int held = apus_session_pos(s);
         apus_generate_settings_default(&g);
         sampling_settings(m, &way);
         g.sampling = &way;
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
-        if (answer_generate(m, e, s, p->ids, (int)p->n, p->mode, p->text, p->text_len,
-                            o.json || o.print_ids, &g, &a, &d)) {
-            report(&cmd_run, &d);
-        } else {
-            print_answer(m, &a, p->mode);
-            print_speed(stderr, &a.result);
-            rc = finish_output(&cmd_run, a.result.stop == APUS_STOP_CALLER ? 130 : 0);
-        }
-        answer_free(&a);
+        question q = {.model = m,
+                      .engine = e,
+                      .session = s,
+                      .ids = p->ids + held,
+                      .n = (int)p->n - held,
+                      .chunk = chunk_of(m, &es),
+                      .mode = p->mode,
+                      .prompt = p->text,
+                      .prompt_len = p->text_len,
+                      .tools = p->tools,
+                      .stop = &o.stop,
+                      .quiet = o.json || o.print_ids,
+                      .set = &g};
+        rc = answer_prompt(&q, p);
     }
     apus_session_free(s);
     apus_engine_free(e);
@@ -225,33 +240,50 @@ static int generate(const apus_model *m, prompt *p)
 static int open_for_prompt(const char *name, prompt *p, apus_model **out)
 {
     apus_model *m;
-    size_t len = p->len + (o.system ? strlen(o.system) : 0);
+    size_t len = p->len + (from.system ? strlen(from.system) : 0);
+    if (p->messages) len += strlen(p->messages);
+    if (p->tools) len += strlen(p->tools);
     if (!p->ids && !common.ctx && len > LONG_TEXT) {
         int rc = open_model(&cmd_run, name, APUS_LOAD_TEXT, &m);
         if (rc >= 0) return rc;
-        rc = tokenize_prompt(m, p);
+        rc = prompt_tokenize(&cmd_run, &from, m, p);
         apus_model_close(m);
         if (rc >= 0) return rc;
     }
     return open_for_engine(&cmd_run, name, wanted_ctx(p), out);
 }
 
+static int check_stop(void)
+{
+    for (int i = 0; i < o.stop.n; i++)
+        if (!*o.stop.item[i]) return usage_error(&cmd_run, "--stop: expected a text");
+    return -1;
+}
+
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {run_table, think_table, sampling_table, common_table, NULL};
+    const char *name;
     int n;
     o.max_tokens = -1;
-    int rc = options_parse(&cmd_run, tables, argc, argv, 1, &n);
+    int rc = options_parse(&cmd_run, argc, argv, 2, &n);
+    if (rc < 0) rc = take_model(&cmd_run, argv, &n, 1, &name);
+    if (rc < 0) rc = check_stop();
+    if (rc < 0 && n && from.text)
+        rc = usage_error(&cmd_run, "choose one of --prompt and the text '%s'", argv[1]);
     if (rc >= 0) return rc;
-    if ((o.prompt != NULL) + (o.file != NULL) + (o.ids != NULL) > 1)
-        return usage_error(&cmd_run, "choose one of --prompt, --file and --ids");
-    if (o.ids && o.system) return usage_error(&cmd_run, "--system needs a text prompt, not --ids");
-    if (think.on && think.off) return usage_error(&cmd_run, "choose one of --think and --no-think");
+    if (n && !strcmp(argv[1], "-"))
+        from.file = "-";
+    else if (n)
+        from.text = argv[1];
+    rc = prompt_check(&cmd_run, &from);
+    if (rc < 0 && !n && name && name[strcspn(name, " \n")] && access(name, F_OK) != 0)
+        rc = usage_error(&cmd_run,
+                         "'%s' is no model; without a MODEL the text is given with --prompt", name);
+    if (rc >= 0) return rc;
 
     apus_model *m = NULL;
-    prompt p = {.mode = ANSWER_RAW};
-    const char *name = n ? argv[1] : NULL;
-    rc = read_prompt(name, &p);
+    prompt p = {0};
+    rc = prompt_read(&cmd_run, &from, name, &p);
     if (rc < 0) rc = open_for_prompt(name, &p, &m);
     if (rc < 0) rc = generate(m, &p);
     prompt_free(&p);

@@ -13,24 +13,23 @@ static struct {
 
 static const opt synth_table[] = {
     {"to", 0, OPT_STRING, &o.to, NULL, 0, 0, "TYPE",
-     "GGUF: q8_0, q6_k, q5_k, q4_k, q4_0, bf16, ...;\nfolders: bf16 (default), f16, f32, mlx4, "
+     "GGUF: q8_0, q6_k, q5_k, q4_k, q4_0, bf16, ...; folders: bf16 (default), f16, f32, mlx4, "
      "mlx8, ..."},
     {"seed", 's', OPT_SEED, &o.seed, NULL, 0, 0, "N", "random seed; the same gives the same file"},
     {"layers", 0, OPT_INT, &o.layers, NULL, 1, 4096, "N", "only the first N layers"},
     {0}};
 
+static const opt *const tables[] = {synth_table, threads_table, NULL};
+
 static int run(int argc, char **argv);
 const command cmd_synth = {
     "synth", "CONFIG DST --to TYPE [--layers N] [--seed N] [options]",
     "write a model with random weights",
-    "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist. A "
-    "name\n"
-    "that ends in .gguf gives a GGUF file, any other a folder of safetensors. The model has the "
-    "shape,\n"
-    "size and speed of the real one and a tokenizer that stands in for the real one; what it says "
-    "is\n"
-    "noise. Types of single matrices are chosen as 'apus quantize' does.",
-    run};
+    "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist. "
+    "A name that ends in .gguf gives a GGUF file, any other a folder of safetensors. The model "
+    "has the shape, size and speed of the real one and a tokenizer that stands in for the real "
+    "one; what it says is noise. Types of single matrices are chosen as 'apus quantize' does.",
+    tables, run};
 
 static volatile sig_atomic_t interrupted;
 
@@ -47,15 +46,14 @@ static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {synth_table, common_table, NULL};
     int n;
-    int rc = options_parse(&cmd_synth, tables, argc, argv, 2, &n);
+    int rc = options_parse(&cmd_synth, argc, argv, 2, &n);
     if (rc >= 0) return rc;
     if (n < 2) return usage_error(&cmd_synth, n ? "DST is missing" : "CONFIG and DST are missing");
     apus_diag d;
     apus_synth_settings s;
     apus_synth_settings_default(&s);
-    s.to = o.to;
+    s.to = o.to ? type_name(o.to) : NULL;
     s.seed = o.seed;
     s.layers = o.layers;
     s.threads = common.threads;
@@ -67,5 +65,6 @@ static int run(int argc, char **argv)
     apus_err err = apus_synth(argv[1], argv[2], &s, &d);
     progress_clear();
     if (err) report(&cmd_synth, &d);
-    return err == APUS_ECANCELLED ? 130 : err == APUS_EINVAL ? EXIT_USAGE : err ? EXIT_FAILED : 0;
+    if (!err) return tell_written(&cmd_synth, argv[2]);
+    return err == APUS_ECANCELLED ? 130 : err == APUS_EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }

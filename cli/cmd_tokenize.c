@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "terminal.h"
 
 static struct {
     bool decode, plain_text, no_bos;
@@ -13,19 +14,21 @@ static const opt tokenize_table[] = {
     {"decode", 'd', OPT_FLAG, &o.decode, NULL, 0, 0, NULL,
      "TEXT is token ids; print the text they stand for"},
     {"no-special", 0, OPT_FLAG, &o.plain_text, NULL, 0, 0, NULL,
-     "treat markers such as <|im_end|> or <think> as\nordinary text; with --decode: leave special "
-     "tokens\nout"},
+     "treat markers such as <|im_end|> or <think> as ordinary text; with --decode: leave special "
+     "tokens out"},
     {"no-bos", 0, OPT_FLAG, &o.no_bos, NULL, 0, 0, NULL,
-     "do not add what the tokenizer puts around a text,\nsuch as <bos>"},
+     "do not add what the tokenizer puts around a text, such as <bos>"},
     {0}};
+
+static const opt *const tables[] = {tokenize_table, model_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_tokenize = {
     "tokenize", "MODEL [--decode] [TEXT]", "text to token ids, or back",
     "TEXT is read from standard input when it is not given. Ids are printed on one line.\n\n"
-    "  apus tokenize MODEL \"Hello\"\n"
-    "  echo \"9707 11\" | apus tokenize MODEL --decode",
-    run};
+    "  "
+    "apus tokenize MODEL \"Hello\"\n  echo \"9707 11\" | apus tokenize MODEL --decode",
+    tables, run};
 
 static int encode(const apus_model *m, const char *text, size_t len)
 {
@@ -47,7 +50,7 @@ static int decode(const apus_model *m, const int32_t *ids, size_t n)
     char *text;
     size_t len;
     if (apus_detokenize(m, ids, n, o.plain_text, &text, &len, &d)) return report(&cmd_tokenize, &d);
-    fwrite(text, 1, len, stdout);
+    put_text(stdout, text, len);
     if (isatty(STDOUT_FILENO)) putchar('\n');
     apus_free(text);
     return 0;
@@ -55,25 +58,26 @@ static int decode(const apus_model *m, const int32_t *ids, size_t n)
 
 static int run(int argc, char **argv)
 {
-    const opt *tables[] = {tokenize_table, common_table, NULL};
+    const char *name;
     int n;
-    int rc = options_parse(&cmd_tokenize, tables, argc, argv, 2, &n);
+    int rc = options_parse(&cmd_tokenize, argc, argv, 2, &n);
+    if (rc < 0) rc = take_model(&cmd_tokenize, argv, &n, 1, &name);
     if (rc >= 0) return rc;
-    if (n < 1) return usage_error(&cmd_tokenize, "MODEL is missing");
+    if (!name) return usage_error(&cmd_tokenize, "MODEL is missing");
     apus_model *m;
-    rc = open_model(&cmd_tokenize, argv[1], APUS_LOAD_TEXT, &m);
+    rc = open_model(&cmd_tokenize, name, APUS_LOAD_TEXT, &m);
     if (rc >= 0) return rc;
     rc = EXIT_FAILED;
-    size_t len = n > 1 ? strlen(argv[2]) : 0;
+    size_t len = n > 0 ? strlen(argv[1]) : 0;
     if (o.decode) {
         size_t count;
-        int32_t *ids = n > 1 ? parse_ints(&cmd_tokenize, "TEXT", argv[2], len, &count)
+        int32_t *ids = n > 0 ? parse_ints(&cmd_tokenize, "TEXT", argv[1], len, &count)
                              : read_ints(&cmd_tokenize, "-", &count);
         if (ids) rc = decode(m, ids, count);
         free(ids);
     } else {
-        char *input = n > 1 ? NULL : read_input(&cmd_tokenize, "-", &len);
-        if (n > 1 || input) rc = encode(m, n > 1 ? argv[2] : input, len);
+        char *input = n > 0 ? NULL : read_input(&cmd_tokenize, "-", &len);
+        if (n > 0 || input) rc = encode(m, n > 0 ? argv[1] : input, len);
         free(input);
     }
     apus_model_close(m);

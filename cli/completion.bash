@@ -1,8 +1,9 @@
 # bash completion for apus
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local common="--threads --cpumask --device --prefill-chunk --ctx --precision --kv --help"
-    local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty --think --no-think"
+    local engine="--model --threads --cpumask --device --prefill-chunk --ctx --precision --kv"
+    local think="--think --no-think --chat-template-kwargs --chat-template-file"
+    local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
         mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize synth --help --version" -- "$cur")
         return
@@ -30,18 +31,18 @@ _apus() {
     if [[ $cur == -* ]]; then
         local own=
         case ${COMP_WORDS[1]} in
-        run) own="--prompt --file --system --max-tokens --raw --json --ids --print-ids --ignore-eos $sampling" ;;
-        chat) own="--system --max-tokens $sampling" ;;
-        info) own="--json" ;;
-        tokenize) own="--decode --no-special --no-bos" ;;
-        render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
-        logits) own="--ids --positions --output" ;;
-        bench) own="--prompt --generate --depth --repeat --profile --output" ;;
-        perplexity) own="--file --kl-against --kl-base --json" ;;
-        quantize) own="--to --recipe --group" ;;
-        synth) own="--to --layers --seed" ;;
+        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos $think $sampling $engine" ;;
+        chat) own="--system --max-tokens $think $sampling $engine" ;;
+        info) own="--json $engine" ;;
+        tokenize) own="--decode --no-special --no-bos --model" ;;
+        render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;
+        logits) own="--ids --positions --output $engine" ;;
+        bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;
+        perplexity) own="--file --kl-against --kl-base --json $engine" ;;
+        quantize) own="--to --recipe --group --threads" ;;
+        synth) own="--to --layers --seed --threads" ;;
         esac
-        mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "$own --help" -- "$cur")
         return
     fi
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")

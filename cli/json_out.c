@@ -107,3 +107,19 @@ const char *json_str(json_out *j, size_t *len)
     if (len) *len = n;
     return (const char *)s;
 }
+
+/* The generator leaves DEL and C1 (two bytes in UTF-8) as they are. */
+void json_print(json_out *j)
+{
+    size_t n;
+    const unsigned char *s = (const unsigned char *)json_str(j, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == 0x7F)
+            fputs("\\u007f", stdout);
+        else if (s[i] == 0xC2 && i + 1 < n && s[i + 1] < 0xA0)
+            printf("\\u%04x", (unsigned)s[++i]);
+        else
+            putchar(s[i]);
+    }
+    putchar('\n');
+}

@@ -20,6 +20,8 @@ void json_text(json_out *j, const char *key, const char *s); /* NULL s = null */
 void json_int(json_out *j, const char *key, int64_t v);
 void json_real(json_out *j, const char *key, double v);
 void json_bool(json_out *j, const char *key, bool v);
+/* Print the text so far and a line feed on stdout; control characters are escaped. */
+void json_print(json_out *j);
 /* The text so far, owned by j. */
 const char *json_str(json_out *j, size_t *len);
 

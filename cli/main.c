@@ -2,12 +2,12 @@
 #include <string.h>
 
 #include "common.h"
+#include "terminal.h"
 
-static const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
+const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
                                           &cmd_tokenize, &cmd_render,     &cmd_logits,
                                           &cmd_bench,    &cmd_perplexity, &cmd_quantize,
-                                          &cmd_synth};
-enum { N_COMMANDS = sizeof commands / sizeof *commands };
+                                          &cmd_synth, NULL};
 
 static void help(FILE *f)
 {
@@ -15,10 +15,11 @@ static void help(FILE *f)
         f,
         "apus %s - run Gemma 4 and Qwen 3.5 models on this machine\n\nusage: apus COMMAND ...\n\n",
         apus_version());
-    for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or org/repo[@rev] in the\n"
-          "local Hugging Face cache. 'apus COMMAND --help' explains a command.\n\n"
+    for (const command *const *c = commands; *c; c++)
+        fprintf(f, "  %-11s %s\n", (*c)->name, (*c)->summary);
+    fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or\n"
+          "org/repo[@rev] in the local Hugging Face cache. 'apus COMMAND --help' explains a\n"
+          "command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"
           "  apus info MODEL                    what it is and what memory it needs\n\n"
@@ -28,6 +29,7 @@ static void help(FILE *f)
 
 int main(int argc, char **argv)
 {
+    use_utf8();
     if (argc < 2) {
         help(stderr);
         return EXIT_USAGE;
@@ -40,8 +42,8 @@ int main(int argc, char **argv)
         printf("apus %s\n", apus_version());
         return 0;
     }
-    for (int i = 0; i < N_COMMANDS; i++)
-        if (!strcmp(argv[1], commands[i]->name)) return commands[i]->run(argc - 1, argv + 1);
-    fprintf(stderr, "apus: unknown command '%s'; 'apus --help' lists them\n", argv[1]);
+    for (const command *const *c = commands; *c; c++)
+        if (!strcmp(argv[1], (*c)->name)) return (*c)->run(argc - 1, argv + 1);
+    put_textf(stderr, "apus: unknown command '%s'; 'apus --help' lists them\n", argv[1]);
     return EXIT_USAGE;
 }

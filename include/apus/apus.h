@@ -253,6 +253,8 @@ typedef struct apus_chat_settings {
     apus_think think;          /* enable_thinking of the template; DEFAULT = not passed */
     bool no_generation_prompt; /* default false: the prompt ends where the answer begins */
     const char *extra_json;    /* JSON object with more template variables; NULL = none */
+    const char *template_text; /* a Jinja template in the place of the model's; NULL = the model's */
+    const char *template_name; /* what to call it in errors; may be NULL */
 } apus_chat_settings;
 
 APUS_API void apus_chat_settings_default(apus_chat_settings *s);
@@ -351,6 +353,7 @@ typedef struct apus_plan {
     apus_kv kv; /* likewise: not AUTO */
     uint64_t other_bytes; /* estimate of the rest: program, tokenizer, tables, whole large pages, rows of
                            * the embedding that stay mapped from the file */
+    int prefill_chunk;    /* as it would be */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,

@@ -86,7 +86,7 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 
 /* Write a model with smaller weights.
  *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`; for GGUF also
- *        one of the block FP8 releases
+ *        one of the block FP8 releases, or a GGUF file of any types, whose weights are read as numbers
  *   dst  what does not exist yet; it appears when it is complete. A GGUF file (NAME.gguf), or a
  *        folder with config.json, model.safetensors and the text files of the source
  * Which matrix gets which type: the recipe, else the defaults of docs/quantising.md. Vectors and
@@ -98,6 +98,14 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
  * Nothing is left behind then. */
 APUS_API apus_err apus_quantize(const char *src, const char *dst,
                                 const apus_quantize_settings *settings, apus_diag *diag);
+
+/* Bytes that the weights of a model would have after apus_quantize to a type with its defaults, headers
+ * apart. Of the text model alone.
+ *   m     opened at any level; its weights need not be there
+ *   type  "q4_k", "bf16", ... of a GGUF file; "mlx2" to "mlx8" of a folder
+ * Returns OK; EINVAL: no such type. */
+APUS_API apus_err apus_quantized_bytes(const apus_model *m, const char *type, uint64_t *bytes,
+                                       apus_diag *diag);
 
 typedef struct apus_synth_settings {
     size_t size;    /* sizeof(apus_synth_settings) */

@@ -10,6 +10,7 @@
  * Asked of a forward pass that is cancelled: every K and V value in the pages of its step is either
  * what was there or what the whole pass would have written. A rewind may run old tokens again over
  * pages in use; the same tokens give the same bits (to rounding with gdn_chunked). */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -34,37 +35,51 @@ typedef struct call {
 
 /* ---------------------------------------------------------------- checks */
 
+#define ONLY (-1) /* in the place of a feed's number: there is no other to tell it from */
+
+/* "feed 2: ", or nothing */
+static const char *which(int i, char out[24])
+{
+    out[0] = 0;
+    if (i != ONLY) snprintf(out, 24, "feed %d: ", i);
+    return out;
+}
+
 static apus_err check_rows(const apus_feed *f, int i, apus_diag *diag)
 {
+    char at[24];
     if (!f->logits || !f->rows) return APUS_OK;
     for (int j = 0; j < f->n_rows; j++) {
         int low = j ? f->rows[j - 1] + 1 : 0;
         if (f->rows[j] < low || f->rows[j] >= f->n)
             return ap_fail(diag, APUS_EINVAL,
-                           "feed %d: rows[%d]: expected ascending indices, here %d to %d, found %d",
-                           i, j, low, f->n - 1, (int)f->rows[j]);
+                           "%srows[%d]: expected ascending indices, here %d to %d, found %d",
+                           which(i, at), j, low, f->n - 1, (int)f->rows[j]);
     }
     return f->n_rows >= 1 ? APUS_OK
                           : ap_fail(diag, APUS_EINVAL,
-                                    "feed %d: n_rows: expected at least 1, found %d", i, f->n_rows);
+                                    "%sn_rows: expected at least 1, found %d", which(i, at), f->n_rows);
 }
 
 static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus_diag *diag)
 {
+    char at[24];
+    which(i, at);
     if (!f->session || f->session->engine != e || !f->session->used)
-        return ap_fail(diag, APUS_EINVAL, "feed %d: not a session of this engine", i);
+        return ap_fail(diag, APUS_EINVAL, "%snot a session of this engine", at);
     if (f->n < 1 || !f->tok)
-        return ap_fail(diag, APUS_EINVAL, "feed %d: n: expected at least 1 token, found %d", i,
+        return ap_fail(diag, APUS_EINVAL, "%sn: expected at least 1 token, found %d", at,
                        f->tok ? f->n : 0);
     for (int j = 0; j < f->n; j++)
         if (f->tok[j] < 0 || f->tok[j] >= e->size.vocab)
             return ap_fail(diag, APUS_EINVAL,
-                           "feed %d: tok[%d]: expected an id of 0 to %d, found %d", i, j,
-                           e->size.vocab - 1, (int)f->tok[j]);
+                           i == ONLY ? "%stoken %d: expected an id of 0 to %d, found %d"
+                                     : "%stok[%d]: expected an id of 0 to %d, found %d",
+                           at, j, e->size.vocab - 1, (int)f->tok[j]);
     int room = apus_session_room(f->session);
     if (f->n > room)
         return ap_fail(diag, APUS_EFULL,
-                       "feed %d: %d tokens do not fit: the session holds %d of %d, room for %d", i,
+                       "%s%d tokens do not fit: %d of the context's %d are taken, room for %d", at,
                        f->n, f->session->pos, e->size.ctx, room);
     return check_rows(f, i, diag);
 }
@@ -77,7 +92,7 @@ static apus_err check_feeds(apus_engine *e, const apus_feed *feeds, int n_feeds,
     apus_err err = APUS_OK;
     int i = 0;
     for (; i < n_feeds && !err; i++) {
-        err = check_feed(e, &feeds[i], i, diag);
+        err = check_feed(e, &feeds[i], n_feeds == 1 ? ONLY : i, diag);
         if (!err && feeds[i].session->in_call) {
             err = ap_fail(diag, APUS_EINVAL, "feed %d: its session is in the batch already", i);
             break;

@@ -188,7 +188,8 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
                    .total_bytes = weights + z.kv_bytes + z.state_bytes + z.scratch_bytes + other,
                    .other_bytes = other,
                    .ctx = z.ctx,
-                   .kv = z.kv};
+                   .kv = z.kv,
+                   .prefill_chunk = z.chunk};
     for (int g = 0; g < AP_KV_GROUPS; g++) p.kv_bytes_per_token += z.shape.page_bytes[g] / AP_PAGE;
     memcpy(out, &p, out->size);
     return APUS_OK;

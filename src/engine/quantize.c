@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/quantize.h"
+#include "file/gguf_hf.h"
 #include "file/hub.h"
 #include "file/quant_config.h"
 
@@ -68,14 +69,44 @@ static apus_err check_quantised(ap_quantizer *q, bool gguf)
     return err;
 }
 
+/* A GGUF file, told as a folder is; whatever its types, they are read as numbers. */
+static apus_err open_gguf(ap_quantizer *q, bool gguf)
+{
+    size_t n;
+    ap_buf json = {0};
+    if (!gguf)
+        return ap_fail(q->diag, APUS_EUNSUPPORTED,
+                       "%s: a GGUF file becomes a GGUF file, with a type such as q4_k; MLX folders "
+                       "are made from a folder of safetensors",
+                       q->src);
+    q->from_gguf = true;
+    apus_err err = ap_weights_open_gguf(q->src, &q->weights, q->diag);
+    if (!err) {
+        const ap_gguf *const *parts = ap_weights_gguf(q->weights, &n);
+        err = ap_gguf_config_json(parts, n, &json, q->diag);
+    }
+    if (!err) {
+        q->config_text = ap_strndup(json.data, json.len);
+        q->config_len = json.len;
+        if (!q->config_text) err = ap_fail_nomem(q->diag, json.len, "the configuration");
+    }
+    if (!err)
+        err = ap_config_parse(&(ap_config_text){q->src, json.data, json.len}, NULL, q->config,
+                              q->diag);
+    ap_buf_free(&json);
+    return err;
+}
+
 static apus_err open_source(ap_quantizer *q, const char *src, bool gguf)
 {
     q->config = ap_calloc(1, sizeof *q->config);
     if (!q->config) return ap_fail_nomem(q->diag, sizeof *q->config, "the configuration");
     apus_err err = ap_hub_resolve(src, q->s.hub_cache, &q->src, q->diag);
+    if (!err && ap_ends_with(q->src, ".gguf") && !ap_path_is_dir(q->src)) return open_gguf(q, gguf);
     if (!err && !ap_path_is_dir(q->src))
         err = ap_fail(q->diag, APUS_EUNSUPPORTED,
-                      "%s: expected a folder with config.json and *.safetensors", q->src);
+                      "%s: expected a folder with config.json and *.safetensors, or a GGUF file",
+                      q->src);
     if (!err) err = ap_config_read(q->src, q->config, q->diag);
     if (!err) err = ap_quantizer_text(q, "config.json", &q->config_text, &q->config_len);
     if (!err) err = check_quantised(q, gguf);

@@ -15,6 +15,7 @@ typedef struct ap_quantizer {
     ap_config *config;
     char *config_text;
     size_t config_len;
+    bool from_gguf; /* the source is a GGUF file */
     ap_weights *weights;
     const char *prefix; /* of the text model's tensors */
     ap_recipe *recipe;  /* NULL: none given */

@@ -1,4 +1,4 @@
-/* quantize_gguf.c - a folder of floats to a GGUF file.
+/* quantize_gguf.c - a folder of floats, or a GGUF file, to a GGUF file.
  *
  * The tensors of the model are walked twice: the first pass finds their sources and writes the header,
  * the second encodes some rows at a time, in parallel, so that memory is a few megabytes for models of
@@ -12,6 +12,7 @@
 #include "base/output.h"
 #include "base/str.h"
 #include "engine/quantize.h"
+#include "file/gguf_hf.h"
 #include "file/gguf_layout.h"
 #include "file/gguf_meta.h"
 #include "file/gguf_write.h"
@@ -153,6 +154,34 @@ static apus_err find_views(const ap_quantizer *q, gguf_job *j, const ap_model_te
     return missing(q, t->name);
 }
 
+/* The tensor of a GGUF source that becomes the output `o`: under the same name, in the same order of
+ * rows and with the same shifts. */
+static apus_err stored_view(const ap_quantizer *q, gguf_job *j, const ap_gguf_out *o)
+{
+    char name[MAX_NAME];
+    const ap_tensor *found = NULL;
+    if (ap_gguf_tensor_name(o->name, q->config->arch == AP_ARCH_GEMMA4, name, sizeof name))
+        found = ap_weights_find(q->weights, name);
+    if (!found)
+        return ap_fail(q->diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", q->src, o->name);
+    if (!ap_dtype_is_weight(found->dtype) || (size_t)ap_tensor_count(found) != o->rows * o->cols ||
+        (found->rank > 1 && ap_dtype_block(found->dtype) > 1 &&
+         found->shape[found->rank - 1] != (int64_t)o->cols))
+        return ap_fail(q->diag, APUS_EFORMAT,
+                       "%s: tensor \"%s\" has another shape or type than the metadata says", q->src,
+                       o->name);
+    j->view = ap_malloc(1, sizeof *j->view);
+    if (!j->view) return ap_fail_nomem(q->diag, sizeof *j->view, "the tensor list");
+    j->view[0] = as_matrix(found, o->rows, o->cols);
+    j->n_views = 1;
+    j->per_view = o->rows;
+    j->owns_view = true;
+    j->out = *o;
+    j->out.map = AP_GGUF_AS_IS;
+    j->out.op = AP_GGUF_SAME;
+    return APUS_OK;
+}
+
 /* ---------------------------------------------------------------- what becomes of a tensor */
 
 static apus_err choose_type(gguf_plan *p, const ap_model_tensor *t, gguf_job *j)
@@ -188,9 +217,35 @@ static gguf_job *new_job(gguf_plan *p)
     return j;
 }
 
+/* The type of a job with its view, and its place in the file. */
+static apus_err place(gguf_plan *p, const ap_model_tensor *t, gguf_job *j)
+{
+    apus_err err = choose_type(p, t, j);
+    if (!err)
+        err = ap_gguf_writer_add(p->writer, j->out.name, j->type, j->out.rank, j->out.shape,
+                                 &j->index, p->q->diag);
+    p->q->total += (uint64_t)j->out.rows * j->out.cols;
+    return err;
+}
+
+static apus_err plan_stored(gguf_plan *p, const ap_model_tensor *t)
+{
+    ap_gguf_out out[2];
+    int n = ap_gguf_layout(p->q->config, t, out);
+    apus_err err = APUS_OK;
+    for (int i = 0; i < n && !err; i++) {
+        gguf_job *j = new_job(p);
+        if (!j) return ap_fail_nomem(p->q->diag, p->n * sizeof *j, "the tensor list");
+        err = stored_view(p->q, j, &out[i]);
+        if (!err) err = place(p, t, j);
+    }
+    return err;
+}
+
 static apus_err plan_tensor(void *ctx, const ap_model_tensor *t)
 {
     gguf_plan *p = ctx;
+    if (p->q->from_gguf) return plan_stored(p, t);
     ap_gguf_out out[2];
     gguf_job first = {.view = NULL};
     int n = ap_gguf_layout(p->q->config, t, out);
@@ -209,11 +264,7 @@ static apus_err plan_tensor(void *ctx, const ap_model_tensor *t)
         /* Some folders hold norms that are shifted already. */
         if (j->out.op == AP_GGUF_ADD_ONE && ap_weights_traits_of(p->q->weights).norms_shifted)
             j->out.op = AP_GGUF_SAME;
-        if (!err) err = choose_type(p, t, j);
-        if (!err)
-            err = ap_gguf_writer_add(p->writer, j->out.name, j->type, j->out.rank, j->out.shape,
-                                     &j->index, p->q->diag);
-        p->q->total += (uint64_t)j->out.rows * j->out.cols;
+        if (!err) err = place(p, t, j);
     }
     return err;
 }
@@ -342,15 +393,26 @@ static void model_name(const char *path, char *out, size_t cap)
     snprintf(out, cap, "%.*s", (int)(n - at), path + at);
 }
 
-static apus_err plan(gguf_plan *p, size_t *rope)
+static apus_err put_meta(gguf_plan *p)
 {
     ap_quantizer *q = p->q;
     char name[256];
+    size_t n;
+    if (q->from_gguf) {
+        ap_gguf_copy_meta(p->writer, ap_weights_gguf(q->weights, &n)[0], q->config, p->target);
+        return APUS_OK;
+    }
     model_name(q->src, name, sizeof name);
     apus_err err = ap_gguf_put_config(p->writer, q->config,
                                       &(ap_config_text){q->src, q->config_text, q->config_len},
                                       name, p->target, q->diag);
-    if (!err) err = put_texts(p);
+    return err ? err : put_texts(p);
+}
+
+static apus_err plan(gguf_plan *p, size_t *rope)
+{
+    ap_quantizer *q = p->q;
+    apus_err err = put_meta(p);
     if (!err && q->config->arch == AP_ARCH_GEMMA4) {
         int n, turning;
         ap_gguf_rope_freqs(q->config, &n, &turning);

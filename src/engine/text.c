@@ -105,7 +105,7 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
     apus_chat_settings_default(&s);
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_chat_settings", diag);
     if (err) return err;
-    if (!m->chat)
+    if (!m->chat && !s.template_text)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: no chat template here; add chat_template.jinja, or use raw text",
                        m->dir);
@@ -118,7 +118,8 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
 {
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
-    ap_chat_syntax syntax = !m->chat                           ? AP_CHAT_PLAIN
+    /* A rendered prompt came through a template, be it the caller's. */
+    ap_chat_syntax syntax = !m->chat && !prompt                ? AP_CHAT_PLAIN
                             : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
                                                                : AP_CHAT_QWEN;
     apus_err err =

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "file/fields.h"
 #include "file/gguf_layout.h"
 
@@ -255,4 +256,21 @@ apus_err ap_gguf_put_config(ap_gguf_writer *w, const ap_config *c, const ap_conf
     }
     ap_arena_free(&arena);
     return err;
+}
+
+void ap_gguf_copy_meta(ap_gguf_writer *w, const ap_gguf *from, const ap_config *c, ap_dtype most)
+{
+    for (size_t i = 0; i < from->n_values; i++) {
+        const ap_gguf_value *v = &from->value[i];
+        if (!strcmp(v->key, "general.file_type") || !strcmp(v->key, "general.alignment") ||
+            !strcmp(v->key, "general.quantization_version") || !strncmp(v->key, "split.", 6) ||
+            ap_ends_with(v->key, ".nextn_predict_layers"))
+            continue;
+        if (ap_ends_with(v->key, ".block_count"))
+            ap_gguf_put_u32(w, v->key, (uint32_t)c->n_layer);
+        else
+            ap_gguf_put_value(w, v);
+    }
+    ap_gguf_put_u32(w, "general.quantization_version", 2);
+    ap_gguf_put_u32(w, "general.file_type", (uint32_t)file_type(most));
 }

@@ -13,6 +13,10 @@
 apus_err ap_gguf_put_config(ap_gguf_writer *w, const ap_config *c, const ap_config_text *config,
                             const char *name, ap_dtype most, apus_diag *diag);
 
+/* The metadata of another file of the same model, but for what is the file's own: the type of most
+ * weights, alignment, parts, and layers behind the text model's. */
+void ap_gguf_copy_meta(ap_gguf_writer *w, const ap_gguf *from, const ap_config *c, ap_dtype most);
+
 /* Texts of a model folder; NULL: there is none. */
 typedef struct ap_tokenizer_texts {
     const char *name; /* for sentences */

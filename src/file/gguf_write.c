@@ -90,6 +90,16 @@ static void put_key(ap_gguf_writer *w, const char *key, ap_gguf_type type)
     w->n_meta++;
 }
 
+void ap_gguf_put_value(ap_gguf_writer *w, const ap_gguf_value *v)
+{
+    put_key(w, v->key, v->is_array ? AP_GGUF_ARRAY : v->type);
+    if (v->is_array) {
+        add_number(&w->meta, (uint64_t)v->type, 4);
+        add_number(&w->meta, v->count, 8);
+    }
+    ap_buf_add(&w->meta, (const char *)v->data, (size_t)(v->end - v->data));
+}
+
 void ap_gguf_put_u32(ap_gguf_writer *w, const char *key, uint32_t v)
 {
     put_key(w, key, AP_GGUF_U32);

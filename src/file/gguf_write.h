@@ -24,6 +24,8 @@ void ap_gguf_put_bool(ap_gguf_writer *w, const char *key, bool v);
 void ap_gguf_put_string(ap_gguf_writer *w, const char *key, const char *s, size_t len);
 /* An array of n elements of which exactly n follow by ap_gguf_add_*. type: I32, F32, BOOL, STRING. */
 void ap_gguf_put_array(ap_gguf_writer *w, const char *key, ap_gguf_type type, uint64_t n);
+/* A value of another file, as it is. */
+void ap_gguf_put_value(ap_gguf_writer *w, const ap_gguf_value *v);
 void ap_gguf_add_i32(ap_gguf_writer *w, int32_t v);
 void ap_gguf_add_f32(ap_gguf_writer *w, float v);
 void ap_gguf_add_bool(ap_gguf_writer *w, bool v);

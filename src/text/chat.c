@@ -375,7 +375,7 @@ static apus_err make_vars(ap_arena *mem, const ap_chat *c, const char *messages,
             if (t->type != AP_JSON_OBJECT)
                 return ap_fail(diag, APUS_EINVAL, "tools[%zu]: expected an object", i);
     }
-    for (const ap_json *t = c->tokens; t; t = t->next)
+    for (const ap_json *t = c ? c->tokens : NULL; t; t = t->next)
         if ((err = add_value(mem, vars, t->key, t, diag))) return err;
     if ((err = add_value(mem, vars, "messages", list, diag)) ||
         (err = add_value(mem, vars, "tools", tool_list ? tool_list : &null, diag)) ||
@@ -393,9 +393,14 @@ apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char 
 {
     ap_arena mem;
     ap_json vars = {.type = AP_JSON_OBJECT};
-    if (!c) return ap_fail(diag, APUS_EUNSUPPORTED, "the model has no chat template");
+    named_template own = {0};
+    bool given = s && s->template_text;
+    if (!c && !given) return ap_fail(diag, APUS_EUNSUPPORTED, "the model has no chat template");
     if (!messages_json) return ap_fail(diag, APUS_EINVAL, "messages: none given");
-    const named_template *n = tools_json && c->has_tool_use ? &c->tool_use : &c->def;
+    if (given)
+        compile(&own, s->template_text, strlen(s->template_text),
+                s->template_name ? s->template_name : "chat template");
+    const named_template *n = given ? &own : tools_json && c->has_tool_use ? &c->tool_use : &c->def;
     if (!n->t) {
         if (!n->why.code)
             return ap_fail(diag, APUS_EUNSUPPORTED, "the model has no chat template named default");
@@ -405,5 +410,6 @@ apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char 
     apus_err err = make_vars(&mem, c, messages_json, tools_json, s, &vars, diag);
     if (!err) err = ap_template_render(n->t, &vars, text, len, diag);
     ap_arena_free(&mem);
+    ap_template_free(own.t);
     return err;
 }

@@ -27,7 +27,7 @@ void ap_chat_free(ap_chat *c);
  * null are dropped. Unlike it, the arguments of a tool call that are a string holding a JSON object
  * (or nothing) are that object to templates that iterate over them or write them as JSON, because
  * OpenAI's clients send them so; to templates that print or concatenate them, they are the string
- * still. c NULL: EUNSUPPORTED. */
+ * still. c NULL without a template_text: EUNSUPPORTED. */
 apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char *tools_json,
                         const apus_chat_settings *s, char **text, size_t *len, apus_diag *diag);
 

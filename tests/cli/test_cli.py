@@ -75,7 +75,7 @@ class Usage(Case):
         self.assertRegex(apus("--version")[0], r"^apus \d+\.\d+\.\d+\n$")
 
     def test_mistakes_are_status_2(self):
-        for args in ([], ["frobnicate"], ["run", "--frobnicate"], ["run", "a", "b"], ["run", "--temp", "hot"],
+        for args in ([], ["frobnicate"], ["run", "--frobnicate"], ["run", "a", "b", "c"], ["run", "--temp", "hot"],
                      ["run", "--top-p", "2"], ["run", "-n"], ["run", "--cpumask", "mmx", HYBRID, "-p", "x"],
                      ["tokenize"], ["render", TINY], ["logits", HYBRID], ["run", "-p", "a", "-f", "b"],
                      ["run", "--threads", "0"], ["run", "--think", "--no-think", "-p", "x"]):
@@ -390,7 +390,7 @@ class Tiny(Case):
 
     def test_interrupt_stops_a_run(self):
         p = subprocess.Popen(APUS + ["run", str(TINY), "-p", "hi", "--ignore-eos", "--ctx", "8000", "--cpumask", "ref"],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         p.stdout.read(1)
         p.send_signal(signal.SIGINT)
         p.communicate(timeout=60)

@@ -111,7 +111,9 @@ class Case(unittest.TestCase):
 
     def quantize(self, source, to, *args):
         path = self.dir / f"{source.name}-{to}-{len(os.listdir(self.dir))}.gguf"
-        self.assertEqual(apus("quantize", source, path, "--to", to, *args), ("", ""))
+        out, err = apus("quantize", source, path, "--to", to, *args)
+        self.assertRegex(out, r": [\d.]+ [KM]iB, [\d.]+ bits a weight\n$")
+        self.assertEqual(err, "")
         return path
 
     def logits(self, model):
@@ -336,5 +338,40 @@ class Configs(Case):
         self.assertIn("no weights", err)
 
 
+class FromGguf(Case):
+    def test_the_same_file_as_from_the_folder(self):
+        for model in (QWEN, GEMMA, GOLDEN / "g4_e", GOLDEN / "q35moe_fused"):
+            whole = self.quantize(model, "f32" if model.parent == GOLDEN else "bf16")
+            recipe = self.dir / "recipe"
+            recipe.write_text("layers.0.*proj* bf16\n")
+            for to in ("q4_k", "q8_0"):
+                again = self.quantize(whole, to, "--recipe", recipe)
+                direct = self.quantize(model, to, "--recipe", recipe)
+                self.assertEqual(read_gguf(again), read_gguf(direct), (model, to))
+
+    def test_quantised_sources(self):
+        for source in (QWEN, GEMMA):
+            small = self.quantize(self.quantize(source, "q8_0"), "q4_0")
+            out, _ = apus("run", small, "What is 47 + 38?", "--temp", 0, "-n", 100, "--no-think")
+            self.assertIn("85", out)
+            # Vectors and what is kept as it was are the same numbers.
+            again = self.quantize(self.quantize(source, "q8_0"), "q8_0")
+            tensors, before = read_gguf(again)[1], read_gguf(self.quantize(source, "q8_0"))[1]
+            self.assertEqual({k: v for k, v in tensors.items() if v[0] == "f32"},
+                             {k: v for k, v in before.items() if v[0] == "f32"})
+
+    def test_what_cannot_be(self):
+        whole = self.quantize(QWEN, "bf16")
+        _, err = apus("quantize", whole, self.dir / "folder", "--to", "mlx4", status=1)
+        self.assertIn("becomes a GGUF file", err)
+        before = whole.read_bytes()
+        apus("quantize", whole, whole, "--to", "q4_k", status=1)
+        self.assertEqual(whole.read_bytes(), before)
+        cut = self.dir / "cut.gguf"
+        cut.write_bytes(before[:-1000])
+        apus("quantize", cut, self.dir / "x.gguf", "--to", "q4_k", status=1)
+        self.assertFalse((self.dir / "x.gguf").exists())
+
+
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=1)
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:], verbosity=1)

@@ -166,7 +166,8 @@ class Quantize(Case):
         """The settings by module, and the tensors."""
         to = self.dir / f"{source.name}-{bits}-{group}"
         out, err = apus("quantize", source, to, "--to", f"mlx{bits}", "--group", group)
-        self.assertEqual((out, err), ("", ""))
+        self.assertRegex(out, r": [\d.]+ [KM]iB, [\d.]+ bits a weight\n$")
+        self.assertEqual(err, "")
         config = json.loads((to / "config.json").read_text())
         quantization = config.pop("quantization")
         self.assertEqual(config, json.loads((source / "config.json").read_text()))

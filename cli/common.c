@@ -8,6 +8,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "signals.h"
+
 #ifndef APUS_DEFAULT_MODEL
 #define APUS_DEFAULT_MODEL "tiny-qwen"
 #endif
@@ -136,11 +138,12 @@ bool interrupt_target(apus_engine *e)
     bool was = interrupted;
     interrupted = 0;
     interrupt_engine = e;
+    if (!e) {
+        signals_restore(SIGINT);
+        return was;
+    }
     struct sigaction sa = {0};
-    if (e)
-        sa.sa_handler = on_interrupt;
-    else
-        sa.sa_handler = SIG_DFL;
+    sa.sa_handler = on_interrupt;
     sigemptyset(&sa.sa_mask);
     sigaction(SIGINT, &sa, NULL);
     return was;

@@ -31,11 +31,11 @@ _apus() {
         info) own="--json" ;;
         tokenize) own="--decode --no-special --no-bos" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
-        logits) own="--ids --positions --output" ;;
+        logits) own="--ids --positions --output --force" ;;
         bench) own="--prompt --generate --depth --repeat --profile --output" ;;
-        perplexity) own="--file --kl-against --kl-base --json" ;;
-        quantize) own="--to --recipe --group" ;;
-        synth) own="--to --layers --seed" ;;
+        perplexity) own="--file --kl-against --kl-base --force --json" ;;
+        quantize) own="--to --recipe --group --force" ;;
+        synth) own="--to --layers --seed --force" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own $common" -- "$cur")
         return

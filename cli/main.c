@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "signals.h"
 
 static const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
                                           &cmd_tokenize, &cmd_render,     &cmd_logits,
@@ -40,6 +41,7 @@ int main(int argc, char **argv)
         printf("apus %s\n", apus_version());
         return 0;
     }
+    signals_begin();
     for (int i = 0; i < N_COMMANDS; i++)
         if (!strcmp(argv[1], commands[i]->name)) return commands[i]->run(argc - 1, argv + 1);
     fprintf(stderr, "apus: unknown command '%s'; 'apus --help' lists them\n", argv[1]);

@@ -362,8 +362,9 @@ APUS_API apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
 APUS_API apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag);
 
 /* Write to / read from a file. Loading checks that the file was written with the same model. The
- * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A
- * failed save leaves no partial file behind. */
+ * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A file that
+ * is saved is readable by its owner alone and appears when it is complete; a regular file of that name
+ * is replaced then, and all else (links, devices, pipes) is EFILE. A failed save leaves nothing behind. */
 APUS_API apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag);
 APUS_API apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
                                     apus_diag *diag);

@@ -24,7 +24,7 @@ LAYERS = {
     "engine": {"base", "tensor", "kern", "file", "text", "state", "model"},
 }
 ROOT_FILES = {
-    ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CMakeLists.txt", "CMakePresets.json",
+    ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CMakeLists.txt", "CMakePresets.json", "CHANGELOG.md",
     "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli", "cmake", "docs", "include",
     "models", "scripts", "src", "tests", "tools",
 }

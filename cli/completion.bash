@@ -28,7 +28,7 @@ _apus() {
         case ${COMP_WORDS[1]} in
         run) own="--prompt --file --system --max-tokens --raw --json --ids --print-ids --ignore-eos $sampling" ;;
         chat) own="--system --max-tokens $sampling" ;;
-        info) own="--json" ;;
+        info) own="--json --check" ;;
         tokenize) own="--decode --no-special --no-bos" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --think --no-think" ;;
         logits) own="--ids --positions --output --force" ;;

@@ -40,7 +40,8 @@ typedef enum apus_err {
     APUS_ENOMEM = 5,       /* memory could not be had */
     APUS_EFULL = 6,        /* the context or a caller's buffer has no room */
     APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
-    APUS_EINTERNAL = 8     /* a defect of apus */
+    APUS_EINTERNAL = 8,    /* a defect of apus */
+    APUS_ENONFINITE = 9    /* the model computed NaN or infinity: damaged weights, or sums that overflow */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. */
@@ -333,7 +334,8 @@ APUS_API const int32_t *apus_session_tokens(const apus_session *s);
  *   tok     i32 [n]      ids in [0, V); borrowed for the call
  *   n       1 .. apus_session_room(s)
  *   logits  f32 [V]      out, natural log, unnormalised; NULL = not wanted
- * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED.
+ * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED; ENONFINITE: wanted logits are not all
+ * finite.
  * On error the session is where it was. Blocks. Never allocates. */
 APUS_API apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
                                     apus_diag *diag);
@@ -394,7 +396,9 @@ typedef struct apus_sampler apus_sampler;
 APUS_API apus_err apus_sampler_create(const apus_sampling *s, int vocab, apus_sampler **out,
                                       apus_diag *diag);
 /*   logits   f32 [V], not changed
- *   history  i32 [n] tokens the penalties look at; may be NULL with n = 0 */
+ *   history  i32 [n] tokens the penalties look at; may be NULL with n = 0
+ * Returns an id; -1: an argument is NULL or n < 0, a logit is NaN or plus infinity, or all are minus
+ * infinity (which keeps a token from being chosen). */
 APUS_API int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history,
                                    int n);
 APUS_API void apus_sampler_free(apus_sampler *p);
@@ -432,7 +436,7 @@ typedef struct apus_generate_result {
  * the last one (which the next prompt must begin with), as apus_session_pos tells.
  *   prompt  i32 [n] tokens to append to the session, n >= 1
  * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
- * diag), nothing was fed. */
+ * diag), nothing was fed; ENONFINITE as apus_session_feed, the session then holds what led there. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);

@@ -69,6 +69,31 @@ APUS_API int apus_engine_profile_read(const apus_engine *e, apus_profile *out, i
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);
 
+/* A tensor with values that are not finite. */
+typedef struct apus_nonfinite {
+    const char *tensor, *file; /* owned by the model */
+    uint64_t values, nan, infinite;
+    uint64_t row, col; /* of the first such value; rows are those of all axes but the last together */
+} apus_nonfinite;
+
+/* Called from the calling thread for each of them. */
+typedef void (*apus_nonfinite_fn)(void *ctx, const apus_nonfinite *t);
+
+typedef struct apus_check_settings {
+    size_t size;               /* sizeof(apus_check_settings) */
+    int threads;               /* 0 = one per physical core allowed to us */
+    apus_nonfinite_fn found;   /* needed */
+    apus_progress_fn progress; /* stage "check", in tensors; may be NULL */
+    void *ctx;                 /* for both */
+} apus_check_settings;
+
+APUS_API void apus_check_settings_default(apus_check_settings *s);
+
+/* Read every value of a model's tensors of numbers, quantised or not, and tell which tensors hold NaN or
+ * infinity; those make logits that are not finite. The model: opened in any way but APUS_LOAD_TEXT.
+ * Returns OK also if there were some; EINVAL; EFILE: the model has no weights; ENOMEM; ECANCELLED. */
+APUS_API apus_err apus_model_check(const apus_model *m, const apus_check_settings *s, apus_diag *diag);
+
 typedef struct apus_quantize_settings {
     size_t size;           /* sizeof(apus_quantize_settings) */
     int bits;              /* of MLX's format: 2, 3, 4, 5, 6 or 8; default 4 */

@@ -63,6 +63,8 @@ const char *apus_err_name(apus_err code)
         return "cancelled";
     case APUS_EINTERNAL:
         return "internal error";
+    case APUS_ENONFINITE:
+        return "not finite";
     }
     return "unknown error";
 }

@@ -96,6 +96,9 @@ apus_err ap_engine_workers(const apus_model *m, const apus_engine_settings *s, a
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
 
+/* session.c: apus_session_rewind inside a call; pos: 0 .. the current one. ECANCELLED. */
+apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag);
+
 /* feed.c: as apus_feed_batch, but the cancel flag stays as it is. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);

@@ -18,7 +18,7 @@ static bool is_stop(const ap_config *c, int32_t id)
     return false;
 }
 
-/* The next token after the engine's row of logits. */
+/* The next token after the engine's row of logits; -1: the model's configuration forbids every one. */
 static int32_t choose(run *r)
 {
     apus_engine *e = r->s->engine;
@@ -46,6 +46,10 @@ static apus_err decode(run *r, apus_diag *diag)
     const apus_generate_settings *set = r->set;
     for (;;) {
         int32_t id = choose(r);
+        if (id < 0)
+            return ap_fail(diag, APUS_EFORMAT,
+                           "%s: suppress_tokens leaves no token that could be chosen",
+                           s->engine->model->dir);
         if (!set->ignore_eos && is_stop(&s->engine->model->config, id)) {
             r->res.stop = APUS_STOP_TOKEN;
             r->res.stop_id = id;

@@ -10,7 +10,8 @@
  * falling logit, then rising id, which is a total order, so the way of selecting does not matter.
  * The draw walks the candidates in that order if top-k or top-p is on, else in the order of ids.
  *
- * NaN counts as minus infinity, plus infinity as the largest float. */
+ * Minus infinity keeps a token from being chosen. NaN and plus infinity mean that the model or its caller
+ * is broken, and nothing is chosen. */
 #include "engine/engine.h"
 
 #include <float.h>
@@ -260,11 +261,15 @@ static int32_t draw_all(apus_sampler *p, scale s, double u)
 
 int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history, int n)
 {
+    if (!p || !logits || n < 0 || (!history && n > 0)) return -1;
+    bool good = true, any = false;
     for (int i = 0; i < p->vocab; i++) {
-        float x = logits[i];
-        p->x[i] = x > FLT_MAX ? FLT_MAX : x == x ? x : -INFINITY;
+        p->x[i] = logits[i];
+        good &= logits[i] <= FLT_MAX; /* false for NaN too */
+        any |= logits[i] > -INFINITY;
     }
-    if (history && n > 0) penalise(p, history, n);
+    if (!good || !any) return -1;
+    if (n > 0) penalise(p, history, n);
     int32_t best = 0;
     for (int32_t i = 1; i < p->vocab; i++)
         if (p->x[i] > p->x[best]) best = i;

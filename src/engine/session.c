@@ -105,7 +105,7 @@ static void cut(apus_session *s, int pos)
     if (s->turn > pos) s->turn = pos;
 }
 
-static apus_err rewind_to(apus_session *s, int pos, apus_diag *diag)
+apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag)
 {
     if (pos == s->pos) return APUS_OK;
     int snap, base = latest_base(s, pos, &snap);
@@ -140,7 +140,7 @@ apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
                        s->pos, pos);
     apus_err err = ap_call_begin(s->engine, diag);
     if (err) return err;
-    err = rewind_to(s, pos, diag);
+    err = ap_session_go_back(s, pos, diag);
     ap_call_end(s->engine);
     return err;
 }

@@ -184,6 +184,10 @@ bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
         if (stop) swap_odd_rows(s, q, false);
         if (fake.recur) state_set(q->recur, stop ? 0xBADBAD : r);
     }
+    if (fake.nan_at && fake.n_forward >= fake.nan_at && out) {
+        s->logits[(size_t)out * (size_t)fake.vocab - 1] = fake.nan;
+        fake.nan_at = 0;
+    }
     return !stop;
 }
 

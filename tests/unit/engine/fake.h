@@ -16,6 +16,9 @@ typedef struct fake_setup {
     /* cancel: in forward number `cancel_at` (counted from 1) apus_cancel is called; if the engine
      * lets the pass be cancelled it scribbles over everything it may write and returns false */
     int cancel_at;
+    /* from forward number `nan_at` on, the first time that there are wanted rows: the last logit is `nan` */
+    int nan_at;
+    float nan;
     apus_engine *cancel_engine;
 } fake_setup;
 

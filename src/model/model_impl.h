@@ -107,6 +107,10 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
 /* n values as f32, each `add` + w; any rank with n elements. */
 void ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* Fails if one of the values read from a tensor is NaN or infinity. For vectors, of which it costs nothing:
+ * some would never show in the logits, since a gate hides them. */
+void ap_bind_finite(ap_bind *b, const float *v, int n, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 /* n uninitialised floats of the model's memory, writable in the packing pass; NULL before. */
 float *ap_bind_floats(ap_bind *b, size_t n);
 /* gate_proj, up_proj, down_proj under the formatted module name. */

@@ -363,7 +363,8 @@ APUS_API apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
 /* A second session with the same tokens and state. EFULL: no session left. */
 APUS_API apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag);
 
-/* Write to / read from a file. Loading checks that the file was written with the same model. The
+/* Write to / read from a file. Loading checks that the file was written with the same model, opened
+ * with the same precision, and an engine of the same kv and, with recurrent layers, gdn_chunked. The
  * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A file that
  * is saved is readable by its owner alone and appears when it is complete; a regular file of that name
  * is replaced then, and all else (links, devices, pipes) is EFILE. A failed save leaves nothing behind. */

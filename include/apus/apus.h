@@ -19,6 +19,10 @@
 extern "C" {
 #endif
 
+/* Stack that a thread must have left when it calls apus: threads of other languages and systems may have
+ * less, and running over it ends the program. Threads that apus makes have it. */
+#define APUS_STACK_BYTES (512 << 10)
+
 #define APUS_VERSION_MAJOR 0
 #define APUS_VERSION_MINOR 1
 #define APUS_VERSION_PATCH 0

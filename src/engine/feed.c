@@ -360,7 +360,8 @@ apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds, apus_pro
 apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
                            apus_diag *diag)
 {
-    if (!s) return ap_fail(diag, APUS_EINVAL, "apus_session_feed: a session is needed");
+    if (!s || !tok)
+        return ap_fail(diag, APUS_EINVAL, "apus_session_feed: a session and tokens are needed");
     apus_feed f = {.session = s, .tok = tok, .n = n, .logits = logits};
     return apus_feed_batch(s->engine, &f, 1, NULL, NULL, diag);
 }

@@ -112,7 +112,8 @@ apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                        const apus_generate_settings *given, apus_generate_result *res,
                        apus_diag *diag)
 {
-    if (!s) return ap_fail(diag, APUS_EINVAL, "apus_generate: a session is needed");
+    if (!s || !prompt)
+        return ap_fail(diag, APUS_EINVAL, "apus_generate: a session and a prompt are needed");
     if (res && (res->size < sizeof res->size || res->size > sizeof *res))
         return ap_fail(diag, APUS_EINVAL,
                        "apus_generate_result.size: expected %zu to %zu, found %zu",

@@ -15,7 +15,7 @@
 
 void apus_model_settings_default(apus_model_settings *s)
 {
-    *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
+    if (s) *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
                                .precision = APUS_PRECISION_HIGH};
 }
 
@@ -310,6 +310,19 @@ static void fill_info(apus_model *m)
     }
 }
 
+static apus_err check_settings(const apus_model_settings *given, apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_settings_take(s, sizeof *s, given, "apus_model_settings", diag);
+    if (err) return err;
+    if (s->load < APUS_LOAD_INFO || s->load > APUS_LOAD_ALL)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.load: expected 0 to %d, found %d",
+                       APUS_LOAD_ALL, (int)s->load);
+    if (s->precision < APUS_PRECISION_HIGH || s->precision > APUS_PRECISION_FAST)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.precision: expected 0 to %d, found %d",
+                       APUS_PRECISION_FAST, (int)s->precision);
+    return APUS_OK;
+}
+
 apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
                          apus_diag *diag)
 {
@@ -317,15 +330,11 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model_settings_default(&s);
     if (!name || !out)
         return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
-    if (settings) {
-        if (settings->size == 0 || settings->size > sizeof s)
-            return ap_fail(diag, APUS_EINVAL, "apus_model_settings.size is %zu, expected 1 .. %zu",
-                           settings->size, sizeof s);
-        memcpy(&s, settings, settings->size);
-    }
+    apus_err err = check_settings(settings, &s, diag);
+    if (err) return err;
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
-    apus_err err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
+    err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
         err =
             ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
@@ -354,8 +363,9 @@ void apus_model_close(apus_model *m)
 
 apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag)
 {
-    if (!m || !out || out->size == 0 || out->size > sizeof *out)
-        return ap_fail(diag, APUS_EINVAL, "apus_info.size must be set to at most %zu", sizeof *out);
+    if (!m || !out || out->size < sizeof out->size || out->size > sizeof *out)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_info: model and out are needed, and out->size of at most %zu",
+                       sizeof *out);
     size_t size = out->size;
     memcpy(out, &m->info, size);
     out->size = size;

@@ -16,7 +16,7 @@
 
 void apus_quantize_settings_default(apus_quantize_settings *s)
 {
-    *s = (apus_quantize_settings){.size = sizeof *s, .bits = 4, .group = 64};
+    if (s) *s = (apus_quantize_settings){.size = sizeof *s, .bits = 4, .group = 64};
 }
 
 apus_err ap_quantizer_tell(ap_quantizer *q, uint64_t units)

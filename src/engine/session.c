@@ -41,17 +41,17 @@ void apus_session_free(apus_session *s)
 
 int apus_session_pos(const apus_session *s)
 {
-    return s->pos;
+    return s ? s->pos : 0;
 }
 
 int apus_session_room(const apus_session *s)
 {
-    return s->engine->size.ctx - s->pos;
+    return s ? s->engine->size.ctx - s->pos : 0;
 }
 
 const int32_t *apus_session_tokens(const apus_session *s)
 {
-    return s->tok;
+    return s ? s->tok : NULL;
 }
 
 apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag)

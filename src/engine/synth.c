@@ -60,7 +60,7 @@ typedef struct synth {
 
 void apus_synth_settings_default(apus_synth_settings *s)
 {
-    *s = (apus_synth_settings){.size = sizeof *s};
+    if (s) *s = (apus_synth_settings){.size = sizeof *s};
 }
 
 /* ---------------------------------------------------------------- what to fill with */

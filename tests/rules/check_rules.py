@@ -89,6 +89,14 @@ for f in files:
     if r.returncode:
         errors.append(f"{rel}: does not compile alone: {r.stderr.strip().splitlines()[0]}")
 
+# Every public function is called with what it must refuse.
+called = (root / "tests/unit/api/test_null.c").read_text()
+for h in ("apus.h", "apus_unstable.h"):
+    text = re.sub(r"/\*.*?\*/", " ", (root / "include/apus" / h).read_text(), flags=re.S)
+    for name in re.findall(r"APUS_API\s[^;(]*?\b(apus_\w+)\s*\(", text):
+        if name + "(" not in called:
+            errors.append(f"{h}: {name} is missing in tests/unit/api/test_null.c")
+
 for lib in sorted(build.glob("src/*/libap_*.a")):
     out = subprocess.run(["nm", "-g", "--defined-only", str(lib)], capture_output=True, text=True).stdout
     for line in out.splitlines():

@@ -98,10 +98,19 @@ static void on_event(void *ctx, const apus_event *ev)
     show(s, ev->part, ev->text, ev->len);
 }
 
+/* The parser gives no sentence of its own. */
+static void explain(stream *s)
+{
+    if (s->err)
+        snprintf(s->diag->text, sizeof s->diag->text, "taking the answer apart failed: %s",
+                 apus_err_name(s->err));
+}
+
 static void on_text(stream *s, const char *piece, size_t n)
 {
     if (s->mode == ANSWER_CHAT) {
         s->err = apus_chat_parser_push(s->parser, piece, n);
+        explain(s);
         return;
     }
     strbuf_add(&s->out->content, piece, n);
@@ -155,8 +164,14 @@ apus_err answer_generate(const apus_model *m, apus_engine *e, apus_session *sess
     if (!err && mode != ANSWER_IDS) {
         const char *piece;
         size_t len;
-        if (!apus_detok_finish(s.detok, &piece, &len)) on_text(&s, piece, len);
-        if (s.parser) apus_chat_parser_finish(s.parser);
+        s.err = apus_detok_finish(s.detok, &piece, &len);
+        explain(&s);
+        if (!s.err) on_text(&s, piece, len);
+        if (!s.err && s.parser) {
+            s.err = apus_chat_parser_finish(s.parser);
+            explain(&s);
+        }
+        err = s.err;
     }
     if (s.in_thought) fputs(plain(stdout), stdout);
     apus_chat_parser_free(s.parser);

@@ -47,6 +47,7 @@ static want *wanted_rows(size_t n_ids, size_t *n)
     *n = n_ids;
     if (o.positions && !(pos = read_ints(&cmd_logits, o.positions, n))) return NULL;
     want *w = malloc(*n * sizeof *w);
+    if (!w) fputs("apus logits: out of memory\n", stderr);
     for (size_t i = 0; w && i < *n; i++) {
         w[i] = (want){pos ? pos[i] : (int)i, i};
         if (w[i].pos >= 0 && (size_t)w[i].pos < n_ids) continue;

@@ -22,5 +22,7 @@ void json_real(json_out *j, const char *key, double v);
 void json_bool(json_out *j, const char *key, bool v);
 /* The text so far, owned by j. */
 const char *json_str(json_out *j, size_t *len);
+/* A copy of it, to be freed; ends the program when memory is out. */
+char *json_copy(json_out *j);
 
 #endif

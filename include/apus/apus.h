@@ -45,7 +45,7 @@ typedef enum apus_err {
     APUS_EFULL = 6,        /* the context or a caller's buffer has no room */
     APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
     APUS_EINTERNAL = 8,    /* a defect of apus */
-    APUS_ENONFINITE = 9    /* the model computed NaN or infinity: damaged weights, or sums that overflow */
+    APUS_ENONFINITE = 10   /* the model computed NaN or infinity: damaged weights, or sums that overflow */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. */

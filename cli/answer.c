@@ -179,12 +179,21 @@ static void on_event(void *ctx, const apus_event *ev)
     }
 }
 
+/* The parser gives no sentence of its own. */
+static void explain(stream *s)
+{
+    if (s->err)
+        snprintf(s->diag->text, sizeof s->diag->text, "taking the answer apart failed: %s",
+                 apus_err_name(s->err));
+}
+
 static void on_text(stream *s, const char *piece, size_t n)
 {
     if (s->q->mode == ANSWER_CHAT)
         s->err = apus_chat_parser_push(s->parser, piece, n);
     else
         on_content(s, piece, n);
+    explain(s);
 }
 
 static bool on_token(void *ctx, int32_t id)
@@ -211,9 +220,14 @@ static void finish_text(stream *s)
     const char *piece;
     size_t len;
     if (s->q->mode == ANSWER_IDS) return;
-    if (!apus_detok_finish(s->detok, &piece, &len)) on_text(s, piece, len);
-    if (s->parser) apus_chat_parser_finish(s->parser);
-    if (!s->stopped) say(s, s->pending.len ? s->pending.data : "", s->pending.len);
+    s->err = apus_detok_finish(s->detok, &piece, &len);
+    explain(s);
+    if (!s->err) on_text(s, piece, len);
+    if (!s->err && s->parser) {
+        s->err = apus_chat_parser_finish(s->parser);
+        explain(s);
+    }
+    if (!s->err && !s->stopped) say(s, s->pending.len ? s->pending.data : "", s->pending.len);
 }
 
 /* Progress of one chunk is that of the whole prompt. */
@@ -286,7 +300,10 @@ apus_err answer_generate(const question *q, answer *out, apus_diag *d)
         err = apus_chat_parser_create(q->model, q->prompt, q->prompt_len, q->tools, on_event, &s,
                                       &s.parser, d);
     if (!err) err = read_and_answer(&s, &out->result, d);
-    if (!err) finish_text(&s);
+    if (!err) {
+        finish_text(&s);
+        err = s.err;
+    }
     if (s.stopped) out->result.stop = APUS_STOP_TOKEN;
     if (s.in_thought) fputs(plain(stdout), stdout);
     fflush(stdout);

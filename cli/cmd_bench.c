@@ -119,7 +119,10 @@ static double feed(const bench *b, apus_session *s, int at, int n, bool one_by_o
                    apus_diag *d)
 {
     int32_t *ids = malloc((size_t)n * sizeof *ids);
-    if (!ids) return -1;
+    if (!ids) {
+        snprintf(d->text, sizeof d->text, "out of memory for %d token ids", n);
+        return -1;
+    }
     for (int i = 0; i < n; i++) ids[i] = id_at(b, at + i);
     double t = now();
     apus_err err = APUS_OK;

@@ -110,7 +110,7 @@ static char *conversation_json(const chat *c)
         json_end_map(j);
     }
     json_end_array(j);
-    char *text = strdup(json_str(j, NULL));
+    char *text = json_copy(j);
     json_free(j);
     return text;
 }

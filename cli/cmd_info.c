@@ -7,20 +7,23 @@
 #include "terminal.h"
 
 static struct {
-    bool json;
+    bool json, check;
 } o;
 
 static const opt info_table[] = {
-    {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"}, {0}};
+    {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"},
+    {"check", 0, OPT_FLAG, &o.check, NULL, 0, 0, NULL,
+     "read all weights and name tensors with NaN or infinity"},
+    {0}};
 
 static const opt *const tables[] = {info_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_info = {
-    "info", "[MODEL] [--json] [options]", "what a model is and what memory it needs",
-    "Reads headers only; of a folder without weights, config.json. Memory is what one session of "
-    "--ctx tokens needs. For a model of floats a table tells what it would take in each type: "
-    "does it fit into 24 GB?", tables, run};
+    "info", "[MODEL] [--json] [--check] [options]", "what a model is and what memory it needs",
+    "Reads headers only, but for --check, which fails if a weight is not finite; of a folder without "
+    "weights, config.json. Memory is what one session of --ctx tokens needs. For a model of floats a "
+    "table tells what it would take in each type: does it fit into 24 GB?", tables, run};
 
 static const char *count(uint64_t n, char out[32])
 {
@@ -119,8 +122,61 @@ static void print_text(const apus_info *i, const apus_plan *p, const size_row *r
     if (rows) print_sizes(rows, p);
 }
 
-static void print_json(const apus_info *i, const apus_plan *p, const size_row *rows)
+/* What --check found. */
+typedef struct findings {
+    json_out *json; /* NULL: lines */
+    uint64_t tensors;
+} findings;
+
+static void print_finding(void *ctx, const apus_nonfinite *t)
 {
+    findings *f = ctx;
+    progress_clear();
+    f->tensors++;
+    if (!f->json) {
+        put_textf(stdout, "%s: %s: %llu NaN and %llu infinite of %llu values, the first at [%llu, %llu]\n", t->file,
+               t->tensor, (unsigned long long)t->nan, (unsigned long long)t->infinite,
+               (unsigned long long)t->values, (unsigned long long)t->row, (unsigned long long)t->col);
+        return;
+    }
+    json_map(f->json, NULL);
+    json_text(f->json, "tensor", t->tensor);
+    json_text(f->json, "file", t->file);
+    json_int(f->json, "values", (int64_t)t->values);
+    json_int(f->json, "nan", (int64_t)t->nan);
+    json_int(f->json, "infinite", (int64_t)t->infinite);
+    json_int(f->json, "row", (int64_t)t->row);
+    json_int(f->json, "col", (int64_t)t->col);
+    json_end_map(f->json);
+}
+
+/* Returns the exit status. j: where findings go, NULL = standard output. */
+static int check(const apus_model *m, json_out *j)
+{
+    apus_diag d;
+    findings f = {.json = j};
+    apus_check_settings s;
+    apus_check_settings_default(&s);
+    s.threads = common.threads;
+    s.found = print_finding;
+    s.progress = progress_bar;
+    s.ctx = &f;
+    apus_err err = apus_model_check(m, &s, &d);
+    progress_clear();
+    if (err) return report(&cmd_info, &d);
+    if (!f.tensors) {
+        if (!j) puts("all weights are finite");
+        return 0;
+    }
+    fprintf(stderr, "apus info: %llu tensor%s NaN or infinity\n", (unsigned long long)f.tensors,
+            f.tensors == 1 ? " holds" : "s hold");
+    return EXIT_FAILED;
+}
+
+static int print_json(const apus_model *m, const apus_info *i, const apus_plan *p,
+                      const size_row *rows)
+{
+    int rc = 0;
     json_out *j = json_new(true);
     json_map(j, NULL);
     json_text(j, "path", i->path);
@@ -155,9 +211,15 @@ static void print_json(const apus_info *i, const apus_plan *p, const size_row *r
     json_int(j, "total_bytes", (int64_t)p->total_bytes);
     json_end_map(j);
     if (rows) json_sizes(j, rows);
+    if (o.check) {
+        json_array(j, "not_finite");
+        rc = check(m, j);
+        json_end_array(j);
+    }
     json_end_map(j);
     json_print(j);
     json_free(j);
+    return rc;
 }
 
 static int tell(const apus_model *m)
@@ -172,8 +234,10 @@ static int tell(const apus_model *m)
     if (apus_model_info(m, &info, &d) || apus_engine_plan(m, &es, &plan, &d))
         return report(&cmd_info, &d);
     if (!info.is_quantised && (rc = size_rows(m, &info, &plan, rows)) >= 0) return rc;
-    (o.json ? print_json : print_text)(&info, &plan, info.is_quantised ? NULL : rows);
-    return 0;
+    const size_row *shown = info.is_quantised ? NULL : rows;
+    if (o.json) return print_json(m, &info, &plan, shown);
+    print_text(&info, &plan, shown);
+    return o.check ? check(m, NULL) : 0;
 }
 
 static int run(int argc, char **argv)

@@ -1,14 +1,14 @@
 /* cmd_logits.c - apus logits: the numbers behind the words, as safetensors. */
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "apus/apus_unstable.h"
 #include "common.h"
 
 static struct {
     const char *ids, *positions, *out;
+    bool force;
 } o;
 
 static const opt logits_table[] = {
@@ -17,12 +17,13 @@ static const opt logits_table[] = {
     {"positions", 0, OPT_STRING, &o.positions, NULL, 0, 0, "FILE",
      "positions whose logits are wanted, from 0 (default: all)"},
     {"output", 'o', OPT_STRING, &o.out, NULL, 0, 0, "FILE", "the safetensors file to write"},
+    {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite OUT if it is there"},
     {0}};
 
 static const opt *const tables[] = {logits_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
-const command cmd_logits = {"logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors",
+const command cmd_logits = {"logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors [--force]",
                             "write the logits of given tokens",
                             "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
     "i of all positions belongs to the token after ids[0..i].",
@@ -47,6 +48,7 @@ static want *wanted_rows(size_t n_ids, size_t *n)
     *n = n_ids;
     if (o.positions && !(pos = read_ints(&cmd_logits, o.positions, n))) return NULL;
     want *w = malloc(*n * sizeof *w);
+    if (!w) fputs("apus logits: out of memory\n", stderr);
     for (size_t i = 0; w && i < *n; i++) {
         w[i] = (want){pos ? pos[i] : (int)i, i};
         if (w[i].pos >= 0 && (size_t)w[i].pos < n_ids) continue;
@@ -60,33 +62,27 @@ static want *wanted_rows(size_t n_ids, size_t *n)
     return w;
 }
 
-static int write_failed(const char *path)
+/* Header of the file, padded to 8 bytes; the data begins at *data_at. */
+static apus_err write_header(apus_output *out, size_t rows, size_t vocab, uint64_t *data_at,
+                             apus_diag *d)
 {
-    fprintf(stderr, "apus logits: writing %s failed: %s\n", path, strerror(errno));
-    return EXIT_FAILED;
-}
-
-/* Header of the file, padded to 8 bytes; the data begins at the returned offset. 0: failed. */
-static size_t write_header(FILE *f, size_t rows, size_t vocab)
-{
-    char text[256];
+    char text[8 + 256];
     int n =
-        snprintf(text, sizeof text,
+        snprintf(text + 8, sizeof text - 8,
                  "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%zu,%zu],\"data_offsets\":[0,%zu]}}",
                  rows, vocab, rows * vocab * sizeof(float));
-    while (n % 8) text[n++] = ' ';
-    uint8_t len[8] = {0};
-    for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)n >> (8 * i));
-    if (fwrite(len, 1, 8, f) != 8 || fwrite(text, 1, (size_t)n, f) != (size_t)n) return 0;
-    return 8 + (size_t)n;
+    while (n % 8) text[8 + n++] = ' ';
+    for (int i = 0; i < 8; i++) text[i] = (char)((uint64_t)n >> (8 * i));
+    *data_at = 8 + (uint64_t)n;
+    return apus_output_put(out, 0, text, (size_t)*data_at, d);
 }
 
 enum { PIECE = 256 }; /* tokens fed, and rows held, at a time */
 
 /* Feed the ids piece by piece and write the wanted rows of each. */
 static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t n_ids,
-                    const want *w, size_t n_rows, size_t vocab, FILE *f, size_t data_at,
-                    const char *path)
+                    const want *w, size_t n_rows, size_t vocab, apus_output *out,
+                    uint64_t data_at)
 {
     apus_diag d;
     int32_t rows[PIECE];
@@ -116,10 +112,9 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
         progress_bar(NULL, "logits", at + (size_t)n, n_ids);
         for (int r = -1; next < end; next++) {
             if (r < 0 || w[next].pos != (int)at + rows[r]) r++;
-            size_t offset = data_at + w[next].row * vocab * sizeof(float);
-            if (fseeko(f, (off_t)offset, SEEK_SET) ||
-                fwrite(logits + (size_t)r * vocab, sizeof(float), vocab, f) != vocab) {
-                rc = write_failed(path);
+            uint64_t at_byte = data_at + (uint64_t)w[next].row * vocab * sizeof(float);
+            if (apus_output_put(out, at_byte, logits + (size_t)r * vocab, vocab * sizeof(float), &d)) {
+                rc = report(&cmd_logits, &d);
                 break;
             }
         }
@@ -128,22 +123,19 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
     return rc;
 }
 
-/* Everything after the inputs were read; the file appears only when it is complete. */
+/* Everything after the inputs were read. */
 static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, const want *w,
-                        size_t n_rows)
+                        size_t n_rows, apus_output *out)
 {
     apus_diag d;
     apus_info info = {.size = sizeof info};
     apus_engine_settings es;
     apus_engine *e = NULL;
     apus_session *s = NULL;
+    uint64_t data_at;
     if (apus_model_info(m, &info, &d)) return report(&cmd_logits, &d);
     int rc = engine_settings(&cmd_logits, m, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &es);
     if (rc >= 0) return rc;
-    size_t path_len = strlen(o.out);
-    char *tmp = malloc(path_len + 8);
-    if (!tmp) return EXIT_FAILED;
-    snprintf(tmp, path_len + 8, "%s.part", o.out);
     if (apus_engine_create(m, &es, &e, &d) || apus_session_create(e, &s, &d)) {
         rc = report(&cmd_logits, &d);
     } else if (n_ids > (size_t)apus_session_room(s)) {
@@ -152,18 +144,31 @@ static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, c
                 "up to %d\n",
                 o.ids, n_ids, apus_session_room(s), info.context);
         rc = EXIT_FAILED;
+    } else if (write_header(out, n_rows, (size_t)info.vocab, &data_at, &d)) {
+        rc = report(&cmd_logits, &d);
     } else {
-        FILE *f = fopen(tmp, "wb");
-        size_t at = f ? write_header(f, n_rows, (size_t)info.vocab) : 0;
-        rc = at ? feed_all(e, s, ids, n_ids, w, n_rows, (size_t)info.vocab, f, at, o.out)
-                : write_failed(o.out);
-        if (f && fclose(f) && rc == 0) rc = write_failed(o.out);
-        if (rc == 0 && rename(tmp, o.out)) rc = write_failed(o.out);
-        if (rc && f) unlink(tmp);
+        rc = feed_all(e, s, ids, n_ids, w, n_rows, (size_t)info.vocab, out, data_at);
     }
     apus_session_free(s);
     apus_engine_free(e);
-    free(tmp);
+    return rc;
+}
+
+/* Read the inputs and open the model; the file is begun already. */
+static int fill(const char *model, apus_output *out)
+{
+    size_t n_ids, n_rows;
+    int32_t *ids = read_ints(&cmd_logits, o.ids, &n_ids);
+    want *w = ids ? wanted_rows(n_ids, &n_rows) : NULL;
+    apus_model *m = NULL;
+    int rc = EXIT_FAILED;
+    if (w) {
+        rc = open_for_engine(&cmd_logits, model, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
+        if (rc < 0) rc = write_logits(m, ids, n_ids, w, n_rows, out);
+    }
+    apus_model_close(m);
+    free(w);
+    free(ids);
     return rc;
 }
 
@@ -177,17 +182,13 @@ static int run(int argc, char **argv)
     if (!name) return usage_error(&cmd_logits, "MODEL is missing");
     if (!o.ids) return usage_error(&cmd_logits, "--ids is missing");
     if (!o.out) return usage_error(&cmd_logits, "--output is missing");
-    size_t n_ids, n_rows;
-    int32_t *ids = read_ints(&cmd_logits, o.ids, &n_ids);
-    want *w = ids ? wanted_rows(n_ids, &n_rows) : NULL;
-    apus_model *m = NULL;
-    rc = EXIT_FAILED;
-    if (w) {
-        rc = open_for_engine(&cmd_logits, name, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
-        if (rc < 0) rc = write_logits(m, ids, n_ids, w, n_rows);
-    }
-    apus_model_close(m);
-    free(w);
-    free(ids);
+    apus_diag d;
+    apus_output *out;
+    if (apus_output_create(o.out, o.force, &out, &d)) return report(&cmd_logits, &d);
+    rc = fill(name, out);
+    if (rc)
+        apus_output_drop(out);
+    else if (apus_output_finish(out, &d))
+        rc = report(&cmd_logits, &d);
     return rc;
 }

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "apus/apus_unstable.h"
 #include "common.h"
@@ -12,7 +12,7 @@
 
 static struct {
     const char *file, *base, *base_file;
-    bool json;
+    bool json, force;
 } o;
 
 static const opt perplexity_table[] = {
@@ -21,6 +21,7 @@ static const opt perplexity_table[] = {
      "compare with this model, the base, on the same tokens"},
     {"kl-base", 0, OPT_STRING, &o.base_file, NULL, 0, 0, "BASE",
      "write the predictions to the file BASE, or compare with those in it if it exists"},
+    {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "write BASE even if it exists"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"},
     {0}};
 
@@ -28,7 +29,7 @@ static const opt *const tables[] = {perplexity_table, model_table, threads_table
 
 static int run(int argc, char **argv);
 const command cmd_perplexity = {
-    "perplexity", "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE] [--ctx N] [options]",
+    "perplexity", "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE [--force]] [--ctx N] [options]",
     "how well a model predicts a text",
     "The text is cut into windows of --ctx tokens (default 512); each is run on its own, its "
     "first token replaced by <bos> if the model wants one. Predictions of the tokens in the "
@@ -59,8 +60,9 @@ typedef struct score {
 
 typedef struct test {
     side s, base;    /* base.model NULL: none */
-    kl_base kept;    /* --kl-base; f NULL: none */
-    float *kept_row; /* [vocab] when reading it */
+    apus_output *out; /* --kl-base, writing; NULL: not */
+    kl_base kept;     /* --kl-base */
+    float *kept_row;  /* [vocab] when reading it */
     int window, piece;
     int32_t *ids;
     size_t n_ids, n_windows;
@@ -104,7 +106,7 @@ static void compare_row(const test *t, const float *x, double sum, int top, cons
     out->same_top += b[top] == b[base_top]; /* a file may hold several that are likeliest */
 }
 
-static bool add_scores(test *t, const int32_t *next, int n, score *out)
+static bool add_scores(test *t, const int32_t *next, int n, score *out, apus_diag *d)
 {
     int vocab = t->s.info.vocab;
     for (int r = 0; r < n; r++, out->n++) {
@@ -119,10 +121,10 @@ static bool add_scores(test *t, const int32_t *next, int n, score *out)
             out->base_nll += log_sum(b, vocab, &base_top) - (double)b[next[r]];
             compare_row(t, x, sum, top, b, out);
         } else if (t->kept_row) {
-            if (!kl_base_read(&t->kept, t->kept_row, &base_nll)) return false;
+            if (!kl_base_read(&t->kept, t->kept_row, &base_nll, d)) return false;
             out->base_nll += base_nll;
             compare_row(t, x, sum, top, t->kept_row, out);
-        } else if (t->kept.f && !kl_base_write(&t->kept, x, sum, nll)) {
+        } else if (t->out && !kl_base_write(&t->kept, x, sum, nll, d)) {
             return false;
         }
     }
@@ -156,11 +158,7 @@ static bool score_window(test *t, const int32_t *ids, score *out, apus_diag *d)
         int n = t->window - 1 - at < t->piece ? t->window - 1 - at : t->piece;
         for (int k = 0; k < 2 && sides[k]; k++)
             if (!feed(sides[k], ids + at, n, true, d)) return false;
-        if (!add_scores(t, ids + at + 1, n, out)) {
-            snprintf(d->text, sizeof d->text, "%s: %s", t->kept.path,
-                     t->kept_row ? "ends too early" : "writing failed");
-            return false;
-        }
+        if (!add_scores(t, ids + at + 1, n, out, d)) return false;
     }
     return true;
 }
@@ -329,29 +327,39 @@ static int read_text(test *t, const char *text, size_t len)
     return EXIT_FAILED;
 }
 
-/* BASE is written if it does not exist, else compared with. */
+/* BASE is written if it does not exist, else compared with. Before any work: can it be? */
+static int begin_kept(test *t)
+{
+    apus_diag d;
+    struct stat st;
+    if (!o.base_file || (!o.force && stat(o.base_file, &st) == 0 && S_ISREG(st.st_mode))) return -1;
+    return apus_output_create(o.base_file, o.force, &t->out, &d) ? report(&cmd_perplexity, &d) : -1;
+}
+
 static int start_kept(test *t)
 {
-    char why[600];
+    apus_diag d;
     kl_text text = {t->s.info.vocab, t->window, t->n_windows, t->bos, t->ids};
-    bool there = access(o.base_file, F_OK) == 0;
-    if (there ? kl_base_open(&t->kept, o.base_file, &text, why, sizeof why)
-              : kl_base_create(&t->kept, o.base_file, &text, why, sizeof why)) {
-        if (there) t->kept_row = malloc((size_t)text.vocab * sizeof *t->kept_row);
-        if (!there || t->kept_row) return -1;
-        snprintf(why, sizeof why, "out of memory");
-    }
-    fprintf(stderr, "apus perplexity: %s\n", why);
+    if (t->out)
+        return kl_base_create(&t->kept, o.base_file, t->out, &text, &d) ? -1
+                                                                         : report(&cmd_perplexity, &d);
+    if (!kl_base_open(&t->kept, o.base_file, &text, &d)) return report(&cmd_perplexity, &d);
+    t->kept_row = malloc((size_t)text.vocab * sizeof *t->kept_row);
+    if (t->kept_row) return -1;
+    fputs("apus perplexity: out of memory\n", stderr);
     return EXIT_FAILED;
 }
 
 /* The file appears when all is in it. */
 static int finish_kept(test *t, int rc)
 {
-    bool reads = t->kept_row != NULL;
-    if (kl_base_close(&t->kept, rc == 0) || reads || rc) return rc;
-    fprintf(stderr, "apus perplexity: writing %s failed\n", o.base_file);
-    return EXIT_FAILED;
+    apus_diag d;
+    kl_base_close(&t->kept);
+    if (rc)
+        apus_output_drop(t->out);
+    else if (t->out && apus_output_finish(t->out, &d))
+        rc = report(&cmd_perplexity, &d);
+    return rc;
 }
 
 static int start_side(side *s, const test *t)
@@ -401,8 +409,10 @@ static int run(int argc, char **argv)
         return usage_error(&cmd_perplexity, "--ctx %d: expected at least 4", t.window);
     common.ctx = t.window; /* of the engines */
     size_t len;
+    rc = begin_kept(&t);
+    if (rc >= 0) return rc;
     char *text = read_input(&cmd_perplexity, o.file, &len);
-    if (!text) return EXIT_FAILED;
+    if (!text) return finish_kept(&t, EXIT_FAILED);
     rc = open_side(&t.s, name);
     if (rc < 0 && o.base) rc = open_side(&t.base, o.base);
     if (rc < 0) rc = read_text(&t, text, len);

@@ -10,6 +10,7 @@
 static struct {
     const char *to, *recipe;
     int group;
+    bool force;
 } o;
 
 static const opt quantize_table[] = {
@@ -20,19 +21,21 @@ static const opt quantize_table[] = {
      "types of single matrices: lines of PATTERN TYPE"},
     {"group", 0, OPT_INT, &o.group, NULL, 32, 128, "N",
      "MLX: weights that share a scale: 32, 64 (default) or 128"},
+    {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite DST if it is there"},
     {0}};
 
 static const opt *const tables[] = {quantize_table, threads_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_quantize = {
-    "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [options]",
+    "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [--force] [options]",
     "write a model with smaller weights",
-    "SRC is a folder of f32, f16 or bf16 safetensors, or a GGUF file for another one; DST must not exist, and appears when it is "
-    "complete. A GGUF type gives the file DST, whose name ends in .gguf, with tokenizer and "
-    "template inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias for each "
-    "group, in a folder with the tokenizer and template of SRC. Matrices where few weights decide "
-    "much get more bits; norms, other vectors and convolutions are not quantised. A recipe's "
+    "SRC is a folder of f32, f16 or bf16 safetensors, or a GGUF file for another one; DST must not "
+    "exist (with --force a file, or a folder that holds a model and nothing else, is replaced), and "
+    "appears when it is complete. A GGUF type gives the file DST, whose name ends in .gguf, with "
+    "tokenizer and template inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias "
+    "for each group, in a folder with the tokenizer and template of SRC. Matrices where few weights "
+    "decide much get more bits; norms, other vectors and convolutions are not quantised. A recipe's "
     "first line that fits a matrix decides: 'layers.*.self_attn.v_proj.weight q6_k'. 'apus "
     "perplexity DST -f TEXT --kl-against SRC' tells what was lost.",
     tables, run};
@@ -97,6 +100,7 @@ static int run(int argc, char **argv)
     s.bits = bits_of(to);
     s.group = o.group;
     s.threads = common.threads;
+    s.force = o.force;
     s.hub_cache = hub_cache();
     s.progress = progress;
     if (!s.bits) {

@@ -9,6 +9,7 @@ static struct {
     const char *to;
     uint64_t seed;
     int layers;
+    bool force;
 } o;
 
 static const opt synth_table[] = {
@@ -17,18 +18,20 @@ static const opt synth_table[] = {
      "mlx8, ..."},
     {"seed", 's', OPT_SEED, &o.seed, NULL, 0, 0, "N", "random seed; the same gives the same file"},
     {"layers", 0, OPT_INT, &o.layers, NULL, 1, 4096, "N", "only the first N layers"},
+    {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite DST if it is there"},
     {0}};
 
 static const opt *const tables[] = {synth_table, threads_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_synth = {
-    "synth", "CONFIG DST --to TYPE [--layers N] [--seed N] [options]",
+    "synth", "CONFIG DST --to TYPE [--layers N] [--seed N] [--force] [options]",
     "write a model with random weights",
-    "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist. "
-    "A name that ends in .gguf gives a GGUF file, any other a folder of safetensors. The model "
-    "has the shape, size and speed of the real one and a tokenizer that stands in for the real "
-    "one; what it says is noise. Types of single matrices are chosen as 'apus quantize' does.",
+    "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist "
+    "(with --force it is replaced as in 'apus quantize'). A name that ends in .gguf gives a GGUF "
+    "file, any other a folder of safetensors. The model has the shape, size and speed of the real "
+    "one and a tokenizer that stands in for the real one; what it says is noise. Types of single "
+    "matrices are chosen as 'apus quantize' does.",
     tables, run};
 
 static volatile sig_atomic_t interrupted;
@@ -57,6 +60,7 @@ static int run(int argc, char **argv)
     s.seed = o.seed;
     s.layers = o.layers;
     s.threads = common.threads;
+    s.force = o.force;
     s.progress = progress;
     struct sigaction sa = {0};
     sa.sa_handler = on_interrupt;

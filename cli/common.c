@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "signals.h"
 #include "terminal.h"
 
 #ifndef APUS_DEFAULT_MODEL
@@ -204,7 +205,10 @@ static void handle_interrupt(void (*handler)(int))
 
 static void choose_handler(void)
 {
-    handle_interrupt(interrupt_engine || interrupt_fd >= 0 ? on_interrupt : SIG_DFL);
+    if (interrupt_engine || interrupt_fd >= 0)
+        handle_interrupt(on_interrupt);
+    else
+        signals_restore(SIGINT);
 }
 
 void interrupt_target(apus_engine *e)
@@ -541,7 +545,13 @@ int tell_written(const command *c, const char *path)
     char size[32];
     apus_model_settings_default(&s);
     s.load = APUS_LOAD_INFO;
-    if (apus_model_open(path, &s, &m, &d)) return report(c, &d);
+    apus_err err = apus_model_open(path, &s, &m, &d);
+    if (err == APUS_ENOMEM) { /* the work is done all the same */
+        put_textf(stderr, "apus %s: %s is written; there is no memory left to tell its size\n", c->name,
+                  path);
+        return 0;
+    }
+    if (err) return report(c, &d);
     int rc = apus_model_info(m, &info, &d) ? report(c, &d) : 0;
     if (rc == 0)
         put_textf(stdout, "%s: %s, %.2f bits a weight\n", path, human_bytes(bytes_of(path), size),

@@ -33,14 +33,14 @@ _apus() {
         case ${COMP_WORDS[1]} in
         run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos $think $sampling $engine" ;;
         chat) own="--system --max-tokens $think $sampling $engine" ;;
-        info) own="--json $engine" ;;
+        info) own="--json --check $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;
-        logits) own="--ids --positions --output $engine" ;;
+        logits) own="--ids --positions --output --force $engine" ;;
         bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;
-        perplexity) own="--file --kl-against --kl-base --json $engine" ;;
-        quantize) own="--to --recipe --group --threads" ;;
-        synth) own="--to --layers --seed --threads" ;;
+        perplexity) own="--file --kl-against --kl-base --force --json $engine" ;;
+        quantize) own="--to --recipe --group --force --threads" ;;
+        synth) own="--to --layers --seed --force --threads" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own --help" -- "$cur")
         return

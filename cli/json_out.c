@@ -5,6 +5,8 @@
 #include <string.h>
 #include <yajl/yajl_gen.h>
 
+#include "apus/apus_unstable.h"
+
 struct json_out {
     yajl_gen gen;
 };
@@ -16,14 +18,38 @@ static void check(yajl_gen_status s)
     exit(1);
 }
 
+/* libyajl writes to what its allocator gives without a look at it. */
+static void *need(void *p)
+{
+    if (p) return p;
+    fputs("apus: out of memory for JSON text\n", stderr);
+    apus_outputs_remove();
+    exit(1);
+}
+
+static void *y_malloc(void *ctx, size_t n)
+{
+    (void)ctx;
+    return need(malloc(n));
+}
+
+static void *y_realloc(void *ctx, void *p, size_t n)
+{
+    (void)ctx;
+    return need(realloc(p, n));
+}
+
+static void y_free(void *ctx, void *p)
+{
+    (void)ctx;
+    free(p);
+}
+
 json_out *json_new(bool pretty)
 {
-    json_out *j = malloc(sizeof *j);
-    if (j) j->gen = yajl_gen_alloc(NULL);
-    if (!j || !j->gen) {
-        fputs("apus: out of memory\n", stderr);
-        exit(1);
-    }
+    yajl_alloc_funcs mem = {y_malloc, y_realloc, y_free, NULL};
+    json_out *j = need(malloc(sizeof *j));
+    j->gen = need(yajl_gen_alloc(&mem));
     yajl_gen_config(j->gen, yajl_gen_beautify, pretty ? 1 : 0);
     yajl_gen_config(j->gen, yajl_gen_indent_string, "  ");
     return j;
@@ -122,4 +148,9 @@ void json_print(json_out *j)
             putchar(s[i]);
     }
     putchar('\n');
+}
+
+char *json_copy(json_out *j)
+{
+    return need(strdup(json_str(j, NULL)));
 }

@@ -24,5 +24,7 @@ void json_bool(json_out *j, const char *key, bool v);
 void json_print(json_out *j);
 /* The text so far, owned by j. */
 const char *json_str(json_out *j, size_t *len);
+/* A copy of it, to be freed; ends the program when memory is out. */
+char *json_copy(json_out *j);
 
 #endif

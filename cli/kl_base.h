@@ -13,12 +13,16 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "apus/apus_unstable.h"
+
 typedef struct kl_base {
-    FILE *f;
-    char *path, *part; /* part: NULL when reading */
+    FILE *f;          /* reading; NULL: not */
+    apus_output *out; /* writing; NULL: not */
+    uint64_t at;      /* bytes written */
+    char *path;
     int vocab, window;
     size_t windows;
-    uint16_t *row; /* [vocab] */
+    uint8_t *row; /* one scored token as in the file */
 } kl_base;
 
 /* The text that the predictions are of. */
@@ -29,17 +33,15 @@ typedef struct kl_text {
     const int32_t *ids; /* [windows * window] */
 } kl_text;
 
-/* Create FILE.part; it gets its name in kl_base_close. why: a sentence without the program's name. */
-bool kl_base_create(kl_base *k, const char *path, const kl_text *t, char *why, size_t cap);
-/* Open a file, which must be of the same text. */
-bool kl_base_open(kl_base *k, const char *path, const kl_text *t, char *why, size_t cap);
+/* Write to `out`, begun by the caller, who ends it; or read a file, which must be of the same text. */
+bool kl_base_create(kl_base *k, const char *path, apus_output *out, const kl_text *t, apus_diag *d);
+bool kl_base_open(kl_base *k, const char *path, const kl_text *t, apus_diag *d);
 
 /* One scored token: logits [vocab], log of the sum of their exp, -log p of what followed. */
-bool kl_base_write(kl_base *k, const float *logits, double log_sum, double nll);
+bool kl_base_write(kl_base *k, const float *logits, double log_sum, double nll, apus_diag *d);
 /* The next one: log p [vocab] (normalised to 2^-11), -log p of what followed. */
-bool kl_base_read(kl_base *k, float *log_p, double *nll);
+bool kl_base_read(kl_base *k, float *log_p, double *nll, apus_diag *d);
 
-/* keep: a file being written appears under its name. false: what was written may be broken. */
-bool kl_base_close(kl_base *k, bool keep);
+void kl_base_close(kl_base *k);
 
 #endif

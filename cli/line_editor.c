@@ -18,6 +18,7 @@
 #include <wchar.h>
 
 #include "answer.h"
+#include "signals.h"
 
 /* Keys that nobody types, bound to what the input layer wants done. */
 enum { KEY_INTERRUPT = 0x03, KEY_PASTE = 0x1D, KEY_FINISH = 0x1E };
@@ -67,7 +68,13 @@ static void set_handler(int sig, void (*handler)(int))
 
 static void catch_signals(bool on)
 {
-    for (int i = 0; i < N_CAUGHT; i++) set_handler(caught[i], on ? on_signal : SIG_DFL);
+    for (int i = 0; i < N_CAUGHT; i++) {
+        bool ends = caught[i] != SIGTSTP && caught[i] != SIGWINCH;
+        if (!on && ends)
+            signals_restore(caught[i]);
+        else
+            set_handler(caught[i], on ? on_signal : SIG_DFL);
+    }
 }
 
 static void paste_mode(bool on)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "signals.h"
 #include "terminal.h"
 
 const command *const commands[] = {&cmd_run,      &cmd_chat,       &cmd_info,
@@ -42,6 +43,7 @@ int main(int argc, char **argv)
         printf("apus %s\n", apus_version());
         return 0;
     }
+    signals_begin();
     for (const command *const *c = commands; *c; c++)
         if (!strcmp(argv[1], (*c)->name)) return (*c)->run(argc - 1, argv + 1);
     put_textf(stderr, "apus: unknown command '%s'; 'apus --help' lists them\n", argv[1]);

@@ -126,7 +126,7 @@ static char *messages_json(const char *system, const char *user, size_t len)
     json_string(j, "content", user, len);
     json_end_map(j);
     json_end_array(j);
-    char *copy = strdup(json_str(j, NULL));
+    char *copy = json_copy(j);
     json_free(j);
     return copy;
 }

@@ -32,6 +32,10 @@
 extern "C" {
 #endif
 
+/* Stack that a thread must have left when it calls apus: threads of other languages and systems may have
+ * less, and running over it ends the program. Threads that apus makes have it. */
+#define APUS_STACK_BYTES (512 << 10)
+
 #define APUS_VERSION_MAJOR 0
 #define APUS_VERSION_MINOR 1
 #define APUS_VERSION_PATCH 0
@@ -54,7 +58,8 @@ typedef enum apus_err {
     APUS_EFULL = 6,        /* the context or a caller's buffer has no room */
     APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
     APUS_EINTERNAL = 8,    /* a defect of apus */
-    APUS_EDEVICE = 9       /* a device failed or is lost: what is on it cannot be used any more */
+    APUS_EDEVICE = 9,      /* a device failed or is lost: what is on it cannot be used any more */
+    APUS_ENONFINITE = 10   /* the model computed NaN or infinity: damaged weights, or sums that overflow */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. The
@@ -390,7 +395,8 @@ APUS_API const int32_t *apus_session_tokens(const apus_session *s);
  *   tok     i32 [n]      ids in [0, V); borrowed for the call
  *   n       1 .. apus_session_room(s)
  *   logits  f32 [V]      out, natural log, unnormalised; NULL = not wanted
- * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED.
+ * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED; ENONFINITE: wanted logits are not all
+ * finite.
  * On error the session is where it was. Blocks. Never allocates. */
 APUS_API apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
                                     apus_diag *diag);
@@ -419,9 +425,11 @@ APUS_API apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
 /* A second session with the same tokens and state. EFULL: no session left. */
 APUS_API apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag);
 
-/* Write to / read from a file. Loading checks that the file was written with the same model. The
- * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A
- * failed save leaves no partial file behind. */
+/* Write to / read from a file. Loading checks that the file was written with the same model, opened
+ * with the same precision, and an engine of the same kv and, with recurrent layers, gdn_chunked. The
+ * continuation after a load is bit-equal. EFILE, EFORMAT, EFULL (does not fit the context). A file that
+ * is saved is readable by its owner alone and appears when it is complete; a regular file of that name
+ * is replaced then, and all else (links, devices, pipes) is EFILE. A failed save leaves nothing behind. */
 APUS_API apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *diag);
 APUS_API apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
                                     apus_diag *diag);
@@ -458,7 +466,9 @@ typedef struct apus_sampler apus_sampler;
 APUS_API apus_err apus_sampler_create(const apus_sampling *s, int vocab, apus_sampler **out,
                                       apus_diag *diag);
 /*   logits   f32 [V], not changed
- *   history  i32 [n] tokens the penalties look at; may be NULL with n = 0 */
+ *   history  i32 [n] tokens the penalties look at; may be NULL with n = 0
+ * Returns an id; -1: an argument is NULL or n < 0, a logit is NaN or plus infinity, or all are minus
+ * infinity (which keeps a token from being chosen). */
 APUS_API int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history,
                                    int n);
 APUS_API void apus_sampler_free(apus_sampler *p);
@@ -512,7 +522,7 @@ typedef struct apus_generate_result {
  *   res     may be NULL
  * Returns OK also when stopped by the caller; EFULL: the prompt does not fit (the numbers are in
  * diag), nothing was fed; EUNSUPPORTED: text is wanted of a model without a tokenizer; EINVAL;
- * ENOMEM; EDEVICE; EINTERNAL: the model gave logits that are not finite. */
+ * ENOMEM; EDEVICE; ENONFINITE as apus_session_feed, the session then holds what led there. */
 APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                                 const apus_generate_settings *set, apus_generate_result *res,
                                 apus_diag *diag);

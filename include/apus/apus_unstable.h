@@ -69,6 +69,31 @@ APUS_API int apus_engine_profile_read(const apus_engine *e, apus_profile *out, i
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);
 
+/* A tensor with values that are not finite. */
+typedef struct apus_nonfinite {
+    const char *tensor, *file; /* owned by the model */
+    uint64_t values, nan, infinite;
+    uint64_t row, col; /* of the first such value; rows are those of all axes but the last together */
+} apus_nonfinite;
+
+/* Called from the calling thread for each of them. */
+typedef void (*apus_nonfinite_fn)(void *ctx, const apus_nonfinite *t);
+
+typedef struct apus_check_settings {
+    size_t size;               /* sizeof(apus_check_settings) */
+    int threads;               /* 0 = one per physical core allowed to us */
+    apus_nonfinite_fn found;   /* needed */
+    apus_progress_fn progress; /* stage "check", in tensors; may be NULL */
+    void *ctx;                 /* for both */
+} apus_check_settings;
+
+APUS_API void apus_check_settings_default(apus_check_settings *s);
+
+/* Read every value of a model's tensors of numbers, quantised or not, and tell which tensors hold NaN or
+ * infinity; those make logits that are not finite. The model: opened in any way but APUS_LOAD_TEXT.
+ * Returns OK also if there were some; EINVAL; EFILE: the model has no weights; ENOMEM; ECANCELLED. */
+APUS_API apus_err apus_model_check(const apus_model *m, const apus_check_settings *s, apus_diag *diag);
+
 typedef struct apus_quantize_settings {
     size_t size;           /* sizeof(apus_quantize_settings) */
     int bits;              /* of MLX's format: 2, 3, 4, 5, 6 or 8; default 4 */
@@ -80,6 +105,7 @@ typedef struct apus_quantize_settings {
     const char *gguf_type;   /* "q4_k", "q8_0", "bf16", ...: a GGUF file; NULL (default): MLX's format */
     const char *recipe;      /* lines of "PATTERN TYPE", see docs/quantising.md; NULL = defaults */
     const char *recipe_name; /* what to call it in errors; may be NULL */
+    bool force;              /* dst may exist; default false */
 } apus_quantize_settings;
 
 APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
@@ -87,8 +113,9 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
 /* Write a model with smaller weights.
  *   src  a folder of f32, f16 or bf16 safetensors, or org/repo[@rev] in `hub_cache`; for GGUF also
  *        one of the block FP8 releases, or a GGUF file of any types, whose weights are read as numbers
- *   dst  what does not exist yet; it appears when it is complete. A GGUF file (NAME.gguf), or a
- *        folder with config.json, model.safetensors and the text files of the source
+ *   dst  the result, which appears when it is complete. A GGUF file (NAME.gguf), or a folder with
+ *        config.json, model.safetensors and the text files of the source. It must not exist; with
+ *        `force` a regular file, or a folder that holds nothing but such files, is replaced
  * Which matrix gets which type: the recipe, else the defaults of docs/quantising.md. Vectors and
  * convolutions are never quantised. Vision and audio towers and draft heads stay as they are in
  * folders and are left out of GGUF files. Memory is some megabytes, whatever the size of the model; as
@@ -116,6 +143,7 @@ typedef struct apus_synth_settings {
     int threads;    /* 0 = one per physical core allowed to us */
     apus_progress_fn progress; /* stage "synth", in bytes; may be NULL */
     void *progress_ctx;
+    bool force;   /* dst may exist; default false */
 } apus_synth_settings;
 
 APUS_API void apus_synth_settings_default(apus_synth_settings *s);
@@ -123,13 +151,38 @@ APUS_API void apus_synth_settings_default(apus_synth_settings *s);
 /* Write a model with random weights and a tokenizer that stands in for the real one: as large and as
  * fast as the real model, and it says nothing sensible.
  *   config  a config.json, or the folder that holds one; generation_config.json beside it is taken too
- *   dst     what does not exist yet; a name that ends in .gguf gives a GGUF file, any other a folder of
- *           safetensors
+ *   dst     a name that ends in .gguf gives a GGUF file, any other a folder of safetensors; as dst of
+ *           apus_quantize otherwise
  * Types of single matrices follow the default recipes of apus_quantize. The text model alone is made.
  * Returns OK; EINVAL; EFILE (also: not enough room); EFORMAT, EUNSUPPORTED; ENOMEM; ECANCELLED.
  * Nothing is left behind then. */
 APUS_API apus_err apus_synth(const char *config, const char *dst, const apus_synth_settings *settings,
                              apus_diag *diag);
+
+/* A file that appears under its name when it is complete and on the disk. Until then it is written in
+ * a folder beside it, `.NAME.apus-` and 16 hexadecimal digits, which is removed when the file is
+ * finished or dropped; after a crash, by the next apus_output_create of that name. */
+typedef struct apus_output apus_output;
+
+/* Begin a file.
+ *   path   its name: nothing that exists, or with `force` a regular file (a symbolic link is none)
+ *   out    end it with apus_output_finish or apus_output_drop
+ * Returns OK; EINVAL; EFILE with the reason; ENOMEM. */
+APUS_API apus_err apus_output_create(const char *path, bool force, apus_output **out, apus_diag *diag);
+
+/* Write n bytes at byte `at`, in any order; gaps read as zeros. Returns OK; EINVAL; EFILE. */
+APUS_API apus_err apus_output_put(apus_output *o, uint64_t at, const void *data, size_t n, apus_diag *diag);
+
+/* Bring the file to the disk and give it its name; frees it in any case. EINVAL; EFILE (also: somebody
+ * else made a file of that name meanwhile, which stays): nothing of ours is left then. */
+APUS_API apus_err apus_output_finish(apus_output *o, apus_diag *diag);
+
+/* Remove what was written. NULL is fine. */
+APUS_API void apus_output_drop(apus_output *o);
+
+/* Remove everything that this process has begun to write and not finished, of files as of models and
+ * sessions. For a signal handler that ends the program; safe there. */
+APUS_API void apus_outputs_remove(void);
 
 #ifdef __cplusplus
 }

@@ -65,6 +65,8 @@ const char *apus_err_name(apus_err code)
         return "internal error";
     case APUS_EDEVICE:
         return "device error";
+    case APUS_ENONFINITE:
+        return "not finite";
     }
     return "unknown error";
 }

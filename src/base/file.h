@@ -29,6 +29,8 @@ void ap_map_drop(const ap_map *m, const uint8_t *p, size_t n);
 
 bool ap_path_exists(const char *path);
 bool ap_path_is_dir(const char *path);
+/* Do both exist and lead to the same file or folder? */
+bool ap_path_same(const char *a, const char *b);
 /* dir + "/" + name; ap_free it; NULL when memory is out. */
 char *ap_path_join(const char *dir, const char *name);
 

@@ -1,22 +1,19 @@
 #include "base/output.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/mem.h"
 
-apus_err ap_output_create(ap_output *out, const char *path, apus_diag *diag)
+apus_err ap_output_create(ap_output *out, const char *path, unsigned mode, apus_diag *diag)
 {
     ap_output o = {-1, ap_strdup(path)};
     if (!o.path) return ap_fail_nomem(diag, strlen(path), "a path");
-    o.fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    o.fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
     if (o.fd >= 0) {
         *out = o;
         return APUS_OK;
@@ -41,19 +38,29 @@ apus_err ap_output_put(const ap_output *o, uint64_t at, const void *data, size_t
     return APUS_OK;
 }
 
-apus_err ap_output_close(ap_output *o, apus_diag *diag)
+apus_err ap_output_close(ap_output *o, bool keep, apus_diag *diag)
 {
-    apus_err err = APUS_OK;
-    if (close(o->fd))
-        err = ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path, strerror(errno));
+    bool failed = keep && fsync(o->fd);
+    int why = errno;
+    if (close(o->fd) && keep && !failed) {
+        failed = true;
+        why = errno;
+    }
+    apus_err err = failed ? ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path, strerror(why))
+                          : APUS_OK;
     ap_free(o->path);
     *o = (ap_output){-1, NULL};
     return err;
 }
 
-void ap_file_remove(const char *path)
+apus_err ap_output_write(const char *path, const void *data, size_t n, apus_diag *diag)
 {
-    unlink(path);
+    ap_output o;
+    apus_err err = ap_output_create(&o, path, 0666, diag);
+    if (err) return err;
+    err = ap_output_put(&o, 0, data, n, diag);
+    apus_err closed = ap_output_close(&o, !err, diag);
+    return err ? err : closed;
 }
 
 uint64_t ap_disk_room(const char *path)
@@ -76,29 +83,4 @@ apus_err ap_disk_check(const char *path, uint64_t bytes, apus_diag *diag)
     if (bytes <= room) return APUS_OK;
     return ap_fail(diag, APUS_EFILE, "%s: %.2f GB are needed, but only %.2f GB are free there",
                    path, (double)bytes / 1e9, (double)room / 1e9);
-}
-
-apus_err ap_folder_create(const char *path, apus_diag *diag)
-{
-    if (mkdir(path, 0777) == 0) return APUS_OK;
-    return ap_fail(diag, APUS_EFILE, "%s: cannot be created: %s", path, strerror(errno));
-}
-
-void ap_folder_remove(const char *path)
-{
-    DIR *d = opendir(path);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        char *file = ap_path_join(path, e->d_name);
-        if (file) unlink(file);
-        ap_free(file);
-    }
-    if (d) closedir(d);
-    rmdir(path);
-}
-
-apus_err ap_folder_rename(const char *from, const char *to, apus_diag *diag)
-{
-    if (rename(from, to) == 0) return APUS_OK;
-    return ap_fail(diag, APUS_EFILE, "%s: cannot be renamed to %s: %s", from, to, strerror(errno));
 }

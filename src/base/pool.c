@@ -150,12 +150,16 @@ static int start_workers(ap_pool *p)
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    int e = 0;
+    pthread_attr_t attr;
+    int e = pthread_attr_init(&attr);
+    /* Said, for some systems give 128 KB; four times, for thread-local data and sanitizers take some too. */
+    if (!e) e = pthread_attr_setstacksize(&attr, (size_t)4 * APUS_STACK_BYTES);
     for (int i = 1; i < p->n_threads && !e; i++) {
         p->worker[i] = (struct worker){.pool = p, .index = i};
-        e = pthread_create(&p->worker[i].thread, NULL, worker_main, &p->worker[i]);
+        e = pthread_create(&p->worker[i].thread, &attr, worker_main, &p->worker[i]);
         if (!e) p->n_started = i;
     }
+    pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return e;
 }

@@ -31,33 +31,24 @@ static void fail_errno(ap_store *s, const char *path, const char *what)
 static bool start(ap_store *s, const char *path, apus_diag *diag)
 {
     *s = (ap_store){.fd = -1, .diag = diag};
-    size_t n = strlen(path);
     s->path = ap_strdup(path);
-    s->temp = ap_malloc(n + 16, 1);
     s->hash = XXH64_createState();
-    if (!s->path || !s->temp || !s->hash) {
-        s->err = ap_fail_nomem(diag, n + 16, "a file name");
+    if (!s->path || !s->hash) {
+        s->err = ap_fail_nomem(diag, strlen(path), "a file name");
         return false;
     }
     XXH64_reset(s->hash, 0);
-    snprintf(s->temp, n + 16, "%s.tmp-XXXXXX", path);
     return true;
 }
 
 apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag)
 {
     if (!start(s, path, diag)) return ap_store_close(s, 0);
-    struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        s->err =
-            ap_fail(diag, APUS_EFILE, "%s: is not a regular file and cannot be replaced", path);
-        return ap_store_close(s, 0);
-    }
-    s->fd = mkstemp(s->temp);
-    if (s->fd < 0)
-        fail_errno(s, path, "cannot be created");
-    else
-        fcntl(s->fd, F_SETFD, FD_CLOEXEC);
+    s->writes = true;
+    s->err = ap_stage_begin(&s->stage, path, AP_STAGE_FILE, true, diag);
+    if (s->err) return ap_store_close(s, 0);
+    s->fd = open(s->stage.out, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (s->fd < 0) fail_errno(s, path, "cannot be created");
     return s->err ? ap_store_close(s, 0) : APUS_OK;
 }
 
@@ -116,7 +107,6 @@ void ap_store_write_u64(ap_store *s, uint64_t v)
 apus_err ap_store_open(ap_store *s, const char *path, apus_diag *diag)
 {
     if (!start(s, path, diag)) return ap_store_close(s, 0);
-    s->temp[0] = 0;
     struct stat st;
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* never wait for a pipe's other end */
     if (s->fd < 0 || fstat(s->fd, &st))
@@ -201,39 +191,16 @@ void ap_store_check(ap_store *s)
             s->path, (unsigned long long)at, (unsigned long long)want, (unsigned long long)found);
 }
 
-/* Make the new name last through a power cut. Not every file system can; the data are safe anyway.
- * dir: the file's path, cut here. */
-static void sync_folder(char *dir)
-{
-    char *slash = strrchr(dir, '/');
-    if (slash) slash[slash == dir] = 0;
-    int fd = open(slash ? dir : ".", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return;
-    fsync(fd);
-    close(fd);
-}
-
 apus_err ap_store_close(ap_store *s, int keep)
 {
-    bool writing = s->fd >= 0 && s->temp[0];
-    if (writing && keep && !s->err && fsync(s->fd))
-        fail_errno(s, s->path, "cannot be flushed to the disk");
-    if (s->fd >= 0 && close(s->fd) && writing && keep) fail_errno(s, s->path, "cannot be closed");
-    if (writing) {
-        bool named = keep && !s->err;
-        if (named && rename(s->temp, s->path)) {
-            fail_errno(s, s->path, "cannot be given its name");
-            named = false;
-        }
-        if (named)
-            sync_folder(s->path);
-        else
-            unlink(s->temp);
-    }
+    bool named = s->writes && keep && !s->err;
+    if (named && fsync(s->fd)) fail_errno(s, s->path, "cannot be flushed to the disk");
+    if (s->fd >= 0 && close(s->fd) && named) fail_errno(s, s->path, "cannot be closed");
+    if (named && !s->err) s->err = ap_stage_finish(&s->stage, s->diag);
+    ap_stage_drop(&s->stage);
     XXH64_freeState(s->hash);
     ap_free(s->to);
     ap_free(s->path);
-    ap_free(s->temp);
     apus_err err = s->err;
     *s = (ap_store){.fd = -1, .err = err};
     return err;

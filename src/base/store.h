@@ -5,17 +5,20 @@
 #ifndef AP_BASE_STORE_H
 #define AP_BASE_STORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/err.h"
+#include "base/stage.h"
 
 typedef struct ap_store {
-    int fd;            /* -1: in memory */
-    uint8_t *to;       /* written: [room] */
+    int fd;              /* -1: in memory */
+    uint8_t *to;         /* written: [room] */
     const uint8_t *from; /* or read: [size] */
     uint64_t room;
-    char *path, *temp; /* temp: the file being written, renamed to path at the end */
+    char *path;
+    bool writes;
+    ap_stage stage;    /* of the file being written */
     uint64_t size;     /* reading: bytes of the file; writing: bytes so far */
     uint64_t at;       /* bytes read or written */
     void *hash;        /* running XXH64 of them */
@@ -23,7 +26,8 @@ typedef struct ap_store {
     apus_diag *diag;
 } ap_store;
 
-/* Begin a file beside `path`. */
+/* Begin a file, readable by its owner alone. A regular file of that name is replaced in the end; all
+ * else is refused (base/stage.h). */
 apus_err ap_store_create(ap_store *s, const char *path, apus_diag *diag);
 void ap_store_write(ap_store *s, const void *data, size_t n);
 void ap_store_write_u32(ap_store *s, uint32_t v);

@@ -102,6 +102,9 @@ apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_e
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
 
+/* session.c: apus_session_rewind inside a call; pos: 0 .. the current one. ECANCELLED. */
+apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag);
+
 /* feed.c: as apus_feed_batch, but the cancel flag stays as it is. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);
@@ -110,6 +113,8 @@ apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progr
  * n_feeds - 1. They may not have been computed yet when this returns. */
 apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                       void *progress_ctx, apus_diag *diag);
+/* ENONFINITE, with the model's name. */
+apus_err ap_not_finite(const apus_engine *e, apus_diag *diag);
 /* Run the session's own tokens [base, pos) again: state and pages are those of base. On error they
  * are as before the call, given that the old position was held and the state backed up. */
 apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag);

@@ -33,12 +33,7 @@ static apus_err take_choice(ap_gen *g, apus_diag *diag)
         return ap_fail(diag, APUS_EFORMAT, "%s: suppress_tokens leaves no token that could be chosen",
                        e->model->dir);
     g->id = e->chooser.id[g->row];
-    if (g->id >= 0) return APUS_OK;
-    return ap_fail(
-        diag, APUS_EINTERNAL,
-        "the logits after token %d are not finite: the weights may be damaged, or the precision "
-        "too low for this model",
-        g->session->pos);
+    return g->id >= 0 ? APUS_OK : ap_not_finite(e, diag);
 }
 
 static void end(ap_gen *g, apus_stop why)
@@ -305,7 +300,8 @@ apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
                        const apus_generate_settings *set, apus_generate_result *res,
                        apus_diag *diag)
 {
-    if (!s) return ap_fail(diag, APUS_EINVAL, "apus_generate: a session is needed");
+    if (!s || !prompt)
+        return ap_fail(diag, APUS_EINVAL, "apus_generate: a session and a prompt are needed");
     apus_generation one = {
         .size = sizeof one, .session = s, .prompt = prompt, .n = n, .settings = set, .result = res};
     return apus_generate_batch(s->engine, &one, 1, diag);

@@ -14,7 +14,7 @@
 
 void apus_model_settings_default(apus_model_settings *s)
 {
-    *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
+    if (s) *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
                                .precision = APUS_PRECISION_HIGH};
 }
 
@@ -324,6 +324,19 @@ static void tell(const apus_model *m, apus_load load)
                    m->dir);
 }
 
+static apus_err check_settings(const apus_model_settings *given, apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_settings_take(s, sizeof *s, given, "apus_model_settings", diag);
+    if (err) return err;
+    if (s->load < APUS_LOAD_INFO || s->load > APUS_LOAD_ALL)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.load: expected 0 to %d, found %d",
+                       APUS_LOAD_ALL, (int)s->load);
+    if (s->precision < APUS_PRECISION_HIGH || s->precision > APUS_PRECISION_FAST)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.precision: expected 0 to %d, found %d",
+                       APUS_PRECISION_FAST, (int)s->precision);
+    return APUS_OK;
+}
+
 apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
                          apus_diag *diag)
 {
@@ -331,7 +344,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model_settings_default(&s);
     if (!name || !out)
         return ap_fail(diag, APUS_EINVAL, "apus_model_open: name and out are needed");
-    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_model_settings", diag);
+    apus_err err = check_settings(settings, &s, diag);
     if (err) return err;
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");

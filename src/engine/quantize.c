@@ -4,7 +4,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/output.h"
+#include "base/stage.h"
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/quantize.h"
@@ -17,7 +17,7 @@
 
 void apus_quantize_settings_default(apus_quantize_settings *s)
 {
-    *s = (apus_quantize_settings){.size = sizeof *s, .bits = 4, .group = 64};
+    if (s) *s = (apus_quantize_settings){.size = sizeof *s, .bits = 4, .group = 64};
 }
 
 apus_err ap_quantizer_tell(ap_quantizer *q, uint64_t units)
@@ -116,18 +116,11 @@ static apus_err open_source(ap_quantizer *q, const char *src, bool gguf)
     return ap_fail(q->diag, APUS_EFORMAT, "%s: tensor \"embed_tokens.weight\" is missing", q->src);
 }
 
-/* DST.part, which must be new as DST must. */
-static apus_err name_part(ap_quantizer *q, const char *dst)
+/* The result must not take the place of what it is made from. */
+static apus_err check_apart(const ap_quantizer *q, const char *dst)
 {
-    size_t n = strlen(dst);
-    if (ap_path_exists(dst))
-        return ap_fail(q->diag, APUS_EFILE, "%s: exists already and is not overwritten", dst);
-    while (n > 1 && dst[n - 1] == '/') n--;
-    q->part = ap_malloc(n + sizeof ".part", 1);
-    if (!q->part) return ap_fail_nomem(q->diag, n, "a path");
-    memcpy(q->part, dst, n);
-    memcpy(q->part + n, ".part", sizeof ".part");
-    return APUS_OK;
+    if (!ap_path_same(q->src, dst)) return APUS_OK;
+    return ap_fail(q->diag, APUS_EINVAL, "%s: is the source itself; choose another name", dst);
 }
 
 static apus_err check_settings(const apus_quantize_settings *s, const char *dst, ap_dtype *target,
@@ -147,19 +140,11 @@ static apus_err check_settings(const apus_quantize_settings *s, const char *dst,
     return APUS_OK;
 }
 
-static apus_err write_gguf(ap_quantizer *q, ap_dtype target, const char *dst)
-{
-    if (ap_path_exists(q->part))
-        return ap_fail(q->diag, APUS_EFILE, "%s: cannot be created: it exists", q->part);
-    apus_err err = ap_quantize_gguf(q, target, dst);
-    if (err) ap_file_remove(q->part);
-    return err;
-}
-
 apus_err apus_quantize(const char *src, const char *dst, const apus_quantize_settings *settings,
                        apus_diag *diag)
 {
     ap_quantizer q = {.diag = diag};
+    ap_stage stage = {0};
     bool gguf = false;
     ap_dtype target = AP_F32;
     if (!src || !dst || !*dst)
@@ -167,20 +152,26 @@ apus_err apus_quantize(const char *src, const char *dst, const apus_quantize_set
     apus_quantize_settings_default(&q.s);
     apus_err err = ap_settings_take(&q.s, sizeof q.s, settings, "apus_quantize_settings", diag);
     if (!err) err = check_settings(&q.s, dst, &target, &gguf, diag);
+    if (!err)
+        err = ap_stage_begin(&stage, dst, gguf ? AP_STAGE_FILE : AP_STAGE_FOLDER, q.s.force, diag);
+    q.out = stage.out;
     if (!err && q.s.recipe)
         err = ap_recipe_parse(q.s.recipe, strlen(q.s.recipe),
                               q.s.recipe_name ? q.s.recipe_name : "recipe", gguf, &q.recipe, diag);
     if (!err) err = open_source(&q, src, gguf);
     if (!err) err = ap_pool_create(q.s.threads, &q.pool, diag);
-    if (!err) err = name_part(&q, dst);
-    if (!err) err = gguf ? write_gguf(&q, target, dst) : ap_quantize_mlx(&q, dst);
-    if (!err) err = ap_folder_rename(q.part, dst, diag);
+    if (!err) err = check_apart(&q, dst);
+    if (!err) err = gguf ? ap_quantize_gguf(&q, target) : ap_quantize_mlx(&q);
+    if (err)
+        ap_stage_rephrase(&stage, diag);
+    else
+        err = ap_stage_finish(&stage, diag);
+    ap_stage_drop(&stage);
     ap_pool_free(q.pool);
     ap_weights_close(q.weights);
     ap_recipe_free(q.recipe);
     ap_free(q.config);
     ap_free(q.config_text);
-    ap_free(q.part);
     ap_free(q.src);
     return err;
 }

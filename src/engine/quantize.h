@@ -11,7 +11,8 @@
 
 typedef struct ap_quantizer {
     apus_quantize_settings s;
-    char *src, *part; /* part: the folder or file that is being written */
+    char *src;
+    const char *out; /* the folder or file that is being written (base/stage.h) */
     ap_config *config;
     char *config_text;
     size_t config_len;
@@ -34,10 +35,9 @@ apus_err ap_quantizer_text(ap_quantizer *q, const char *name, char **text, size_
 /* Every line of the recipe fitted something. */
 apus_err ap_quantizer_check_recipe(const ap_quantizer *q);
 
-/* Write q->part, to be called dst in the end. A GGUF file of `target`; what there is of it after an
- * error is left to the caller. */
-apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target, const char *dst);
-/* A folder of MLX's format; nothing is left after an error. */
-apus_err ap_quantize_mlx(ap_quantizer *q, const char *dst);
+/* Write q->out; what there is of it after an error is left to the caller. A GGUF file of `target`. */
+apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target);
+/* The files of a folder of MLX's format. */
+apus_err ap_quantize_mlx(ap_quantizer *q);
 
 #endif

@@ -427,14 +427,14 @@ static apus_err plan(gguf_plan *p, size_t *rope)
     return err;
 }
 
-apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target, const char *dst)
+apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target)
 {
     gguf_plan p = {.q = q, .target = target};
     size_t rope = 0;
     apus_err err = ap_gguf_writer_create(&p.writer, q->diag);
     if (!err) err = plan(&p, &rope);
-    if (!err) err = ap_disk_check(dst, ap_gguf_writer_bytes(p.writer), q->diag);
-    if (!err) err = ap_gguf_writer_begin(p.writer, q->part, q->diag);
+    if (!err) err = ap_disk_check(q->out, ap_gguf_writer_bytes(p.writer), q->diag);
+    if (!err) err = ap_gguf_writer_begin(p.writer, q->out, q->diag);
     if (!err && q->config->arch == AP_ARCH_GEMMA4) err = put_rope_freqs(&p, rope);
     for (size_t i = 0; i < p.n && !err; i++) err = encode(&p, &p.job[i]);
     if (!err) err = ap_gguf_writer_finish(p.writer, q->diag);

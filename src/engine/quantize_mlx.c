@@ -10,7 +10,6 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/output.h"
-#include "base/store.h"
 #include "base/str.h"
 #include "engine/quantize.h"
 #include "file/safetensors_write.h"
@@ -287,9 +286,9 @@ static apus_err copy_rows(mlx_plan *p, const job *j)
 
 static apus_err write_weights(mlx_plan *p)
 {
-    char *path = ap_path_join(p->q->part, "model.safetensors");
+    char *path = ap_path_join(p->q->out, "model.safetensors");
     apus_err err = path ? ap_st_writer_begin(p->writer, path, p->q->diag)
-                        : ap_fail_nomem(p->q->diag, strlen(p->q->part), "a path");
+                        : ap_fail_nomem(p->q->diag, strlen(p->q->out), "a path");
     for (size_t i = 0; i < p->n_jobs && !err; i++)
         err = p->job[i].bits ? encode(p, &p->job[i]) : copy_rows(p, &p->job[i]);
     if (!err) err = ap_st_writer_finish(p->writer, p->q->diag);
@@ -301,14 +300,9 @@ static apus_err write_weights(mlx_plan *p)
 
 static apus_err write_text(mlx_plan *p, const char *name, const char *text, size_t len)
 {
-    ap_store s;
-    char *path = ap_path_join(p->q->part, name);
+    char *path = ap_path_join(p->q->out, name);
     if (!path) return ap_fail_nomem(p->q->diag, strlen(name), "a path");
-    apus_err err = ap_store_create(&s, path, p->q->diag);
-    if (!err) {
-        ap_store_write(&s, text, len);
-        err = ap_store_close(&s, 1);
-    }
+    apus_err err = ap_output_write(path, text, len, p->q->diag);
     ap_free(path);
     return err;
 }
@@ -362,18 +356,15 @@ static apus_err copy_texts(mlx_plan *p)
     return err;
 }
 
-apus_err ap_quantize_mlx(ap_quantizer *q, const char *dst)
+apus_err ap_quantize_mlx(ap_quantizer *q)
 {
     mlx_plan p = {.q = q};
     apus_err err = ap_st_writer_create(&p.writer, q->diag);
     if (!err) err = plan(&p);
-    if (!err) err = ap_disk_check(dst, ap_st_writer_bytes(p.writer), q->diag);
-    if (!err) err = ap_folder_create(q->part, q->diag);
-    bool made = !err;
+    if (!err) err = ap_disk_check(q->out, ap_st_writer_bytes(p.writer), q->diag);
     if (!err) err = write_weights(&p);
     if (!err) err = copy_texts(&p);
     if (!err) err = write_config(&p, q->config_text, q->config_len);
-    if (err && made) ap_folder_remove(q->part);
     ap_st_writer_free(p.writer);
     ap_buf_free(&p.overrides);
     ap_free(p.job);

@@ -206,13 +206,16 @@ apus_err apus_sampler_create(const apus_sampling *settings, int vocab, apus_samp
     return APUS_OK;
 }
 
-/* NaN counts as minus infinity, plus infinity as the largest float. */
 int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *history, int n)
 {
+    if (!p || !logits || n < 0 || (!history && n > 0)) return -1;
+    bool good = true, any = false;
     for (int i = 0; i < p->chooser.vocab; i++) {
-        float x = logits[i];
-        p->logits[i] = x > FLT_MAX ? FLT_MAX : x == x ? x : -INFINITY;
+        p->logits[i] = logits[i];
+        good &= logits[i] <= FLT_MAX; /* false for NaN too */
+        any |= logits[i] > -INFINITY;
     }
+    if (!good || !any) return -1;
     ap_chooser_row(&p->chooser, 0, &p->state, history, n);
     ap_chooser_run(&p->chooser, p->logits, 1, NULL); /* the CPU does not fail */
     return p->chooser.id[0];

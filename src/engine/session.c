@@ -40,17 +40,17 @@ void apus_session_free(apus_session *s)
 
 int apus_session_pos(const apus_session *s)
 {
-    return s->pos;
+    return s ? s->pos : 0;
 }
 
 int apus_session_room(const apus_session *s)
 {
-    return s->engine->size.ctx - s->pos;
+    return s ? s->engine->size.ctx - s->pos : 0;
 }
 
 const int32_t *apus_session_tokens(const apus_session *s)
 {
-    return s->tok;
+    return s ? s->tok : NULL;
 }
 
 apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag *diag)
@@ -104,7 +104,7 @@ static void cut(apus_session *s, int pos)
     if (s->turn > pos) s->turn = pos;
 }
 
-static apus_err rewind_to(apus_session *s, int pos, apus_diag *diag)
+apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag)
 {
     if (pos == s->pos) return APUS_OK;
     int snap, base = latest_base(s, pos, &snap);
@@ -139,7 +139,7 @@ apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
                        s->pos, pos);
     apus_err err = ap_call_begin(s->engine, diag);
     if (err) return err;
-    err = rewind_to(s, pos, diag);
+    err = ap_session_go_back(s, pos, diag);
     ap_call_end(s->engine);
     return err;
 }

@@ -1,6 +1,6 @@
 /* session_file.c - sessions in files, and the same bytes in memory.
  *
- * All numbers little-endian. Version 1:
+ * All numbers little-endian. Version 2 (1 did not tell how the numbers were computed):
  *   header, 96 bytes:
  *      0  "APUSSESS"
  *      8  u32 version, u32 tokens of a page
@@ -10,7 +10,9 @@
  *     48  i32 window, i32 n tokens, i32 turn, i32 n snapshots
  *     64  i32 n pages full, i32 n pages sliding
  *     72  u64 bytes of the file
- *     80  u32 what the pages hold: 0 = f32, 1 = bf16, 2 = q8; u32 zero
+ *     80  u32 what the pages hold: 0 = f32, 1 = bf16, 2 = q8
+ *     84  u8 precision (apus_precision), u8 form of the delta rule (ap_delta_form; 0 without recurrent
+ *         layers), u16 zero
  *     88  u64 XXH64 of the 88 bytes before
  *   i32 [n tokens] ids
  *   i32 [n pages] ascending logical numbers of the pages, full then sliding
@@ -25,12 +27,12 @@
 #include "engine/engine.h"
 #include "base/store.h"
 
-#define VERSION      1
+#define VERSION      2
 #define HEADER_BYTES 96
 static const char magic[8] = "APUSSESS";
 
 typedef struct header {
-    uint32_t version, page_tokens, kv;
+    uint32_t version, page_tokens, kv, way;
     uint64_t fingerprint, page_bytes[AP_KV_GROUPS], recur_floats;
     int32_t window, n_tok, turn, n_snap, n_page[AP_KV_GROUPS];
     uint64_t file_bytes;
@@ -64,6 +66,13 @@ static bool file_bytes(const header *h, uint64_t *out)
     return true;
 }
 
+/* How the engine computes, as far as a continuation depends on it. */
+static uint32_t way_of(const apus_engine *e)
+{
+    uint32_t form = e->size.shape.recur_floats ? (uint32_t)e->delta_form : 0;
+    return (uint32_t)e->exec.precision | form << 8;
+}
+
 static header header_of(const apus_session *s)
 {
     const apus_engine *e = s->engine;
@@ -71,6 +80,7 @@ static header header_of(const apus_session *s)
     header h = {.version = VERSION,
                 .page_tokens = AP_PAGE,
                 .kv = (uint32_t)(e->size.kv - APUS_KV_F32),
+                .way = way_of(e),
                 .fingerprint = e->model->fingerprint,
                 .recur_floats = shape->recur_floats,
                 .window = shape->window,
@@ -101,7 +111,7 @@ static void write_header(ap_store *f, const header *h)
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_store_write_u32(f, (uint32_t)h->n_page[g]);
     ap_store_write_u64(f, h->file_bytes);
     ap_store_write_u32(f, h->kv);
-    ap_store_write_u32(f, 0);
+    ap_store_write_u32(f, h->way);
     ap_store_sum(f);
 }
 
@@ -225,7 +235,7 @@ static void read_header(ap_store *f, header *h)
     for (int g = 0; g < AP_KV_GROUPS; g++) h->n_page[g] = (int32_t)ap_store_read_u32(f);
     h->file_bytes = ap_store_read_u64(f);
     h->kv = ap_store_read_u32(f);
-    ap_store_read_u32(f);
+    h->way = ap_store_read_u32(f);
     ap_store_check(f);
 }
 
@@ -238,6 +248,25 @@ static void expect(ap_store *f, const char *what, int64_t low, int64_t high, int
     else
         f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: %s: expected %lld to %lld, found %lld",
                          f->path, what, (long long)low, (long long)high, (long long)found);
+}
+
+/* The session goes on to the bit only if everything is computed as before. */
+static void check_way(ap_store *f, const apus_engine *e, const header *h)
+{
+    static const char *const forms[] = {"one token after the other", "in chunks"};
+    uint32_t here = way_of(e), precision = h->way & 255, form = h->way >> 8;
+    if (h->way == here) return;
+    if (precision != (here & 255))
+        f->err = ap_fail(f->diag, APUS_EFORMAT,
+                         "%s: was saved with precision %s; this model was opened with %s: choose the "
+                         "same to go on",
+                         f->path, apus_precision_name((apus_precision)precision),
+                         apus_precision_name((apus_precision)(here & 255)));
+    else
+        f->err = ap_fail(f->diag, APUS_EFORMAT,
+                         "%s: was saved with the delta rule %s; this engine computes it %s: choose the "
+                         "same gdn_chunked to go on",
+                         f->path, form < 2 ? forms[form] : "in an unknown form", forms[here >> 8]);
 }
 
 static void check_header(ap_store *f, const apus_engine *e, const header *h)
@@ -264,6 +293,7 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
             f->path, (unsigned long long)e->model->fingerprint, (unsigned long long)h->fingerprint);
         return;
     }
+    check_way(f, e, h);
     expect(f, "tokens", 0, e->model->config.context, h->n_tok);
     if (!f->err && h->n_tok > e->size.ctx)
         f->err = ap_fail(f->diag, APUS_EFULL, "%s: holds %d tokens, the engine's context is %d",

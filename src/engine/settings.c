@@ -59,18 +59,18 @@ const char *apus_kv_name(apus_kv type)
 
 void apus_engine_settings_default(apus_engine_settings *s)
 {
-    *s = (apus_engine_settings){.size = sizeof *s, .cpu = APUS_CPU_AUTO, .max_sessions = 1};
+    if (s) *s = (apus_engine_settings){.size = sizeof *s, .cpu = APUS_CPU_AUTO, .max_sessions = 1};
 }
 
 void apus_sampling_default(apus_sampling *s)
 {
-    *s = (apus_sampling){.size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    if (s) *s = (apus_sampling){.size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
 }
 
 void apus_sampling_from_model(const apus_model *m, apus_sampling *s)
 {
     apus_sampling_default(s);
-    if (!m) return;
+    if (!m || !s) return;
     const ap_config *c = &m->config;
     if (c->temperature >= 0) s->temperature = c->temperature;
     if (c->top_k >= 0) s->top_k = c->top_k;
@@ -82,5 +82,6 @@ void apus_sampling_from_model(const apus_model *m, apus_sampling *s)
 
 void apus_generate_settings_default(apus_generate_settings *s)
 {
+    if (!s) return;
     *s = (apus_generate_settings){.size = sizeof *s, .max_tokens = -1};
 }

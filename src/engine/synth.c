@@ -14,6 +14,7 @@
 #include "base/mem.h"
 #include "base/output.h"
 #include "base/pool.h"
+#include "base/stage.h"
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/recipe.h"
@@ -38,8 +39,7 @@ typedef struct synth_tensor {
 
 typedef struct synth {
     apus_synth_settings s;
-    const char *dst;
-    char *part;   /* the file or folder that is being written */
+    ap_stage stage; /* .out: the file or folder that is being written */
     char *folder; /* of the original configuration */
     bool gguf;
     ap_dtype target; /* type of GGUF files; F32, F16, BF16 */
@@ -60,7 +60,7 @@ typedef struct synth {
 
 void apus_synth_settings_default(apus_synth_settings *s)
 {
-    *s = (apus_synth_settings){.size = sizeof *s};
+    if (s) *s = (apus_synth_settings){.size = sizeof *s};
 }
 
 /* ---------------------------------------------------------------- what to fill with */
@@ -317,15 +317,9 @@ static void add_quantization(const synth *y, ap_buf *b)
 
 static apus_err write_file(const synth *y, const char *name, const char *text, size_t len)
 {
-    ap_output o;
-    char *path = ap_path_join(y->part, name);
+    char *path = ap_path_join(y->stage.out, name);
     if (!path) return ap_fail_nomem(y->diag, strlen(name), "a path");
-    apus_err err = ap_output_create(&o, path, y->diag);
-    if (!err) {
-        err = ap_output_put(&o, 0, text, len, y->diag);
-        apus_err closed = ap_output_close(&o, err ? NULL : y->diag);
-        err = err ? err : closed;
-    }
+    apus_err err = ap_output_write(path, text, len, y->diag);
     ap_free(path);
     return err;
 }
@@ -423,39 +417,31 @@ static apus_err write_tensors(synth *y)
 
 static apus_err write_gguf(synth *y)
 {
-    apus_err err = ap_disk_check(y->dst, ap_gguf_writer_bytes(y->g), y->diag);
-    if (!err) err = ap_gguf_writer_begin(y->g, y->part, y->diag);
-    bool made = !err;
+    apus_err err = ap_disk_check(y->stage.out, ap_gguf_writer_bytes(y->g), y->diag);
+    if (!err) err = ap_gguf_writer_begin(y->g, y->stage.out, y->diag);
     if (!err) err = write_tensors(y);
-    if (!err) err = ap_gguf_writer_finish(y->g, y->diag);
-    if (!err) err = ap_folder_rename(y->part, y->dst, y->diag);
-    if (err && made) ap_file_remove(y->part);
-    return err;
+    return err ? err : ap_gguf_writer_finish(y->g, y->diag);
 }
 
 static apus_err write_folder(synth *y)
 {
-    char *path = ap_path_join(y->part, "model.safetensors");
-    apus_err err = path ? ap_disk_check(y->dst, ap_st_writer_bytes(y->st), y->diag)
-                        : ap_fail_nomem(y->diag, strlen(y->part), "a path");
-    if (!err) err = ap_folder_create(y->part, y->diag);
-    bool made = !err;
+    char *path = ap_path_join(y->stage.out, "model.safetensors");
+    apus_err err = path ? ap_disk_check(y->stage.out, ap_st_writer_bytes(y->st), y->diag)
+                        : ap_fail_nomem(y->diag, strlen(y->stage.out), "a path");
     if (!err) err = ap_st_writer_begin(y->st, path, y->diag);
     if (!err) err = write_tensors(y);
     if (!err) err = ap_st_writer_finish(y->st, y->diag);
     if (!err) err = write_texts(y);
-    if (!err) err = ap_folder_rename(y->part, y->dst, y->diag);
-    if (err && made) ap_folder_remove(y->part);
     ap_free(path);
     return err;
 }
 
 /* ---------------------------------------------------------------- all together */
 
-static apus_err check_settings(synth *y)
+static apus_err check_settings(synth *y, const char *dst)
 {
     const char *to = y->s.to ? y->s.to : "bf16";
-    y->gguf = ap_ends_with(y->dst, ".gguf");
+    y->gguf = ap_ends_with(dst, ".gguf");
     if (y->gguf) {
         if (ap_gguf_known(to, &y->target)) return APUS_OK;
         return ap_fail(y->diag, APUS_EINVAL, "to: \"%.40s\" is not a type of GGUF files", to);
@@ -505,36 +491,30 @@ static apus_err read_config(synth *y, const char *path)
     return err;
 }
 
-static apus_err name_part(synth *y)
-{
-    size_t n = strlen(y->dst);
-    while (n > 1 && y->dst[n - 1] == '/') n--;
-    y->part = ap_malloc(n + sizeof ".part", 1);
-    if (!y->part) return ap_fail_nomem(y->diag, n, "a path");
-    memcpy(y->part, y->dst, n);
-    memcpy(y->part + n, ".part", sizeof ".part");
-    if (ap_path_exists(y->dst) || ap_path_exists(y->part))
-        return ap_fail(y->diag, APUS_EFILE, "%s: exists already and is not overwritten",
-                       ap_path_exists(y->dst) ? y->dst : y->part);
-    return APUS_OK;
-}
-
 apus_err apus_synth(const char *config, const char *dst, const apus_synth_settings *settings,
                     apus_diag *diag)
 {
-    synth y = {.dst = dst, .diag = diag};
+    synth y = {.diag = diag};
     if (!config || !dst || !*dst)
         return ap_fail(diag, APUS_EINVAL, "apus_synth: config and dst are needed");
     apus_synth_settings_default(&y.s);
     apus_err err = ap_settings_take(&y.s, sizeof y.s, settings, "apus_synth_settings", diag);
     if (!err && y.s.layers < 0)
         err = ap_fail(diag, APUS_EINVAL, "layers: expected 0 or more, found %d", y.s.layers);
-    if (!err) err = check_settings(&y);
+    if (!err) err = check_settings(&y, dst);
+    if (!err)
+        err = ap_stage_begin(&y.stage, dst, y.gguf ? AP_STAGE_FILE : AP_STAGE_FOLDER, y.s.force, diag);
     if (!err) err = read_config(&y, config);
-    if (!err) err = name_part(&y);
+    if (!err && ap_path_same(y.folder, dst))
+        err = ap_fail(diag, APUS_EINVAL, "%s: is the folder of the configuration; choose another name", dst);
     if (!err) err = y.gguf ? plan_gguf(&y) : plan_folder(&y);
     if (!err) err = ap_pool_create(y.s.threads, &y.pool, diag);
     if (!err) err = y.gguf ? write_gguf(&y) : write_folder(&y);
+    if (err)
+        ap_stage_rephrase(&y.stage, diag);
+    else
+        err = ap_stage_finish(&y.stage, diag);
+    ap_stage_drop(&y.stage);
     ap_pool_free(y.pool);
     ap_gguf_writer_free(y.g);
     ap_st_writer_free(y.st);
@@ -543,6 +523,5 @@ apus_err apus_synth(const char *config, const char *dst, const apus_synth_settin
     ap_free(y.config);
     ap_free(y.generation);
     ap_free(y.folder);
-    ap_free(y.part);
     return err;
 }

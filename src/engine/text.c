@@ -23,8 +23,10 @@ static apus_err need_tokenizer(const apus_model *m, apus_diag *diag)
 apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsigned flags,
                        int32_t **ids, size_t *n, apus_diag *diag)
 {
+    if (!m || (!text && len) || !ids || !n)
+        return ap_fail(diag, APUS_EINVAL, "apus_tokenize: model, text, ids and n are needed");
     apus_err err = need_tokenizer(m, diag);
-    return err ? err : ap_tokenizer_encode(m->tokenizer, text, len, flags, ids, n, diag);
+    return err ? err : ap_tokenizer_encode(m->tokenizer, text ? text : "", len, flags, ids, n, diag);
 }
 
 /* Heads are padded: ids between the tokenizer's vocabulary and the model's stand for nothing. */
@@ -36,6 +38,8 @@ static bool is_padding(const apus_model *m, int32_t id)
 apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n, bool skip_special,
                          char **text, size_t *len, apus_diag *diag)
 {
+    if (!m || (!ids && n) || !text || !len)
+        return ap_fail(diag, APUS_EINVAL, "apus_detokenize: model, ids, text and len are needed");
     apus_err err = need_tokenizer(m, diag);
     if (err) return err;
     int32_t *kept = ap_malloc(n, sizeof *kept);
@@ -51,6 +55,8 @@ apus_err apus_detokenize(const apus_model *m, const int32_t *ids, size_t n, bool
 apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **out,
                            apus_diag *diag)
 {
+    if (!m || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_detok_create: model and out are needed");
     apus_err err = need_tokenizer(m, diag);
     if (err) return err;
     apus_detok *t = ap_calloc(1, sizeof *t);
@@ -67,6 +73,8 @@ apus_err apus_detok_create(const apus_model *m, bool skip_special, apus_detok **
 apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *len,
                          apus_diag *diag)
 {
+    if (!t || !piece || !len)
+        return ap_fail(diag, APUS_EINVAL, "apus_detok_push: detokenizer, piece and len are needed");
     if (!is_padding(t->model, id)) return ap_detok_push(t->impl, id, piece, len, diag);
     *piece = "";
     *len = 0;
@@ -75,6 +83,7 @@ apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece, size_t *
 
 apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len)
 {
+    if (!t || !piece || !len) return APUS_EINVAL;
     return ap_detok_finish(t->impl, piece, len);
 }
 
@@ -87,14 +96,14 @@ void apus_detok_free(apus_detok *t)
 
 bool apus_is_stop_token(const apus_model *m, int32_t id)
 {
-    for (int i = 0; i < m->config.n_stop; i++)
+    for (int i = 0; m && i < m->config.n_stop; i++)
         if (m->config.stop[i] == id) return true;
     return false;
 }
 
 void apus_chat_settings_default(apus_chat_settings *s)
 {
-    *s = (apus_chat_settings){.size = sizeof *s};
+    if (s) *s = (apus_chat_settings){.size = sizeof *s};
 }
 
 apus_err apus_chat_render(const apus_model *m, const char *messages_json, const char *tools_json,
@@ -103,8 +112,14 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
 {
     apus_chat_settings s;
     apus_chat_settings_default(&s);
+    if (!m || !messages_json || !text || !len)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_chat_render: model, messages_json, text and len are needed");
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_chat_settings", diag);
     if (err) return err;
+    if (s.think < APUS_THINK_DEFAULT || s.think > APUS_THINK_OFF)
+        return ap_fail(diag, APUS_EINVAL, "apus_chat_settings.think: expected 0 to %d, found %d",
+                       APUS_THINK_OFF, (int)s.think);
     if (!m->chat && !s.template_text)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: no chat template here; add chat_template.jinja, or use raw text",
@@ -116,6 +131,9 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
                                  const char *tools_json, apus_event_fn fn, void *ctx,
                                  apus_chat_parser **out, apus_diag *diag)
 {
+    if (!m || (!prompt && prompt_len) || !fn || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_chat_parser_create: model, fn and out are needed, "
+                                          "and a prompt of a length");
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
     /* A rendered prompt came through a template, be it the caller's. */
@@ -133,12 +151,13 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
 
 apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, size_t len)
 {
-    return ap_chat_parser_push(p->impl, text, len);
+    if (!p || (!text && len)) return APUS_EINVAL;
+    return ap_chat_parser_push(p->impl, text ? text : "", len);
 }
 
 apus_err apus_chat_parser_finish(apus_chat_parser *p)
 {
-    return ap_chat_parser_finish(p->impl);
+    return p ? ap_chat_parser_finish(p->impl) : APUS_EINVAL;
 }
 
 void apus_chat_parser_free(apus_chat_parser *p)

@@ -334,6 +334,7 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
     add_int(b, "num_key_value_heads", sliding_kv);
     ap_buf_addf(b, ",\"per_layer_config\":{%s},\"attention_k_eq_v\":%s", full.data ? full.data : "",
                 k_eq_v ? "true" : "false");
+    b->failed |= full.failed;
     ap_buf_free(&full);
     add_int(b, "intermediate_size", ffn);
     ap_buf_addf(b, ",\"use_double_wide_mlp\":%s", last == 2 * ffn ? "true" : "false");

@@ -52,7 +52,7 @@ apus_err ap_gguf_writer_create(ap_gguf_writer **out, apus_diag *diag)
 void ap_gguf_writer_free(ap_gguf_writer *w)
 {
     if (!w) return;
-    if (w->out.path) ap_output_close(&w->out, NULL);
+    if (w->out.path) ap_output_close(&w->out, false, NULL);
     for (size_t i = 0; i < w->n; i++) ap_free(w->item[i].name);
     ap_free(w->item);
     ap_buf_free(&w->meta);
@@ -245,7 +245,7 @@ apus_err ap_gguf_writer_begin(ap_gguf_writer *w, const char *path, apus_diag *di
     w->data_at = b.len;
     if (b.failed || w->meta.failed)
         err = ap_fail_nomem(diag, b.len, "a file's header");
-    else if (!(err = ap_output_create(&w->out, path, diag)))
+    else if (!(err = ap_output_create(&w->out, path, 0666, diag)))
         err = ap_output_put(&w->out, 0, b.data, b.len, diag);
     ap_buf_free(&b);
     return err;
@@ -272,6 +272,6 @@ apus_err ap_gguf_writer_finish(ap_gguf_writer *w, apus_diag *diag)
     /* Holes between tensors read as zeros; the last one's padding has to be there. */
     if (!err && pad)
         err = ap_output_put(&w->out, w->data_at + last->begin + last->bytes, zeros, pad, diag);
-    apus_err closed = ap_output_close(&w->out, err ? NULL : diag);
+    apus_err closed = ap_output_close(&w->out, !err, diag);
     return err ? err : closed;
 }

@@ -48,7 +48,7 @@ apus_err ap_gguf_writer_begin(ap_gguf_writer *w, const char *path, apus_diag *di
 apus_err ap_gguf_writer_put(ap_gguf_writer *w, size_t index, uint64_t at, const void *data,
                             size_t n, apus_diag *diag);
 
-/* Close the file. EINTERNAL unless as many bytes were put as the tensors have. */
+/* Bring the file to the disk and close it. EINTERNAL unless as many bytes were put as the tensors have. */
 apus_err ap_gguf_writer_finish(ap_gguf_writer *w, apus_diag *diag);
 
 /* GGUF's number of a type; -1: it has none. */

@@ -44,7 +44,7 @@ apus_err ap_st_writer_create(ap_st_writer **out, apus_diag *diag)
 void ap_st_writer_free(ap_st_writer *w)
 {
     if (!w) return;
-    if (w->out.path) ap_output_close(&w->out, NULL);
+    if (w->out.path) ap_output_close(&w->out, false, NULL);
     for (size_t i = 0; i < w->n; i++) ap_free(w->item[i].name);
     ap_free(w->item);
     ap_free(w);
@@ -130,7 +130,7 @@ apus_err ap_st_writer_begin(ap_st_writer *w, const char *path, apus_diag *diag)
     } else if (b.len > AP_ST_MAX_HEADER) {
         err = ap_fail(diag, APUS_EUNSUPPORTED, "%s: %zu tensors do not fit the header of one file",
                       path, w->n);
-    } else if (!(err = ap_output_create(&w->out, path, diag))) {
+    } else if (!(err = ap_output_create(&w->out, path, 0666, diag))) {
         uint8_t len[8];
         for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)b.len >> (8 * i));
         w->data_at = 8 + b.len;
@@ -154,6 +154,6 @@ apus_err ap_st_writer_finish(ap_st_writer *w, apus_diag *diag)
     if (w->put != w->total)
         err = ap_fail(diag, APUS_EINTERNAL, "%s: %llu bytes were written, expected %llu",
                       w->out.path, (unsigned long long)w->put, (unsigned long long)w->total);
-    apus_err closed = ap_output_close(&w->out, err ? NULL : diag);
+    apus_err closed = ap_output_close(&w->out, !err, diag);
     return err ? err : closed;
 }

@@ -28,7 +28,7 @@ apus_err ap_st_writer_begin(ap_st_writer *w, const char *path, apus_diag *diag);
 apus_err ap_st_writer_put(ap_st_writer *w, size_t index, uint64_t at, const void *data, size_t n,
                           apus_diag *diag);
 
-/* Close the file. EINTERNAL unless as many bytes were put as the tensors have. */
+/* Bring the file to the disk and close it. EINTERNAL unless as many bytes were put as the tensors have. */
 apus_err ap_st_writer_finish(ap_st_writer *w, apus_diag *diag);
 
 #endif

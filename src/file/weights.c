@@ -1,6 +1,7 @@
 #include "file/weights.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -439,10 +440,12 @@ bool ap_weights_present(const char *dir)
 {
     bool found = false;
     DIR *d = opendir(dir);
-    for (struct dirent *e; d && !found && (e = readdir(d));)
+    /* A folder that cannot be read may hold some: opening them says what is wrong. */
+    if (!d) return errno != ENOENT && errno != ENOTDIR;
+    for (struct dirent *e; !found && (e = readdir(d));)
         found = ap_ends_with(e->d_name, ".safetensors") ||
                 ap_ends_with(e->d_name, ".safetensors.index.json");
-    if (d) closedir(d);
+    closedir(d);
     return found;
 }
 

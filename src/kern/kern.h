@@ -202,7 +202,8 @@ typedef struct ap_glu_args {
 
 /* Choose experts: the K largest logits (ties: lower index), most likely first.
  * p = ap_expf(l - max over all E) ; w = p / sum of the chosen p in rank order (norm) or of all E
- * ascending (no norm); then times per_expert_scale. */
+ * ascending (no norm); then times per_expert_scale. NaN or plus infinity among the logits of a row: all its
+ * weights are NaN, and the ids are distinct and in range nevertheless. */
 typedef struct ap_route_args {
     const float *logits;           /* f32 [T, E] */
     const float *per_expert_scale; /* f32 [E] or NULL */

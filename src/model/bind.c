@@ -1,5 +1,6 @@
 #include "model/model_impl.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -186,6 +187,20 @@ float *ap_bind_floats(ap_bind *b, size_t n, const float **out)
     return host;
 }
 
+void ap_bind_finite(ap_bind *b, const float *v, int n, const char *fmt, ...)
+{
+    char name[NAME_MAX_LEN];
+    va_list ap;
+    va_start(ap, fmt);
+    vname(b, name, fmt, ap);
+    va_end(ap);
+    for (int i = 0; i < n && !b->err; i++)
+        if (!isfinite(v[i]))
+            b->err = ap_fail(b->diag, APUS_EFORMAT,
+                             "%s: tensor %s: expected finite values, found %s at %d; the file is damaged",
+                             ap_weights_file(b->w, name), name, isnan(v[i]) ? "NaN" : "infinity", i);
+}
+
 float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
 {
     char name[NAME_MAX_LEN];
@@ -212,6 +227,7 @@ float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *
     float *dst = ap_bind_floats(b, (size_t)n, out);
     if (!dst) return NULL;
     ap_to_f32(t.dtype, t.data, dst, (size_t)n);
+    ap_bind_finite(b, dst, n, "%s", name + strlen(b->prefix));
     if (add != 0)
         for (int i = 0; i < n; i++) dst[i] = add + dst[i];
     return dst;

@@ -116,6 +116,10 @@ float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *
     __attribute__((format(printf, 5, 6)));
 /* n uninitialised floats, likewise. */
 float *ap_bind_floats(ap_bind *b, size_t n, const float **out);
+/* Fails if one of the values read from a tensor is NaN or infinity. For vectors, of which it costs nothing:
+ * some would never show in the logits, since a gate hides them. */
+void ap_bind_finite(ap_bind *b, const float *v, int n, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 /* gate_proj, up_proj, down_proj under the formatted module name. */
 void ap_bind_ffn(ap_bind *b, ap_ffn *out, int hidden, int ffn, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));

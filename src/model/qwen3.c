@@ -95,6 +95,7 @@ static void bind_decay(ap_bind *b, ap_gdn_weights *g, int l)
     float *neg_exp_a = ap_bind_floats(b, (size_t)Hv, &g->neg_exp_a);
     if (!neg_exp_a) return;
     ap_to_f32(a_log.dtype, a_log.data, neg_exp_a, (size_t)Hv);
+    ap_bind_finite(b, neg_exp_a, Hv, "layers.%d.linear_attn.A_log", l);
     for (int i = 0; i < Hv; i++) neg_exp_a[i] = -(float)exp((double)neg_exp_a[i]);
 }
 

@@ -108,8 +108,10 @@ static apus_err add(ap_normalizer *z, const ap_json *j, const char *name, int de
     const char *type = ap_component_type(j);
     if (strcmp(type, "Sequence") == 0 && depth < 8)
         return add_all(z, ap_json_get(j, "normalizers"), name, depth + 1, diag);
-    if (z->n >= MAX_STEPS || !ap_vec_reserve(&z->steps, &z->cap, z->n + 1, sizeof *z->steps))
+    if (z->n >= MAX_STEPS)
         return ap_fail(diag, APUS_EFORMAT, "%s: more than %d normalizers", name, MAX_STEPS);
+    if (!ap_vec_reserve(&z->steps, &z->cap, z->n + 1, sizeof *z->steps))
+        return ap_fail_nomem(diag, MAX_STEPS, "normalizers");
     struct ap_norm_step *st = &z->steps[z->n++];
     memset(st, 0, sizeof *st);
     if (strcmp(type, "NFC") == 0) {

@@ -92,8 +92,10 @@ static apus_err add(ap_pretok *p, const ap_json *j, const char *name, int depth,
     ap_component_where(where, sizeof where, name, "pre_tokenizer", type);
     if (p->bytes)
         return ap_fail(diag, APUS_EUNSUPPORTED, "%s after ByteLevel is not supported", where);
-    if (p->n >= MAX_STEPS || !ap_vec_reserve(&p->steps, &p->cap, p->n + 1, sizeof *p->steps))
+    if (p->n >= MAX_STEPS)
         return ap_fail(diag, APUS_EFORMAT, "%s: more than %d pre_tokenizers", name, MAX_STEPS);
+    if (!ap_vec_reserve(&p->steps, &p->cap, p->n + 1, sizeof *p->steps))
+        return ap_fail_nomem(diag, MAX_STEPS, "pre_tokenizers");
     step *st = &p->steps[p->n++];
     memset(st, 0, sizeof *st);
     if (strcmp(type, "Split") == 0) return read_split(j, st, where, diag);

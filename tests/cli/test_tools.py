@@ -82,7 +82,7 @@ class Case(unittest.TestCase):
             rows = range(window // 2, window - 1)
             path.write_text(" ".join(map(str, part)))
             at.write_text(" ".join(map(str, rows)))
-            apus("logits", model, "--ids", path, "--positions", at, "-o", out)
+            apus("logits", model, "--ids", path, "--positions", at, "-o", out, "--force")
             _, shape, data = read_safetensors(out)["logits"]
             flat = array.array("f", data)
             logs += [softmax_log(flat[r * shape[1]:(r + 1) * shape[1]]) for r in range(shape[0])]
@@ -158,7 +158,7 @@ class Perplexity(Case):
         _, err = apus("perplexity", QWEN, "-f", self.text, "--kl-base", base, "--kl-against", QWEN, status=2)
         self.assertIn("exclude each other", err)
         _, err = apus("perplexity", QWEN, "-c", 64, "-f", self.text, "--kl-base", self.dir / "no" / "b", status=1)
-        self.assertIn("cannot create", err)
+        self.assertIn("cannot be created", err)
 
 
 class Quantize(Case):
@@ -222,7 +222,7 @@ class Quantize(Case):
             to, _, _ = self.quantize(GOLDEN / name, 8)
             rows = []
             for model in (GOLDEN / name, to):
-                apus("logits", model, "--ids", ids, "-o", self.dir / "l.safetensors")
+                apus("logits", model, "--ids", ids, "-o", self.dir / "l.safetensors", "--force")
                 _, shape, data = read_safetensors(self.dir / "l.safetensors")["logits"]
                 flat = array.array("f", data)
                 rows.append([flat[i:i + shape[1]] for i in range(0, len(flat), shape[1])])

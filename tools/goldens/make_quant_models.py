@@ -520,7 +520,7 @@ def apus_logits(apus, path, ids, folder):
     with open(os.path.join(folder, "ids.txt"), "w") as f:
         f.write(" ".join(map(str, ids)))
     r = subprocess.run([os.path.abspath(apus), "logits", path, "--ids", f.name,
-                        "-o", out], capture_output=True, text=True)
+                        "-o", out, "--force"], capture_output=True, text=True)
     if r.returncode:
         return r.stderr.strip().splitlines()[-1]
     return load_file(out)["logits"]

@@ -1,3 +1,4 @@
+#include <float.h>
 #include <math.h>
 
 #include "kern/cpu/micro_elem.h"
@@ -12,11 +13,14 @@ typedef struct route_job {
 } route_job;
 
 /* The n_used largest of l [n_expert] with their logits, largest first, ties by index. A NaN counts
- * as -inf, so that the ids are distinct and in range whatever came in. */
-static void choose(const float *l, int n_expert, int n_used, int32_t *ids, float *top)
+ * as -inf, so that the ids are distinct and in range whatever came in. Returns false if there was one, or
+ * plus infinity: a broken router, which must not go unnoticed. */
+static bool choose(const float *l, int n_expert, int n_used, int32_t *ids, float *top)
 {
     int n = 0;
+    bool good = true;
     for (int e = 0; e < n_expert; e++) {
+        good &= l[e] <= FLT_MAX; /* false for NaN too */
         float v = l[e] == l[e] ? l[e] : -INFINITY;
         if (n == n_used && !(v > top[n - 1])) continue;
         int at = n < n_used ? n++ : n - 1;
@@ -27,6 +31,7 @@ static void choose(const float *l, int n_expert, int n_used, int32_t *ids, float
         top[at] = v;
         ids[at] = e;
     }
+    return good;
 }
 
 static void route_row(const ap_micro_elem *m, const ap_route_args *a, int t)
@@ -34,7 +39,7 @@ static void route_row(const ap_micro_elem *m, const ap_route_args *a, int t)
     const float *l = a->logits + (size_t)t * a->n_expert;
     int32_t *ids = a->ids + (size_t)t * a->n_used;
     float *w = a->weights + (size_t)t * a->n_used, sum = 0.0f;
-    choose(l, a->n_expert, a->n_used, ids, w);
+    bool good = choose(l, a->n_expert, a->n_used, ids, w);
     float max = w[0]; /* the largest of all is the first chosen */
     m->exp_less(w, max, w, a->n_used);
     if (a->norm) {
@@ -47,6 +52,7 @@ static void route_row(const ap_micro_elem *m, const ap_route_args *a, int t)
             for (int i = 0; i < n; i++) sum = sum + p[i];
         }
     }
+    if (!good) sum = NAN;
     for (int j = 0; j < a->n_used; j++) {
         w[j] = w[j] / sum;
         if (a->per_expert_scale) w[j] = w[j] * a->per_expert_scale[ids[j]];

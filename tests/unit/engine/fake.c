@@ -333,12 +333,15 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
             if (out < b->n_out && out_row[out] == row) {
                 for (int v = 0; v < fake.vocab; v++)
                     logits[(size_t)out * (size_t)fake.vocab + (size_t)v] = stop ? -77 : logit(h, v);
-                if (fake.nan) logits[(size_t)out * (size_t)fake.vocab] = NAN;
                 out++;
             }
         }
         if (stop) swap_odd_rows(s, q, false);
         if (fake.recur) state_set(state_of(s, q), stop ? 0xBADBAD : r);
+    }
+    if (fake.nan_at && fake.n_forward >= fake.nan_at && out) {
+        logits[(size_t)out * (size_t)fake.vocab - 1] = fake.nan;
+        fake.nan_at = 0;
     }
     return stop ? ap_fail(dg, APUS_ECANCELLED, "the step was cancelled") : APUS_OK;
 }

@@ -14,10 +14,12 @@ typedef struct fake_setup {
     int n_forward, max_tok, max_seq;
     int faults; /* pages that were missing, rows out of order, addresses of the wrong kind and the like */
     bool lost;  /* the device fails from now on */
-    bool nan;   /* one of the logits is none */
     /* cancel: in forward number `cancel_at` (counted from 1) apus_cancel is called; if the engine
      * lets the pass be cancelled it scribbles over everything it may write and returns false */
     int cancel_at;
+    /* from forward number `nan_at` on, the first time that there are wanted rows: the last logit is `nan` */
+    int nan_at;
+    float nan;
     apus_engine *cancel_engine;
 } fake_setup;
 

@@ -1,4 +1,6 @@
 /* Feeding: chunks, batches, rows, paging with windows, errors. */
+#include <math.h>
+
 #include "help.h"
 
 typedef struct kind {
@@ -253,6 +255,55 @@ static void bad_feeds_move_nothing(void **state)
     fake_model_free(m);
 }
 
+/* Logits that are not finite are an error, and no session has moved: whatever kinds of layers, long or
+ * short calls, one lane or several, in the first step or a later one. */
+static void not_finite(const float bad, bool full, int window, bool recur, int chunk)
+{
+    apus_model *m = fake_model(full, window, recur);
+    apus_engine *e = help_engine(m, 400, chunk, 3);
+    ap_rng rng;
+    ap_rng_seed(&rng, 11);
+    pair p[3];
+    for (int i = 0; i < 3; i++) pair_open(&p[i], e);
+    for (int i = 0; i < 3; i++) pair_feed(&p[i], 3 + 70 * i, &rng);
+    for (int n = 1; n < 90; n += n < 9 ? 1 : 40) {
+        int32_t tok[90] = {5, 6, 7, 8};
+        float *logits = calloc(3 * 97, sizeof *logits);
+        apus_feed f[3];
+        for (int i = 0; i < 3; i++)
+            f[i] = (apus_feed){.size = sizeof *f, .session = p[i].s, .tok = tok, .n = n,
+                               .logits = logits + 97 * i};
+        fake.nan = bad;
+        fake.nan_at = fake.n_forward + 1 + (chunk == 1 ? n : 0); /* with one token in a step, the first lane is through then */
+        assert_int_equal(apus_feed_batch(e, f, 3, NULL, NULL, &diag), APUS_ENONFINITE);
+        assert_non_null(strstr(diag.text, "not finite"));
+        for (int i = 0; i < 3; i++) pair_check(&p[i]);
+        fake.nan_at = fake.n_forward + 1;
+        assert_int_equal(apus_session_feed(p[1].s, tok, n, logits, &diag), APUS_ENONFINITE);
+        for (int i = 0; i < 3; i++) pair_check(&p[i]);
+        free(logits);
+    }
+    assert_int_equal(fake.nan_at, 0);
+    for (int i = 0; i < 3; i++) pair_feed(&p[i], 20, &rng);
+    assert_int_equal(fake.faults, 0);
+    for (int i = 0; i < 3; i++) pair_close(&p[i]);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
+static void logits_that_are_not_finite_are_told(void **state)
+{
+    (void)state;
+    const float bad[] = {NAN, INFINITY, -INFINITY, -NAN};
+    for (int i = 0; i < 4; i++) {
+        not_finite(bad[i], true, 0, false, 512);
+        not_finite(bad[i], true, 40, true, 512);
+        not_finite(bad[i], false, 0, true, 512);
+    }
+    not_finite(NAN, true, 40, true, 1);
+    not_finite(NAN, true, 40, false, 2);
+}
+
 int main(int argc, char **argv)
 {
     help_args(argc, argv);
@@ -260,6 +311,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(chunk_size_changes_nothing), cmocka_unit_test(decoding_equals_prefill),
         cmocka_unit_test(batch_equals_alone),         cmocka_unit_test(all_sessions_can_be_full),
         cmocka_unit_test(windows_bound_the_pages),    cmocka_unit_test(bad_feeds_move_nothing),
+        cmocka_unit_test(logits_that_are_not_finite_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,7 +24,7 @@ static int files_in_dir(void)
 {
     DIR *d = opendir(dir);
     int n = 0;
-    for (struct dirent *f; (f = readdir(d));) n += f->d_name[0] != '.';
+    for (struct dirent *f; (f = readdir(d));) n += strcmp(f->d_name, ".") && strcmp(f->d_name, "..");
     closedir(d);
     return n;
 }
@@ -150,12 +150,37 @@ static void other_engines_are_refused(void **state)
     assert_non_null(strstr(diag.text, "bf16"));
     assert_non_null(strstr(diag.text, "q8"));
     e->size.kv = APUS_KV_BF16;
+    e->exec.precision = APUS_PRECISION_FAST;
+    assert_int_equal(apus_session_load(e, path, &s, &diag), APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "precision high"));
+    assert_non_null(strstr(diag.text, "fast"));
+    e->exec.precision = APUS_PRECISION_HIGH;
+    e->delta_form = AP_DELTA_CHUNKED;
+    assert_int_equal(apus_session_load(e, path, &s, &diag), APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "gdn_chunked"));
+    e->delta_form = AP_DELTA_RECURRENT;
     assert_ok(apus_session_load(e, path, &s, &diag));
     apus_session_free(s);
     assert_int_equal(apus_session_load(e, "/nonexistent/x", &s, &diag), APUS_EFILE);
     assert_int_equal(apus_session_load(e, "/tmp", &s, &diag), APUS_EFILE);
     assert_int_equal(apus_session_load(e, "/dev/null", &s, &diag), APUS_EFILE);
     assert_int_equal(apus_session_load(e, NULL, &s, &diag), APUS_EINVAL);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
+/* Without recurrent layers the form of the delta rule decides nothing. */
+static void forms_of_what_is_not_there_are_equal(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 40, false);
+    apus_engine *e = help_engine(m, 300, 64, 1);
+    apus_session *s = NULL;
+    assert_ok(apus_session_create(e, &s, &diag));
+    assert_ok(apus_session_save(s, path, &diag));
+    apus_session_free(s);
+    e->delta_form = AP_DELTA_CHUNKED;
+    assert_ok(apus_session_load(e, path, &s, &diag));
     apus_engine_free(e);
     fake_model_free(m);
 }
@@ -359,6 +384,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(continuation_is_the_same),
         cmocka_unit_test(other_engines_are_refused),
+        cmocka_unit_test(forms_of_what_is_not_there_are_equal),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(failed_saves_leave_nothing),
         cmocka_unit_test(memory_is_the_same_as_a_file),

@@ -103,11 +103,39 @@ static void dropped_files_leave_nothing(void **state)
     assert_int_equal(ap_store_open(&s, "/dev/zero", &diag), APUS_EFILE);
 }
 
+/* What has the name is replaced only if it is a regular file. */
+static void only_regular_files_are_replaced(void **state)
+{
+    (void)state;
+    ap_store s;
+    struct stat st;
+    char other[80];
+    snprintf(other, sizeof other, "%s/other", dir);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(ap_store_create(&s, path, &diag), APUS_OK);
+        ap_store_write_u32(&s, 1);
+        assert_int_equal(ap_store_close(&s, 1), APUS_OK);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, 0600);
+    }
+    assert_int_equal(symlink(path, other), 0);
+    assert_int_equal(ap_store_create(&s, other, &diag), APUS_EFILE);
+    assert_non_null(strstr(diag.text, "symbolic link"));
+    unlink(other);
+    assert_int_equal(mkfifo(other, 0600), 0);
+    assert_int_equal(ap_store_create(&s, other, &diag), APUS_EFILE);
+    assert_non_null(strstr(diag.text, "pipe"));
+    unlink(other);
+    assert_int_equal(ap_store_create(&s, "/dev/null", &diag), APUS_EFILE);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(dropped_files_leave_nothing),
+        cmocka_unit_test(only_regular_files_are_replaced),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -33,9 +33,10 @@ static const char *count(uint64_t n, char out[32])
     return out;
 }
 
-static void print_text(const apus_info *i, const apus_plan *p)
+static void print_text(const apus_model *m, const apus_info *i, const apus_plan *p)
 {
     char a[32], b[32];
+    const char *note;
     printf("%s%s%s\n", bold(stdout), i->path, plain(stdout));
     printf("  architecture   %s%s\n", i->architecture,
            i->is_multimodal ? " (text part of a multimodal checkpoint)" : "");
@@ -54,6 +55,7 @@ static void print_text(const apus_info *i, const apus_plan *p)
     printf("  context        %d tokens\n", i->context);
     printf("  tokenizer      %s, chat template %s\n", i->has_tokenizer ? "yes" : "no",
            i->has_chat_template ? "yes" : "no");
+    for (size_t k = 0; (note = apus_model_note(m, k)); k++) printf("  note           %s\n", note);
     printf("memory for %d tokens of context\n", p->ctx);
     printf("  weights        %s\n", human(p->weight_bytes, a));
     printf("  KV pages       %s (%s, %s per token)\n", human(p->kv_bytes, a), apus_kv_name(p->kv),
@@ -64,8 +66,9 @@ static void print_text(const apus_info *i, const apus_plan *p)
     printf("  total          %s\n", human(p->total_bytes, a));
 }
 
-static void print_json(const apus_info *i, const apus_plan *p)
+static void print_json(const apus_model *m, const apus_info *i, const apus_plan *p)
 {
+    const char *note;
     json_out *j = json_new(true);
     json_map(j, NULL);
     json_text(j, "path", i->path);
@@ -88,6 +91,9 @@ static void print_json(const apus_info *i, const apus_plan *p)
     json_int(j, "context", i->context);
     json_bool(j, "tokenizer", i->has_tokenizer);
     json_bool(j, "chat_template", i->has_chat_template);
+    json_array(j, "notes");
+    for (size_t k = 0; (note = apus_model_note(m, k)); k++) json_text(j, NULL, note);
+    json_end_array(j);
     json_map(j, "memory");
     json_int(j, "ctx", p->ctx);
     json_int(j, "weights_bytes", (int64_t)p->weight_bytes);
@@ -124,9 +130,9 @@ static int run(int argc, char **argv)
         } else {
             rc = 0;
             if (o.json)
-                print_json(&info, &plan);
+                print_json(m, &info, &plan);
             else
-                print_text(&info, &plan);
+                print_text(m, &info, &plan);
         }
     }
     apus_model_close(m);

@@ -155,6 +155,10 @@ typedef struct apus_info {
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
 
+/* What is odd about the model's files and what was made of it, although it loads: sentence i, from 0
+ * on, owned by the model; NULL when there are no more. */
+APUS_API const char *apus_model_note(const apus_model *m, size_t i);
+
 /* ---------------------------------------------------------------- tokens and text */
 
 enum {

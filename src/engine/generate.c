@@ -11,13 +11,6 @@ typedef struct run {
     apus_generate_result res;
 } run;
 
-static bool is_stop(const ap_config *c, int32_t id)
-{
-    for (int i = 0; i < c->n_stop; i++)
-        if (c->stop[i] == id) return true;
-    return false;
-}
-
 /* The next token after the engine's row of logits. */
 static int32_t choose(run *r)
 {
@@ -46,7 +39,7 @@ static apus_err decode(run *r, apus_diag *diag)
     const apus_generate_settings *set = r->set;
     for (;;) {
         int32_t id = choose(r);
-        if (!set->ignore_eos && is_stop(&s->engine->model->config, id)) {
+        if (!set->ignore_eos && ap_config_is_stop(&s->engine->model->config, id)) {
             r->res.stop = APUS_STOP_TOKEN;
             r->res.stop_id = id;
             return APUS_OK;

@@ -24,6 +24,7 @@ struct apus_model {
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
     apus_info info;
     char weight_types[512];
+    ap_notes notes; /* of the files */
 };
 
 #endif

@@ -76,7 +76,7 @@ static apus_err open_source(ap_quantizer *q, const char *src, bool gguf)
     if (!err && !ap_path_is_dir(q->src))
         err = ap_fail(q->diag, APUS_EUNSUPPORTED,
                       "%s: expected a folder with config.json and *.safetensors", q->src);
-    if (!err) err = ap_config_read(q->src, q->config, q->diag);
+    if (!err) err = ap_config_read(q->src, q->config, NULL, q->diag);
     if (!err) err = ap_quantizer_text(q, "config.json", &q->config_text, &q->config_len);
     if (!err) err = check_quantised(q, gguf);
     if (err) return err;

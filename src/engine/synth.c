@@ -195,8 +195,13 @@ static apus_err plan_gguf(synth *y)
     apus_err err = tokenizer.failed || config.failed
                        ? ap_fail_nomem(y->diag, tokenizer.cap, "the tokenizer")
                        : ap_gguf_writer_create(&y->g, y->diag);
-    ap_tokenizer_texts t = {"the tokenizer", tokenizer.data, config.data, chat,
-                            tokenizer.len,   config.len,     strlen(chat)};
+    ap_tokenizer_texts t = {.name = "the tokenizer",
+                            .tokenizer = tokenizer.data,
+                            .tokenizer_len = tokenizer.len,
+                            .config = config.data,
+                            .config_len = config.len,
+                            .chat_template = chat,
+                            .chat_template_len = strlen(chat)};
     if (!err)
         err = ap_gguf_put_config(y->g, y->config,
                                  &(ap_config_text){y->folder, y->text.data, y->text.len}, name,
@@ -498,7 +503,7 @@ static apus_err read_config(synth *y, const char *path)
         err = ap_config_parse(
             &(ap_config_text){file, y->text.data, y->text.len},
             y->generation ? &(ap_config_text){gen, y->generation, y->generation_len} : NULL,
-            y->config, y->diag);
+            y->config, NULL, y->diag);
     ap_free(text);
     ap_free(file);
     ap_free(gen);

@@ -315,7 +315,7 @@ void ap_synth_tokenizer(const ap_config *c, ap_buf *b)
     }
     ap_buf_adds(b, "]");
     ap_tokenizer_pipeline(is_gemma(c), c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE,
-                          b);
+                          -1, b);
     ap_buf_adds(b, ",\"vocab\":{");
     write_vocab(c, b);
     ap_buf_adds(b, "},\"merges\":[\"t h\",\"i n\"");

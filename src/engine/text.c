@@ -87,9 +87,7 @@ void apus_detok_free(apus_detok *t)
 
 bool apus_is_stop_token(const apus_model *m, int32_t id)
 {
-    for (int i = 0; i < m->config.n_stop; i++)
-        if (m->config.stop[i] == id) return true;
-    return false;
+    return ap_config_is_stop(&m->config, id);
 }
 
 void apus_chat_settings_default(apus_chat_settings *s)

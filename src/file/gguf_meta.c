@@ -215,6 +215,26 @@ static void check(const ap_fields *t, const ap_config *c)
                       "a GGUF file cannot say that weights of experts are not normalised");
 }
 
+/* What generation_config.json advises, and the ids never to generate. */
+static void put_generation(put *p)
+{
+    const ap_config *c = p->c;
+    ap_gguf_writer *w = p->w;
+    float temp = c->do_sample ? c->temperature : 0;
+    if (c->top_k >= 0) ap_gguf_put_i32(w, "general.sampling.top_k", c->top_k);
+    if (c->top_p >= 0) ap_gguf_put_f32(w, "general.sampling.top_p", c->top_p);
+    if (c->min_p >= 0) ap_gguf_put_f32(w, "general.sampling.min_p", c->min_p);
+    if (temp >= 0) ap_gguf_put_f32(w, "general.sampling.temp", temp);
+    if (c->repetition_penalty > 0) {
+        ap_gguf_put_i32(w, "general.sampling.penalty_last_n",
+                        c->penalty_last > 0 ? c->penalty_last : -1);
+        ap_gguf_put_f32(w, "general.sampling.penalty_repeat", c->repetition_penalty);
+    }
+    if (!c->n_suppress) return;
+    ap_gguf_put_array(w, "tokenizer.ggml.suppress_tokens", AP_GGUF_I32, (uint64_t)c->n_suppress);
+    for (int i = 0; i < c->n_suppress; i++) ap_gguf_add_i32(w, c->suppress[i]);
+}
+
 static void put_all(put *p, const ap_fields *t)
 {
     const ap_config *c = p->c;
@@ -252,6 +272,7 @@ apus_err ap_gguf_put_config(ap_gguf_writer *w, const ap_config *c, const ap_conf
         ap_gguf_put_u32(w, "general.quantization_version", 2);
         ap_gguf_put_u32(w, "general.file_type", (uint32_t)file_type(most));
         if (!err) put_all(&p, &t);
+        if (!err) put_generation(&p);
     }
     ap_arena_free(&arena);
     return err;

@@ -163,11 +163,15 @@ static apus_err open_folder_weights(apus_model *m, apus_diag *diag)
     char *path = ap_path_join(m->dir, "config.json"), *text = NULL;
     size_t len = 0;
     ap_quant_config q = {0};
+    ap_tensor_table table = {0};
     apus_err err = path ? ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag)
                         : ap_fail_nomem(diag, strlen(m->dir), "a path");
     if (!err) err = ap_quant_config_parse(text, len, path, &q, diag);
-    if (!err) err = ap_weights_open(m->dir, &m->weights, diag);
-    if (!err) err = ap_weights_join_quantised(m->weights, &q, diag);
+    if (!err) err = ap_tensor_table_make(&m->config, &table, diag);
+    if (!err) err = ap_weights_open(m->dir, &m->weights, &m->notes, diag);
+    if (!err) err = ap_weights_check(m->weights, &table, diag);
+    if (!err) err = ap_weights_join_quantised(m->weights, &q, &table, diag);
+    ap_tensor_table_free(&table);
     ap_quant_config_free(&q);
     ap_free(text);
     ap_free(path);

@@ -62,8 +62,12 @@ static apus_err check_quantised(ap_quantizer *q, bool gguf)
                       "%s: config.json says that the model is quantised already, expected f32, f16 "
                       "or bf16",
                       q->src);
-    if (!err) err = ap_weights_open(q->src, &q->weights, q->diag);
-    if (!err) err = ap_weights_join_quantised(q->weights, &quant, q->diag);
+    ap_tensor_table table = {0};
+    if (!err) err = ap_tensor_table_make(q->config, &table, q->diag);
+    if (!err) err = ap_weights_open(q->src, &q->weights, NULL, q->diag);
+    if (!err) err = ap_weights_check(q->weights, &table, q->diag);
+    if (!err) err = ap_weights_join_quantised(q->weights, &quant, &table, q->diag);
+    ap_tensor_table_free(&table);
     ap_quant_config_free(&quant);
     return err;
 }

@@ -25,7 +25,7 @@ LAYERS = {
 }
 ROOT_FILES = {
     ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CMakeLists.txt", "CMakePresets.json",
-    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli", "cmake", "docs", "include",
+    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "CHANGELOG.md", "bench", "cli", "cmake", "docs", "include",
     "models", "scripts", "src", "tests", "tools",
 }
 MAX_LINES = 1500

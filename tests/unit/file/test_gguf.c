@@ -413,6 +413,8 @@ static void test_split(void **state)
 
 /* ---------------------------------------------------------------- MLX and FP8 */
 
+static const ap_tensor_table *widths; /* NULL: of no model */
+
 static void join(const char *config, const char *tensors, apus_err want, const char *part)
 {
     ap_quant_config q;
@@ -420,13 +422,13 @@ static void join(const char *config, const char *tensors, apus_err want, const c
     diag = (apus_diag){0};
     apus_err err = ap_quant_config_parse(config, strlen(config), "config.json", &q, &diag);
     if (!err) {
-        if (ap_weights_open(root, &w, &diag)) fail_msg("%s", diag.text);
-        err = ap_weights_join_quantised(w, &q, &diag);
+        if (ap_weights_open(root, &w, NULL, &diag)) fail_msg("%s", diag.text);
+        err = ap_weights_join_quantised(w, &q, widths, &diag);
         ap_quant_config_free(&q);
     }
     if (err != want || !strstr(diag.text, part))
         fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
-    if (err && w) assert_non_null(strstr(diag.text, "\"a.weight\""));
+    if (err && w && !widths) assert_non_null(strstr(diag.text, "\"a.weight\""));
     ap_weights_close(err ? w : NULL);
     if (err) w = NULL;
 }
@@ -471,6 +473,138 @@ static void test_mlx(void **state)
          "\"abc\" is not supported");
     join("{\"quantization\":{\"bits\":4,\"x\":{\"bits\":4,\"group_size\":16}}}",
          "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "4 bits in groups of 16");
+}
+
+/* Joins one tensor, whose scales decide what it is. */
+static void joins(const char *config, const char *name, const char *parts, ap_dtype t, int bits, int group)
+{
+    char tensors[400], weight[200];
+    snprintf(tensors, sizeof tensors, parts, name, name, name);
+    join(config, tensors, APUS_OK, "");
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    const ap_tensor *x = ap_weights_find(w, weight);
+    if (x->dtype != t || x->bits != bits || x->group != group)
+        fail_msg("%s %s: %s, %d bits, groups of %d", config, parts, ap_dtype_name(x->dtype), x->bits,
+                 x->group);
+    ap_weights_close(w);
+    w = NULL;
+}
+
+/* Rows of 128 values in several formats. */
+#define A8_64  "%s.weight U32 [2,32];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define A4_64  "%s.weight U32 [2,16];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define A4_32  "%s.weight U32 [2,16];%s.scales BF16 [2,4];%s.biases BF16 [2,4]"
+#define A4_128 "%s.weight U32 [2,16];%s.scales BF16 [2,1];%s.biases BF16 [2,1]"
+#define A6_64  "%s.weight U32 [2,24];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define MX4    "%s.weight U32 [2,16];%s.scales U8 [2,4]"
+#define MX8    "%s.weight U32 [2,32];%s.scales U8 [2,4]"
+#define NV4    "%s.weight U32 [2,16];%s.scales U8 [2,8]"
+
+#define MODES(mode, more) "{\"quantization\":{\"mode\":\"" mode "\"" more "}}"
+
+/* What mlx-lm writes for mixtures of experts: routers by an entry without a mode. */
+static void test_entries_of_other_modes(void **state)
+{
+    (void)state;
+    static const char *const files[] = {
+        MODES("mxfp4", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("nvfp4", ",\"bits\":4,\"group_size\":16,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("mxfp8", ",\"bits\":8,\"group_size\":32,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("mxfp4", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8}"),
+        MODES("affine", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8}"),
+        MODES("affine", ",\"bits\":4,\"group_size\":128,\"m.gate\":{}"),
+        MODES("nvfp4", ",\"m.gate\":{}")};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        joins(files[i], "m.gate", A8_64, AP_MLX_AFFINE, 8, 64);
+    static const struct {
+        const char *mode, *parts;
+        ap_dtype t;
+        int bits, group;
+    } rows[] = {{"mxfp4", MX4, AP_MLX_MXFP4, 4, 32},
+                {"nvfp4", NV4, AP_MLX_NVFP4, 4, 16},
+                {"mxfp8", MX8, AP_MLX_MXFP8, 8, 32},
+                {"affine", A4_64, AP_MLX_AFFINE, 4, 64}};
+    for (int i = 0; i < 4; i++) {
+        char config[300];
+        snprintf(config, sizeof config,
+                 "{\"quantization\":{\"bits\":2,\"group_size\":32,\"x\":{\"mode\":\"%s\"},"
+                 "\"y\":true}}",
+                 rows[i].mode);
+        joins(config, "x", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+        snprintf(config, sizeof config, "{\"quantization\":{\"mode\":\"%s\",\"y\":true}}", rows[i].mode);
+        joins(config, "y", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+        joins(config, "z", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+    }
+    /* An entry's own words count, also if they are wrong. */
+    join(MODES("mxfp4", ",\"a\":{\"bits\":4,\"group_size\":64}"),
+         "a.weight U32 [2,32];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT, "4 bits, groups of 64");
+    join(MODES("mxfp4", ",\"a\":{\"mode\":\"mxfp4\",\"group_size\":64}"), "a.weight U32 [2,16]",
+         APUS_EUNSUPPORTED, "4 bits in groups of 64 are not a format of mode \"mxfp4\"");
+}
+
+static void test_entries_under_other_prefixes(void **state)
+{
+    (void)state;
+    static const char *const before[] = {"", "model.", "language_model.", "language_model.model.",
+                                         "model.language_model."};
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 5; k++) {
+            char config[300], name[100];
+            snprintf(config, sizeof config,
+                     "{\"quantization\":{\"bits\":4,\"%slayers.0.mlp.gate\":{\"bits\":8}}}", before[i]);
+            snprintf(name, sizeof name, "%slayers.0.mlp.gate", before[k]);
+            joins(config, name, A8_64, AP_MLX_AFFINE, 8, 64);
+        }
+    /* The name itself before others; those that contradict each other say nothing. */
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":8},\"x\":{\"bits\":6}}}", "x", A6_64,
+          AP_MLX_AFFINE, 6, 64);
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":8},\"x\":{\"bits\":6}}}",
+          "language_model.x", A4_64, AP_MLX_AFFINE, 4, 64);
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":6},\"x\":{\"bits\":6}}}",
+          "language_model.x", A6_64, AP_MLX_AFFINE, 6, 64);
+    /* Towers have names of their own. */
+    joins("{\"quantization\":{\"bits\":4,\"vision_tower.x\":{\"bits\":8}}}", "x", A4_64,
+          AP_MLX_AFFINE, 4, 64);
+}
+
+/* Where the file says nothing, shapes do; the model's widths leave no doubt. */
+static void test_shapes_tell(void **state)
+{
+    (void)state;
+    joins("{}", "x", A4_64, AP_MLX_AFFINE, 4, 64);
+    joins("{}", "x", A6_64, AP_MLX_AFFINE, 6, 64);
+    joins("{}", "x", MX4, AP_MLX_MXFP4, 4, 32);
+    joins("{}", "x", MX8, AP_MLX_MXFP8, 8, 32);
+    joins("{}", "x", NV4, AP_MLX_NVFP4, 4, 16);
+    joins("{\"quantization\":{}}", "x", A8_64, AP_MLX_AFFINE, 8, 64);
+    joins("{\"quantization\":{\"group_size\":32}}", "x", A4_32, AP_MLX_AFFINE, 4, 32);
+    joins("{\"quantization\":{\"mode\":\"mxfp4\"}}", "x", A8_64, AP_MLX_AFFINE, 8, 64);
+    static ap_config c;
+    ap_tensor_table t;
+    static const char text[] =
+        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":128,\"vocab_size\":2,"
+        "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,"
+        "\"num_experts_per_tok\":1,\"moe_intermediate_size\":128,\"rope_theta\":10000}";
+    assert_int_equal(ap_config_parse(&(ap_config_text){"c", text, sizeof text - 1}, NULL, &c, NULL, &diag),
+                     APUS_OK);
+    assert_int_equal(ap_tensor_table_make(&c, &t, &diag), APUS_OK);
+    widths = &t;
+    static const char *const names[] = {"model.layers.0.mlp.gate", "language_model.lm_head",
+                                        "model.layers.0.mlp.switch_mlp.down_proj",
+                                        "layers.0.mlp.experts.1.gate_proj"};
+    for (int i = 0; i < 4; i++) {
+        joins("{}", names[i], A4_64, AP_MLX_AFFINE, 4, 64);
+        joins("{}", names[i], A4_32, AP_MLX_AFFINE, 4, 32);
+        joins("{}", names[i], A4_128, AP_MLX_AFFINE, 4, 128);
+        joins("{}", names[i], A8_64, AP_MLX_AFFINE, 8, 64);
+        /* One width for all, and some tensors that have another. */
+        joins("{\"quantization\":{\"bits\":4,\"group_size\":64}}", names[i], A8_64, AP_MLX_AFFINE, 8, 64);
+        joins("{\"quantization\":{\"bits\":8,\"group_size\":32}}", names[i], A4_64, AP_MLX_AFFINE, 4, 64);
+        joins("{\"quantization\":{\"bits\":4,\"mode\":\"nvfp4\",\"group_size\":16}}", names[i], A4_128,
+              AP_MLX_AFFINE, 4, 128);
+    }
+    widths = NULL;
+    ap_tensor_table_free(&t);
 }
 
 #define FP8(block)                                                                                 \
@@ -540,6 +674,9 @@ int main(void)
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_kv_list),
+        cmocka_unit_test_setup_teardown(test_entries_of_other_modes, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_entries_under_other_prefixes, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_shapes_tell, make_dir, remove_dir),
         cmocka_unit_test(test_head_for_next_tokens),
         cmocka_unit_test(test_short_rope_factors),
         cmocka_unit_test(test_short_lists),

@@ -18,7 +18,8 @@ static void help(FILE *f)
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
     fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or org/repo[@rev] in the\n"
-          "local Hugging Face cache. 'apus COMMAND --help' explains a command.\n\n"
+          "local Hugging Face cache; NAME:TYPE (such as :Q4_K_M) and org/repo/FILE.gguf choose among\n"
+          "several GGUF files. 'apus COMMAND --help' explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"
           "  apus info MODEL                    what it is and what memory it needs\n\n"

@@ -129,8 +129,9 @@ typedef struct apus_model_settings {
 APUS_API void apus_model_settings_default(apus_model_settings *s);
 
 /* Open a model.
- *   name  a folder, a file in it (config.json or *.safetensors), or org/repo[@rev] looked up in
- *         `hub_cache`
+ *   name  a folder, a file in it (config.json, *.safetensors or *.gguf), or org/repo[@rev] looked up in
+ *         `hub_cache`; with NAME:TYPE (such as :Q4_K_M), NAME:FILE.gguf or org/repo/FILE.gguf one of
+ *         several GGUF files there
  *   s     NULL = defaults
  *   out   the model; close it with apus_model_close after every engine on it
  * Returns OK; EFILE, EFORMAT, EUNSUPPORTED with the file and field in diag; ENOMEM, before weights are
@@ -194,7 +195,8 @@ APUS_API apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece,
 APUS_API apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len);
 APUS_API void apus_detok_free(apus_detok *t);
 
-/* Is `id` one of the ids that end a generation (config and generation_config joined)? */
+/* Is `id` one of the ids that end a generation: those of config and generation_config, the tokenizer's
+ * eos_token and, of models opened with text, the family's end-of-turn tokens? */
 APUS_API bool apus_is_stop_token(const apus_model *m, int32_t id);
 
 typedef enum apus_think { APUS_THINK_DEFAULT = 0, APUS_THINK_ON, APUS_THINK_OFF } apus_think;

@@ -318,6 +318,7 @@ class Synth(Case):
 class Configs(Case):
     # billions: total, read for one token; layers: full, sliding, recurrent
     PUBLISHED = {"Qwen3.6-35B-A3B": (34.661, 2.946, 10, 0, 30), "Qwen3.6-27B": (26.896, 25.625, 16, 0, 48),
+                 "Qwen3.8-27B": (26.896, 25.625, 16, 0, 48),
                  "Qwen3.5-4B": (4.206, 4.206, 8, 0, 24), "Qwen3-30B-A3B": (30.532, 3.042, 48, 0, 0),
                  "gemma-4-26B-A4B-it": (25.233, 3.823, 5, 25, 0),
                  "gemma-4-31B-it": (30.697, 30.697, 10, 50, 0),

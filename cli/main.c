@@ -17,8 +17,10 @@ static void help(FILE *f)
         apus_version());
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(f, "  %-11s %s\n", commands[i]->name, commands[i]->summary);
-    fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or org/repo[@rev] in the\n"
-          "local Hugging Face cache; NAME:TYPE (such as :Q4_K_M) and org/repo/FILE.gguf choose among\n"
+    fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or "
+          "org/repo[@rev] in the\n"
+          "local Hugging Face cache; NAME:TYPE (such as :Q4_K_M) and org/repo/FILE.gguf choose "
+          "among\n"
           "several GGUF files. 'apus COMMAND --help' explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"

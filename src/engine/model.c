@@ -153,7 +153,10 @@ static void settle_tokens(apus_model *m)
         int32_t id = ap_tokenizer_id(m->tokenizer, *s, strlen(*s));
         if (!ap_config_is_stop(c, id)) room &= ap_config_add_suppress(c, id);
     }
-    if (!room) ap_note(&m->notes, "%s: more token ids that end a turn or are never generated than apus keeps", m->dir);
+    if (!room)
+        ap_note(&m->notes,
+                "%s: more token ids that end a turn or are never generated than apus keeps",
+                m->dir);
 }
 
 /* The weights of a folder, with quantised tensors joined as config.json says. */

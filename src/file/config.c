@@ -124,10 +124,10 @@ static void add_stops(const ap_fields *f, const char *key, ap_config *c)
  * one would break off in the middle of nothing. */
 static void media_ids(const ap_fields *f, ap_config *c)
 {
-    static const char *const names[] = {
-        "image",       "video",        "audio",      "vision", "vision_start", "vision_end",
-        "audio_start", "audio_end",    "boi",        "eoi",    "boa",          "eoa",
-        "bov",         "eov",          "image_start", "image_end"};
+    static const char *const names[] = {"image",        "video",      "audio",       "vision",
+                                        "vision_start", "vision_end", "audio_start", "audio_end",
+                                        "boi",          "eoi",        "boa",         "eoa",
+                                        "bov",          "eov",        "image_start", "image_end"};
     static const char *const tails[] = {"_token_id", "_token_index"};
     char key[64];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

@@ -12,7 +12,7 @@
 #include "base/notes.h"
 
 #define AP_MAX_LAYERS 512
-#define AP_MAX_STOP 64
+#define AP_MAX_STOP     64
 #define AP_MAX_SUPPRESS 1024
 #define AP_MAX_ROT 512 /* angles of one rope table = rotated dims / 2 */
 

@@ -11,8 +11,8 @@ const char *const *ap_family_turn_ends(bool gemma)
 
 const char *const *ap_family_media(bool gemma)
 {
-    static const char *const of_gemma[] = {"<|image>", "<image|>", "<|image|>", "<|audio>",
-                                           "<audio|>", "<|audio|>", "<|video>", "<video|>",
+    static const char *const of_gemma[] = {"<|image>",  "<image|>",  "<|image|>", "<|audio>",
+                                           "<audio|>",  "<|audio|>", "<|video>",  "<video|>",
                                            "<|video|>", NULL};
     static const char *const of_qwen[] = {"<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
                                           "<|image_pad|>",    "<|video_pad|>",  "<|audio_start|>",
@@ -29,9 +29,9 @@ static bool is_one_of(const char *const *list, const char *s, size_t n)
 
 bool ap_is_visible_marker(const char *s, size_t n)
 {
-    static const char *const markers[] = {"<|channel>",   "<channel|>",       "<|tool_call>",
-                                          "<tool_call|>", "<|tool_response>", "<tool_response|>",
-                                          "<|\"|>",       NULL};
+    static const char *const markers[] = {
+        "<|channel>",       "<channel|>",       "<|tool_call>", "<tool_call|>",
+        "<|tool_response>", "<tool_response|>", "<|\"|>",       NULL};
     return is_one_of(markers, s, n);
 }
 
@@ -53,10 +53,19 @@ static bool in_bars(const char *s, size_t n, bool both)
 ap_token_kind ap_family_token_kind(bool gemma, const char *s, size_t n)
 {
     static const char *const of_gemma[] = {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", NULL};
-    static const char *const added[] = {
-        "<tool_call>",    "</tool_call>",   "<tool_response>", "</tool_response>", "<think>",
-        "</think>",       "<|fim_prefix|>", "<|fim_middle|>",  "<|fim_suffix|>",   "<|fim_pad|>",
-        "<|repo_name|>",  "<|file_sep|>",   NULL};
+    static const char *const added[] = {"<tool_call>",
+                                        "</tool_call>",
+                                        "<tool_response>",
+                                        "</tool_response>",
+                                        "<think>",
+                                        "</think>",
+                                        "<|fim_prefix|>",
+                                        "<|fim_middle|>",
+                                        "<|fim_suffix|>",
+                                        "<|fim_pad|>",
+                                        "<|repo_name|>",
+                                        "<|file_sep|>",
+                                        NULL};
     if (gemma)
         return is_one_of(of_gemma, s, n) || in_bars(s, n, false) ? AP_TOKEN_SPECIAL
                                                                  : AP_TOKEN_PLAIN;

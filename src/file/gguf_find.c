@@ -120,7 +120,8 @@ static apus_err refuse(const found *f, const char *which, const char *name, apus
     for (size_t i = 0; i < f->n; i++) fit += fits(f->name[i], which);
     for (size_t i = 0, listed = 0; i < f->n; i++) {
         if (fit && !fits(f->name[i], which)) continue;
-        if (listed++ == MAX_LISTED) ap_buf_addf(&names, " and %zu more", (fit ? fit : f->n) - MAX_LISTED);
+        if (listed++ == MAX_LISTED)
+            ap_buf_addf(&names, " and %zu more", (fit ? fit : f->n) - MAX_LISTED);
         if (listed <= MAX_LISTED) ap_buf_addf(&names, "%s%s", listed > 1 ? ", " : "", f->name[i]);
     }
     const char *all = names.data ? names.data : "";
@@ -128,11 +129,11 @@ static apus_err refuse(const found *f, const char *which, const char *name, apus
     if (!f->n)
         err = ap_fail(diag, APUS_EFILE, "%s: no GGUF file here", name);
     else if (fit)
-        err = ap_fail(diag, APUS_EFILE, "%s: %zu GGUF files%s%s fit, name one of them: %s", name, fit,
-                      which ? " of type " : "", which ? which : "", all);
+        err = ap_fail(diag, APUS_EFILE, "%s: %zu GGUF files%s%s fit, name one of them: %s", name,
+                      fit, which ? " of type " : "", which ? which : "", all);
     else
-        err = ap_fail(diag, APUS_EFILE, "%s: no GGUF file for \"%.60s\" here; there is: %s", name, which,
-                      all);
+        err = ap_fail(diag, APUS_EFILE, "%s: no GGUF file for \"%.60s\" here; there is: %s", name,
+                      which, all);
     ap_buf_free(&names);
     return err;
 }

@@ -292,8 +292,8 @@ static int64_t layer_count(meta *m, const ap_gguf *const *parts, size_t n_parts)
     if (m->err) return 0;
     if (layers < 1 || layers > AP_MAX_LAYERS)
         m->err = ap_fail(m->diag, APUS_EFORMAT,
-                         "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d", m->g->name,
-                         m->family->gguf, layers, AP_MAX_LAYERS);
+                         "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d",
+                         m->g->name, m->family->gguf, layers, AP_MAX_LAYERS);
     else if (layers != count && layers != count - head && (have.nextn < 0 || have.n != count))
         m->err = ap_fail(m->diag, APUS_EFORMAT,
                          "%s: %s.block_count is %" PRId64 " and nextn_predict_layers %" PRId64
@@ -313,9 +313,10 @@ static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
     for (int64_t l = 0; l < layers; l++) {
         int64_t other = gemma ? (l + 1) % 6 != 0 : (l + 1) % interval != 0;
         if (list && list->is_array && !ap_gguf_int(list, (uint64_t)l, &other) && !m->err)
-            m->err = ap_fail(m->diag, APUS_EFORMAT,
-                             "%s: %s: expected a flag for each of %" PRId64 " layers, found %" PRIu64,
-                             m->g->name, list->key, layers, list->count);
+            m->err =
+                ap_fail(m->diag, APUS_EFORMAT,
+                        "%s: %s: expected a flag for each of %" PRId64 " layers, found %" PRIu64,
+                        m->g->name, list->key, layers, list->count);
         ap_buf_addf(b, "%s\"%s\"", l ? "," : "",
                     !other  ? "full_attention"
                     : gemma ? "sliding_attention"

@@ -23,8 +23,9 @@ static bool string_is(const ap_gguf *g, const char *key, const char *want)
 
 /* ---------------------------------------------------------------- tokenizer.json */
 
-static const char gemma_before[] = ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
-                                   "\"},\"content\":\"\xE2\x96\x81\"},\"pre_tokenizer\":null";
+static const char gemma_before[] =
+    ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
+    "\"},\"content\":\"\xE2\x96\x81\"},\"pre_tokenizer\":null";
 
 static const char gemma_after[] =
     ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
@@ -53,12 +54,13 @@ static void post_processor(int64_t bos, ap_buf *b)
         ap_buf_adds(b, ",\"post_processor\":null");
         return;
     }
-    ap_buf_addf(b,
-                ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
-                "{\"id\":\"bos\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
-                "\"pair\":[],\"special_tokens\":{\"bos\":{\"id\":\"bos\",\"ids\":[%" PRId64
-                "],\"tokens\":[\"bos\"]}}}",
-                bos);
+    ap_buf_addf(
+        b,
+        ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
+        "{\"id\":\"bos\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
+        "\"pair\":[],\"special_tokens\":{\"bos\":{\"id\":\"bos\",\"ids\":[%" PRId64
+        "],\"tokens\":[\"bos\"]}}}",
+        bos);
 }
 
 void ap_tokenizer_pipeline(bool gemma, bool marks, int64_t bos, ap_buf *b)
@@ -126,7 +128,8 @@ static apus_err find_kind(const ap_gguf *g, bool *gemma, bool *marks, apus_diag 
              (string_is(g, "tokenizer.ggml.model", "llama") &&
               string_is(g, "tokenizer.ggml.pre", "gemma4"));
     *marks = string_is(g, "tokenizer.ggml.pre", "qwen35");
-    if (*gemma || (bytes && (*marks || string_is(g, "tokenizer.ggml.pre", "qwen2")))) return APUS_OK;
+    if (*gemma || (bytes && (*marks || string_is(g, "tokenizer.ggml.pre", "qwen2"))))
+        return APUS_OK;
     return ap_fail(diag, APUS_EUNSUPPORTED,
                    "%s: tokenizer.ggml.model and .pre: expected gemma4, llama with gemma4, or gpt2 "
                    "with qwen2 or qwen35",
@@ -247,7 +250,8 @@ apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, const char *given, size
 /* ---------------------------------------------------------------- generation_config.json */
 
 /* Of a number that JSON can hold; others are told. */
-static void advice(const ap_gguf *g, const char *key, const char *member, ap_buf *b, ap_notes *notes)
+static void advice(const ap_gguf *g, const char *key, const char *member, ap_buf *b,
+                   ap_notes *notes)
 {
     const ap_gguf_value *v = ap_gguf_find(g, key);
     double x;
@@ -268,7 +272,8 @@ static void tell_unknown_sampling(const ap_gguf *g, ap_notes *notes)
         const ap_gguf_value *v = ap_gguf_find(g, keys[i]);
         double x = 0;
         if (v && ap_gguf_num(v, 0, &x) && x > 0)
-            ap_note(notes, "%s: %s: apus does not sample that way; it is left out", g->name, keys[i]);
+            ap_note(notes, "%s: %s: apus does not sample that way; it is left out", g->name,
+                    keys[i]);
     }
 }
 

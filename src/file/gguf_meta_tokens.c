@@ -166,7 +166,8 @@ static void put_templates(ap_gguf_writer *w, const ap_tokenizer_texts *t, const 
     if (!inside || inside->type != AP_JSON_ARRAY) return;
     for (const ap_json *e = inside->first; e; e = e->next) {
         const ap_json *name = ap_json_get(e, "name"), *s = ap_json_get(e, "template");
-        if (is_text(name) && is_text(s) && name->len) put_named_template(w, name->str, s->str, s->len);
+        if (is_text(name) && is_text(s) && name->len)
+            put_named_template(w, name->str, s->str, s->len);
     }
 }
 

@@ -4,9 +4,18 @@
 
 #include <stddef.h>
 
-#define READ(id, name, dtype) {id, name, dtype, true, false}
-#define NAMED(id, name)       {id, name, AP_F32, false, false}
-#define IK(id, name)          {id, name, AP_F32, false, true}
+#define READ(id, name, dtype)                                                                      \
+    {                                                                                              \
+        id, name, dtype, true, false                                                               \
+    }
+#define NAMED(id, name)                                                                            \
+    {                                                                                              \
+        id, name, AP_F32, false, false                                                             \
+    }
+#define IK(id, name)                                                                               \
+    {                                                                                              \
+        id, name, AP_F32, false, true                                                              \
+    }
 
 static const ap_ggml_type types[] = {
     READ(0, "F32", AP_F32),

@@ -54,7 +54,8 @@ static void mark_kinds(const ap_gguf *g, bool gemma, ap_gguf_vocab *v, ap_notes 
         if (!wrong++) first = i;
     }
     if (!types)
-        ap_note(notes, "%s: tokenizer.ggml.token_type is missing; control tokens are known by their texts",
+        ap_note(notes,
+                "%s: tokenizer.ggml.token_type is missing; control tokens are known by their texts",
                 g->name);
     else if (wrong)
         ap_note(notes,
@@ -142,7 +143,8 @@ static bool list_merges(repair *r, const ap_gguf_value *merges)
     size_t i = 0;
     r->merge = ap_malloc((size_t)merges->count, sizeof *r->merge);
     if (!r->merge) return false;
-    while (i < merges->count && ap_gguf_next_string(merges, &at, &r->merge[i].s, &r->merge[i].n)) i++;
+    while (i < merges->count && ap_gguf_next_string(merges, &at, &r->merge[i].s, &r->merge[i].n))
+        i++;
     r->v->n_merges = i;
     return true;
 }
@@ -167,7 +169,8 @@ static size_t rank_of(repair *r, const ap_vocab_entry *e)
     text a, b, made;
     size_t i = 0;
     for (; i < r->v->n_merges; i++)
-        if (split_merge(r, i, &a, &b, &made) && made.n == e->n && !memcmp(made.s, e->s, e->n)) break;
+        if (split_merge(r, i, &a, &b, &made) && made.n == e->n && !memcmp(made.s, e->s, e->n))
+            break;
     return i;
 }
 
@@ -224,8 +227,8 @@ static bool mark_lost_merges(repair *r)
     if (!v->merge_lost) return false;
     for (size_t i = 0; i < v->n_merges; i++) {
         if (!split_merge(r, i, &a, &b, &made)) continue;
-        v->merge_lost[i] = id_of(r, a.s, a.n) < 0 || id_of(r, b.s, b.n) < 0 ||
-                           id_of(r, made.s, made.n) < 0;
+        v->merge_lost[i] =
+            id_of(r, a.s, a.n) < 0 || id_of(r, b.s, b.n) < 0 || id_of(r, made.s, made.n) < 0;
         r->n_left_out += v->merge_lost[i];
     }
     return !r->whole.failed;
@@ -234,10 +237,11 @@ static bool mark_lost_merges(repair *r)
 static void tell(const repair *r, size_t twins, text example, ap_notes *notes)
 {
     ap_note(notes,
-            "%s: tokenizer.ggml.tokens holds %zu text%s twice, such as \"%.*s\"; %zu of these tokens got "
+            "%s: tokenizer.ggml.tokens holds %zu text%s twice, such as \"%.*s\"; %zu of these "
+            "tokens got "
             "the text back that only the merges name, %zu merges are left out",
-            r->g->name, twins, twins > 1 ? "s" : "", example.n < 60 ? (int)example.n : 60, example.s,
-            r->n_restored, r->n_left_out);
+            r->g->name, twins, twins > 1 ? "s" : "", example.n < 60 ? (int)example.n : 60,
+            example.s, r->n_restored, r->n_left_out);
 }
 
 static bool mend_twins(repair *r, const ap_gguf_value *merges, ap_notes *notes)
@@ -262,7 +266,8 @@ static bool list_tokens(const ap_gguf_value *tokens, ap_gguf_vocab *v)
     const uint8_t *at = tokens->data;
     v->token = ap_calloc((size_t)tokens->count, sizeof *v->token);
     if (!v->token) return false;
-    while (v->n < tokens->count && ap_gguf_next_string(tokens, &at, &v->token[v->n].s, &v->token[v->n].n))
+    while (v->n < tokens->count &&
+           ap_gguf_next_string(tokens, &at, &v->token[v->n].s, &v->token[v->n].n))
         v->n++;
     return true;
 }

@@ -47,8 +47,8 @@ static bool is_sha(const char *s, size_t n)
 typedef struct repo_name {
     const char *org, *repo;
     size_t org_len, repo_len;
-    char rev[201];     /* "main" if not given */
-    const char *file;  /* below the repository; NULL: none */
+    char rev[201];    /* "main" if not given */
+    const char *file; /* below the repository; NULL: none */
     size_t file_len;
     const char *which; /* behind the colon; NULL: none */
 } repo_name;
@@ -183,7 +183,8 @@ static apus_err resolve_snapshot(const repo_name *r, const char *snap, const cha
         *dir = path;
         path = NULL;
     } else {
-        err = ap_gguf_find_in(snap, file, name, dir, diag); /* elsewhere in it, or the list of what is there */
+        err = ap_gguf_find_in(snap, file, name, dir,
+                              diag); /* elsewhere in it, or the list of what is there */
     }
     ap_free(file);
     ap_free(path);

@@ -10,7 +10,8 @@
 
 static const struct {
     const char *name;
-    ap_quant_mode mode; /* with the group that is the mode's default; affine: bits as the shapes tell */
+    ap_quant_mode
+        mode; /* with the group that is the mode's default; affine: bits as the shapes tell */
 } modes[] = {{"affine", {AP_MLX_AFFINE, 0, 64, 1, false}},
              {"mxfp4", {AP_MLX_MXFP4, 4, 32, 1, false}},
              {"nvfp4", {AP_MLX_NVFP4, 4, 16, 1, false}},
@@ -29,10 +30,9 @@ static ap_quant_mode read_mlx(const ap_fields *f)
                       name);
     int bits = (int)ap_field_int(f, "bits", 1, 32, m.bits);
     int group = (int)ap_field_int(f, "group_size", 1, 65536, m.group);
-    bool fits = m.dtype == AP_MLX_AFFINE
-                    ? (bits == 0 || (bits >= 2 && bits <= 8 && bits != 7)) &&
-                          (group == 32 || group == 64 || group == 128)
-                    : bits == m.bits && group == m.group;
+    bool fits = m.dtype == AP_MLX_AFFINE ? (bits == 0 || (bits >= 2 && bits <= 8 && bits != 7)) &&
+                                               (group == 32 || group == 64 || group == 128)
+                                         : bits == m.bits && group == m.group;
     if (!fits)
         ap_field_fail(f, APUS_EUNSUPPORTED, "bits", NULL,
                       "%d bits in groups of %d are not a format of mode \"%.20s\"", bits, group,
@@ -53,7 +53,8 @@ static bool index_plain(ap_quant_config *c)
     for (size_t i = 0; i < c->overrides.n; i++) {
         const ap_name *n = &c->overrides.item[i];
         const char *plain = ap_plain_name(n->s);
-        if (!ap_names_add(&c->plain, plain, n->len - (size_t)(plain - n->s), n->value)) return false;
+        if (!ap_names_add(&c->plain, plain, n->len - (size_t)(plain - n->s), n->value))
+            return false;
     }
     if (ap_names_sort(&c->plain)) {
         size_t kept = 0;

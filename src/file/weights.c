@@ -30,8 +30,8 @@ apus_err ap_weights_add_shard(ap_weights *w, const char *name, apus_diag *diag)
     return APUS_OK;
 }
 
-apus_err ap_weights_add_item(ap_weights *w, const char *name, size_t len, const ap_tensor *t, size_t in,
-                         apus_diag *diag)
+apus_err ap_weights_add_item(ap_weights *w, const char *name, size_t len, const ap_tensor *t,
+                             size_t in, apus_diag *diag)
 {
     w->item[w->n] = (struct item){name, len, *t, in};
     if (ap_names_add(&w->names, name, len, w->n++)) return APUS_OK;

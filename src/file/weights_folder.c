@@ -142,11 +142,12 @@ apus_err ap_weights_check(const ap_weights *w, const ap_tensor_table *table, apu
         char *path = ap_path_join(w->dir, in);
         bool here = path && ap_path_exists(path);
         ap_free(path);
-        return ap_fail(diag, here ? APUS_EFORMAT : APUS_EFILE,
-                       here ? "%s: tensor \"%.200s\" is not in %s, where model.safetensors.index.json has it"
-                            : "%s: tensor \"%.200s\" is missing: the file %s that "
-                              "model.safetensors.index.json names is not here; fetch it again",
-                       w->dir, t->s, in);
+        return ap_fail(
+            diag, here ? APUS_EFORMAT : APUS_EFILE,
+            here ? "%s: tensor \"%.200s\" is not in %s, where model.safetensors.index.json has it"
+                 : "%s: tensor \"%.200s\" is missing: the file %s that "
+                   "model.safetensors.index.json names is not here; fetch it again",
+            w->dir, t->s, in);
     }
     return APUS_OK;
 }
@@ -216,10 +217,11 @@ static apus_err no_weights(const ap_weights *w, const char *first_absent, apus_d
         return ap_fail(diag, APUS_EFILE,
                        "%s: no weights: expected model.safetensors or model.safetensors.index.json",
                        w->dir);
-    return ap_fail(diag, APUS_EFILE,
-                   "%s: no weights: none of the files that model.safetensors.index.json names is here, "
-                   "such as %s; fetch them",
-                   w->dir, first_absent);
+    return ap_fail(
+        diag, APUS_EFILE,
+        "%s: no weights: none of the files that model.safetensors.index.json names is here, "
+        "such as %s; fetch them",
+        w->dir, first_absent);
 }
 
 /* first_absent: a file that an index names although none of its files is here; NULL: there is no index. */
@@ -231,8 +233,7 @@ static apus_err add_files(ap_weights *w, const char *first_absent, ap_notes *not
     if (!err && all > 1) {
         drop_shards(w);
         err = add_matching(w, true, diag);
-        if (!err && w->n_shards == 0 && first_absent)
-            return no_weights(w, first_absent, diag);
+        if (!err && w->n_shards == 0 && first_absent) return no_weights(w, first_absent, diag);
         if (!err && w->n_shards == 0)
             return ap_fail(diag, APUS_EFILE,
                            "%s: %zu *.safetensors files, but no model.safetensors.index.json that "
@@ -241,10 +242,11 @@ static apus_err add_files(ap_weights *w, const char *first_absent, ap_notes *not
     }
     if (!err) err = check_set(w, diag);
     if (!err && first_absent)
-        ap_note(notes,
-                "%s: none of the files that model.safetensors.index.json names is here, such as %s; "
-                "the weights are those of %s%s",
-                w->dir, first_absent, w->shard[0].name, w->n_shards > 1 ? " and others" : "");
+        ap_note(
+            notes,
+            "%s: none of the files that model.safetensors.index.json names is here, such as %s; "
+            "the weights are those of %s%s",
+            w->dir, first_absent, w->shard[0].name, w->n_shards > 1 ? " and others" : "");
     else if (!err && w->n_shards > 1)
         ap_note(notes, "%s: there is no model.safetensors.index.json; %zu files are taken together",
                 w->dir, w->n_shards);

@@ -28,16 +28,16 @@ struct ap_weights {
     const ap_gguf **gguf; /* of the shards; NULL for safetensors */
     ap_arena arena;       /* Hugging Face names of GGUF tensors */
     ap_weights_traits traits;
-    ap_names names; /* tensor name -> item */
-    char *prefix;   /* of the text model, or NULL */
+    ap_names names;  /* tensor name -> item */
+    char *prefix;    /* of the text model, or NULL */
     ap_names absent; /* tensors that the index names and no file holds -> their shard's name */
 };
 
 /* Note a file of the folder; it is opened later. */
 apus_err ap_weights_add_shard(ap_weights *w, const char *name, apus_diag *diag);
 /* Room in w->item was made for it. */
-apus_err ap_weights_add_item(ap_weights *w, const char *name, size_t len, const ap_tensor *t, size_t in,
-                             apus_diag *diag);
+apus_err ap_weights_add_item(ap_weights *w, const char *name, size_t len, const ap_tensor *t,
+                             size_t in, apus_diag *diag);
 /* After the last item. EFORMAT: a name appears twice. */
 apus_err ap_weights_index(ap_weights *w, apus_diag *diag);
 /* The prefix of the text model's names, into w->prefix. */

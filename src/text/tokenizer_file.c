@@ -48,8 +48,7 @@ static apus_err vocab_event(file *f, const ap_json_event *e)
             return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab: id %.*s, expected 0 to %d",
                            f->name, e->len > 40 ? 40 : (int)e->len, e->str, AP_VOCAB_MAX_ID);
         /* A text that stands twice has the last id; the others decode to it. */
-        if (*f->slot >= 0 && *f->slot != id &&
-            !ap_vocab_alias(&f->t->bpe.vocab, f->slot, *f->slot))
+        if (*f->slot >= 0 && *f->slot != id && !ap_vocab_alias(&f->t->bpe.vocab, f->slot, *f->slot))
             return no_memory(f);
         *f->slot = (int32_t)id;
         return APUS_OK;

@@ -56,8 +56,7 @@ void kv_array(bytes *f, const char *key, ap_gguf_type type, uint64_t n)
 }
 
 /* A matrix of ggml type `type`, innermost size first. */
-void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type,
-                   uint64_t at)
+void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type, uint64_t at)
 {
     put_text(f, name);
     put(f, 2, 4);

@@ -617,7 +617,9 @@ static void advised(const char *generation, size_t n)
     assert_int_equal(ap_config_read(dir, &c, &notes, &diag), APUS_OK);
     for (size_t i = 0; i < notes.n; i++)
         if (!strstr(notes.text[i], "generation_config.json")) fail_msg("%s", notes.text[i]);
-    if (notes.n != n) fail_msg("%s: %zu notes, the last: %s", generation, notes.n, notes.n ? notes.text[notes.n - 1] : "");
+    if (notes.n != n)
+        fail_msg("%s: %zu notes, the last: %s", generation, notes.n,
+                 notes.n ? notes.text[notes.n - 1] : "");
 }
 
 /* Advice never keeps a model from loading. */
@@ -631,10 +633,12 @@ static void test_odd_generation(void **state)
     advised("{\"top_k\":\" 5 \",\"do_sample\":1,\"temperature\":null}", 0);
     assert_true(c.top_k == 5 && c.do_sample && c.temperature < 0);
     advised("{\"eos_token_id\":[3.0,\"4\",-1,5000000],\"pad_token_id\":\"6\"}", 0);
-    assert_true(ap_config_is_stop(&c, 3) && ap_config_is_stop(&c, 4) && c.n_stop == 2 && c.pad == 6);
+    assert_true(ap_config_is_stop(&c, 3) && ap_config_is_stop(&c, 4) && c.n_stop == 2 &&
+                c.pad == 6);
     advised("{\"top_k\":1.5,\"temperature\":-1,\"top_p\":7,\"min_p\":\"much\"}", 4);
     assert_true(c.top_k < 0 && c.temperature < 0 && c.top_p < 0 && c.min_p < 0);
-    assert_non_null(strstr(notes.text[3], "top_k: expected a whole number from 0 on, or -1, found 1.5"));
+    assert_non_null(
+        strstr(notes.text[3], "top_k: expected a whole number from 0 on, or -1, found 1.5"));
     advised("{\"top_k\":[1],\"do_sample\":{},\"eos_token_id\":[\"x\",2],\"bos_token_id\":{}}", 4);
     assert_true(c.n_stop == 1 && c.stop[0] == 2 && c.do_sample);
     advised("{\"repetition_penalty\":0}", 1);
@@ -655,14 +659,17 @@ static void test_odd_generation(void **state)
 static void test_media(void **state)
 {
     (void)state;
-    pair e[] = {{"image_token_id", "7"},     {"video_token_id", "8"},   {"vision_start_token_id", "9"},
-                {"audio_token_id", "12345"}, {"eoi_token_index", "10"}, {"eos_token_id", "9"},
-                {"boa_token_id", "null"},    {NULL, NULL}};
+    pair e[] = {{"image_token_id", "7"},        {"video_token_id", "8"},
+                {"vision_start_token_id", "9"}, {"audio_token_id", "12345"},
+                {"eoi_token_index", "10"},      {"eos_token_id", "9"},
+                {"boa_token_id", "null"},       {NULL, NULL}};
     assert_int_equal(edited(gemma, e, "{\"suppress_tokens\":[11,7]}"), APUS_OK);
     assert_int_equal(c.n_suppress, 4); /* 12345 is beyond the vocabulary, 9 ends a turn */
     for (int i = 0, sum = 0; i < 5; i++) {
-        if (i == 4) assert_int_equal(sum, 7 + 8 + 10 + 11);
-        else sum += c.suppress[i];
+        if (i == 4)
+            assert_int_equal(sum, 7 + 8 + 10 + 11);
+        else
+            sum += c.suppress[i];
     }
 }
 
@@ -733,16 +740,25 @@ static int clean_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gemma_e2b),          cmocka_unit_test(test_gemma_e4b),
-        cmocka_unit_test(test_gemma_large),        cmocka_unit_test(test_qwen35_dense),
-        cmocka_unit_test(test_qwen35_moe),         cmocka_unit_test(test_qwen_relatives),
-        cmocka_unit_test(test_yarn),               cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_defaults_and_nulls), cmocka_unit_test(test_geometry_forms),
-        cmocka_unit_test(test_layer_rules),        cmocka_unit_test(test_rope_keys),
-        cmocka_unit_test(test_token_rules),        cmocka_unit_test(test_bad),
-        cmocka_unit_test(test_bad_files),          cmocka_unit_test(test_torture),
+        cmocka_unit_test(test_gemma_e2b),
+        cmocka_unit_test(test_gemma_e4b),
+        cmocka_unit_test(test_gemma_large),
+        cmocka_unit_test(test_qwen35_dense),
+        cmocka_unit_test(test_qwen35_moe),
+        cmocka_unit_test(test_qwen_relatives),
+        cmocka_unit_test(test_yarn),
+        cmocka_unit_test(test_generation),
+        cmocka_unit_test(test_defaults_and_nulls),
+        cmocka_unit_test(test_geometry_forms),
+        cmocka_unit_test(test_layer_rules),
+        cmocka_unit_test(test_rope_keys),
+        cmocka_unit_test(test_token_rules),
+        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_bad_files),
+        cmocka_unit_test(test_torture),
         cmocka_unit_test(test_flat_under_the_whole_name),
-        cmocka_unit_test(test_odd_generation),     cmocka_unit_test(test_media),
+        cmocka_unit_test(test_odd_generation),
+        cmocka_unit_test(test_media),
     };
     return cmocka_run_group_tests(tests, set_up, clean_up);
 }

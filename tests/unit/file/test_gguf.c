@@ -115,7 +115,8 @@ static void test_tensors(void **state)
 {
     (void)state;
     one_record(32, 2, 90, 0, APUS_EUNSUPPORTED, "unknown type number 90");
-    one_record(32, 2, 139, 0, APUS_EUNSUPPORTED, "has type IQ4_K of ik_llama.cpp, which apus does not");
+    one_record(32, 2, 139, 0, APUS_EUNSUPPORTED,
+               "has type IQ4_K of ik_llama.cpp, which apus does not");
     one_record(32, 2, 133, 0, APUS_EUNSUPPORTED, "has type Q6_0 of ik_llama.cpp");
     one_record(32, 2, 212, 0, APUS_EUNSUPPORTED, "has type Q4_K_R4 of ik_llama.cpp");
     one_record(32, 2, 399, 0, APUS_EUNSUPPORTED, "has type Q8_K_R8 of ik_llama.cpp");
@@ -215,7 +216,8 @@ static void test_keys(void **state)
     f = begin();
     base_keys(&f, "gemma4", NULL);
     record(&f, "rope_freqs.weight", 1, 2, 0, 0); /* zeros */
-    config_fails(&f, APUS_EUNSUPPORTED, "\"rope_freqs.weight\": expected 2 divisors in f32, f16 or bf16");
+    config_fails(&f, APUS_EUNSUPPORTED,
+                 "\"rope_freqs.weight\": expected 2 divisors in f32, f16 or bf16");
 }
 
 /* A file of two whole layers and what else is told; head: the block of the head for the next tokens. */
@@ -235,7 +237,8 @@ static void layers_are(uint32_t count, int nextn, int blocks, int head, int want
     finish(&f, 512);
     apus_err err = config_of(&f, text, sizeof text);
     snprintf(part, sizeof part, "\"num_hidden_layers\":%d,", want);
-    if (want > 0 ? err || !strstr(text, part) : err != APUS_EFORMAT || !strstr(diag.text, "block_count"))
+    if (want > 0 ? err || !strstr(text, part)
+                 : err != APUS_EFORMAT || !strstr(diag.text, "block_count"))
         fail_msg("%u %d %d %d: %d %s", count, nextn, blocks, head, err, err ? diag.text : text);
 }
 
@@ -243,8 +246,8 @@ static void test_head_for_next_tokens(void **state)
 {
     (void)state;
     layers_are(2, -1, 2, -1, 2);
-    layers_are(3, 1, 3, 2, 2); /* the count counts the head, as converters write it */
-    layers_are(2, 1, 3, 2, 2); /* it does not */
+    layers_are(3, 1, 3, 2, 2);  /* the count counts the head, as converters write it */
+    layers_are(2, 1, 3, 2, 2);  /* it does not */
     layers_are(3, -1, 3, 2, 2); /* the count counts what no key speaks of */
     layers_are(2, -1, 3, 2, 2);
     layers_are(4, 2, 4, 2, 2); /* two of them */
@@ -263,7 +266,8 @@ static void test_short_rope_factors(void **state)
 {
     (void)state;
     const uint32_t kind[] = {0, 1, 30, 1, 1, 8};
-    const uint32_t one[] = {0x3F800000, 0x3C00, 0x3F80, 0x3C00, 0x3C00, 0}, still[] = {0x7149F2CA, 0x7C00, 0x714A, 0x7BFF, 0x4000, 0};
+    const uint32_t one[] = {0x3F800000, 0x3C00, 0x3F80, 0x3C00, 0x3C00, 0},
+                   still[] = {0x7149F2CA, 0x7C00, 0x714A, 0x7BFF, 0x4000, 0};
     for (int i = 0; i < 5; i++) {
         char text[4096];
         bytes f = begin();
@@ -275,7 +279,8 @@ static void test_short_rope_factors(void **state)
         put(&f, still[i], size);
         put(&f, 0, 32);
         apus_err err = config_of(&f, text, sizeof text);
-        if (i < 4 && (err || !strstr(text, "\"partial_rotary_factor\":0.5"))) fail_msg("%d %s", i, diag.text);
+        if (i < 4 && (err || !strstr(text, "\"partial_rotary_factor\":0.5")))
+            fail_msg("%d %s", i, diag.text);
         if (i == 4) assert_int_equal(err, APUS_EUNSUPPORTED); /* 2: another kind of scaling */
     }
 }
@@ -295,7 +300,8 @@ static void test_short_lists(void **state)
 static void test_stops(void **state)
 {
     (void)state;
-    static const char *const tokens[] = {"a", "<|im_end|>", "b", "<|endoftext|>", "<turn|>", "c", NULL};
+    static const char *const tokens[] = {"a",       "<|im_end|>", "b", "<|endoftext|>",
+                                         "<turn|>", "c",          NULL};
     char text[4096];
     bytes f = begin();
     base_keys(&f, "qwen3moe", NULL);
@@ -476,7 +482,8 @@ static void test_mlx(void **state)
 }
 
 /* Joins one tensor, whose scales decide what it is. */
-static void joins(const char *config, const char *name, const char *parts, ap_dtype t, int bits, int group)
+static void joins(const char *config, const char *name, const char *parts, ap_dtype t, int bits,
+                  int group)
 {
     char tensors[400], weight[200];
     snprintf(tensors, sizeof tensors, parts, name, name, name);
@@ -484,8 +491,8 @@ static void joins(const char *config, const char *name, const char *parts, ap_dt
     snprintf(weight, sizeof weight, "%s.weight", name);
     const ap_tensor *x = ap_weights_find(w, weight);
     if (x->dtype != t || x->bits != bits || x->group != group)
-        fail_msg("%s %s: %s, %d bits, groups of %d", config, parts, ap_dtype_name(x->dtype), x->bits,
-                 x->group);
+        fail_msg("%s %s: %s, %d bits, groups of %d", config, parts, ap_dtype_name(x->dtype),
+                 x->bits, x->group);
     ap_weights_close(w);
     w = NULL;
 }
@@ -531,13 +538,15 @@ static void test_entries_of_other_modes(void **state)
                  "\"y\":true}}",
                  rows[i].mode);
         joins(config, "x", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
-        snprintf(config, sizeof config, "{\"quantization\":{\"mode\":\"%s\",\"y\":true}}", rows[i].mode);
+        snprintf(config, sizeof config, "{\"quantization\":{\"mode\":\"%s\",\"y\":true}}",
+                 rows[i].mode);
         joins(config, "y", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
         joins(config, "z", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
     }
     /* An entry's own words count, also if they are wrong. */
     join(MODES("mxfp4", ",\"a\":{\"bits\":4,\"group_size\":64}"),
-         "a.weight U32 [2,32];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT, "4 bits, groups of 64");
+         "a.weight U32 [2,32];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "4 bits, groups of 64");
     join(MODES("mxfp4", ",\"a\":{\"mode\":\"mxfp4\",\"group_size\":64}"), "a.weight U32 [2,16]",
          APUS_EUNSUPPORTED, "4 bits in groups of 64 are not a format of mode \"mxfp4\"");
 }
@@ -551,7 +560,8 @@ static void test_entries_under_other_prefixes(void **state)
         for (int k = 0; k < 5; k++) {
             char config[300], name[100];
             snprintf(config, sizeof config,
-                     "{\"quantization\":{\"bits\":4,\"%slayers.0.mlp.gate\":{\"bits\":8}}}", before[i]);
+                     "{\"quantization\":{\"bits\":4,\"%slayers.0.mlp.gate\":{\"bits\":8}}}",
+                     before[i]);
             snprintf(name, sizeof name, "%slayers.0.mlp.gate", before[k]);
             joins(config, name, A8_64, AP_MLX_AFFINE, 8, 64);
         }
@@ -582,11 +592,13 @@ static void test_shapes_tell(void **state)
     static ap_config c;
     ap_tensor_table t;
     static const char text[] =
-        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":128,\"vocab_size\":2,"
+        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":128,\"vocab_size\":"
+        "2,"
         "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,"
         "\"num_experts_per_tok\":1,\"moe_intermediate_size\":128,\"rope_theta\":10000}";
-    assert_int_equal(ap_config_parse(&(ap_config_text){"c", text, sizeof text - 1}, NULL, &c, NULL, &diag),
-                     APUS_OK);
+    assert_int_equal(
+        ap_config_parse(&(ap_config_text){"c", text, sizeof text - 1}, NULL, &c, NULL, &diag),
+        APUS_OK);
     assert_int_equal(ap_tensor_table_make(&c, &t, &diag), APUS_OK);
     widths = &t;
     static const char *const names[] = {"model.layers.0.mlp.gate", "language_model.lm_head",
@@ -598,10 +610,12 @@ static void test_shapes_tell(void **state)
         joins("{}", names[i], A4_128, AP_MLX_AFFINE, 4, 128);
         joins("{}", names[i], A8_64, AP_MLX_AFFINE, 8, 64);
         /* One width for all, and some tensors that have another. */
-        joins("{\"quantization\":{\"bits\":4,\"group_size\":64}}", names[i], A8_64, AP_MLX_AFFINE, 8, 64);
-        joins("{\"quantization\":{\"bits\":8,\"group_size\":32}}", names[i], A4_64, AP_MLX_AFFINE, 4, 64);
-        joins("{\"quantization\":{\"bits\":4,\"mode\":\"nvfp4\",\"group_size\":16}}", names[i], A4_128,
-              AP_MLX_AFFINE, 4, 128);
+        joins("{\"quantization\":{\"bits\":4,\"group_size\":64}}", names[i], A8_64, AP_MLX_AFFINE,
+              8, 64);
+        joins("{\"quantization\":{\"bits\":8,\"group_size\":32}}", names[i], A4_64, AP_MLX_AFFINE,
+              4, 64);
+        joins("{\"quantization\":{\"bits\":4,\"mode\":\"nvfp4\",\"group_size\":16}}", names[i],
+              A4_128, AP_MLX_AFFINE, 4, 128);
     }
     widths = NULL;
     ap_tensor_table_free(&t);

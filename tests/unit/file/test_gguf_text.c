@@ -88,8 +88,9 @@ static void notes_say(size_t n, const char *part)
 
 /* ---------------------------------------------------------------- the first token */
 
-static const char *const gemma_tokens[] = {"<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>",
-                                           "<|tool_call>", "\xE2\x96\x81", "a", "b", "ab", NULL};
+static const char *const gemma_tokens[] = {"<pad>",   "<eos>",   "<bos>",        "<unk>",
+                                           "<|turn>", "<turn|>", "<|tool_call>", "\xE2\x96\x81",
+                                           "a",       "b",       "ab",           NULL};
 static const int32_t gemma_types[] = {3, 3, 3, 2, 3, 3, 4, 1, 1, 1, 1};
 static const char *const gemma_merges[] = {"a b", NULL};
 
@@ -145,8 +146,8 @@ static void test_ollama(void **state)
     ap_gguf_close(&g);
 }
 
-static const char *const qwen_tokens[] = {"a", "b", "ab", "<|endoftext|>", "<|im_end|>", "<think>",
-                                          "<|fim_pad|>", "[x]", NULL};
+static const char *const qwen_tokens[] = {
+    "a", "b", "ab", "<|endoftext|>", "<|im_end|>", "<think>", "<|fim_pad|>", "[x]", NULL};
 
 static void qwen(const int32_t *types)
 {
@@ -197,7 +198,8 @@ static void check_qwen_kinds(void)
 static void test_control_marked_as_normal(void **state)
 {
     (void)state;
-    const int32_t normal[11] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, some[8] = {1, 1, 1, 3, 1, 4, 4, 1};
+    const int32_t normal[11] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                  some[8] = {1, 1, 1, 3, 1, 4, 4, 1};
     qwen(qwen_types);
     load();
     check_qwen_kinds();
@@ -248,8 +250,8 @@ static void test_lost_space(void **state)
 {
     (void)state;
     static const char *const merges[] = {"a b", SPACE " #", SPACE "# a", "ab a", NULL};
-    static const char *const tokens[] = {"<bos>", "<unk>", "ab",  "#", SPACE "#a", "aba",
-                                         SPACE,   "a",     "b",   "#", NULL};
+    static const char *const tokens[] = {"<bos>", "<unk>", "ab", "#", SPACE "#a", "aba",
+                                         SPACE,   "a",     "b",  "#", NULL};
     kv_text(&f, "tokenizer.ggml.model", "gemma4");
     kv_texts(&f, "tokenizer.ggml.tokens", tokens);
     kv_texts(&f, "tokenizer.ggml.merges", merges);
@@ -266,10 +268,11 @@ static void test_lost_space(void **state)
 static void test_several_lost_texts(void **state)
 {
     (void)state;
-    static const char *const merges[] = {"/ /", SPACE " //", "a b", SPACE " #", "ab ab", "< ?",
-                                         SPACE " <?", SPACE " ab", NULL};
-    static const char *const tokens[] = {"<bos>", "<unk>", "//", "//", "ab", "#",   "abab", "<?", "<?",
-                                         SPACE "ab", SPACE, "a", "b", "#", "/", "<", "?", NULL};
+    static const char *const merges[] = {"/ /", SPACE " //", "a b",       SPACE " #", "ab ab",
+                                         "< ?", SPACE " <?", SPACE " ab", NULL};
+    static const char *const tokens[] = {"<bos>", "<unk>", "//", "//",       "ab",  "#",
+                                         "abab",  "<?",    "<?", SPACE "ab", SPACE, "a",
+                                         "b",     "#",     "/",  "<",        "?",   NULL};
     kv_text(&f, "tokenizer.ggml.model", "gemma4");
     kv_texts(&f, "tokenizer.ggml.tokens", tokens);
     kv_texts(&f, "tokenizer.ggml.merges", merges);
@@ -359,7 +362,8 @@ static ap_config advised(void)
 {
     static ap_config c;
     static const char config[] =
-        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":8,\"vocab_size\":100,"
+        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":8,\"vocab_size\":"
+        "100,"
         "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,"
         "\"num_experts_per_tok\":1,\"moe_intermediate_size\":8,\"rope_theta\":10000}";
     ap_gguf g;

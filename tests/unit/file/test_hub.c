@@ -126,10 +126,18 @@ static void test_failures(void **state)
 
 static void make_quants(void)
 {
-    static const char *const files[] = {
-        "m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-Q8_0.gguf", "m-BF16.gguf", "mmproj-F16.gguf",
-        "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf", "UD-Q5_K_XL/m-UD-Q5_K_XL-00002-of-00002.gguf",
-        "IQ2/part-00001-of-00003.gguf", "imatrix.gguf", "README.md", ".cache/hidden-Q3_K.gguf", "config.json"};
+    static const char *const files[] = {"m-Q4_K_M.gguf",
+                                        "m-Q4_K_S.gguf",
+                                        "m-Q8_0.gguf",
+                                        "m-BF16.gguf",
+                                        "mmproj-F16.gguf",
+                                        "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf",
+                                        "UD-Q5_K_XL/m-UD-Q5_K_XL-00002-of-00002.gguf",
+                                        "IQ2/part-00001-of-00003.gguf",
+                                        "imatrix.gguf",
+                                        "README.md",
+                                        ".cache/hidden-Q3_K.gguf",
+                                        "config.json"};
     char name[200];
     make(QUANTS "/refs/main", SHA1);
     make(QUANTS "/refs/v2", SHA2);
@@ -162,7 +170,8 @@ static void test_gguf_repositories(void **state)
     fails("acme/quants", cache, APUS_EFILE,
           "6 GGUF files fit, name one of them: IQ2/part-00001-of-00003.gguf, "
           "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf, m-BF16.gguf, m-Q4_K_M.gguf");
-    fails("acme/quants:F16", cache, APUS_EFILE, "no GGUF file for \"F16\" here; there is: IQ2/part");
+    fails("acme/quants:F16", cache, APUS_EFILE,
+          "no GGUF file for \"F16\" here; there is: IQ2/part");
     fails("acme/quants:Q4_K", cache, APUS_EFILE, "no GGUF file for \"Q4_K\" here");
     fails("acme/quants:Q6_K", cache, APUS_EFILE, "m-Q8_0.gguf");
     fails("acme/quants/m-Q6_K.gguf", cache, APUS_EFILE, "no GGUF file for \"m-Q6_K.gguf\" here");
@@ -223,12 +232,9 @@ static void test_escapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_repositories),
-        cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_escapes),
-        cmocka_unit_test(test_gguf_repositories),
-        cmocka_unit_test(test_gguf_folders),
+        cmocka_unit_test(test_repositories),      cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_failures),          cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_gguf_repositories), cmocka_unit_test(test_gguf_folders),
     };
     return cmocka_run_group_tests(tests, set_up, clean_up);
 }

@@ -172,7 +172,8 @@ static void index_with(const char *tensor, const char *file, apus_err want, cons
 {
     char text[400];
     ap_tensor_table t = table_of();
-    snprintf(text, sizeof text, "{\"weight_map\":{\"a\":\"one.safetensors\",\"%s\":\"%s\"}}", tensor, file);
+    snprintf(text, sizeof text, "{\"weight_map\":{\"a\":\"one.safetensors\",\"%s\":\"%s\"}}",
+             tensor, file);
     text_write(in(INDEX), text);
     ap_weights_close(w);
     w = NULL;
@@ -188,18 +189,24 @@ static void test_index_beyond_need(void **state)
 {
     (void)state;
     st_write(in("one.safetensors"), "a F32 [1]");
-    static const char *const idle[] = {
-        "model.visual.blocks.0.norm1.weight", "vision_tower.x", "mtp.layers.0.input_layernorm.weight",
-        "model.layers.2.input_layernorm.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"};
+    static const char *const idle[] = {"model.visual.blocks.0.norm1.weight", "vision_tower.x",
+                                       "mtp.layers.0.input_layernorm.weight",
+                                       "model.layers.2.input_layernorm.weight",
+                                       "model.layers.0.self_attn.rotary_emb.inv_freq"};
     for (size_t i = 0; i < sizeof idle / sizeof *idle; i++) {
         index_with(idle[i], "gone.safetensors", APUS_OK, NULL);
         index_with(idle[i], "one.safetensors", APUS_OK, NULL);
     }
     static const char *const needed[] = {
-        "lm_head.weight", "language_model.lm_head.weight", "model.layers.1.input_layernorm.weight",
-        "model.language_model.layers.1.self_attn.k_norm.weight", "model.layers.0.mlp.experts.gate_up_proj",
-        "model.layers.0.mlp.experts.1.down_proj.weight", "model.layers.0.mlp.switch_mlp.up_proj.scales",
-        "model.embed_tokens.biases", "language_model.model.layers.0.self_attn.q_proj.weight_scale_inv"};
+        "lm_head.weight",
+        "language_model.lm_head.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.language_model.layers.1.self_attn.k_norm.weight",
+        "model.layers.0.mlp.experts.gate_up_proj",
+        "model.layers.0.mlp.experts.1.down_proj.weight",
+        "model.layers.0.mlp.switch_mlp.up_proj.scales",
+        "model.embed_tokens.biases",
+        "language_model.model.layers.0.self_attn.q_proj.weight_scale_inv"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
         index_with(needed[i], "gone.safetensors", APUS_EFILE, "the file gone.safetensors that");
         index_with(needed[i], "one.safetensors", APUS_EFORMAT, "is not in one.safetensors");
@@ -256,8 +263,9 @@ static void test_all_shards_absent(void **state)
     (void)state;
     text_write(in(INDEX), "{\"weight_map\":{\"a\":\"model-00001-of-00002.safetensors\","
                           "\"b\":\"model-00002-of-00002.safetensors\"}}");
-    open_fails(APUS_EFILE, "none of the files that model.safetensors.index.json names is here, such as "
-                           "model-00001-of-00002.safetensors");
+    open_fails(APUS_EFILE,
+               "none of the files that model.safetensors.index.json names is here, such as "
+               "model-00001-of-00002.safetensors");
     assert_false(ap_weights_present(root));
     st_write(in("quantised.safetensors"), "a F32 [1];b F32 [1];c F32 [1]");
     opens_with(3, 1, "the weights are those of quantised.safetensors");
@@ -373,10 +381,19 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, make_dir, remove_dir)
     const struct CMUnitTest tests[] = {
-        TEST(test_single), TEST(test_only_file),   TEST(test_shards), TEST(test_bad_index),
-        TEST(test_links),  TEST(test_broken_file), TEST(test_prefix), TEST(test_need),
-        TEST(test_torture), TEST(test_index_beyond_need), TEST(test_files_without_index),
-        TEST(test_mlx_names), TEST(test_all_shards_absent),
+        TEST(test_single),
+        TEST(test_only_file),
+        TEST(test_shards),
+        TEST(test_bad_index),
+        TEST(test_links),
+        TEST(test_broken_file),
+        TEST(test_prefix),
+        TEST(test_need),
+        TEST(test_torture),
+        TEST(test_index_beyond_need),
+        TEST(test_files_without_index),
+        TEST(test_mlx_names),
+        TEST(test_all_shards_absent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

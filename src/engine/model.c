@@ -181,6 +181,25 @@ static apus_err open_folder_weights(apus_model *m, apus_diag *diag)
     return err;
 }
 
+/* Layers behind those that config.json counts: a head for the next tokens, or a count that is wrong. */
+static void note_more_layers(apus_model *m)
+{
+    const char *prefix = ap_weights_text_prefix(m->weights);
+    int most = -1, layer;
+    for (size_t i = 0; prefix && i < ap_weights_count(m->weights); i++) {
+        const char *name;
+        ap_weights_at(m->weights, i, &name);
+        if (!strncmp(name, prefix, strlen(prefix)) &&
+            sscanf(name + strlen(prefix), "layers.%9d.", &layer) == 1 && layer > most)
+            most = layer;
+    }
+    if (most >= m->config.n_layer)
+        ap_note(&m->notes,
+                "%s: the weights hold %d layers, num_hidden_layers of config.json is %d; the others "
+                "are left out",
+                m->dir, most + 1, m->config.n_layer);
+}
+
 static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
 {
     apus_err err = ap_config_read(m->dir, &m->config, &m->notes, diag);
@@ -189,6 +208,7 @@ static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
         err = ap_weights_imagine(m->dir, &m->config, &m->weights, diag);
     else if (!err && load != APUS_LOAD_TEXT)
         err = open_folder_weights(m, diag);
+    if (!err && m->weights) note_more_layers(m);
     return err ? err : load_text(m, load, diag);
 }
 

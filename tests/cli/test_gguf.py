@@ -356,6 +356,11 @@ class Advice(Case):
                          {"temp": 0.5, "top_k": 0, "top_p": 0.75, "min_p": 0.25, "penalty_repeat": 1.5})
         self.assertEqual(meta["tokenizer.ggml.eos_token_ids"][:2], [1529, 7])
 
+    def test_layers_that_are_not_counted(self):
+        text = json.loads((QWEN / "config.json").read_text())
+        folder = self.folder({}, num_hidden_layers=5, layer_types=text["layer_types"][:5])
+        self.assertIn("hold 6 layers, num_hidden_layers of config.json is 5", apus("info", folder)[0])
+
     def test_odd_advice(self):
         folder = self.folder({"top_k": "many", "do_sample": False})
         _, err = apus("run", folder, *QUESTION)

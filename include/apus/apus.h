@@ -143,7 +143,8 @@ APUS_API void apus_model_close(apus_model *m);
 typedef struct apus_info {
     size_t size;              /* sizeof(apus_info), set by the caller */
     const char *path;         /* folder; owned by the model, as every string here */
-    const char *architecture; /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe" */
+    const char *architecture; /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe",
+                               * "qwen3", "gemma3" */
     const char *weight_types; /* such as "bf16 97.9 %, f32 2.1 %" by bytes */
     uint64_t params_total;    /* text model, embeddings included */
     uint64_t params_active;   /* touched by one decode step; input embedding row not counted */

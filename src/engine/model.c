@@ -20,9 +20,11 @@ void apus_model_settings_default(apus_model_settings *s)
                                .precision = APUS_PRECISION_HIGH};
 }
 
-static ap_chat_syntax syntax_of(ap_arch_id arch)
+ap_chat_syntax ap_syntax_of(ap_arch_id arch)
 {
-    return arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA : AP_CHAT_QWEN;
+    return arch == AP_ARCH_GEMMA4   ? AP_CHAT_GEMMA
+           : arch == AP_ARCH_GEMMA3 ? AP_CHAT_PLAIN
+                                    : AP_CHAT_QWEN;
 }
 
 /* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
@@ -68,7 +70,7 @@ static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
         apus_err err = ap_tokenizer_load(m->dir, &m->tokenizer, diag);
         if (err) return err;
     }
-    return ap_chat_load(m->dir, syntax_of(m->config.arch), &m->chat, diag);
+    return ap_chat_load(m->dir, ap_syntax_of(m->config.arch), &m->chat, diag);
 }
 
 /* A chat template beside a GGUF file: NAME.jinja for NAME.gguf (or its parts), else chat_template.jinja.
@@ -113,7 +115,7 @@ static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
     if (!err) err = read_template_beside(m, &given, &given_len, diag);
     if (!err) err = ap_gguf_tokenizer_config_json(g, given, given_len, &config, diag);
     if (!err && config.len)
-        err = ap_chat_parse(config.data, config.len, m->dir, syntax_of(m->config.arch), &m->chat,
+        err = ap_chat_parse(config.data, config.len, m->dir, ap_syntax_of(m->config.arch), &m->chat,
                             diag);
     ap_free(given);
     ap_buf_free(&json);
@@ -143,7 +145,7 @@ static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
 /* What the tokenizer knows of ends and of media, beside what the configuration says. */
 static void settle_tokens(apus_model *m)
 {
-    bool gemma = m->config.arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(m->config.arch);
     ap_config *c = &m->config;
     if (!m->tokenizer) return;
     bool room = ap_config_add_stop(c, ap_tokenizer_eos(m->tokenizer));

@@ -27,4 +27,7 @@ struct apus_model {
     ap_notes notes; /* of the files */
 };
 
+/* What answers of the architecture look like. */
+ap_chat_syntax ap_syntax_of(ap_arch_id arch);
+
 #endif

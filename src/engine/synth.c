@@ -80,7 +80,7 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
 {
     const ap_config *c = y->config;
     ap_fill f = {.kind = AP_FILL_EVEN, .deviation = 1 / sqrt(inputs_of(t))};
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     switch (t->role) {
     case AP_ROLE_MATRIX:
         /* What it multiplies was made smaller by 1 / sqrt(H) before. */

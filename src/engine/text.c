@@ -120,9 +120,7 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
 {
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
-    ap_chat_syntax syntax = !m->chat                           ? AP_CHAT_PLAIN
-                            : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
-                                                               : AP_CHAT_QWEN;
+    ap_chat_syntax syntax = m->chat ? ap_syntax_of(m->config.arch) : AP_CHAT_PLAIN;
     apus_err err =
         ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
     if (err)

@@ -14,7 +14,8 @@
 static const char *const arch_names[] = {
     [AP_ARCH_GEMMA4] = "gemma4",           [AP_ARCH_QWEN3_5] = "qwen3_5",
     [AP_ARCH_QWEN3_5_MOE] = "qwen3_5_moe", [AP_ARCH_QWEN3_NEXT] = "qwen3_next",
-    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",
+    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",     [AP_ARCH_QWEN3] = "qwen3",
+    [AP_ARCH_GEMMA3] = "gemma3",
 };
 
 const char *ap_arch_name(ap_arch_id id)
@@ -38,6 +39,9 @@ static const struct family {
     {"qwen3_5_moe_text", NULL, AP_ARCH_QWEN3_5_MOE, false},
     {"qwen3_next", NULL, AP_ARCH_QWEN3_NEXT, false},
     {"qwen3_moe", NULL, AP_ARCH_QWEN3_MOE, false},
+    {"qwen3", NULL, AP_ARCH_QWEN3, false},
+    {"gemma3", "gemma3_text", AP_ARCH_GEMMA3, false},
+    {"gemma3_text", NULL, AP_ARCH_GEMMA3, false},
 };
 
 /* ---------------------------------------------------------------- shared parts */
@@ -150,7 +154,7 @@ static int one_id(const ap_fields *f, const char *key, int vocab, int other)
 /* Ids in the outer file and in text_config; the outer one wins where there can be one only. */
 static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *c)
 {
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     c->bos = one_id(outer, "bos_token_id", c->vocab,
                     one_id(text, "bos_token_id", c->vocab, gemma && c->vocab > 2 ? 2 : -1));
     c->pad = one_id(outer, "pad_token_id", c->vocab,
@@ -175,7 +179,7 @@ static const struct family *find_family(const ap_fields *f)
         if (!strcmp(families[i].type, type)) return &families[i];
     ap_field_fail(f, APUS_EUNSUPPORTED, "model_type", NULL,
                   "\"%.80s\" is not supported; supported are gemma4, gemma4_unified, qwen3_5, "
-                  "qwen3_5_moe, their text-only forms, qwen3_next and qwen3_moe",
+                  "qwen3_5_moe, their text-only forms, qwen3_next, qwen3_moe, qwen3 and gemma3",
                   type);
     return NULL;
 }
@@ -226,11 +230,15 @@ static void read_model(const ap_fields *f, ap_config *c)
         ap_field_fail(f, APUS_EUNSUPPORTED, "compression_config", NULL, "is not supported");
     if (*f->err) return;
     c->arch = fam->arch;
-    if (fam->arch == AP_ARCH_GEMMA4) ap_config_gemma4(&text, fam->unified, c);
-    else ap_config_qwen3(&text, c);
+    if (fam->arch == AP_ARCH_GEMMA4)
+        ap_config_gemma4(&text, fam->unified, c);
+    else if (fam->arch == AP_ARCH_GEMMA3)
+        ap_config_gemma3(&text, c);
+    else
+        ap_config_qwen3(&text, c);
     c->tie_embeddings = ap_field_bool(
         f, "tie_word_embeddings",
-        ap_field_bool(&text, "tie_word_embeddings", fam->arch == AP_ARCH_GEMMA4));
+        ap_field_bool(&text, "tie_word_embeddings", ap_arch_is_gemma(fam->arch)));
     if (!*f->err) token_ids(f, &text, c);
 }
 

@@ -21,8 +21,21 @@ typedef enum ap_arch_id {
     AP_ARCH_QWEN3_5,     /* dense */
     AP_ARCH_QWEN3_5_MOE,
     AP_ARCH_QWEN3_NEXT,
-    AP_ARCH_QWEN3_MOE
+    AP_ARCH_QWEN3_MOE,
+    AP_ARCH_QWEN3, /* dense */
+    AP_ARCH_GEMMA3
 } ap_arch_id;
+
+static inline bool ap_arch_is_gemma(ap_arch_id a)
+{
+    return a == AP_ARCH_GEMMA4 || a == AP_ARCH_GEMMA3;
+}
+
+/* Of Qwen: attention without a gate in every layer, norms that multiply by w itself. */
+static inline bool ap_arch_is_plain_qwen(ap_arch_id a)
+{
+    return a == AP_ARCH_QWEN3_MOE || a == AP_ARCH_QWEN3;
+}
 
 typedef enum ap_layer_kind { AP_LAYER_FULL, AP_LAYER_SLIDING, AP_LAYER_LINEAR } ap_layer_kind;
 
@@ -54,6 +67,7 @@ typedef struct ap_config {
     float norm_eps;
     bool tie_embeddings;
     float softcap;         /* 0 = none */
+    float attn_scale;      /* gemma: of queries times keys */
 
     /* gemma4 */
     int ple_dim, ple_vocab; /* 0 = no per-layer embeddings */

@@ -27,6 +27,7 @@ void ap_config_layer_types(const ap_fields *t, const char *other_name, ap_layer_
 
 /* Text parts of the families; t is text_config or the flat file. */
 void ap_config_gemma4(const ap_fields *t, bool unified, ap_config *c);
+void ap_config_gemma3(const ap_fields *t, ap_config *c);
 void ap_config_qwen3(const ap_fields *t, ap_config *c); /* c->arch is set */
 
 /* 1 / base^(2i/dim), i in [0, n): powers and reciprocals each rounded to f32. */

@@ -4,7 +4,8 @@
 
 const char *const *ap_family_turn_ends(bool gemma)
 {
-    static const char *const of_gemma[] = {"<turn|>", "<|tool_response>", "<eos>", NULL};
+    static const char *const of_gemma[] = {"<turn|>", "<|tool_response>", "<end_of_turn>", "<eos>",
+                                           NULL};
     static const char *const of_qwen[] = {"<|im_end|>", "<|endoftext|>", NULL};
     return gemma ? of_gemma : of_qwen;
 }
@@ -13,7 +14,8 @@ const char *const *ap_family_media(bool gemma)
 {
     static const char *const of_gemma[] = {"<|image>",  "<image|>",  "<|image|>", "<|audio>",
                                            "<audio|>",  "<|audio|>", "<|video>",  "<video|>",
-                                           "<|video|>", NULL};
+                                           "<|video|>", "<start_of_image>", "<end_of_image>",
+                                           "<image_soft_token>", NULL};
     static const char *const of_qwen[] = {"<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
                                           "<|image_pad|>",    "<|video_pad|>",  "<|audio_start|>",
                                           "<|audio_end|>",    "<|audio_pad|>",  NULL};
@@ -52,7 +54,10 @@ static bool in_bars(const char *s, size_t n, bool both)
 
 ap_token_kind ap_family_token_kind(bool gemma, const char *s, size_t n)
 {
-    static const char *const of_gemma[] = {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", NULL};
+    static const char *const of_gemma[] = {
+        "<pad>",         "<eos>",           "<bos>",          "<unk>",        "<mask>",
+        "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
+        NULL};
     static const char *const added[] = {"<tool_call>",
                                         "</tool_call>",
                                         "<tool_response>",

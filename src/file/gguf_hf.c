@@ -58,7 +58,7 @@ static const name_pair gemma_names[] = {
     {0}};
 
 static const name_pair qwen_names[] = {
-    {"ffn_norm.weight", "post_attention_layernorm.weight"}, /* qwen3moe */
+    {"ffn_norm.weight", "post_attention_layernorm.weight"}, /* qwen3moe, qwen3 */
     {"attn_qkv.weight", "linear_attn.in_proj_qkv.weight"},
     {"attn_gate.weight", "linear_attn.in_proj_z.weight"},
     {"ssm_in.weight", "linear_attn.in_proj_qkvz.weight"},
@@ -114,9 +114,9 @@ bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap)
     if (gguf) return (size_t)snprintf(out, cap, "%s", gguf) < cap;
     if (sscanf(hf, "model.layers.%d.%n", &layer, &used) != 1 || !used || layer < 0) return false;
     /* The one name that is a matter of the architecture stands first among its own. */
-    if (arch == AP_ARCH_QWEN3_MOE) gguf = look_back(qwen_names, hf + used);
+    if (ap_arch_is_plain_qwen(arch)) gguf = look_back(qwen_names, hf + used);
     if (!gguf) gguf = look_back(shared_names, hf + used);
-    if (!gguf) gguf = look_back(arch == AP_ARCH_GEMMA4 ? gemma_names : qwen_names, hf + used);
+    if (!gguf) gguf = look_back(ap_arch_is_gemma(arch) ? gemma_names : qwen_names, hf + used);
     return gguf && (size_t)snprintf(out, cap, "blk.%d.%s", layer, gguf) < cap;
 }
 
@@ -128,7 +128,9 @@ static const struct family {
                 {"qwen35", "qwen3_5_text"},
                 {"qwen35moe", "qwen3_5_moe_text"},
                 {"qwen3next", "qwen3_next"},
-                {"qwen3moe", "qwen3_moe"}};
+                {"qwen3moe", "qwen3_moe"},
+                {"qwen3", "qwen3"},
+                {"gemma3", "gemma3_text"}};
 
 /* Reads keys below the architecture's prefix; the first failure sticks. */
 typedef struct meta {
@@ -169,7 +171,7 @@ static apus_err open_meta(const ap_gguf *g, meta *m, apus_diag *diag)
     return ap_fail(
         diag, APUS_EUNSUPPORTED,
         "%s: architecture \"%.*s\" is not supported; supported are gemma4, qwen35, qwen35moe, "
-        "qwen3next and qwen3moe",
+        "qwen3next, qwen3moe, qwen3 and gemma3",
         g->name, n < 60 ? (int)n : 60, s);
 }
 
@@ -420,6 +422,31 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
                 number(m, "rope.freq_base_swa", 1e4));
 }
 
+/* Qwen with attention in every layer and plain norms. */
+static bool is_plain(const meta *m)
+{
+    return !strcmp(m->family->gguf, "qwen3moe") || !strcmp(m->family->gguf, "qwen3");
+}
+
+static void gemma3_config(meta *m, int64_t layers, ap_buf *b)
+{
+    int64_t dim = integer(m, "attention.key_length", 0, 256);
+    int64_t heads = required(m, "attention.head_count"), hidden = required(m, "embedding_length");
+    double factor = number(m, "rope.scaling.factor", 1), cap = number(m, "final_logit_softcapping", 0);
+    add_int(b, "head_dim", dim);
+    add_int(b, "num_key_value_heads", required(m, "attention.head_count_kv"));
+    add_int(b, "intermediate_size", required(m, "feed_forward_length"));
+    add_int(b, "sliding_window", required(m, "attention.sliding_window"));
+    /* No key tells the scale; the 27B alone takes another than the head's size. */
+    add_int(b, "query_pre_attn_scalar", layers == 62 && heads > 0 ? hidden / heads : dim);
+    if (cap > 0) ap_buf_addf(b, ",\"final_logit_softcapping\":%.9g", cap);
+    ap_buf_addf(b,
+                ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":%.17g,"
+                "\"rope_theta\":%.17g},\"sliding_attention\":{\"rope_type\":\"default\","
+                "\"rope_theta\":%.17g}}",
+                factor, number(m, "rope.freq_base", 1e6), number(m, "rope.freq_base_swa", 1e4));
+}
+
 /* K/V heads of the attention layers: some writers list every layer, recurrent ones with 0. */
 static int64_t kv_heads(meta *m)
 {
@@ -455,7 +482,8 @@ static void qwen_rope(meta *m, int64_t head_dim, ap_buf *b)
 
 static void qwen_config(meta *m, ap_buf *b)
 {
-    bool plain = !strcmp(m->family->gguf, "qwen3moe"), dense = !strcmp(m->family->gguf, "qwen35");
+    bool plain = is_plain(m),
+         dense = !strcmp(m->family->gguf, "qwen35") || !strcmp(m->family->gguf, "qwen3");
     int64_t dim = required(m, "attention.key_length");
     add_int(b, "head_dim", dim);
     add_int(b, "num_key_value_heads", kv_heads(m));
@@ -487,7 +515,7 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     meta m;
     apus_err err = open_meta(parts[0], &m, diag);
     if (err) return err;
-    bool gemma = !strcmp(m.family->gguf, "gemma4");
+    bool gemma = !strncmp(m.family->gguf, "gemma", 5);
     int64_t layers = layer_count(&m, parts, n_parts);
     if (m.err) return m.err;
     ap_buf_addf(b, "{\"model_type\":\"%s\"", m.family->model_type);
@@ -499,8 +527,10 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     ap_buf_addf(b, ",\"rms_norm_eps\":%.9g", number(&m, "attention.layer_norm_rms_epsilon", 1e-6));
     ap_buf_addf(b, ",\"tie_word_embeddings\":%s",
                 find_tensor(parts, n_parts, "output.weight") ? "false" : "true");
-    if (strcmp(m.family->gguf, "qwen3moe")) layer_kinds(&m, b, layers, gemma);
-    if (gemma)
+    if (!is_plain(&m)) layer_kinds(&m, b, layers, gemma);
+    if (!strcmp(m.family->gguf, "gemma3"))
+        gemma3_config(&m, layers, b);
+    else if (gemma)
         gemma_config(&m, parts, n_parts, layers, b);
     else
         qwen_config(&m, b);
@@ -515,8 +545,8 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
     meta m;
     apus_err err = open_meta(g, &m, diag);
     if (err) return err;
-    out->gemma = !strcmp(m.family->gguf, "gemma4");
-    out->norms_shifted = !out->gemma && strcmp(m.family->gguf, "qwen3moe");
+    out->gemma = !strncmp(m.family->gguf, "gemma", 5);
+    out->norms_shifted = strcmp(m.family->gguf, "gemma4") && !is_plain(&m);
     out->value_heads_tiled =
         !strcmp(m.family->gguf, "qwen35") || !strcmp(m.family->gguf, "qwen35moe");
     return APUS_OK;

@@ -2,7 +2,7 @@
  * generation_config.json, tokenizer.json and tokenizer_config.json texts, its tensors under their
  * Hugging Face names. So one validated reader serves both containers.
  *
- * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe. What differs in the numbers (norms
+ * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe, qwen3, gemma3. What differs in the numbers (norms
  * stored as 1 + w, A stored as -exp, value heads in tiled order) is told by ap_gguf_traits. Source:
  * the model specifications, sections on GGUF. */
 #ifndef AP_FILE_GGUF_HF_H

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "file/gguf_hf.h"
+#include "file/gguf_merges.h"
 #include "file/gguf_vocab.h"
 
 static bool string_of(const ap_gguf_value *v, const char **s, size_t *n)
@@ -110,7 +111,7 @@ static void merge_list(const ap_gguf_value *merges, const ap_gguf_vocab *v, ap_b
     const char *s;
     size_t n;
     bool first = true;
-    ap_buf_adds(b, ",\"merges\":[");
+    ap_buf_adds(b, "[");
     for (size_t i = 0; ap_gguf_next_string(merges, &at, &s, &n); i++) {
         if (v->merge_lost && v->merge_lost[i]) continue;
         if (!first) ap_buf_adds(b, ",");
@@ -126,7 +127,8 @@ static apus_err find_kind(const ap_gguf *g, bool *gemma, bool *marks, apus_diag 
     bool bytes = string_is(g, "tokenizer.ggml.model", "gpt2");
     *gemma = string_is(g, "tokenizer.ggml.model", "gemma4") ||
              (string_is(g, "tokenizer.ggml.model", "llama") &&
-              string_is(g, "tokenizer.ggml.pre", "gemma4"));
+              (string_is(g, "tokenizer.ggml.pre", "gemma4") ||
+               string_is(g, "general.architecture", "gemma3")));
     *marks = string_is(g, "tokenizer.ggml.pre", "qwen35");
     if (*gemma || (bytes && (*marks || string_is(g, "tokenizer.ggml.pre", "qwen2"))))
         return APUS_OK;
@@ -154,13 +156,15 @@ static int64_t first_token(const ap_gguf *g, bool gemma, const ap_gguf_vocab *v)
 apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, ap_notes *notes, apus_diag *diag)
 {
     const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens"),
-                        *merges = ap_gguf_find(g, "tokenizer.ggml.merges");
+                        *merges = ap_gguf_find(g, "tokenizer.ggml.merges"),
+                        *scores = ap_gguf_find(g, "tokenizer.ggml.scores");
     bool gemma, marks;
     ap_gguf_vocab v;
     if (!ap_gguf_find(g, "tokenizer.ggml.model") || !tokens) return APUS_OK;
     apus_err err = find_kind(g, &gemma, &marks, diag);
     if (err) return err;
-    if (tokens->type != AP_GGUF_STRING || !merges || merges->type != AP_GGUF_STRING)
+    bool by_scores = !merges && gemma && scores;
+    if (tokens->type != AP_GGUF_STRING || (!by_scores && (!merges || merges->type != AP_GGUF_STRING)))
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
     err = ap_gguf_vocab_read(g, gemma, &v, notes, diag);
@@ -169,9 +173,14 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, ap_notes *notes, ap
     added_tokens(&v, b);
     ap_tokenizer_pipeline(gemma, marks, first_token(g, gemma, &v), b);
     vocabulary(&v, b);
-    merge_list(merges, &v, b);
+    ap_buf_adds(b, ",\"merges\":");
+    if (by_scores)
+        err = ap_gguf_merges_from_scores(&v, scores, b, diag);
+    else
+        merge_list(merges, &v, b);
     ap_buf_adds(b, "}}");
     ap_gguf_vocab_free(&v);
+    if (err) return err;
     return b->failed ? ap_fail_nomem(diag, b->cap, "the tokenizer") : APUS_OK;
 }
 

@@ -116,6 +116,30 @@ static void put_gemma(put *p, const ap_fields *t)
     real(p, "final_logit_softcapping", (double)c->softcap);
 }
 
+static void put_gemma3(put *p, const ap_fields *t)
+{
+    const ap_config *c = p->c;
+    double factor = 1 / (double)c->rope_full.inv_freq[0];
+    double full = ap_field_num(t, "rope_theta", 1, 1e15, 1e6);
+    double sliding = ap_field_num(t, "rope_local_base_freq", 1, 1e15, 1e4);
+    number(p, "attention.head_count_kv", c->layer[0].n_kv_head);
+    number(p, "attention.key_length", c->layer[0].head_dim);
+    number(p, "attention.value_length", c->layer[0].head_dim);
+    number(p, "attention.sliding_window", c->window);
+    ap_gguf_put_array(p->w, key_of(p, "attention.sliding_window_pattern"), AP_GGUF_BOOL,
+                      (uint64_t)c->n_layer);
+    for (int l = 0; l < c->n_layer; l++)
+        ap_gguf_add_bool(p->w, c->layer[l].kind == AP_LAYER_SLIDING);
+    number(p, "feed_forward_length", c->layer[0].ffn);
+    real(p, "rope.freq_base", gemma_base(t, "full_attention", full));
+    if (fabs(factor - 1) > 1e-6) {
+        text(p->w, key_of(p, "rope.scaling.type"), "linear");
+        real(p, "rope.scaling.factor", factor);
+    }
+    real(p, "rope.freq_base_swa", gemma_base(t, "sliding_attention", sliding));
+    if (c->softcap > 0) real(p, "final_logit_softcapping", (double)c->softcap);
+}
+
 /* ---------------------------------------------------------------- Qwen */
 
 /* Sections of multi-axis rope: text has all axes equal, so any that add up will do for it. */
@@ -187,7 +211,7 @@ static void put_qwen(put *p, const ap_fields *t)
     put_qwen_rope(p, t);
     int64_t ffn = ap_field_int(t, "intermediate_size", 1, 1 << 22, 0);
     if (ffn) number(p, "feed_forward_length", ffn);
-    if (c->arch == AP_ARCH_QWEN3_MOE) return;
+    if (ap_arch_is_plain_qwen(c->arch)) return;
     number(p, "ssm.conv_kernel", c->gdn_conv);
     number(p, "ssm.state_size", c->gdn_k_dim);
     number(p, "ssm.group_count", c->gdn_k_head);
@@ -203,6 +227,11 @@ static void put_qwen(put *p, const ap_fields *t)
 static void check(const ap_fields *t, const ap_config *c)
 {
     bool gemma = c->arch == AP_ARCH_GEMMA4, moe = false, dense = false;
+    double scalar = 1 / ((double)c->attn_scale * (double)c->attn_scale);
+    int64_t told = c->n_layer == 62 ? c->hidden / c->n_head : c->layer[0].head_dim;
+    if (c->arch == AP_ARCH_GEMMA3 && fabs(scalar - (double)told) > 1e-3 * scalar)
+        ap_field_fail(t, APUS_EUNSUPPORTED, "query_pre_attn_scalar", NULL,
+                      "a GGUF file cannot say any but the size of a head");
     for (int l = 0; l < c->n_layer; l++) *(c->layer[l].moe ? &moe : &dense) = true;
     if (gemma && c->softcap == 0)
         ap_field_fail(t, APUS_EUNSUPPORTED, "final_logit_softcapping", NULL,
@@ -251,6 +280,8 @@ static void put_all(put *p, const ap_fields *t)
     }
     if (c->arch == AP_ARCH_GEMMA4)
         put_gemma(p, t);
+    else if (c->arch == AP_ARCH_GEMMA3)
+        put_gemma3(p, t);
     else
         put_qwen(p, t);
 }

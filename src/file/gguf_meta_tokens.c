@@ -184,7 +184,7 @@ apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_t
 {
     ap_arena arena;
     ap_json *root = NULL, *config = NULL;
-    tokens list = {.n = c->vocab, .gemma = c->arch == AP_ARCH_GEMMA4};
+    tokens list = {.n = c->vocab, .gemma = ap_arch_is_gemma(c->arch)};
     ap_arena_init(&arena, MAX_TREE_BYTES);
     list.item = ap_calloc((size_t)c->vocab, sizeof *list.item);
     apus_err err = list.item ? APUS_OK : ap_fail_nomem(diag, (size_t)c->vocab, "the vocabulary");

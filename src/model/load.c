@@ -54,7 +54,7 @@ bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
 
 static void bind_all(ap_bind *b, ap_model_impl *m)
 {
-    if (b->c->arch == AP_ARCH_GEMMA4)
+    if (ap_arch_is_gemma(b->c->arch))
         ap_gemma4_bind(b, m);
     else
         ap_qwen3_bind(b, m);
@@ -170,7 +170,7 @@ bool ap_model_forward(const ap_model_impl *m, const ap_kern *k, const ap_step *s
     with_room.input_bytes = w.input_bytes;
     k = &with_room;
     ap_step_begin(m, k, s, &w);
-    bool done = m->c->arch == AP_ARCH_GEMMA4 ? ap_gemma4_forward(m, k, s, &w, cancel)
+    bool done = ap_arch_is_gemma(m->c->arch) ? ap_gemma4_forward(m, k, s, &w, cancel)
                                              : ap_qwen3_forward(m, k, s, &w, cancel);
     if (done && s->n_out) ap_head(m, k, s, &w);
     return done;

@@ -160,7 +160,7 @@ class Layout(Case):
     def test_nothing_is_lost(self):
         """As f32, the file computes what the folder does: names, orders, norms, decays, metadata."""
         for name in ("g4_e", "g4_e_mm", "g4_kv", "g4_moe6", "g4_unified", "q35_tied", "q35_mm",
-                     "q35moe_fused", "q35moe_split", "q3moe_yarn"):
+                     "q35moe_fused", "q35moe_split", "q3moe_yarn", "q3"):
             a, b = self.logits(GOLDEN / name), self.logits(self.quantize(GOLDEN / name, "f32"))
             # Value heads in another order are added in another order.
             self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-4, name)

@@ -196,10 +196,11 @@ static void note_more_layers(apus_model *m)
             most = layer;
     }
     if (most >= m->config.n_layer)
-        ap_note(&m->notes,
-                "%s: the weights hold %d layers, num_hidden_layers of config.json is %d; the others "
-                "are left out",
-                m->dir, most + 1, m->config.n_layer);
+        ap_note(
+            &m->notes,
+            "%s: the weights hold %d layers, num_hidden_layers of config.json is %d; the others "
+            "are left out",
+            m->dir, most + 1, m->config.n_layer);
 }
 
 static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)

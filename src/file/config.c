@@ -236,9 +236,9 @@ static void read_model(const ap_fields *f, ap_config *c)
         ap_config_gemma3(&text, c);
     else
         ap_config_qwen3(&text, c);
-    c->tie_embeddings = ap_field_bool(
-        f, "tie_word_embeddings",
-        ap_field_bool(&text, "tie_word_embeddings", ap_arch_is_gemma(fam->arch)));
+    c->tie_embeddings =
+        ap_field_bool(f, "tie_word_embeddings",
+                      ap_field_bool(&text, "tie_word_embeddings", ap_arch_is_gemma(fam->arch)));
     if (!*f->err) token_ids(f, &text, c);
 }
 

@@ -18,7 +18,7 @@
 
 typedef enum ap_arch_id {
     AP_ARCH_GEMMA4,
-    AP_ARCH_QWEN3_5,     /* dense */
+    AP_ARCH_QWEN3_5, /* dense */
     AP_ARCH_QWEN3_5_MOE,
     AP_ARCH_QWEN3_NEXT,
     AP_ARCH_QWEN3_MOE,

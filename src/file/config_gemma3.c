@@ -34,14 +34,15 @@ static void layers(const ap_fields *t, ap_config *c)
     int kv = (int)ap_field_int(t, "num_key_value_heads", 1, AP_CFG_MAX_HEADS, 4);
     int dim = (int)ap_field_int(t, "head_dim", 2, AP_CFG_MAX_HEAD_DIM, 256);
     int ffn = (int)ap_field_int(t, "intermediate_size", 1, AP_CFG_MAX_FFN, 9216);
-    const char *name =
-        ap_field(t, "sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern";
+    const char *name = ap_field(t, "sliding_window_pattern") ? "sliding_window_pattern"
+                                                             : "_sliding_window_pattern";
     int every = (int)ap_field_int(t, name, 1, AP_MAX_LAYERS, 6);
     if (*t->err) return;
     ap_config_layer_types(t, "sliding_attention", AP_LAYER_SLIDING, every, c);
     if (dim % 2 || c->n_head % kv)
         ap_field_fail(t, APUS_EFORMAT, dim % 2 ? "head_dim" : "num_key_value_heads", NULL,
-                      "%d query heads of %d dimensions cannot share %d key heads", c->n_head, dim, kv);
+                      "%d query heads of %d dimensions cannot share %d key heads", c->n_head, dim,
+                      kv);
     for (int l = 0; l < c->n_layer; l++) {
         ap_layer_config *x = &c->layer[l];
         x->n_kv_head = kv;

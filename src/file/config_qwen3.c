@@ -24,8 +24,7 @@ static void attention(const ap_fields *t, ap_config *c)
         c->layer[l].n_kv_head = kv;
         c->layer[l].head_dim = (int)dim;
     }
-    if (!*t->err)
-        ap_config_rope_qwen(t, (int)dim, ap_arch_is_plain_qwen(c->arch) ? 1.0 : 0.25, c);
+    if (!*t->err) ap_config_rope_qwen(t, (int)dim, ap_arch_is_plain_qwen(c->arch) ? 1.0 : 0.25, c);
 }
 
 /* Head counts have no default that fits most releases, so they must be given. */

@@ -12,10 +12,10 @@ const char *const *ap_family_turn_ends(bool gemma)
 
 const char *const *ap_family_media(bool gemma)
 {
-    static const char *const of_gemma[] = {"<|image>",  "<image|>",  "<|image|>", "<|audio>",
-                                           "<audio|>",  "<|audio|>", "<|video>",  "<video|>",
-                                           "<|video|>", "<start_of_image>", "<end_of_image>",
-                                           "<image_soft_token>", NULL};
+    static const char *const of_gemma[] = {
+        "<|image>",       "<image|>",           "<|image|>", "<|audio>",  "<audio|>",
+        "<|audio|>",      "<|video>",           "<video|>",  "<|video|>", "<start_of_image>",
+        "<end_of_image>", "<image_soft_token>", NULL};
     static const char *const of_qwen[] = {"<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
                                           "<|image_pad|>",    "<|video_pad|>",  "<|audio_start|>",
                                           "<|audio_end|>",    "<|audio_pad|>",  NULL};
@@ -54,10 +54,17 @@ static bool in_bars(const char *s, size_t n, bool both)
 
 ap_token_kind ap_family_token_kind(bool gemma, const char *s, size_t n)
 {
-    static const char *const of_gemma[] = {
-        "<pad>",         "<eos>",           "<bos>",          "<unk>",        "<mask>",
-        "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
-        NULL};
+    static const char *const of_gemma[] = {"<pad>",
+                                           "<eos>",
+                                           "<bos>",
+                                           "<unk>",
+                                           "<mask>",
+                                           "<start_of_turn>",
+                                           "<end_of_turn>",
+                                           "<start_of_image>",
+                                           "<end_of_image>",
+                                           "<image_soft_token>",
+                                           NULL};
     static const char *const added[] = {"<tool_call>",
                                         "</tool_call>",
                                         "<tool_response>",

@@ -124,12 +124,9 @@ bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap)
 
 static const struct family {
     const char *gguf, *model_type;
-} families[] = {{"gemma4", "gemma4_text"},
-                {"qwen35", "qwen3_5_text"},
-                {"qwen35moe", "qwen3_5_moe_text"},
-                {"qwen3next", "qwen3_next"},
-                {"qwen3moe", "qwen3_moe"},
-                {"qwen3", "qwen3"},
+} families[] = {{"gemma4", "gemma4_text"},         {"qwen35", "qwen3_5_text"},
+                {"qwen35moe", "qwen3_5_moe_text"}, {"qwen3next", "qwen3_next"},
+                {"qwen3moe", "qwen3_moe"},         {"qwen3", "qwen3"},
                 {"gemma3", "gemma3_text"}};
 
 /* Reads keys below the architecture's prefix; the first failure sticks. */
@@ -432,7 +429,8 @@ static void gemma3_config(meta *m, int64_t layers, ap_buf *b)
 {
     int64_t dim = integer(m, "attention.key_length", 0, 256);
     int64_t heads = required(m, "attention.head_count"), hidden = required(m, "embedding_length");
-    double factor = number(m, "rope.scaling.factor", 1), cap = number(m, "final_logit_softcapping", 0);
+    double factor = number(m, "rope.scaling.factor", 1),
+           cap = number(m, "final_logit_softcapping", 0);
     add_int(b, "head_dim", dim);
     add_int(b, "num_key_value_heads", required(m, "attention.head_count_kv"));
     add_int(b, "intermediate_size", required(m, "feed_forward_length"));
@@ -440,11 +438,12 @@ static void gemma3_config(meta *m, int64_t layers, ap_buf *b)
     /* No key tells the scale; the 27B alone takes another than the head's size. */
     add_int(b, "query_pre_attn_scalar", layers == 62 && heads > 0 ? hidden / heads : dim);
     if (cap > 0) ap_buf_addf(b, ",\"final_logit_softcapping\":%.9g", cap);
-    ap_buf_addf(b,
-                ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":%.17g,"
-                "\"rope_theta\":%.17g},\"sliding_attention\":{\"rope_type\":\"default\","
-                "\"rope_theta\":%.17g}}",
-                factor, number(m, "rope.freq_base", 1e6), number(m, "rope.freq_base_swa", 1e4));
+    ap_buf_addf(
+        b,
+        ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":%.17g,"
+        "\"rope_theta\":%.17g},\"sliding_attention\":{\"rope_type\":\"default\","
+        "\"rope_theta\":%.17g}}",
+        factor, number(m, "rope.freq_base", 1e6), number(m, "rope.freq_base_swa", 1e4));
 }
 
 /* K/V heads of the attention layers: some writers list every layer, recurrent ones with 0. */

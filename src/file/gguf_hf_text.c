@@ -164,7 +164,8 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, ap_notes *notes, ap
     apus_err err = find_kind(g, &gemma, &marks, diag);
     if (err) return err;
     bool by_scores = !merges && gemma && scores;
-    if (tokens->type != AP_GGUF_STRING || (!by_scores && (!merges || merges->type != AP_GGUF_STRING)))
+    if (tokens->type != AP_GGUF_STRING ||
+        (!by_scores && (!merges || merges->type != AP_GGUF_STRING)))
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
     err = ap_gguf_vocab_read(g, gemma, &v, notes, diag);

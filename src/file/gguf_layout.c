@@ -8,13 +8,11 @@
 
 const char *ap_gguf_arch_name(ap_arch_id arch)
 {
-    static const char *const names[] = {[AP_ARCH_GEMMA4] = "gemma4",
-                                        [AP_ARCH_QWEN3_5] = "qwen35",
-                                        [AP_ARCH_QWEN3_5_MOE] = "qwen35moe",
-                                        [AP_ARCH_QWEN3_NEXT] = "qwen3next",
-                                        [AP_ARCH_QWEN3_MOE] = "qwen3moe",
-                                        [AP_ARCH_QWEN3] = "qwen3",
-                                        [AP_ARCH_GEMMA3] = "gemma3"};
+    static const char *const names[] = {
+        [AP_ARCH_GEMMA4] = "gemma4",         [AP_ARCH_QWEN3_5] = "qwen35",
+        [AP_ARCH_QWEN3_5_MOE] = "qwen35moe", [AP_ARCH_QWEN3_NEXT] = "qwen3next",
+        [AP_ARCH_QWEN3_MOE] = "qwen3moe",    [AP_ARCH_QWEN3] = "qwen3",
+        [AP_ARCH_GEMMA3] = "gemma3"};
     return names[arch];
 }
 

@@ -9,7 +9,7 @@
 
 typedef struct merge {
     double score;
-    uint32_t token, cut; /* bytes of the left part */
+    uint32_t token, cut;  /* bytes of the left part */
     uint16_t left, right; /* characters */
 } merge;
 
@@ -56,7 +56,8 @@ static size_t characters(const char *s, size_t n)
 }
 
 /* Every cut of a token into two tokens. */
-static bool cut_token(const ap_gguf_vocab *v, const ap_names *texts, uint32_t id, double score, merges *out)
+static bool cut_token(const ap_gguf_vocab *v, const ap_names *texts, uint32_t id, double score,
+                      merges *out)
 {
     const ap_vocab_entry *e = &v->token[id];
     size_t all = characters(e->s, e->n), left = 0;
@@ -64,12 +65,14 @@ static bool cut_token(const ap_gguf_vocab *v, const ap_names *texts, uint32_t id
         if (((uint8_t)e->s[i] & 0xC0) == 0x80) continue;
         left++;
         if (!ap_names_find(texts, e->s, i) || !ap_names_find(texts, e->s + i, e->n - i)) continue;
-        if (!add(out, (merge){score, id, (uint32_t)i, (uint16_t)left, (uint16_t)(all - left)})) return false;
+        if (!add(out, (merge){score, id, (uint32_t)i, (uint16_t)left, (uint16_t)(all - left)}))
+            return false;
     }
     return true;
 }
 
-static bool collect(const ap_gguf_vocab *v, const ap_gguf_value *scores, ap_names *texts, merges *out)
+static bool collect(const ap_gguf_vocab *v, const ap_gguf_value *scores, ap_names *texts,
+                    merges *out)
 {
     for (size_t i = 0; i < v->n; i++)
         if (v->token[i].n && v->token[i].kind != AP_TOKEN_SPECIAL && !v->token[i].twice &&
@@ -85,8 +88,8 @@ static bool collect(const ap_gguf_vocab *v, const ap_gguf_value *scores, ap_name
     return true;
 }
 
-apus_err ap_gguf_merges_from_scores(const ap_gguf_vocab *v, const ap_gguf_value *scores, ap_buf *out,
-                                    apus_diag *diag)
+apus_err ap_gguf_merges_from_scores(const ap_gguf_vocab *v, const ap_gguf_value *scores,
+                                    ap_buf *out, apus_diag *diag)
 {
     merges m = {0};
     ap_names texts = {0};

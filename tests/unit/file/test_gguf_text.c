@@ -323,6 +323,35 @@ static void test_control_token_twice(void **state)
     decodes(1, "<|im_end|>");
 }
 
+/* Gemma 3 has scores instead of merges: the higher one is made first, whatever its place. */
+static void test_scores(void **state)
+{
+    (void)state;
+    static const char *const tokens[] = {"<pad>", "<eos>", "<bos>", "<unk>", "ab",     "bc", "abc",
+                                         "a",     "b",     "c",     "d",     "<0x64>", "cd", NULL};
+    static const float scores[2][13] = {{0, 0, 0, 0, -1, -2, -3, -9, -9, -9, -9, 0, -2.5f},
+                                        {0, 0, 0, 0, -2, -1, -3, -9, -9, -9, -9, 0, -2.5f}};
+    static const char *const want[] = {"2 4 12", "2 6 10"};
+    for (int i = 0; i < 2; i++) {
+        f = begin();
+        kv_text(&f, "general.architecture", "gemma3");
+        kv_text(&f, "tokenizer.ggml.model", "llama");
+        kv_texts(&f, "tokenizer.ggml.tokens", tokens);
+        kv_array(&f, "tokenizer.ggml.scores", AP_GGUF_F32, 13);
+        for (int k = 0; k < 13; k++) {
+            uint32_t u;
+            memcpy(&u, &scores[i][k], 4);
+            put(&f, u, 4);
+        }
+        kv_ints(&f, "tokenizer.ggml.token_type",
+                (const int32_t[]){3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 6, 1}, 13);
+        load();
+        encodes("abcd", want[i]);
+        encodes("abc", "2 6"); /* both ways lead there */
+        notes_say(0, "");
+    }
+}
+
 /* ---------------------------------------------------------------- templates */
 
 static void templates_are(const char *given, const char *want)
@@ -433,6 +462,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_several_lost_texts, fresh, clean),
         cmocka_unit_test_setup_teardown(test_text_lost_for_good, fresh, clean),
         cmocka_unit_test_setup_teardown(test_control_token_twice, fresh, clean),
+        cmocka_unit_test_setup_teardown(test_scores, fresh, clean),
         cmocka_unit_test_setup_teardown(test_templates, fresh, clean),
         cmocka_unit_test_setup_teardown(test_sampling, fresh, clean),
         cmocka_unit_test_setup_teardown(test_odd_sampling, fresh, clean),

@@ -164,6 +164,13 @@ class Layout(Case):
             a, b = self.logits(GOLDEN / name), self.logits(self.quantize(GOLDEN / name, "f32"))
             # Value heads in another order are added in another order.
             self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-4, name)
+        elder = self.dir / "g3"
+        shutil.copytree(GOLDEN / "g3", elder)
+        config = json.loads((elder / "config.json").read_text())
+        config["query_pre_attn_scalar"] = config["head_dim"]
+        (elder / "config.json").write_text(json.dumps(config))
+        a, b = self.logits(elder), self.logits(self.quantize(elder, "f32"))
+        self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-5)
         for model in (QWEN, GEMMA):
             file = self.quantize(model, "bf16")
             self.assertLess(max(abs(x - y) for x, y in zip(self.logits(model), self.logits(file))),
@@ -189,7 +196,7 @@ class Layout(Case):
 
     def test_what_cannot_be_told(self):
         for name, words in (("g4_moe11", "final_logit_softcapping"), ("q3next", "mlp_only_layers"),
-                            ("q3moe_bare", "mlp_only_layers")):
+                            ("q3moe_bare", "mlp_only_layers"), ("g3", "query_pre_attn_scalar")):
             _, err = apus("quantize", GOLDEN / name, self.dir / "x.gguf", "--to", "f32", status=1)
             self.assertIn(words, err)
         self.assertEqual(os.listdir(self.dir), [])

@@ -47,6 +47,7 @@ GEMMA = dict(pad_token_id=0, bos_token_id=2, eos_token_id=1, max_position_embedd
              final_logit_softcapping=30.0, hidden_size_per_layer_input=0, rms_norm_eps=1e-6)
 QWEN = dict(max_position_embeddings=4096, rms_norm_eps=1e-6)
 
+# Ids of media lie outside the vocabularies: apus never generates them, the reference does.
 # name -> model_type, config, and how the files are written:
 #   store    dtype of the weights
 #   shards   number of files (with an index) or 1
@@ -413,7 +414,7 @@ def outer_config(spec, text, gen, store):
 
     if spec["model_type"] == "gemma4_text":
         cfg = {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4",
-               "boi_token_id": 200, "eoi_token_id": 201, "image_token_id": 202,
+               "boi_token_id": 1200, "eoi_token_id": 1201, "image_token_id": 1202,
                "eos_token_id": [1, 106], "dtype": "bfloat16", "audio_config": None,
                "vision_config": {"model_type": "gemma4_vision", "hidden_size": 8,
                                  "intermediate_size": 16, "num_hidden_layers": 1,
@@ -435,8 +436,8 @@ def outer_config(spec, text, gen, store):
         moe = "moe" in spec["model_type"]
         cfg = {"architectures": ["Qwen3_5MoeForConditionalGeneration" if moe else
                                  "Qwen3_5ForConditionalGeneration"],
-               "model_type": "qwen3_5_moe" if moe else "qwen3_5", "image_token_id": 202,
-               "video_token_id": 203, "vision_start_token_id": 199, "vision_end_token_id": 200,
+               "model_type": "qwen3_5_moe" if moe else "qwen3_5", "image_token_id": 1202,
+               "video_token_id": 1203, "vision_start_token_id": 1199, "vision_end_token_id": 1200,
                "tie_word_embeddings": text["tie_word_embeddings"],
                "vision_config": {"model_type": "qwen3_5", "depth": 1, "hidden_size": 8,
                                  "intermediate_size": 16, "num_heads": 1, "out_hidden_size": h,

@@ -88,9 +88,11 @@ static void json_sizes(json_out *j, const size_row *row)
 /* ---------------------------------------------------------------- what it is */
 
 /* rows NULL: it is quantised already. */
-static void print_text(const apus_info *i, const apus_plan *p, const size_row *rows)
+static void print_text(const apus_model *m, const apus_info *i, const apus_plan *p,
+                       const size_row *rows)
 {
     char a[32], b[32];
+    const char *note;
     fputs(bold(stdout), stdout);
     put_textf(stdout, "%s", i->path);
     printf("%s\n", plain(stdout));
@@ -111,6 +113,7 @@ static void print_text(const apus_info *i, const apus_plan *p, const size_row *r
     printf("  context        %d tokens\n", i->context);
     printf("  tokenizer      %s, chat template %s\n", i->has_tokenizer ? "yes" : "no",
            i->has_chat_template ? "yes" : "no");
+    for (size_t k = 0; (note = apus_model_note(m, k)); k++) printf("  note           %s\n", note);
     printf("memory for %d tokens of context\n", p->ctx);
     printf("  weights        %s\n", human_bytes(p->weight_bytes, a));
     printf("  KV pages       %s (%s, %s per token)\n", human_bytes(p->kv_bytes, a), apus_kv_name(p->kv),
@@ -177,6 +180,7 @@ static int print_json(const apus_model *m, const apus_info *i, const apus_plan *
                       const size_row *rows)
 {
     int rc = 0;
+    const char *note;
     json_out *j = json_new(true);
     json_map(j, NULL);
     json_text(j, "path", i->path);
@@ -199,6 +203,9 @@ static int print_json(const apus_model *m, const apus_info *i, const apus_plan *
     json_int(j, "context", i->context);
     json_bool(j, "tokenizer", i->has_tokenizer);
     json_bool(j, "chat_template", i->has_chat_template);
+    json_array(j, "notes");
+    for (size_t k = 0; (note = apus_model_note(m, k)); k++) json_text(j, NULL, note);
+    json_end_array(j);
     json_map(j, "memory");
     json_int(j, "ctx", p->ctx);
     json_int(j, "weights_bytes", (int64_t)p->weight_bytes);
@@ -236,7 +243,7 @@ static int tell(const apus_model *m)
     if (!info.is_quantised && (rc = size_rows(m, &info, &plan, rows)) >= 0) return rc;
     const size_row *shown = info.is_quantised ? NULL : rows;
     if (o.json) return print_json(m, &info, &plan, shown);
-    print_text(&info, &plan, shown);
+    print_text(m, &info, &plan, shown);
     return o.check ? check(m, NULL) : 0;
 }
 

@@ -397,6 +397,14 @@ static int engine_options(const command *c, apus_engine_settings *out)
     return -1;
 }
 
+/* What is odd about the model's files; apus info shows it with the rest. */
+static void print_notes(const apus_model *m)
+{
+    const char *note;
+    for (size_t i = 0; (note = apus_model_note(m, i)); i++)
+        fprintf(stderr, "%snote: %s%s\n", dim(stderr), note, plain(stderr));
+}
+
 /* engine: what will be made of the model; NULL = nothing. */
 static int open_beside(const command *c, const char *name, apus_load load,
                        const apus_engine_settings *engine, apus_model **out)
@@ -430,6 +438,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
     }
     if (apus_model_open(name, &s, out, &d)) return report(c, &d);
     progress_clear();
+    if (load != APUS_LOAD_INFO) print_notes(*out);
     return -1;
 }
 

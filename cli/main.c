@@ -19,8 +19,9 @@ static void help(FILE *f)
     for (const command *const *c = commands; *c; c++)
         fprintf(f, "  %-11s %s\n", (*c)->name, (*c)->summary);
     fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or\n"
-          "org/repo[@rev] in the local Hugging Face cache. 'apus COMMAND --help' explains a\n"
-          "command.\n\n"
+          "org/repo[@rev] in the local Hugging Face cache; NAME:TYPE (such as :Q4_K_M) and\n"
+          "org/repo/FILE.gguf choose among several GGUF files. 'apus COMMAND --help'\n"
+          "explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"
           "  apus info MODEL                    what it is and what memory it needs\n\n"

@@ -184,8 +184,9 @@ typedef struct apus_model_settings {
 APUS_API void apus_model_settings_default(apus_model_settings *s);
 
 /* Open a model.
- *   name  a folder, a file in it (config.json or *.safetensors), or org/repo[@rev] looked up in
- *         `hub_cache`
+ *   name  a folder, a file in it (config.json, *.safetensors or *.gguf), or org/repo[@rev] looked up in
+ *         `hub_cache`; with NAME:TYPE (such as :Q4_K_M), NAME:FILE.gguf or org/repo/FILE.gguf one of
+ *         several GGUF files there
  *   s     NULL = defaults
  *   out   the model; close it with apus_model_close after every engine on it
  * Returns OK; EFILE, EFORMAT, EUNSUPPORTED with the file and field in diag; ENOMEM, before weights are
@@ -197,7 +198,8 @@ APUS_API void apus_model_close(apus_model *m);
 typedef struct apus_info {
     size_t size;              /* sizeof(apus_info), set by the caller */
     const char *path;         /* folder; owned by the model, as every string here */
-    const char *architecture; /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe" */
+    const char *architecture; /* "gemma4", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen3_moe",
+                               * "qwen3", "gemma3" */
     const char *weight_types; /* such as "bf16 97.9 %, f32 2.1 %" by bytes */
     uint64_t params_total;    /* text model, embeddings included */
     uint64_t params_active;   /* touched by one decode step; input embedding row not counted */
@@ -209,6 +211,10 @@ typedef struct apus_info {
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
+
+/* What is odd about the model's files and what was made of it, although it loads: sentence i, from 0
+ * on, owned by the model; NULL when there are no more. */
+APUS_API const char *apus_model_note(const apus_model *m, size_t i);
 
 /* ---------------------------------------------------------------- tokens and text */
 
@@ -248,7 +254,8 @@ APUS_API apus_err apus_detok_push(apus_detok *t, int32_t id, const char **piece,
 APUS_API apus_err apus_detok_finish(apus_detok *t, const char **piece, size_t *len);
 APUS_API void apus_detok_free(apus_detok *t);
 
-/* Is `id` one of the ids that end a generation (config and generation_config joined)? */
+/* Is `id` one of the ids that end a generation: those of config and generation_config, the tokenizer's
+ * eos_token and, of models opened with text, the family's end-of-turn tokens? */
 APUS_API bool apus_is_stop_token(const apus_model *m, int32_t id);
 
 typedef enum apus_think { APUS_THINK_DEFAULT = 0, APUS_THINK_ON, APUS_THINK_OFF } apus_think;

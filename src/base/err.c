@@ -23,16 +23,22 @@ void ap_sanitize(char *text)
     }
 }
 
-apus_err ap_fail(apus_diag *diag, apus_err code, const char *fmt, ...)
+apus_err ap_fail_va(apus_diag *diag, apus_err code, const char *fmt, va_list ap)
 {
     if (diag) {
-        va_list ap;
-        va_start(ap, fmt);
         diag->code = code;
         vsnprintf(diag->text, sizeof diag->text, fmt, ap);
-        va_end(ap);
         ap_sanitize(diag->text);
     }
+    return code;
+}
+
+apus_err ap_fail(apus_diag *diag, apus_err code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    ap_fail_va(diag, code, fmt, ap);
+    va_end(ap);
     return code;
 }
 

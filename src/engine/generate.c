@@ -6,13 +6,6 @@
 #include "base/file.h"
 #include "engine/engine.h"
 
-static bool is_stop(const ap_config *c, int32_t id)
-{
-    for (int i = 0; i < c->n_stop; i++)
-        if (c->stop[i] == id) return true;
-    return false;
-}
-
 /* Choose the token that follows each row of the engine's logits, all at once. Of a generation that has
  * ended meanwhile, nobody asks for it. */
 static apus_err choose(apus_engine *e, int n, int n_row, apus_diag *diag)
@@ -98,7 +91,7 @@ static apus_err next_token(ap_gen *g, apus_diag *diag)
     const apus_engine *e = g->session->engine;
     apus_err err = take_choice(g, diag);
     if (err) return err;
-    if (!g->set.ignore_eos && is_stop(&e->model->config, g->id)) {
+    if (!g->set.ignore_eos && ap_config_is_stop(&e->model->config, g->id)) {
         g->res.stop_id = g->id;
         end(g, APUS_STOP_TOKEN);
         return finish_text(g, diag);

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/model.h"
+#include "file/family_tokens.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
 
@@ -16,11 +17,6 @@ void apus_model_settings_default(apus_model_settings *s)
 {
     if (s) *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
                                .precision = APUS_PRECISION_HIGH};
-}
-
-static ap_chat_syntax syntax_of(ap_arch_id arch)
-{
-    return arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA : AP_CHAT_QWEN;
 }
 
 /* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
@@ -66,23 +62,54 @@ static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
         apus_err err = ap_tokenizer_load(m->dir, &m->tokenizer, diag);
         if (err) return err;
     }
-    return ap_chat_load(m->dir, syntax_of(m->config.arch), &m->chat, diag);
+    return ap_chat_load(m->dir, ap_syntax_of(m->config.arch), &m->chat, diag);
+}
+
+/* A chat template beside a GGUF file: NAME.jinja for NAME.gguf (or its parts), else chat_template.jinja.
+ * *text NULL: there is none. */
+static apus_err read_template_beside(apus_model *m, char **text, size_t *len, apus_diag *diag)
+{
+    enum { MAX_TEMPLATE_BYTES = 1 << 20 };
+    const char *slash = strrchr(m->dir, '/'), *base = slash ? slash + 1 : m->dir;
+    int folder = (int)(base - m->dir), stem = (int)strlen(base) - (int)strlen(".gguf");
+    const char *part = strstr(base, "-00001-of-");
+    ap_buf path = {0};
+    apus_err err = APUS_OK;
+    if (part) stem = (int)(part - base);
+    *text = NULL;
+    for (int i = 0; i < 2 && !err && !*text; i++) {
+        path.len = 0;
+        if (i == 0)
+            ap_buf_addf(&path, "%.*s%.*s.jinja", folder, m->dir, stem, base);
+        else
+            ap_buf_addf(&path, "%.*schat_template.jinja", folder, m->dir);
+        if (path.failed)
+            err = ap_fail_nomem(diag, strlen(m->dir), "a path");
+        else if (ap_path_exists(path.data))
+            err = ap_file_read(path.data, MAX_TEMPLATE_BYTES, text, len, diag);
+    }
+    if (*text) ap_note(&m->notes, "the chat template is that of %s", path.data);
+    ap_buf_free(&path);
+    return err;
 }
 
 /* Tokenizer and template from the metadata of a GGUF file. */
 static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
 {
-    size_t n;
+    size_t n, given_len = 0;
     ap_buf json = {0}, config = {0};
+    char *given = NULL;
     const ap_gguf *g = ap_weights_gguf(m->weights, &n)[0];
-    apus_err err = ap_gguf_tokenizer_json(g, &json, diag);
+    apus_err err = ap_gguf_tokenizer_json(g, &json, &m->notes, diag);
     m->info.has_tokenizer = json.len > 0;
     if (!err && json.len && load != APUS_LOAD_INFO)
         err = ap_tokenizer_parse(json.data, json.len, m->dir, &m->tokenizer, diag);
-    if (!err) err = ap_gguf_tokenizer_config_json(g, &config, diag);
+    if (!err) err = read_template_beside(m, &given, &given_len, diag);
+    if (!err) err = ap_gguf_tokenizer_config_json(g, given, given_len, &config, diag);
     if (!err && config.len)
-        err = ap_chat_parse(config.data, config.len, m->dir, syntax_of(m->config.arch), &m->chat,
+        err = ap_chat_parse(config.data, config.len, m->dir, ap_syntax_of(m->config.arch), &m->chat,
                             diag);
+    ap_free(given);
     ap_buf_free(&json);
     ap_buf_free(&config);
     return err;
@@ -91,17 +118,39 @@ static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
 static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
 {
     size_t n;
-    ap_buf json = {0};
+    ap_buf json = {0}, advice = {0};
     apus_err err = ap_weights_open_gguf(m->dir, &m->weights, diag);
     if (!err) {
         const ap_gguf *const *parts = ap_weights_gguf(m->weights, &n);
         err = ap_gguf_config_json(parts, n, &json, diag);
+        if (!err) err = ap_gguf_generation_json(parts[0], &advice, &m->notes, diag);
     }
     if (!err)
-        err =
-            ap_config_parse(&(ap_config_text){m->dir, json.data, json.len}, NULL, &m->config, diag);
+        err = ap_config_parse(&(ap_config_text){m->dir, json.data, json.len},
+                              &(ap_config_text){m->dir, advice.data, advice.len}, &m->config,
+                              &m->notes, diag);
     ap_buf_free(&json);
+    ap_buf_free(&advice);
     return err ? err : load_gguf_text(m, load, diag);
+}
+
+/* What the tokenizer knows of ends and of media, beside what the configuration says. */
+static void settle_tokens(apus_model *m)
+{
+    bool gemma = ap_arch_is_gemma(m->config.arch);
+    ap_config *c = &m->config;
+    if (!m->tokenizer) return;
+    bool room = ap_config_add_stop(c, ap_tokenizer_eos(m->tokenizer));
+    for (const char *const *s = ap_family_turn_ends(gemma); *s; s++)
+        room &= ap_config_add_stop(c, ap_tokenizer_id(m->tokenizer, *s, strlen(*s)));
+    for (const char *const *s = ap_family_media(gemma); *s; s++) {
+        int32_t id = ap_tokenizer_id(m->tokenizer, *s, strlen(*s));
+        if (!ap_config_is_stop(c, id)) room &= ap_config_add_suppress(c, id);
+    }
+    if (!room)
+        ap_note(&m->notes,
+                "%s: more token ids that end a turn or are never generated than apus keeps",
+                m->dir);
 }
 
 /* The weights of a folder, with quantised tensors joined as config.json says. */
@@ -111,25 +160,50 @@ static apus_err open_folder_weights(apus_model *m, apus_diag *diag)
     char *path = ap_path_join(m->dir, "config.json"), *text = NULL;
     size_t len = 0;
     ap_quant_config q = {0};
+    ap_tensor_table table = {0};
     apus_err err = path ? ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag)
                         : ap_fail_nomem(diag, strlen(m->dir), "a path");
     if (!err) err = ap_quant_config_parse(text, len, path, &q, diag);
-    if (!err) err = ap_weights_open(m->dir, &m->weights, diag);
-    if (!err) err = ap_weights_join_quantised(m->weights, &q, diag);
+    if (!err) err = ap_tensor_table_make(&m->config, &table, diag);
+    if (!err) err = ap_weights_open(m->dir, &m->weights, &m->notes, diag);
+    if (!err) err = ap_weights_check(m->weights, &table, diag);
+    if (!err) err = ap_weights_join_quantised(m->weights, &q, &table, diag);
+    ap_tensor_table_free(&table);
     ap_quant_config_free(&q);
     ap_free(text);
     ap_free(path);
     return err;
 }
 
+/* Layers behind those that config.json counts: a head for the next tokens, or a count that is wrong. */
+static void note_more_layers(apus_model *m)
+{
+    const char *prefix = ap_weights_text_prefix(m->weights);
+    int most = -1, layer;
+    for (size_t i = 0; prefix && i < ap_weights_count(m->weights); i++) {
+        const char *name;
+        ap_weights_at(m->weights, i, &name);
+        if (!strncmp(name, prefix, strlen(prefix)) &&
+            sscanf(name + strlen(prefix), "layers.%9d.", &layer) == 1 && layer > most)
+            most = layer;
+    }
+    if (most >= m->config.n_layer)
+        ap_note(
+            &m->notes,
+            "%s: the weights hold %d layers, num_hidden_layers of config.json is %d; the others "
+            "are left out",
+            m->dir, most + 1, m->config.n_layer);
+}
+
 static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
 {
-    apus_err err = ap_config_read(m->dir, &m->config, diag);
+    apus_err err = ap_config_read(m->dir, &m->config, &m->notes, diag);
     m->no_weights = !err && load == APUS_LOAD_INFO && !ap_weights_present(m->dir);
     if (m->no_weights)
         err = ap_weights_imagine(m->dir, &m->config, &m->weights, diag);
     else if (!err && load != APUS_LOAD_TEXT)
         err = open_folder_weights(m, diag);
+    if (!err && m->weights) note_more_layers(m);
     return err ? err : load_text(m, load, diag);
 }
 
@@ -316,6 +390,8 @@ static void tell(const apus_model *m, apus_load load)
     if (load == APUS_LOAD_ALL)
         ap_log_say(&m->log, APUS_LOG_INFO, "%s: weights packed for %s, precision %s, %zu bytes", m->dir,
                    ap_where(m->dev), apus_precision_name(m->precision), m->packed_bytes);
+    for (size_t k = 0; k < m->notes.n; k++)
+        ap_log_say(&m->log, APUS_LOG_WARNING, "%s", m->notes.text[k]);
     if (!i->has_tokenizer)
         ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no tokenizer here; only token ids can be used",
                    m->dir);
@@ -353,6 +429,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     if (!err)
         err =
             ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
+    if (!err) settle_tokens(m);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {
@@ -373,8 +450,14 @@ void apus_model_close(apus_model *m)
     ap_weights_close(m->weights);
     ap_tokenizer_free(m->tokenizer);
     ap_chat_free(m->chat);
+    ap_notes_free(&m->notes);
     ap_free(m->dir);
     ap_free(m);
+}
+
+const char *apus_model_note(const apus_model *m, size_t i)
+{
+    return m && i < m->notes.n ? m->notes.text[i] : NULL;
 }
 
 apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag)

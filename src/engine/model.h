@@ -26,6 +26,7 @@ struct apus_model {
     ap_log log;
     apus_info info;
     char weight_types[512];
+    ap_notes notes; /* of the files */
 };
 
 /* Where things are, for the log: a level of the CPU such as "avx2", or another device's name. */
@@ -33,5 +34,8 @@ static inline const char *ap_where(const ap_device *d)
 {
     return d->is_host ? apus_cpu_name(d->kern->level) : d->name;
 }
+
+/* text.c: what answers of the architecture look like. */
+ap_chat_syntax ap_syntax_of(ap_arch_id arch);
 
 #endif

@@ -63,8 +63,12 @@ static apus_err check_quantised(ap_quantizer *q, bool gguf)
                       "%s: config.json says that the model is quantised already, expected f32, f16 "
                       "or bf16",
                       q->src);
-    if (!err) err = ap_weights_open(q->src, &q->weights, q->diag);
-    if (!err) err = ap_weights_join_quantised(q->weights, &quant, q->diag);
+    ap_tensor_table table = {0};
+    if (!err) err = ap_tensor_table_make(q->config, &table, q->diag);
+    if (!err) err = ap_weights_open(q->src, &q->weights, NULL, q->diag);
+    if (!err) err = ap_weights_check(q->weights, &table, q->diag);
+    if (!err) err = ap_weights_join_quantised(q->weights, &quant, &table, q->diag);
+    ap_tensor_table_free(&table);
     ap_quant_config_free(&quant);
     return err;
 }
@@ -92,7 +96,7 @@ static apus_err open_gguf(ap_quantizer *q, bool gguf)
     }
     if (!err)
         err = ap_config_parse(&(ap_config_text){q->src, json.data, json.len}, NULL, q->config,
-                              q->diag);
+                              NULL, q->diag);
     ap_buf_free(&json);
     return err;
 }
@@ -107,7 +111,7 @@ static apus_err open_source(ap_quantizer *q, const char *src, bool gguf)
         err = ap_fail(q->diag, APUS_EUNSUPPORTED,
                       "%s: expected a folder with config.json and *.safetensors, or a GGUF file",
                       q->src);
-    if (!err) err = ap_config_read(q->src, q->config, q->diag);
+    if (!err) err = ap_config_read(q->src, q->config, NULL, q->diag);
     if (!err) err = ap_quantizer_text(q, "config.json", &q->config_text, &q->config_len);
     if (!err) err = check_quantised(q, gguf);
     if (err) return err;

@@ -368,11 +368,15 @@ static apus_err put_rope_freqs(gguf_plan *p, size_t index)
 static apus_err put_texts(gguf_plan *p)
 {
     ap_quantizer *q = p->q;
-    char *tokenizer = NULL, *config = NULL, *chat = NULL;
+    char *tokenizer = NULL, *config = NULL, *chat = NULL, *tools = NULL;
     ap_tokenizer_texts t = {.name = q->src};
     apus_err err = ap_quantizer_text(q, "tokenizer.json", &tokenizer, &t.tokenizer_len);
     if (!err) err = ap_quantizer_text(q, "tokenizer_config.json", &config, &t.config_len);
     if (!err) err = ap_quantizer_text(q, "chat_template.jinja", &chat, &t.chat_template_len);
+    if (!err)
+        err = ap_quantizer_text(q, "additional_chat_templates/tool_use.jinja", &tools,
+                                &t.tool_template_len);
+    t.tool_template = tools;
     t.tokenizer = tokenizer;
     t.config = config;
     t.chat_template = chat;
@@ -380,6 +384,7 @@ static apus_err put_texts(gguf_plan *p)
     ap_free(tokenizer);
     ap_free(config);
     ap_free(chat);
+    ap_free(tools);
     return err;
 }
 

@@ -77,6 +77,7 @@ void apus_sampling_from_model(const apus_model *m, apus_sampling *s)
     if (c->top_p > 0 && c->top_p <= 1) s->top_p = c->top_p;
     if (c->min_p >= 0 && c->min_p < 1) s->min_p = c->min_p;
     if (c->repetition_penalty > 0) s->repetition_penalty = c->repetition_penalty;
+    if (c->penalty_last >= 0) s->penalty_last = c->penalty_last;
     if (!c->do_sample) s->temperature = 0;
 }
 

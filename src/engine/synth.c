@@ -80,7 +80,7 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
 {
     const ap_config *c = y->config;
     ap_fill f = {.kind = AP_FILL_EVEN, .deviation = 1 / sqrt(inputs_of(t))};
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     switch (t->role) {
     case AP_ROLE_MATRIX:
         /* What it multiplies was made smaller by 1 / sqrt(H) before. */
@@ -195,8 +195,13 @@ static apus_err plan_gguf(synth *y)
     apus_err err = tokenizer.failed || config.failed
                        ? ap_fail_nomem(y->diag, tokenizer.cap, "the tokenizer")
                        : ap_gguf_writer_create(&y->g, y->diag);
-    ap_tokenizer_texts t = {"the tokenizer", tokenizer.data, config.data, chat,
-                            tokenizer.len,   config.len,     strlen(chat)};
+    ap_tokenizer_texts t = {.name = "the tokenizer",
+                            .tokenizer = tokenizer.data,
+                            .tokenizer_len = tokenizer.len,
+                            .config = config.data,
+                            .config_len = config.len,
+                            .chat_template = chat,
+                            .chat_template_len = strlen(chat)};
     if (!err)
         err = ap_gguf_put_config(y->g, y->config,
                                  &(ap_config_text){y->folder, y->text.data, y->text.len}, name,
@@ -484,7 +489,7 @@ static apus_err read_config(synth *y, const char *path)
         err = ap_config_parse(
             &(ap_config_text){file, y->text.data, y->text.len},
             y->generation ? &(ap_config_text){gen, y->generation, y->generation_len} : NULL,
-            y->config, y->diag);
+            y->config, NULL, y->diag);
     ap_free(text);
     ap_free(file);
     ap_free(gen);

@@ -114,7 +114,8 @@ static void write_family(ap_buf *b, const ap_json *root, const ap_json *text)
     static const char *const classes[][2] = {
         {"gemma4_text", "Gemma4ForCausalLM"},   {"gemma4_unified_text", "Gemma4UnifiedForCausalLM"},
         {"qwen3_5_text", "Qwen3_5ForCausalLM"}, {"qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"},
-        {"qwen3_next", "Qwen3NextForCausalLM"}, {"qwen3_moe", "Qwen3MoeForCausalLM"}};
+        {"qwen3_next", "Qwen3NextForCausalLM"}, {"qwen3_moe", "Qwen3MoeForCausalLM"},
+        {"qwen3", "Qwen3ForCausalLM"},          {"gemma3_text", "Gemma3ForCausalLM"}};
     const ap_json *type = ap_json_get(text, "model_type"), *outer = ap_json_get(root, "model_type");
     char name[80] = "";
     if (type && type->type == AP_JSON_STRING)
@@ -211,7 +212,7 @@ enum {
 
 static bool is_gemma(const ap_config *c)
 {
-    return c->arch == AP_ARCH_GEMMA4;
+    return ap_arch_is_gemma(c->arch);
 }
 
 static const special *list_of(const ap_config *c, int *n)
@@ -315,7 +316,7 @@ void ap_synth_tokenizer(const ap_config *c, ap_buf *b)
     }
     ap_buf_adds(b, "]");
     ap_tokenizer_pipeline(is_gemma(c), c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE,
-                          b);
+                          -1, b);
     ap_buf_adds(b, ",\"vocab\":{");
     write_vocab(c, b);
     ap_buf_adds(b, "},\"merges\":[\"t h\",\"i n\"");

@@ -96,9 +96,14 @@ void apus_detok_free(apus_detok *t)
 
 bool apus_is_stop_token(const apus_model *m, int32_t id)
 {
-    for (int i = 0; m && i < m->config.n_stop; i++)
-        if (m->config.stop[i] == id) return true;
-    return false;
+    return m && ap_config_is_stop(&m->config, id);
+}
+
+ap_chat_syntax ap_syntax_of(ap_arch_id arch)
+{
+    return arch == AP_ARCH_GEMMA4   ? AP_CHAT_GEMMA
+           : arch == AP_ARCH_GEMMA3 ? AP_CHAT_PLAIN
+                                    : AP_CHAT_QWEN;
 }
 
 void apus_chat_settings_default(apus_chat_settings *s)
@@ -137,9 +142,7 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
     /* A rendered prompt came through a template, be it the caller's. */
-    ap_chat_syntax syntax = !m->chat && !prompt                ? AP_CHAT_PLAIN
-                            : m->config.arch == AP_ARCH_GEMMA4 ? AP_CHAT_GEMMA
-                                                               : AP_CHAT_QWEN;
+    ap_chat_syntax syntax = m->chat || prompt ? ap_syntax_of(m->config.arch) : AP_CHAT_PLAIN;
     apus_err err =
         ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
     if (err)

@@ -5,5 +5,5 @@
 
 int32_t apus_text_start(const apus_model *m)
 {
-    return m && m->config.arch == AP_ARCH_GEMMA4 ? m->config.bos : -1;
+    return m && ap_arch_is_gemma(m->config.arch) ? m->config.bos : -1;
 }

@@ -1,6 +1,7 @@
 #include "file/config.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -9,12 +10,12 @@
 #include "file/config_in.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
-#define MAX_TREE_BYTES   ((size_t)256 << 20)
 
 static const char *const arch_names[] = {
     [AP_ARCH_GEMMA4] = "gemma4",           [AP_ARCH_QWEN3_5] = "qwen3_5",
     [AP_ARCH_QWEN3_5_MOE] = "qwen3_5_moe", [AP_ARCH_QWEN3_NEXT] = "qwen3_next",
-    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",
+    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",     [AP_ARCH_QWEN3] = "qwen3",
+    [AP_ARCH_GEMMA3] = "gemma3",
 };
 
 const char *ap_arch_name(ap_arch_id id)
@@ -38,6 +39,9 @@ static const struct family {
     {"qwen3_5_moe_text", NULL, AP_ARCH_QWEN3_5_MOE, false},
     {"qwen3_next", NULL, AP_ARCH_QWEN3_NEXT, false},
     {"qwen3_moe", NULL, AP_ARCH_QWEN3_MOE, false},
+    {"qwen3", NULL, AP_ARCH_QWEN3, false},
+    {"gemma3", "gemma3_text", AP_ARCH_GEMMA3, false},
+    {"gemma3_text", NULL, AP_ARCH_GEMMA3, false},
 };
 
 /* ---------------------------------------------------------------- shared parts */
@@ -86,27 +90,57 @@ void ap_config_layer_types(const ap_fields *t, const char *other_name, ap_layer_
 
 /* ---------------------------------------------------------------- tokens */
 
-/* Add the ids of a member (a number or a list of them). Ids that the vocabulary does not hold can
- * never be produced and are left out. */
-static void add_ids(const ap_fields *f, const char *key, int vocab, int *ids, int *n)
+static bool add_id(int *list, int *n, int max, int vocab, int64_t id)
+{
+    if (id < 0 || id >= vocab) return true;
+    for (int i = 0; i < *n; i++)
+        if (list[i] == id) return true;
+    if (*n == max) return false;
+    list[(*n)++] = (int)id;
+    return true;
+}
+
+bool ap_config_add_stop(ap_config *c, int64_t id)
+{
+    return add_id(c->stop, &c->n_stop, AP_MAX_STOP, c->vocab, id);
+}
+
+bool ap_config_add_suppress(ap_config *c, int64_t id)
+{
+    return add_id(c->suppress, &c->n_suppress, AP_MAX_SUPPRESS, c->vocab, id);
+}
+
+/* Add the stop ids of a member, a number or a list of them. */
+static void add_stops(const ap_fields *f, const char *key, ap_config *c)
 {
     const ap_json *v = ap_field(f, key);
     if (!v) return;
     const ap_json *e = v->type == AP_JSON_ARRAY ? v->first : v;
     for (; e; e = v->type == AP_JSON_ARRAY ? e->next : NULL) {
-        if (e->type != AP_JSON_INT) {
+        if (e->type != AP_JSON_INT)
             ap_field_fail(f, APUS_EFORMAT, key, e, "expected token ids");
-            return;
-        }
-        bool known = e->integer < 0 || e->integer >= vocab;
-        for (int i = 0; i < *n && !known; i++) known = ids[i] == e->integer;
-        if (known) continue;
-        if (*n == AP_MAX_STOP) {
+        else if (!ap_config_add_stop(c, e->integer))
             ap_field_fail(f, APUS_EUNSUPPORTED, key, NULL, "more than %d token ids", AP_MAX_STOP);
-            return;
-        }
-        ids[(*n)++] = (int)e->integer;
     }
+}
+
+/* Places of images, sound and video in a prompt, and the marks around them: a text model that makes
+ * one would break off in the middle of nothing. */
+static void media_ids(const ap_fields *f, ap_config *c)
+{
+    static const char *const names[] = {"image",        "video",      "audio",       "vision",
+                                        "vision_start", "vision_end", "audio_start", "audio_end",
+                                        "boi",          "eoi",        "boa",         "eoa",
+                                        "bov",          "eov",        "image_start", "image_end"};
+    static const char *const tails[] = {"_token_id", "_token_index"};
+    char key[64];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (size_t k = 0; k < sizeof tails / sizeof *tails; k++) {
+            snprintf(key, sizeof key, "%s%s", names[i], tails[k]);
+            const ap_json *v = ap_field(f, key);
+            if (v && v->type == AP_JSON_INT && !ap_config_is_stop(c, v->integer))
+                ap_config_add_suppress(c, v->integer);
+        }
 }
 
 /* One id; -1 if it is not in the vocabulary; `other` if absent. */
@@ -120,30 +154,16 @@ static int one_id(const ap_fields *f, const char *key, int vocab, int other)
 /* Ids in the outer file and in text_config; the outer one wins where there can be one only. */
 static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *c)
 {
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     c->bos = one_id(outer, "bos_token_id", c->vocab,
                     one_id(text, "bos_token_id", c->vocab, gemma && c->vocab > 2 ? 2 : -1));
     c->pad = one_id(outer, "pad_token_id", c->vocab,
                     one_id(text, "pad_token_id", c->vocab, gemma ? 0 : -1));
-    add_ids(outer, "eos_token_id", c->vocab, c->stop, &c->n_stop);
-    if (text->o != outer->o) add_ids(text, "eos_token_id", c->vocab, c->stop, &c->n_stop);
+    add_stops(outer, "eos_token_id", c);
+    if (text->o != outer->o) add_stops(text, "eos_token_id", c);
     if (gemma && c->vocab > 1 && !ap_json_get(outer->o, "eos_token_id") &&
         !ap_json_get(text->o, "eos_token_id"))
         c->stop[c->n_stop++] = 1; /* the class's default */
-}
-
-static void generation(const ap_fields *f, ap_config *c)
-{
-    add_ids(f, "eos_token_id", c->vocab, c->stop, &c->n_stop);
-    add_ids(f, "suppress_tokens", c->vocab, c->suppress, &c->n_suppress);
-    if (c->bos < 0) c->bos = one_id(f, "bos_token_id", c->vocab, -1);
-    if (c->pad < 0) c->pad = one_id(f, "pad_token_id", c->vocab, -1);
-    c->temperature = (float)ap_field_num(f, "temperature", 0, 1e6, -1);
-    c->top_p = (float)ap_field_num(f, "top_p", 0, 1, -1);
-    c->min_p = (float)ap_field_num(f, "min_p", 0, 1, -1);
-    c->repetition_penalty = (float)ap_field_num(f, "repetition_penalty", 0, 1e6, -1);
-    c->top_k = (int)ap_field_int(f, "top_k", 0, INT32_MAX, -1);
-    c->do_sample = ap_field_bool(f, "do_sample", true);
 }
 
 /* ---------------------------------------------------------------- the file */
@@ -159,7 +179,7 @@ static const struct family *find_family(const ap_fields *f)
         if (!strcmp(families[i].type, type)) return &families[i];
     ap_field_fail(f, APUS_EUNSUPPORTED, "model_type", NULL,
                   "\"%.80s\" is not supported; supported are gemma4, gemma4_unified, qwen3_5, "
-                  "qwen3_5_moe, their text-only forms, qwen3_next and qwen3_moe",
+                  "qwen3_5_moe, their text-only forms, qwen3_next, qwen3_moe, qwen3 and gemma3",
                   type);
     return NULL;
 }
@@ -178,16 +198,30 @@ static void check_class(const ap_fields *f)
     }
 }
 
+/* The text model's object: text_config, or the file itself where somebody took the towers off and
+ * flattened the rest under the old name. */
+static ap_fields text_fields(const ap_fields *f, const struct family *fam)
+{
+    ap_fields text = *f;
+    if (!fam->text_type || (!ap_field(f, "text_config") && ap_field(f, "num_hidden_layers")))
+        return text;
+    text.prefix = "text_config.";
+    text.o = ap_field_object(f, "text_config");
+    if (!text.o) {
+        ap_field_fail(f, APUS_EFORMAT, "text_config", NULL, "is missing");
+        return text;
+    }
+    const char *type = ap_field_str(&text, "model_type", fam->text_type);
+    if (strcmp(type, fam->type)) ap_field_expect(&text, "model_type", fam->text_type);
+    return text;
+}
+
 static void read_model(const ap_fields *f, ap_config *c)
 {
     const struct family *fam = find_family(f);
     if (!fam) return;
-    ap_fields text = *f;
-    if (fam->text_type) {
-        text.prefix = "text_config.";
-        text.o = ap_field_object(f, "text_config");
-        if (!text.o) ap_field_fail(f, APUS_EFORMAT, "text_config", NULL, "is missing");
-        ap_field_expect(&text, "model_type", fam->text_type);
+    ap_fields text = text_fields(f, fam);
+    if (fam->text_type && !*f->err) {
         c->multimodal = (ap_field(f, "vision_config") || ap_field(f, "audio_config")) &&
                         !ap_field_bool(f, "language_model_only", false);
     }
@@ -196,11 +230,15 @@ static void read_model(const ap_fields *f, ap_config *c)
         ap_field_fail(f, APUS_EUNSUPPORTED, "compression_config", NULL, "is not supported");
     if (*f->err) return;
     c->arch = fam->arch;
-    if (fam->arch == AP_ARCH_GEMMA4) ap_config_gemma4(&text, fam->unified, c);
-    else ap_config_qwen3(&text, c);
-    c->tie_embeddings = ap_field_bool(
-        f, "tie_word_embeddings",
-        ap_field_bool(&text, "tie_word_embeddings", fam->arch == AP_ARCH_GEMMA4));
+    if (fam->arch == AP_ARCH_GEMMA4)
+        ap_config_gemma4(&text, fam->unified, c);
+    else if (fam->arch == AP_ARCH_GEMMA3)
+        ap_config_gemma3(&text, c);
+    else
+        ap_config_qwen3(&text, c);
+    c->tie_embeddings =
+        ap_field_bool(f, "tie_word_embeddings",
+                      ap_field_bool(&text, "tie_word_embeddings", ap_arch_is_gemma(fam->arch)));
     if (!*f->err) token_ids(f, &text, c);
 }
 
@@ -212,30 +250,39 @@ static apus_err parse_object(const ap_config_text *t, ap_arena *a, ap_json **roo
     return err;
 }
 
+/* Ids of media come last: what ends a turn is never among them. */
+static void suppress_media(const ap_fields *f, ap_config *c)
+{
+    ap_fields text = *f;
+    text.o = ap_json_get(f->o, "text_config");
+    media_ids(f, c);
+    if (text.o) media_ids(&text, c);
+}
+
 apus_err ap_config_parse(const ap_config_text *config, const ap_config_text *gen, ap_config *out,
-                         apus_diag *diag)
+                         ap_notes *notes, apus_diag *diag)
 {
     ap_arena arena;
-    ap_json *root = NULL, *gen_root = NULL;
-    ap_arena_init(&arena, MAX_TREE_BYTES);
+    ap_json *root = NULL;
+    ap_arena_init(&arena, AP_CFG_MAX_TREE);
     ap_config *c = ap_calloc(1, sizeof *c);
     apus_err err = c ? APUS_OK : ap_fail_nomem(diag, sizeof *c, "the model's configuration");
     if (!err) err = parse_object(config, &arena, &root, diag);
-    if (!err && gen) err = parse_object(gen, &arena, &gen_root, diag);
     if (!err) {
-        c->bos = c->pad = c->top_k = -1;
+        c->bos = c->pad = c->top_k = c->penalty_last = -1;
         c->temperature = c->top_p = c->min_p = c->repetition_penalty = -1;
         c->do_sample = true;
         read_model(&(ap_fields){config->name, "", root, diag, &err}, c);
     }
-    if (!err && gen) generation(&(ap_fields){gen->name, "", gen_root, diag, &err}, c);
+    if (!err && gen) err = ap_config_generation(gen, c, notes, diag);
+    if (!err) suppress_media(&(ap_fields){config->name, "", root, diag, &err}, c);
     if (!err) *out = *c;
     ap_free(c);
     ap_arena_free(&arena);
     return err;
 }
 
-apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag)
+apus_err ap_config_read(const char *dir, ap_config *out, ap_notes *notes, apus_diag *diag)
 {
     char *path[2] = {ap_path_join(dir, "config.json"), ap_path_join(dir, "generation_config.json")};
     char *text[2] = {NULL, NULL};
@@ -251,7 +298,7 @@ apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag)
     if (!err)
         err = ap_config_parse(&(ap_config_text){path[0], text[0], len[0]},
                               has_gen ? &(ap_config_text){path[1], text[1], len[1]} : NULL, out,
-                              diag);
+                              notes, diag);
 done:
     for (int i = 0; i < 2; i++) {
         ap_free(path[i]);

@@ -9,18 +9,33 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/notes.h"
 
 #define AP_MAX_LAYERS 512
-#define AP_MAX_STOP 16
+#define AP_MAX_STOP     64
+#define AP_MAX_SUPPRESS 1024
 #define AP_MAX_ROT 512 /* angles of one rope table = rotated dims / 2 */
 
 typedef enum ap_arch_id {
     AP_ARCH_GEMMA4,
-    AP_ARCH_QWEN3_5,     /* dense */
+    AP_ARCH_QWEN3_5, /* dense */
     AP_ARCH_QWEN3_5_MOE,
     AP_ARCH_QWEN3_NEXT,
-    AP_ARCH_QWEN3_MOE
+    AP_ARCH_QWEN3_MOE,
+    AP_ARCH_QWEN3, /* dense */
+    AP_ARCH_GEMMA3
 } ap_arch_id;
+
+static inline bool ap_arch_is_gemma(ap_arch_id a)
+{
+    return a == AP_ARCH_GEMMA4 || a == AP_ARCH_GEMMA3;
+}
+
+/* Of Qwen: attention without a gate in every layer, norms that multiply by w itself. */
+static inline bool ap_arch_is_plain_qwen(ap_arch_id a)
+{
+    return a == AP_ARCH_QWEN3_MOE || a == AP_ARCH_QWEN3;
+}
 
 typedef enum ap_layer_kind { AP_LAYER_FULL, AP_LAYER_SLIDING, AP_LAYER_LINEAR } ap_layer_kind;
 
@@ -52,6 +67,7 @@ typedef struct ap_config {
     float norm_eps;
     bool tie_embeddings;
     float softcap;         /* 0 = none */
+    float attn_scale;      /* gemma: of queries times keys */
 
     /* gemma4 */
     int ple_dim, ple_vocab; /* 0 = no per-layer embeddings */
@@ -65,17 +81,19 @@ typedef struct ap_config {
 
     int bos, pad;                 /* -1 = none */
     int stop[AP_MAX_STOP], n_stop; /* union of config and generation_config */
-    int suppress[AP_MAX_STOP], n_suppress;
+    int suppress[AP_MAX_SUPPRESS], n_suppress; /* never generated */
 
     /* generation_config; `has` flags by field: negative = not given */
     float temperature, top_p, min_p, repetition_penalty; /* < 0: not given */
-    int top_k;                                           /* < 0: not given */
+    int top_k;                                           /* < 0: not given; 0: off */
+    int penalty_last;                                    /* < 0: not given; 0: all tokens */
     bool do_sample;                                      /* false if given as false */
 } ap_config;
 
-/* Read dir/config.json and, if there, dir/generation_config.json. EFILE, EFORMAT (field, expected,
+/* Read dir/config.json and, if there, dir/generation_config.json. What the latter holds is advice: it
+ * never fails, what cannot be used is told in notes (may be NULL). EFILE, EFORMAT (field, expected,
  * found), EUNSUPPORTED (architecture, rope type or setting by name). */
-apus_err ap_config_read(const char *dir, ap_config *out, apus_diag *diag);
+apus_err ap_config_read(const char *dir, ap_config *out, ap_notes *notes, apus_diag *diag);
 
 /* The same from texts in memory. gen may be NULL. */
 typedef struct ap_config_text {
@@ -84,7 +102,18 @@ typedef struct ap_config_text {
     size_t len;
 } ap_config_text;
 apus_err ap_config_parse(const ap_config_text *config, const ap_config_text *gen, ap_config *out,
-                         apus_diag *diag);
+                         ap_notes *notes, apus_diag *diag);
+
+/* One more id that ends a generation, or that is never generated; one that the vocabulary does not hold
+ * or that is there already changes nothing. false: the list is full. */
+bool ap_config_add_stop(ap_config *c, int64_t id);
+bool ap_config_add_suppress(ap_config *c, int64_t id);
+static inline bool ap_config_is_stop(const ap_config *c, int64_t id)
+{
+    for (int i = 0; i < c->n_stop; i++)
+        if (c->stop[i] == id) return true;
+    return false;
+}
 
 const char *ap_arch_name(ap_arch_id id);
 

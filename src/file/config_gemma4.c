@@ -175,6 +175,7 @@ static void ropes(const ap_fields *t, ap_config *c)
 void ap_config_gemma4(const ap_fields *t, bool unified, ap_config *c)
 {
     ap_config_common(t, unified ? 262144 : 131072, c);
+    c->attn_scale = 1; /* the norms set it; there is no D^-1/2 */
     ap_field_expect(t, "hidden_activation", "gelu_pytorch_tanh");
     ap_field_expect(t, "use_bidirectional_attention", "vision");
     c->softcap = (float)ap_field_num(t, "final_logit_softcapping", 1e-6, 1e9, 0);

@@ -13,7 +13,8 @@ enum {
     AP_CFG_MAX_HEAD_DIM = 2 * AP_MAX_ROT,
     AP_CFG_MAX_FFN = 1 << 22,
     AP_CFG_MAX_EXPERTS = 65536,
-    AP_CFG_MAX_CONTEXT = 1 << 28
+    AP_CFG_MAX_CONTEXT = 1 << 28,
+    AP_CFG_MAX_TREE = 256 << 20 /* bytes of a parsed file */
 };
 
 /* What the families share: sizes, head, norm, activation-independent refusals. */
@@ -26,6 +27,7 @@ void ap_config_layer_types(const ap_fields *t, const char *other_name, ap_layer_
 
 /* Text parts of the families; t is text_config or the flat file. */
 void ap_config_gemma4(const ap_fields *t, bool unified, ap_config *c);
+void ap_config_gemma3(const ap_fields *t, ap_config *c);
 void ap_config_qwen3(const ap_fields *t, ap_config *c); /* c->arch is set */
 
 /* 1 / base^(2i/dim), i in [0, n): powers and reciprocals each rounded to f32. */
@@ -37,5 +39,9 @@ void ap_config_rope_qwen(const ap_fields *t, int head_dim, double partial_defaul
 /* Rope of one layer type of Gemma 4. dict: rope_parameters, or NULL for the class defaults. */
 void ap_config_rope_gemma4(const ap_fields *dict, const char *layer_type, int head_dim,
                            ap_rope *out);
+
+/* generation_config.json, over what config.json said. ENOMEM only. */
+apus_err ap_config_generation(const ap_config_text *text, ap_config *c, ap_notes *notes,
+                              apus_diag *diag);
 
 #endif

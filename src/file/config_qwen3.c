@@ -5,7 +5,8 @@
 static void attention(const ap_fields *t, ap_config *c)
 {
     int kv = (int)ap_field_int(t, "num_key_value_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
-    int64_t dim = c->arch == AP_ARCH_QWEN3_MOE ? 0 : 256; /* 0: hidden size / heads */
+    int64_t dim = c->arch == AP_ARCH_QWEN3_MOE ? 0 : c->arch == AP_ARCH_QWEN3 ? 128 : 256;
+    /* 0: hidden size / heads */
     dim = ap_field_int(t, "head_dim", 2, AP_CFG_MAX_HEAD_DIM, dim);
     if (*t->err) return;
     if (!dim) {
@@ -23,8 +24,7 @@ static void attention(const ap_fields *t, ap_config *c)
         c->layer[l].n_kv_head = kv;
         c->layer[l].head_dim = (int)dim;
     }
-    if (!*t->err)
-        ap_config_rope_qwen(t, (int)dim, c->arch == AP_ARCH_QWEN3_MOE ? 1.0 : 0.25, c);
+    if (!*t->err) ap_config_rope_qwen(t, (int)dim, ap_arch_is_plain_qwen(c->arch) ? 1.0 : 0.25, c);
 }
 
 /* Head counts have no default that fits most releases, so they must be given. */
@@ -87,7 +87,7 @@ static void refusals(const ap_fields *t, const ap_config *c)
 {
     ap_field_expect(t, "hidden_act", "silu");
     ap_field_refuse(t, "use_sliding_window");
-    if (c->arch == AP_ARCH_QWEN3_MOE) return;
+    if (ap_arch_is_plain_qwen(c->arch)) return;
     if (!ap_field_bool(t, "attn_output_gate", true))
         ap_field_fail(t, APUS_EUNSUPPORTED, "attn_output_gate", NULL, "false is not supported");
     const char *gate = ap_field_str(t, "output_gate_type", "swish");
@@ -98,7 +98,7 @@ static void refusals(const ap_fields *t, const ap_config *c)
 
 void ap_config_qwen3(const ap_fields *t, ap_config *c)
 {
-    bool plain = c->arch == AP_ARCH_QWEN3_MOE;
+    bool plain = ap_arch_is_plain_qwen(c->arch);
     ap_config_common(t, 32768, c);
     refusals(t, c);
     if (*t->err) return;
@@ -108,7 +108,7 @@ void ap_config_qwen3(const ap_fields *t, ap_config *c)
     delta_layers(t, c);
     for (int l = 0; l < c->n_layer; l++) c->layer[l].kv_donor = l;
     if (*t->err) return;
-    if (c->arch != AP_ARCH_QWEN3_5) {
+    if (c->arch != AP_ARCH_QWEN3_5 && c->arch != AP_ARCH_QWEN3) {
         experts(t, c);
         return;
     }

@@ -11,8 +11,7 @@ const ap_json *ap_field(const ap_fields *f, const char *key)
     return v && v->type != AP_JSON_NULL ? v : NULL;
 }
 
-/* A short text for what was found. */
-static void describe(char *out, size_t size, const ap_json *v)
+void ap_field_describe(char *out, size_t size, const ap_json *v)
 {
     switch (v->type) {
     case AP_JSON_NULL: snprintf(out, size, "null"); break;
@@ -34,7 +33,7 @@ void ap_field_fail(const ap_fields *f, apus_err code, const char *key, const ap_
     va_start(ap, fmt);
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
-    if (v) describe(found, sizeof found, v);
+    if (v) ap_field_describe(found, sizeof found, v);
     *f->err = ap_fail(f->diag, code, "%s: %s%s: %s%s%s", f->file, f->prefix, key, what,
                       v ? ", found " : "", found);
 }

@@ -36,6 +36,9 @@ void ap_field_expect(const ap_fields *f, const char *key, const char *want);
 /* Fail if a flag is true: EUNSUPPORTED. */
 void ap_field_refuse(const ap_fields *f, const char *key);
 
+/* A short text for a value that was found, such as "a list of 3". */
+void ap_field_describe(char *out, size_t size, const ap_json *v);
+
 /* Record a failure about a key: "<file>: <prefix><key>: <sentence>", with the value found in the
  * end if v is not NULL. Later failures are dropped. */
 void ap_field_fail(const ap_fields *f, apus_err code, const char *key, const ap_json *v,

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "file/gguf_types.h"
 
 enum { MAX_RANK = 4, MAX_KEY = 1024, DEFAULT_ALIGNMENT = 32, MAX_ALIGNMENT = 1 << 20 };
 
@@ -103,48 +104,20 @@ static apus_err take_value(reader *r, ap_gguf_value *v)
     return APUS_OK;
 }
 
-/* ggml's type numbers. Those without an ap_dtype are known by name only, to be refused by it. */
-static const struct {
-    int id;
-    const char *name;
-    ap_dtype dtype;
-    bool known;
-} ggml_types[] = {
-    {0, "F32", AP_F32, true},          {1, "F16", AP_F16, true},
-    {2, "Q4_0", AP_Q4_0, true},        {3, "Q4_1", AP_Q4_1, true},
-    {6, "Q5_0", AP_Q5_0, true},        {7, "Q5_1", AP_Q5_1, true},
-    {8, "Q8_0", AP_Q8_0, true},        {9, "Q8_1", AP_F32, false},
-    {10, "Q2_K", AP_Q2_K, true},       {11, "Q3_K", AP_Q3_K, true},
-    {12, "Q4_K", AP_Q4_K, true},       {13, "Q5_K", AP_Q5_K, true},
-    {14, "Q6_K", AP_Q6_K, true},       {15, "Q8_K", AP_F32, false},
-    {16, "IQ2_XXS", AP_IQ2_XXS, true}, {17, "IQ2_XS", AP_IQ2_XS, true},
-    {18, "IQ3_XXS", AP_IQ3_XXS, true}, {19, "IQ1_S", AP_F32, false},
-    {20, "IQ4_NL", AP_IQ4_NL, true},   {21, "IQ3_S", AP_IQ3_S, true},
-    {22, "IQ2_S", AP_IQ2_S, true},     {23, "IQ4_XS", AP_IQ4_XS, true},
-    {24, "I8", AP_I8, true},           {25, "I16", AP_I16, true},
-    {26, "I32", AP_I32, true},         {27, "I64", AP_I64, true},
-    {28, "F64", AP_F64, true},         {29, "IQ1_M", AP_F32, false},
-    {30, "BF16", AP_BF16, true},       {34, "TQ1_0", AP_F32, false},
-    {35, "TQ2_0", AP_F32, false},      {39, "MXFP4", AP_MXFP4, true},
-    {40, "NVFP4", AP_F32, false},      {4, "Q4_2", AP_F32, false},
-    {5, "Q4_3", AP_F32, false},        {31, "Q4_0_4_4", AP_F32, false},
-    {32, "Q4_0_4_8", AP_F32, false},   {33, "Q4_0_8_8", AP_F32, false},
-    {36, "IQ4_NL_4_4", AP_F32, false}, {37, "IQ4_NL_4_8", AP_F32, false},
-    {38, "IQ4_NL_8_8", AP_F32, false},
-};
-
 static apus_err find_type(const reader *r, const char *tensor, uint64_t id, ap_dtype *out)
 {
-    for (size_t i = 0; i < sizeof ggml_types / sizeof *ggml_types; i++) {
-        if ((uint64_t)ggml_types[i].id != id) continue;
-        *out = ggml_types[i].dtype;
-        if (ggml_types[i].known) return APUS_OK;
-        return ap_fail(r->diag, APUS_EUNSUPPORTED,
-                       "%s: tensor \"%s\" has type %s, which apus does not read", r->g->name,
-                       tensor, ggml_types[i].name);
+    const ap_ggml_type *t = ap_ggml_type_of(id);
+    if (t && t->known) {
+        *out = t->dtype;
+        return APUS_OK;
     }
-    return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: tensor \"%s\" has unknown type number %llu",
-                   r->g->name, tensor, (unsigned long long)id);
+    if (!t)
+        return ap_fail(r->diag, APUS_EUNSUPPORTED, "%s: tensor \"%s\" has unknown type number %llu",
+                       r->g->name, tensor, (unsigned long long)id);
+    return ap_fail(r->diag, APUS_EUNSUPPORTED,
+                   "%s: tensor \"%s\" has type %s%s, which apus does not read; take a file of "
+                   "another type, such as Q4_K_M or Q8_0",
+                   r->g->name, tensor, t->name, t->ik ? " of ik_llama.cpp" : "");
 }
 
 static apus_err take_record(reader *r, ap_gguf_tensor *t)

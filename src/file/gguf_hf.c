@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "file/config.h"
+#include "file/family_tokens.h"
 
 /* ---------------------------------------------------------------- tensor names */
 
@@ -57,7 +58,7 @@ static const name_pair gemma_names[] = {
     {0}};
 
 static const name_pair qwen_names[] = {
-    {"ffn_norm.weight", "post_attention_layernorm.weight"}, /* qwen3moe */
+    {"ffn_norm.weight", "post_attention_layernorm.weight"}, /* qwen3moe, qwen3 */
     {"attn_qkv.weight", "linear_attn.in_proj_qkv.weight"},
     {"attn_gate.weight", "linear_attn.in_proj_z.weight"},
     {"ssm_in.weight", "linear_attn.in_proj_qkvz.weight"},
@@ -113,9 +114,9 @@ bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap)
     if (gguf) return (size_t)snprintf(out, cap, "%s", gguf) < cap;
     if (sscanf(hf, "model.layers.%d.%n", &layer, &used) != 1 || !used || layer < 0) return false;
     /* The one name that is a matter of the architecture stands first among its own. */
-    if (arch == AP_ARCH_QWEN3_MOE) gguf = look_back(qwen_names, hf + used);
+    if (ap_arch_is_plain_qwen(arch)) gguf = look_back(qwen_names, hf + used);
     if (!gguf) gguf = look_back(shared_names, hf + used);
-    if (!gguf) gguf = look_back(arch == AP_ARCH_GEMMA4 ? gemma_names : qwen_names, hf + used);
+    if (!gguf) gguf = look_back(ap_arch_is_gemma(arch) ? gemma_names : qwen_names, hf + used);
     return gguf && (size_t)snprintf(out, cap, "blk.%d.%s", layer, gguf) < cap;
 }
 
@@ -123,11 +124,10 @@ bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap)
 
 static const struct family {
     const char *gguf, *model_type;
-} families[] = {{"gemma4", "gemma4_text"},
-                {"qwen35", "qwen3_5_text"},
-                {"qwen35moe", "qwen3_5_moe_text"},
-                {"qwen3next", "qwen3_next"},
-                {"qwen3moe", "qwen3_moe"}};
+} families[] = {{"gemma4", "gemma4_text"},         {"qwen35", "qwen3_5_text"},
+                {"qwen35moe", "qwen3_5_moe_text"}, {"qwen3next", "qwen3_next"},
+                {"qwen3moe", "qwen3_moe"},         {"qwen3", "qwen3"},
+                {"gemma3", "gemma3_text"}};
 
 /* Reads keys below the architecture's prefix; the first failure sticks. */
 typedef struct meta {
@@ -168,7 +168,7 @@ static apus_err open_meta(const ap_gguf *g, meta *m, apus_diag *diag)
     return ap_fail(
         diag, APUS_EUNSUPPORTED,
         "%s: architecture \"%.*s\" is not supported; supported are gemma4, qwen35, qwen35moe, "
-        "qwen3next and qwen3moe",
+        "qwen3next, qwen3moe, qwen3 and gemma3",
         g->name, n < 60 ? (int)n : 60, s);
 }
 
@@ -226,33 +226,80 @@ static int64_t vocabulary(const ap_gguf *const *parts, size_t n_parts)
 
 /* ---------------------------------------------------------------- config.json */
 
-static void stop_ids(const ap_gguf *g, ap_buf *b)
+/* Adds the id (each of a list) that a key holds. */
+static void keyed_ids(const ap_gguf *g, const char *key, int64_t *ids, int *n, int max)
 {
-    static const char *const keys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                       "tokenizer.ggml.eom_token_id"};
-    static const char *const texts[] = {"<|im_end|>", "<|endoftext|>", "<turn|>",
-                                        "<|tool_response>", "<eos>"};
-    int64_t ids[16];
-    int n = 0;
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const ap_gguf_value *v = ap_gguf_find(g, keys[i]);
-        if (v && ap_gguf_int(v, 0, &ids[n]) && ids[n] >= 0) n++;
-    }
+    const ap_gguf_value *v = ap_gguf_find(g, key);
+    int64_t id;
+    for (uint64_t i = 0; v && i < v->count && *n < max && ap_gguf_int(v, i, &id); i++)
+        if (id >= 0) ids[(*n)++] = id;
+}
+
+static void stop_ids(const ap_gguf *g, bool gemma, ap_buf *b)
+{
+    enum { MAX = 48 };
+    static const char *const keys[] = {
+        "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eos_token_ids",
+        "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    int64_t ids[MAX];
+    int n = 0, written = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) keyed_ids(g, keys[i], ids, &n, MAX);
     const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens");
     const uint8_t *at = tokens ? tokens->data : NULL;
     const char *s;
     size_t len;
-    for (int64_t id = 0; tokens && ap_gguf_next_string(tokens, &at, &s, &len) && n < 16; id++)
-        for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-            if (n < 16 && len == strlen(texts[i]) && !memcmp(s, texts[i], len)) ids[n++] = id;
+    for (int64_t id = 0; tokens && ap_gguf_next_string(tokens, &at, &s, &len) && n < MAX; id++)
+        for (const char *const *t = ap_family_turn_ends(gemma); *t; t++)
+            if (n < MAX && len == strlen(*t) && !memcmp(s, *t, len)) ids[n++] = id;
     ap_buf_adds(b, ",\"eos_token_id\":[");
-    int written = 0;
     for (int i = 0; i < n; i++) {
         bool seen = false;
         for (int k = 0; k < i; k++) seen |= ids[k] == ids[i];
         if (!seen) ap_buf_addf(b, "%s%" PRId64, written++ ? "," : "", ids[i]);
     }
     ap_buf_adds(b, "]");
+}
+
+/* ---------------------------------------------------------------- layers */
+
+typedef struct blocks {
+    int64_t n;     /* blocks that the file holds: highest number + 1 */
+    int64_t nextn; /* first block of the head for the next tokens; -1: there is none */
+} blocks;
+
+static blocks count_blocks(const ap_gguf *const *parts, size_t n_parts)
+{
+    blocks x = {0, -1};
+    for (size_t p = 0; p < n_parts; p++)
+        for (size_t i = 0; i < parts[p]->n_tensors; i++) {
+            const char *name = parts[p]->tensor[i].name;
+            int no, used = 0;
+            if (sscanf(name, "blk.%d.%n", &no, &used) != 1 || !used || no < 0) continue;
+            if (no >= x.n) x.n = (int64_t)no + 1;
+            if (!strncmp(name + used, "nextn.", 6) && (x.nextn < 0 || no < x.nextn)) x.nextn = no;
+        }
+    return x;
+}
+
+/* Layers of the model. A head for the next tokens stands behind them as further blocks; writers differ in
+ * whether block_count counts it, so the tensors decide. */
+static int64_t layer_count(meta *m, const ap_gguf *const *parts, size_t n_parts)
+{
+    int64_t count = required(m, "block_count"), head = integer(m, "nextn_predict_layers", 0, 0);
+    blocks have = count_blocks(parts, n_parts);
+    int64_t layers = have.nextn >= 0 ? have.nextn : have.n ? have.n : count - head;
+    if (m->err) return 0;
+    if (layers < 1 || layers > AP_MAX_LAYERS)
+        m->err = ap_fail(m->diag, APUS_EFORMAT,
+                         "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d",
+                         m->g->name, m->family->gguf, layers, AP_MAX_LAYERS);
+    else if (layers != count && layers != count - head && (have.nextn < 0 || have.n != count))
+        m->err = ap_fail(m->diag, APUS_EFORMAT,
+                         "%s: %s.block_count is %" PRId64 " and nextn_predict_layers %" PRId64
+                         ", but the tensors make %" PRId64 " layers%s",
+                         m->g->name, m->family->gguf, count, head, layers,
+                         have.nextn >= 0 ? " and a head for the next tokens" : "");
+    return layers;
 }
 
 static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
@@ -264,13 +311,23 @@ static void layer_kinds(meta *m, ap_buf *b, int64_t layers, bool gemma)
     ap_buf_adds(b, ",\"layer_types\":[");
     for (int64_t l = 0; l < layers; l++) {
         int64_t other = gemma ? (l + 1) % 6 != 0 : (l + 1) % interval != 0;
-        if (list && list->is_array && !ap_gguf_int(list, (uint64_t)l, &other)) other = 0;
+        if (list && list->is_array && !ap_gguf_int(list, (uint64_t)l, &other) && !m->err)
+            m->err =
+                ap_fail(m->diag, APUS_EFORMAT,
+                        "%s: %s: expected a flag for each of %" PRId64 " layers, found %" PRIu64,
+                        m->g->name, list->key, layers, list->count);
         ap_buf_addf(b, "%s\"%s\"", l ? "," : "",
                     !other  ? "full_attention"
                     : gemma ? "sliding_attention"
                             : "linear_attention");
     }
     ap_buf_adds(b, "]");
+}
+
+/* Does a divisor stop its angle? 1e30 does, and what is left of it in 16 bits. */
+static bool is_still(float divisor, ap_dtype stored)
+{
+    return divisor >= (stored == AP_F16 ? 6e4f : 1e29f);
 }
 
 /* Share of a full layer's dims that rope_freqs leaves turning: divisors are 1 or out of reach. */
@@ -284,19 +341,20 @@ static double rotated_share(meta *m, const ap_gguf *const *parts, size_t n_parts
         return 1;
     }
     int64_t n = ap_tensor_count(&t->tensor), turning = 0;
-    bool ok = t->tensor.dtype == AP_F32 && n == head_dim / 2;
+    ap_dtype type = t->tensor.dtype;
+    bool ok = (type == AP_F32 || type == AP_F16 || type == AP_BF16) && n == head_dim / 2;
     for (int64_t i = 0; ok && i < n; i++) {
         float f;
-        memcpy(&f, (const uint8_t *)t->tensor.data + (size_t)i * 4, 4);
+        ap_to_f32(type, (const uint8_t *)t->tensor.data + (size_t)i * ap_dtype_bytes(type), &f, 1);
         if (f == 1.0f && turning == i)
             turning++;
-        else if (!(f >= 1e29f))
-            ok = false;
+        else
+            ok = is_still(f, type);
     }
     if (!ok && !m->err)
         m->err = ap_fail(m->diag, APUS_EUNSUPPORTED,
                          "%s: tensor \"rope_freqs.weight\": expected %" PRId64
-                         " f32 divisors, ones and then 1e30",
+                         " divisors in f32, f16 or bf16, ones and then 1e30",
                          m->g->name, head_dim / 2);
     return 2.0 * (double)turning / (double)head_dim;
 }
@@ -312,8 +370,7 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
     for (int64_t l = 0; l < layers && !m->err; l++) {
         int64_t is_sliding = (l + 1) % 6 != 0,
                 kv = integer(m, "attention.head_count_kv", (uint64_t)l, 0);
-        if (pattern && pattern->is_array && !ap_gguf_int(pattern, (uint64_t)l, &is_sliding))
-            is_sliding = 0;
+        if (pattern && pattern->is_array) ap_gguf_int(pattern, (uint64_t)l, &is_sliding);
         if (is_sliding) {
             sliding_kv = kv;
             continue;
@@ -363,6 +420,33 @@ static void gemma_config(meta *m, const ap_gguf *const *parts, size_t n_parts, i
                 number(m, "rope.freq_base_swa", 1e4));
 }
 
+/* Qwen with attention in every layer and plain norms. */
+static bool is_plain(const meta *m)
+{
+    return !strcmp(m->family->gguf, "qwen3moe") || !strcmp(m->family->gguf, "qwen3");
+}
+
+static void gemma3_config(meta *m, int64_t layers, ap_buf *b)
+{
+    int64_t dim = integer(m, "attention.key_length", 0, 256);
+    int64_t heads = required(m, "attention.head_count"), hidden = required(m, "embedding_length");
+    double factor = number(m, "rope.scaling.factor", 1),
+           cap = number(m, "final_logit_softcapping", 0);
+    add_int(b, "head_dim", dim);
+    add_int(b, "num_key_value_heads", required(m, "attention.head_count_kv"));
+    add_int(b, "intermediate_size", required(m, "feed_forward_length"));
+    add_int(b, "sliding_window", required(m, "attention.sliding_window"));
+    /* No key tells the scale; the 27B alone takes another than the head's size. */
+    add_int(b, "query_pre_attn_scalar", layers == 62 && heads > 0 ? hidden / heads : dim);
+    if (cap > 0) ap_buf_addf(b, ",\"final_logit_softcapping\":%.9g", cap);
+    ap_buf_addf(
+        b,
+        ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":%.17g,"
+        "\"rope_theta\":%.17g},\"sliding_attention\":{\"rope_type\":\"default\","
+        "\"rope_theta\":%.17g}}",
+        factor, number(m, "rope.freq_base", 1e6), number(m, "rope.freq_base_swa", 1e4));
+}
+
 /* K/V heads of the attention layers: some writers list every layer, recurrent ones with 0. */
 static int64_t kv_heads(meta *m)
 {
@@ -398,7 +482,8 @@ static void qwen_rope(meta *m, int64_t head_dim, ap_buf *b)
 
 static void qwen_config(meta *m, ap_buf *b)
 {
-    bool plain = !strcmp(m->family->gguf, "qwen3moe"), dense = !strcmp(m->family->gguf, "qwen35");
+    bool plain = is_plain(m),
+         dense = !strcmp(m->family->gguf, "qwen35") || !strcmp(m->family->gguf, "qwen3");
     int64_t dim = required(m, "attention.key_length");
     add_int(b, "head_dim", dim);
     add_int(b, "num_key_value_heads", kv_heads(m));
@@ -430,12 +515,8 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     meta m;
     apus_err err = open_meta(parts[0], &m, diag);
     if (err) return err;
-    bool gemma = !strcmp(m.family->gguf, "gemma4");
-    int64_t layers = required(&m, "block_count") - integer(&m, "nextn_predict_layers", 0, 0);
-    if (!m.err && (layers < 1 || layers > AP_MAX_LAYERS))
-        m.err = ap_fail(diag, APUS_EFORMAT,
-                        "%s: %s.block_count gives %" PRId64 " layers, expected 1 .. %d", m.g->name,
-                        m.family->gguf, layers, AP_MAX_LAYERS);
+    bool gemma = !strncmp(m.family->gguf, "gemma", 5);
+    int64_t layers = layer_count(&m, parts, n_parts);
     if (m.err) return m.err;
     ap_buf_addf(b, "{\"model_type\":\"%s\"", m.family->model_type);
     add_int(b, "num_hidden_layers", layers);
@@ -446,12 +527,14 @@ apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf
     ap_buf_addf(b, ",\"rms_norm_eps\":%.9g", number(&m, "attention.layer_norm_rms_epsilon", 1e-6));
     ap_buf_addf(b, ",\"tie_word_embeddings\":%s",
                 find_tensor(parts, n_parts, "output.weight") ? "false" : "true");
-    if (strcmp(m.family->gguf, "qwen3moe")) layer_kinds(&m, b, layers, gemma);
-    if (gemma)
+    if (!is_plain(&m)) layer_kinds(&m, b, layers, gemma);
+    if (!strcmp(m.family->gguf, "gemma3"))
+        gemma3_config(&m, layers, b);
+    else if (gemma)
         gemma_config(&m, parts, n_parts, layers, b);
     else
         qwen_config(&m, b);
-    stop_ids(m.g, b);
+    stop_ids(m.g, gemma, b);
     ap_buf_adds(b, "}");
     if (!m.err && b->failed) return ap_fail_nomem(diag, b->cap, "the configuration");
     return m.err;
@@ -462,162 +545,9 @@ apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *dia
     meta m;
     apus_err err = open_meta(g, &m, diag);
     if (err) return err;
-    out->gemma = !strcmp(m.family->gguf, "gemma4");
-    out->norms_shifted = !out->gemma && strcmp(m.family->gguf, "qwen3moe");
+    out->gemma = !strncmp(m.family->gguf, "gemma", 5);
+    out->norms_shifted = strcmp(m.family->gguf, "gemma4") && !is_plain(&m);
     out->value_heads_tiled =
         !strcmp(m.family->gguf, "qwen35") || !strcmp(m.family->gguf, "qwen35moe");
     return APUS_OK;
-}
-
-/* ---------------------------------------------------------------- tokenizer.json */
-
-enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
-
-static const char gemma_pipeline[] =
-    ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
-    "\"},\"content\":\"\xE2\x96\x81\"},"
-    "\"pre_tokenizer\":null,\"post_processor\":null,"
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
-    "\"String\":\"\xE2\x96\x81\"},"
-    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]},"
-    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true";
-
-/* %s twice: what joins letters, and what joins the excluded classes. */
-static const char qwen_pipeline[] =
-    ",\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":"
-    "[{\"type\":\"Split\","
-    "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?%s+|\\\\p{"
-    "N}|"
-    " ?[^\\\\s\\\\p{L}%s\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
-    "\"behavior\":\"Isolated\","
-    "\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
-    "\"use_regex\":false}]},"
-    "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_"
-    "offsets\":false,"
-    "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"byte_fallback\":false";
-
-void ap_tokenizer_pipeline(bool gemma, bool marks, ap_buf *b)
-{
-    if (gemma)
-        ap_buf_adds(b, gemma_pipeline);
-    else
-        ap_buf_addf(b, qwen_pipeline, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
-                    marks ? "\\\\p{M}" : "");
-}
-
-static int64_t token_type(const ap_gguf_value *types, int64_t id)
-{
-    int64_t t = TOKEN_NORMAL;
-    if (types) ap_gguf_int(types, (uint64_t)id, &t);
-    return t;
-}
-
-/* Converters mark these of Gemma as ordinary visible tokens, so that they appear in output. The model's
- * tokenizer.json has them special; so they are here: else user text could speak in a tool's name. */
-static bool is_gemma_marker(const char *s, size_t n)
-{
-    static const char *const markers[] = {"<|channel>",   "<channel|>",       "<|tool_call>",
-                                          "<tool_call|>", "<|tool_response>", "<tool_response|>",
-                                          "<|\"|>"};
-    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
-        if (n == strlen(markers[i]) && !memcmp(s, markers[i], n)) return true;
-    return false;
-}
-
-static void added_tokens(const ap_gguf_value *tokens, const ap_gguf_value *types, bool gemma,
-                         ap_buf *b)
-{
-    const uint8_t *at = tokens->data;
-    const char *s;
-    size_t n;
-    bool first = true;
-    ap_buf_adds(b, ",\"added_tokens\":[");
-    for (int64_t id = 0; ap_gguf_next_string(tokens, &at, &s, &n); id++) {
-        int64_t t = token_type(types, id);
-        if (n == 0 || (t != TOKEN_CONTROL && t != TOKEN_USER && t != TOKEN_UNKNOWN)) continue;
-        ap_buf_addf(b, "%s{\"id\":%" PRId64 ",\"content\":", first ? "" : ",", id);
-        ap_json_quote(b, s, n, false);
-        ap_buf_addf(b,
-                    ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,"
-                    "\"special\":%s}",
-                    t == TOKEN_USER && !(gemma && is_gemma_marker(s, n)) ? "false" : "true");
-        first = false;
-    }
-    ap_buf_adds(b, "]");
-}
-
-static void add_strings(const ap_gguf_value *v, bool with_ids, ap_buf *b)
-{
-    const uint8_t *at = v->data;
-    const char *s;
-    size_t n;
-    for (int64_t i = 0; ap_gguf_next_string(v, &at, &s, &n); i++) {
-        if (i) ap_buf_adds(b, ",");
-        ap_json_quote(b, s, n, false);
-        if (with_ids) ap_buf_addf(b, ":%" PRId64, i);
-    }
-}
-
-apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
-{
-    const ap_gguf_value *model = ap_gguf_find(g, "tokenizer.ggml.model"),
-                        *pre = ap_gguf_find(g, "tokenizer.ggml.pre");
-    const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens"),
-                        *merges = ap_gguf_find(g, "tokenizer.ggml.merges");
-    if (!model || !tokens) return APUS_OK;
-    bool gemma = model->type == AP_GGUF_STRING && string_is(model, "gemma4");
-    bool qwen = model->type == AP_GGUF_STRING && string_is(model, "gpt2");
-    bool marks = pre && pre->type == AP_GGUF_STRING && string_is(pre, "qwen35");
-    if (qwen && !marks && !(pre && pre->type == AP_GGUF_STRING && string_is(pre, "qwen2")))
-        qwen = false;
-    if (!gemma && !qwen)
-        return ap_fail(
-            diag, APUS_EUNSUPPORTED,
-            "%s: tokenizer.ggml.model and .pre: expected gemma4, or gpt2 with qwen2 or qwen35",
-            g->name);
-    if (tokens->type != AP_GGUF_STRING || !merges || merges->type != AP_GGUF_STRING)
-        return ap_fail(diag, APUS_EFORMAT,
-                       "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
-    ap_buf_adds(b, "{\"version\":\"1.0\"");
-    added_tokens(tokens, ap_gguf_find(g, "tokenizer.ggml.token_type"), gemma, b);
-    ap_tokenizer_pipeline(gemma, marks, b);
-    ap_buf_adds(b, ",\"vocab\":{");
-    add_strings(tokens, true, b);
-    ap_buf_adds(b, "},\"merges\":[");
-    add_strings(merges, false, b);
-    ap_buf_adds(b, "]}}");
-    return b->failed ? ap_fail_nomem(diag, b->cap, "the tokenizer") : APUS_OK;
-}
-
-/* The text of token `key` names, as a member. */
-static void token_text(const ap_gguf *g, const char *key, const char *member, ap_buf *b)
-{
-    const ap_gguf_value *v = ap_gguf_find(g, key),
-                        *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens");
-    int64_t want;
-    if (!v || !tokens || !ap_gguf_int(v, 0, &want)) return;
-    const uint8_t *at = tokens->data;
-    const char *s;
-    size_t n;
-    for (int64_t id = 0; ap_gguf_next_string(tokens, &at, &s, &n); id++) {
-        if (id != want) continue;
-        ap_buf_addf(b, ",\"%s\":", member);
-        ap_json_quote(b, s, n, false);
-        return;
-    }
-}
-
-apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, ap_buf *b, apus_diag *diag)
-{
-    const ap_gguf_value *v = ap_gguf_find(g, "tokenizer.chat_template");
-    const uint8_t *at = v ? v->data : NULL;
-    const char *s;
-    size_t n;
-    if (!v || v->is_array || !ap_gguf_next_string(v, &at, &s, &n)) return APUS_OK;
-    ap_buf_adds(b, "{\"chat_template\":");
-    ap_json_quote(b, s, n, false);
-    token_text(g, "tokenizer.ggml.bos_token_id", "bos_token", b);
-    token_text(g, "tokenizer.ggml.eos_token_id", "eos_token", b);
-    ap_buf_adds(b, "}");
-    return b->failed ? ap_fail_nomem(diag, b->cap, "the chat template") : APUS_OK;
 }

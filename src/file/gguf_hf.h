@@ -2,13 +2,14 @@
  * generation_config.json, tokenizer.json and tokenizer_config.json texts, its tensors under their
  * Hugging Face names. So one validated reader serves both containers.
  *
- * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe. What differs in the numbers (norms
+ * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe, qwen3, gemma3. What differs in the numbers (norms
  * stored as 1 + w, A stored as -exp, value heads in tiled order) is told by ap_gguf_traits. Source:
  * the model specifications, sections on GGUF. */
 #ifndef AP_FILE_GGUF_HF_H
 #define AP_FILE_GGUF_HF_H
 
 #include "base/json.h"
+#include "base/notes.h"
 #include "file/config.h"
 #include "file/gguf.h"
 
@@ -22,13 +23,18 @@ typedef struct ap_gguf_traits {
 apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *out, apus_diag *diag);
 apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *diag);
 
-/* Nothing is appended when the file has no tokenizer (or no template). */
-apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
-apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, ap_buf *out, apus_diag *diag);
+/* Nothing is appended when the file has no tokenizer (or no template). What is odd about the file and
+ * was put right is told in notes. */
+apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *out, ap_notes *notes, apus_diag *diag);
+/* given: a chat template to use instead of the file's own; NULL: none. */
+apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, const char *given, size_t given_len,
+                                       ap_buf *out, apus_diag *diag);
+/* general.sampling.* and the ids never to generate. */
+apus_err ap_gguf_generation_json(const ap_gguf *g, ap_buf *out, ap_notes *notes, apus_diag *diag);
 
 /* The members of tokenizer.json from "normalizer" on, up to the opening of "model" and its type.
- * marks: combining marks count as letters (Qwen 3.5). */
-void ap_tokenizer_pipeline(bool gemma, bool marks, ap_buf *out);
+ * marks: combining marks count as letters (Qwen 3.5). bos: the token before every text, -1: none. */
+void ap_tokenizer_pipeline(bool gemma, bool marks, int64_t bos, ap_buf *out);
 
 /* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
 bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap);

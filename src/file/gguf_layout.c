@@ -8,11 +8,11 @@
 
 const char *ap_gguf_arch_name(ap_arch_id arch)
 {
-    static const char *const names[] = {[AP_ARCH_GEMMA4] = "gemma4",
-                                        [AP_ARCH_QWEN3_5] = "qwen35",
-                                        [AP_ARCH_QWEN3_5_MOE] = "qwen35moe",
-                                        [AP_ARCH_QWEN3_NEXT] = "qwen3next",
-                                        [AP_ARCH_QWEN3_MOE] = "qwen3moe"};
+    static const char *const names[] = {
+        [AP_ARCH_GEMMA4] = "gemma4",         [AP_ARCH_QWEN3_5] = "qwen35",
+        [AP_ARCH_QWEN3_5_MOE] = "qwen35moe", [AP_ARCH_QWEN3_NEXT] = "qwen3next",
+        [AP_ARCH_QWEN3_MOE] = "qwen3moe",    [AP_ARCH_QWEN3] = "qwen3",
+        [AP_ARCH_GEMMA3] = "gemma3"};
     return names[arch];
 }
 
@@ -88,7 +88,7 @@ static int split_experts(const ap_config *c, const ap_model_tensor *t, ap_gguf_o
 int ap_gguf_layout(const ap_config *c, const ap_model_tensor *t, ap_gguf_out out[2])
 {
     memset(out, 0, 2 * sizeof *out);
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     if (!gemma && ap_ends_with(t->name, "experts.gate_up_proj")) return split_experts(c, t, out);
     if (ap_ends_with(t->name, "in_proj_qkvz.weight")) return split_qkvz(c, t, out);
     set_name(out, c, t, t->role == AP_ROLE_A_LOG ? "ssm_a" : NULL);

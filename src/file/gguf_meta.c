@@ -117,6 +117,30 @@ static void put_gemma(put *p, const ap_fields *t)
     real(p, "final_logit_softcapping", (double)c->softcap);
 }
 
+static void put_gemma3(put *p, const ap_fields *t)
+{
+    const ap_config *c = p->c;
+    double factor = 1 / (double)c->rope_full.inv_freq[0];
+    double full = ap_field_num(t, "rope_theta", 1, 1e15, 1e6);
+    double sliding = ap_field_num(t, "rope_local_base_freq", 1, 1e15, 1e4);
+    number(p, "attention.head_count_kv", c->layer[0].n_kv_head);
+    number(p, "attention.key_length", c->layer[0].head_dim);
+    number(p, "attention.value_length", c->layer[0].head_dim);
+    number(p, "attention.sliding_window", c->window);
+    ap_gguf_put_array(p->w, key_of(p, "attention.sliding_window_pattern"), AP_GGUF_BOOL,
+                      (uint64_t)c->n_layer);
+    for (int l = 0; l < c->n_layer; l++)
+        ap_gguf_add_bool(p->w, c->layer[l].kind == AP_LAYER_SLIDING);
+    number(p, "feed_forward_length", c->layer[0].ffn);
+    real(p, "rope.freq_base", gemma_base(t, "full_attention", full));
+    if (fabs(factor - 1) > 1e-6) {
+        text(p->w, key_of(p, "rope.scaling.type"), "linear");
+        real(p, "rope.scaling.factor", factor);
+    }
+    real(p, "rope.freq_base_swa", gemma_base(t, "sliding_attention", sliding));
+    if (c->softcap > 0) real(p, "final_logit_softcapping", (double)c->softcap);
+}
+
 /* ---------------------------------------------------------------- Qwen */
 
 /* Sections of multi-axis rope: text has all axes equal, so any that add up will do for it. */
@@ -188,7 +212,7 @@ static void put_qwen(put *p, const ap_fields *t)
     put_qwen_rope(p, t);
     int64_t ffn = ap_field_int(t, "intermediate_size", 1, 1 << 22, 0);
     if (ffn) number(p, "feed_forward_length", ffn);
-    if (c->arch == AP_ARCH_QWEN3_MOE) return;
+    if (ap_arch_is_plain_qwen(c->arch)) return;
     number(p, "ssm.conv_kernel", c->gdn_conv);
     number(p, "ssm.state_size", c->gdn_k_dim);
     number(p, "ssm.group_count", c->gdn_k_head);
@@ -204,6 +228,11 @@ static void put_qwen(put *p, const ap_fields *t)
 static void check(const ap_fields *t, const ap_config *c)
 {
     bool gemma = c->arch == AP_ARCH_GEMMA4, moe = false, dense = false;
+    double scalar = 1 / ((double)c->attn_scale * (double)c->attn_scale);
+    int64_t told = c->n_layer == 62 ? c->hidden / c->n_head : c->layer[0].head_dim;
+    if (c->arch == AP_ARCH_GEMMA3 && fabs(scalar - (double)told) > 1e-3 * scalar)
+        ap_field_fail(t, APUS_EUNSUPPORTED, "query_pre_attn_scalar", NULL,
+                      "a GGUF file cannot say any but the size of a head");
     for (int l = 0; l < c->n_layer; l++) *(c->layer[l].moe ? &moe : &dense) = true;
     if (gemma && c->softcap == 0)
         ap_field_fail(t, APUS_EUNSUPPORTED, "final_logit_softcapping", NULL,
@@ -214,6 +243,26 @@ static void check(const ap_fields *t, const ap_config *c)
     if (moe && !c->norm_topk)
         ap_field_fail(t, APUS_EUNSUPPORTED, "norm_topk_prob", NULL,
                       "a GGUF file cannot say that weights of experts are not normalised");
+}
+
+/* What generation_config.json advises, and the ids never to generate. */
+static void put_generation(put *p)
+{
+    const ap_config *c = p->c;
+    ap_gguf_writer *w = p->w;
+    float temp = c->do_sample ? c->temperature : 0;
+    if (c->top_k >= 0) ap_gguf_put_i32(w, "general.sampling.top_k", c->top_k);
+    if (c->top_p >= 0) ap_gguf_put_f32(w, "general.sampling.top_p", c->top_p);
+    if (c->min_p >= 0) ap_gguf_put_f32(w, "general.sampling.min_p", c->min_p);
+    if (temp >= 0) ap_gguf_put_f32(w, "general.sampling.temp", temp);
+    if (c->repetition_penalty > 0) {
+        ap_gguf_put_i32(w, "general.sampling.penalty_last_n",
+                        c->penalty_last > 0 ? c->penalty_last : -1);
+        ap_gguf_put_f32(w, "general.sampling.penalty_repeat", c->repetition_penalty);
+    }
+    if (!c->n_suppress) return;
+    ap_gguf_put_array(w, "tokenizer.ggml.suppress_tokens", AP_GGUF_I32, (uint64_t)c->n_suppress);
+    for (int i = 0; i < c->n_suppress; i++) ap_gguf_add_i32(w, c->suppress[i]);
 }
 
 static void put_all(put *p, const ap_fields *t)
@@ -232,6 +281,8 @@ static void put_all(put *p, const ap_fields *t)
     }
     if (c->arch == AP_ARCH_GEMMA4)
         put_gemma(p, t);
+    else if (c->arch == AP_ARCH_GEMMA3)
+        put_gemma3(p, t);
     else
         put_qwen(p, t);
 }
@@ -253,6 +304,7 @@ apus_err ap_gguf_put_config(ap_gguf_writer *w, const ap_config *c, const ap_conf
         ap_gguf_put_u32(w, "general.quantization_version", 2);
         ap_gguf_put_u32(w, "general.file_type", (uint32_t)file_type(most));
         if (!err) put_all(&p, &t);
+        if (!err) put_generation(&p);
     }
     ap_arena_free(&arena);
     return err;

@@ -5,7 +5,7 @@
 #include "file/config.h"
 #include "file/gguf_write.h"
 
-/* Architecture, sizes, rope and token ids.
+/* Architecture, sizes, rope, advice on sampling and the ids never to generate.
  *   c     the configuration; text, len: the config.json that it was read from (rope is taken from it)
  *   name  general.name
  *   most  the type of most weights, for general.file_type
@@ -23,9 +23,11 @@ typedef struct ap_tokenizer_texts {
     const char *tokenizer, *config,
         *chat_template; /* tokenizer.json, tokenizer_config.json, *.jinja */
     size_t tokenizer_len, config_len, chat_template_len;
+    const char *tool_template; /* additional_chat_templates/tool_use.jinja */
+    size_t tool_template_len;
 } ap_tokenizer_texts;
 
-/* Vocabulary, kinds of tokens, merges and chat template. Ids that tokenizer.json leaves out become
+/* Vocabulary, kinds of tokens, merges and chat templates. Ids that tokenizer.json leaves out become
  * unused tokens. EFORMAT: not a BPE tokenizer of the family. */
 apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_tokenizer_texts *t,
                                apus_diag *diag);

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "file/family_tokens.h"
 #include "file/gguf_meta.h"
 
 #define MAX_TREE_BYTES ((size_t)2 << 30)
@@ -33,17 +34,6 @@ static bool is_byte(const char *s, size_t n)
     return n == 6 && !memcmp(s, "<0x", 3) && s[5] == '>';
 }
 
-/* Converters mark these of Gemma as visible; see gguf_hf.c. */
-static bool is_visible(const char *s, size_t n)
-{
-    static const char *const markers[] = {"<|channel>",   "<channel|>",       "<|tool_call>",
-                                          "<tool_call|>", "<|tool_response>", "<tool_response|>",
-                                          "<|\"|>"};
-    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++)
-        if (n == strlen(markers[i]) && !memcmp(s, markers[i], n)) return true;
-    return false;
-}
-
 /* Ids from the vocabulary's size on cannot be produced and are left out. */
 static void set(tokens *t, int64_t id, const char *s, size_t n, int type)
 {
@@ -66,7 +56,7 @@ static apus_err collect(tokens *t, const ap_json *root, const char *name, apus_d
                       *special = ap_json_get(e, "special");
         if (!id || id->type != AP_JSON_INT || !s || s->type != AP_JSON_STRING) continue;
         bool control = special && special->type == AP_JSON_BOOL && special->boolean;
-        if (t->gemma && is_visible(s->str, s->len)) control = false;
+        if (t->gemma && ap_is_visible_marker(s->str, s->len)) control = false;
         set(t, id->integer, s->str, s->len, control ? CONTROL : USER);
     }
     return APUS_OK;
@@ -138,19 +128,47 @@ static void put_special(ap_gguf_writer *w, const ap_config *c, const tokens *t,
     put_id(w, "tokenizer.ggml.bos_token_id", named(t, config, "bos_token", c->bos));
     put_id(w, "tokenizer.ggml.eos_token_id",
            named(t, config, "eos_token", c->n_stop ? c->stop[0] : -1));
+    if (c->n_stop > 1) {
+        ap_gguf_put_array(w, "tokenizer.ggml.eos_token_ids", AP_GGUF_I32, (uint64_t)c->n_stop);
+        for (int i = 0; i < c->n_stop; i++) ap_gguf_add_i32(w, c->stop[i]);
+    }
     put_id(w, "tokenizer.ggml.padding_token_id", named(t, config, "pad_token", c->pad));
     if (t->gemma) put_id(w, "tokenizer.ggml.unknown_token_id", named(t, config, "unk_token", -1));
     ap_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", t->gemma);
     if (t->gemma) ap_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", false);
 }
 
-static void put_template(ap_gguf_writer *w, const ap_tokenizer_texts *t, const ap_json *config)
+/* The default template has the plain key, others their name behind it. */
+static void put_named_template(ap_gguf_writer *w, const char *name, const char *s, size_t len)
+{
+    char key[128] = "tokenizer.chat_template";
+    if (name && strcmp(name, "default"))
+        snprintf(key, sizeof key, "tokenizer.chat_template.%.60s", name);
+    ap_gguf_put_string(w, key, s, len);
+}
+
+static bool is_text(const ap_json *v)
+{
+    return v && v->type == AP_JSON_STRING;
+}
+
+/* A template file wins over tokenizer_config.json, which has one, or a list of named ones. */
+static void put_templates(ap_gguf_writer *w, const ap_tokenizer_texts *t, const ap_json *config)
 {
     const ap_json *inside = ap_json_get(config, "chat_template");
-    if (t->chat_template)
-        ap_gguf_put_string(w, "tokenizer.chat_template", t->chat_template, t->chat_template_len);
-    else if (inside && inside->type == AP_JSON_STRING)
-        ap_gguf_put_string(w, "tokenizer.chat_template", inside->str, inside->len);
+    if (t->chat_template) {
+        put_named_template(w, NULL, t->chat_template, t->chat_template_len);
+        if (t->tool_template)
+            put_named_template(w, "tool_use", t->tool_template, t->tool_template_len);
+        return;
+    }
+    if (is_text(inside)) put_named_template(w, NULL, inside->str, inside->len);
+    if (!inside || inside->type != AP_JSON_ARRAY) return;
+    for (const ap_json *e = inside->first; e; e = e->next) {
+        const ap_json *name = ap_json_get(e, "name"), *s = ap_json_get(e, "template");
+        if (is_text(name) && is_text(s) && name->len)
+            put_named_template(w, name->str, s->str, s->len);
+    }
 }
 
 static bool contains(const char *s, size_t n, const char *part)
@@ -166,7 +184,7 @@ apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_t
 {
     ap_arena arena;
     ap_json *root = NULL, *config = NULL;
-    tokens list = {.n = c->vocab, .gemma = c->arch == AP_ARCH_GEMMA4};
+    tokens list = {.n = c->vocab, .gemma = ap_arch_is_gemma(c->arch)};
     ap_arena_init(&arena, MAX_TREE_BYTES);
     list.item = ap_calloc((size_t)c->vocab, sizeof *list.item);
     apus_err err = list.item ? APUS_OK : ap_fail_nomem(diag, (size_t)c->vocab, "the vocabulary");
@@ -185,7 +203,7 @@ apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_t
     }
     if (!err) {
         put_special(w, c, &list, config);
-        put_template(w, t, config);
+        put_templates(w, t, config);
     }
     ap_free(list.item);
     ap_arena_free(&arena);

@@ -106,6 +106,12 @@ void ap_gguf_put_u32(ap_gguf_writer *w, const char *key, uint32_t v)
     add_number(&w->meta, v, 4);
 }
 
+void ap_gguf_put_i32(ap_gguf_writer *w, const char *key, int32_t v)
+{
+    put_key(w, key, AP_GGUF_I32);
+    ap_gguf_add_i32(w, v);
+}
+
 void ap_gguf_put_f32(ap_gguf_writer *w, const char *key, float v)
 {
     put_key(w, key, AP_GGUF_F32);

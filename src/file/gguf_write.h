@@ -19,6 +19,7 @@ void ap_gguf_writer_free(ap_gguf_writer *w);
 
 /* Metadata, before the file is begun. Running out of memory is told by ap_gguf_writer_begin. */
 void ap_gguf_put_u32(ap_gguf_writer *w, const char *key, uint32_t v);
+void ap_gguf_put_i32(ap_gguf_writer *w, const char *key, int32_t v);
 void ap_gguf_put_f32(ap_gguf_writer *w, const char *key, float v);
 void ap_gguf_put_bool(ap_gguf_writer *w, const char *key, bool v);
 void ap_gguf_put_string(ap_gguf_writer *w, const char *key, const char *s, size_t len);

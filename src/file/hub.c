@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "file/gguf_find.h"
+#include "file/weights.h"
 
 /* ---------------------------------------------------------------- names */
 
@@ -41,34 +43,104 @@ static bool is_sha(const char *s, size_t n)
     return true;
 }
 
+/* org/repo[/path/FILE.gguf][@rev][:which] */
 typedef struct repo_name {
-    const char *org, *repo; /* org may be absent: NULL */
+    const char *org, *repo;
     size_t org_len, repo_len;
-    const char *rev; /* "main" if not given */
-    bool rev_given;
+    char rev[201];    /* "main" if not given */
+    const char *file; /* below the repository; NULL: none */
+    size_t file_len;
+    const char *which; /* behind the colon; NULL: none */
 } repo_name;
+
+/* Plain parts with slashes between them. */
+static bool plain_path(const char *s, size_t n)
+{
+    for (size_t i = 0; i <= n;) {
+        const char *slash = memchr(s + i, '/', n - i);
+        size_t part = slash ? (size_t)(slash - s) - i : n - i;
+        if (!plain_part(s + i, part)) return false;
+        i += part + 1;
+    }
+    return true;
+}
 
 static bool parse_name(const char *name, repo_name *r)
 {
-    const char *at = strchr(name, '@');
-    size_t n = at ? (size_t)(at - name) : strlen(name);
+    memset(r, 0, sizeof *r);
+    const char *colon = strchr(name, ':');
+    size_t n = colon ? (size_t)(colon - name) : strlen(name);
+    const char *at = memchr(name, '@', n), *rev = "main";
+    size_t rev_len = 4;
+    if (colon) r->which = colon + 1;
+    if (at) {
+        rev = at + 1;
+        rev_len = n - (size_t)(rev - name);
+        n = (size_t)(at - name);
+    }
     const char *slash = memchr(name, '/', n);
-    r->org = slash ? name : NULL;
-    r->org_len = slash ? (size_t)(slash - name) : 0;
-    r->repo = slash ? slash + 1 : name;
-    r->repo_len = n - (size_t)(r->repo - name);
-    r->rev = at ? at + 1 : "main";
-    r->rev_given = at != NULL;
-    return slash && plain_part(r->org, r->org_len) && plain_part(r->repo, r->repo_len) &&
-           strlen(r->rev) <= 200 && plain_rev(r->rev);
+    if (!slash || rev_len >= sizeof r->rev || (r->which && !*r->which)) return false;
+    r->org = name;
+    r->org_len = (size_t)(slash - name);
+    r->repo = slash + 1;
+    r->repo_len = n - r->org_len - 1;
+    const char *second = memchr(r->repo, '/', r->repo_len);
+    if (second) {
+        r->file = second + 1;
+        r->file_len = r->repo_len - (size_t)(r->file - r->repo);
+        r->repo_len = (size_t)(second - r->repo);
+        if (r->which || r->file_len < 6 || memcmp(r->file + r->file_len - 5, ".gguf", 5) ||
+            !plain_path(r->file, r->file_len))
+            return false;
+    }
+    memcpy(r->rev, rev, rev_len);
+    return plain_part(r->org, r->org_len) && plain_part(r->repo, r->repo_len) && plain_rev(r->rev);
 }
 
 /* ---------------------------------------------------------------- paths */
 
-/* A path that exists: the folder itself, or the folder of a model's file. */
+static bool has_config(const char *dir, bool *out)
+{
+    char *path = ap_path_join(dir, "config.json");
+    if (path) *out = ap_path_exists(path);
+    ap_free(path);
+    return path != NULL;
+}
+
+/* A folder, or a GGUF file in it. which NULL: the folder if it is a model itself. */
+static apus_err resolve_folder(const char *folder, const char *which, const char *name, char **dir,
+                               apus_diag *diag)
+{
+    bool config = false;
+    char *file = NULL;
+    if (!has_config(folder, &config)) return ap_fail_nomem(diag, strlen(folder), "a path");
+    if (which || !config || !ap_weights_present(folder)) {
+        apus_err err = ap_gguf_find_in(folder, which, name, &file, diag);
+        if (err) return err;
+    }
+    *dir = file ? file : ap_strdup(folder);
+    return *dir ? APUS_OK : ap_fail_nomem(diag, strlen(folder), "the model's path");
+}
+
+/* FOLDER:TYPE. */
+static apus_err resolve_part_of_folder(const char *name, char **dir, bool *found, apus_diag *diag)
+{
+    const char *colon = strrchr(name, ':');
+    *found = false;
+    if (!colon || colon == name || !colon[1]) return APUS_OK;
+    char *folder = ap_strndup(name, (size_t)(colon - name));
+    if (!folder) return ap_fail_nomem(diag, strlen(name), "the model's path");
+    *found = ap_path_is_dir(folder);
+    apus_err err = *found ? resolve_folder(folder, colon + 1, name, dir, diag) : APUS_OK;
+    ap_free(folder);
+    return err;
+}
+
+/* A path that exists: a folder, or the folder of a model's file. */
 static apus_err resolve_path(const char *name, char **dir, apus_diag *diag)
 {
-    if (ap_path_is_dir(name) || ap_ends_with(name, ".gguf")) {
+    if (ap_path_is_dir(name)) return resolve_folder(name, NULL, name, dir, diag);
+    if (ap_ends_with(name, ".gguf")) {
         *dir = ap_strdup(name);
     } else if (ap_ends_with(name, ".safetensors") || ap_ends_with(name, "config.json") ||
                ap_ends_with(name, ".safetensors.index.json")) {
@@ -95,6 +167,27 @@ static apus_err read_ref(const char *path, char sha[41], apus_diag *diag)
     else err = ap_fail(diag, APUS_EFORMAT, "%s: expected a commit of 40 hexadecimal digits", path);
     sha[40] = 0;
     ap_free(text);
+    return err;
+}
+
+/* What is meant in a snapshot of a repository. */
+static apus_err resolve_snapshot(const repo_name *r, const char *snap, const char *name, char **dir,
+                                 apus_diag *diag)
+{
+    if (!r->file) return resolve_folder(snap, r->which, name, dir, diag);
+    char *file = ap_strndup(r->file, r->file_len), *path = file ? ap_path_join(snap, file) : NULL;
+    apus_err err = APUS_OK;
+    if (!path) {
+        err = ap_fail_nomem(diag, strlen(name), "the model's path");
+    } else if (ap_path_exists(path)) {
+        *dir = path;
+        path = NULL;
+    } else {
+        err = ap_gguf_find_in(snap, file, name, dir,
+                              diag); /* elsewhere in it, or the list of what is there */
+    }
+    ap_free(file);
+    ap_free(path);
     return err;
 }
 
@@ -128,10 +221,7 @@ static apus_err resolve_repo(const repo_name *r, const char *name, const char *c
     if (snap.failed) err = ap_fail_nomem(diag, 1024, "the model's path");
     else if (!ap_path_is_dir(snap.data))
         err = ap_fail(diag, APUS_EFILE, "%s: the hub cache has no snapshot %s", name, snap.data);
-    if (!err) {
-        *dir = snap.data;
-        snap = (ap_buf){0};
-    }
+    if (!err) err = resolve_snapshot(r, snap.data, name, dir, diag);
 done:
     ap_buf_free(&repo);
     ap_buf_free(&ref);
@@ -144,10 +234,13 @@ apus_err ap_hub_resolve(const char *name, const char *cache, char **dir, apus_di
     repo_name r;
     if (!name || !*name) return ap_fail(diag, APUS_EINVAL, "no model name given");
     if (ap_path_exists(name)) return resolve_path(name, dir, diag);
+    bool found;
+    apus_err err = resolve_part_of_folder(name, dir, &found, diag);
+    if (err || found) return err;
     if (!parse_name(name, &r))
         return ap_fail(diag, APUS_EFILE,
                        "%s: no such file or folder, and not a name of the form org/repo or "
-                       "org/repo@revision",
+                       "org/repo@revision, with :TYPE or /FILE.gguf behind it for a GGUF file",
                        name);
     if (!cache || !*cache)
         return ap_fail(diag, APUS_EFILE,

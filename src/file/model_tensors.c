@@ -55,17 +55,20 @@ static void gemma_layer(walk *w, const ap_layer_config *lc)
 {
     const ap_config *c = w->c;
     int64_t H = c->hidden, D = lc->head_dim, G = lc->n_kv_head, P = c->ple_dim;
-    vec(w, AP_ROLE_NORM, H, "input_layernorm.weight");
+    bool offset = c->arch == AP_ARCH_GEMMA3;
+    ap_tensor_role norm = offset ? AP_ROLE_NORM_OFFSET : AP_ROLE_NORM,
+                   qk_norm = offset ? AP_ROLE_NORM_OFFSET : AP_ROLE_QK_NORM;
+    vec(w, norm, H, "input_layernorm.weight");
     mat(w, AP_ROLE_MATRIX, c->n_head * D, H, "self_attn.q_proj.weight");
-    vec(w, AP_ROLE_QK_NORM, D, "self_attn.q_norm.weight");
+    vec(w, qk_norm, D, "self_attn.q_norm.weight");
     if (lc->kv_donor == w->layer) {
         mat(w, AP_ROLE_MATRIX, G * D, H, "self_attn.k_proj.weight");
-        vec(w, AP_ROLE_QK_NORM, D, "self_attn.k_norm.weight");
+        vec(w, qk_norm, D, "self_attn.k_norm.weight");
         if (!lc->k_eq_v) mat(w, AP_ROLE_MATRIX, G * D, H, "self_attn.v_proj.weight");
     }
     mat(w, AP_ROLE_MATRIX, H, c->n_head * D, "self_attn.o_proj.weight");
-    vec(w, AP_ROLE_NORM, H, "post_attention_layernorm.weight");
-    vec(w, AP_ROLE_NORM, H, "pre_feedforward_layernorm.weight");
+    vec(w, norm, H, "post_attention_layernorm.weight");
+    vec(w, norm, H, "pre_feedforward_layernorm.weight");
     dense(w, lc->ffn);
     if (lc->moe) {
         vec(w, AP_ROLE_NORM, H, "post_feedforward_layernorm_1.weight");
@@ -76,13 +79,13 @@ static void gemma_layer(walk *w, const ap_layer_config *lc)
         vec(w, AP_ROLE_SCALE, c->n_expert, "router.per_expert_scale");
         experts(w, "experts.gate_up_proj", "experts.down_proj");
     }
-    vec(w, AP_ROLE_NORM, H, "post_feedforward_layernorm.weight");
+    vec(w, norm, H, "post_feedforward_layernorm.weight");
     if (P) {
         mat(w, AP_ROLE_MATRIX, P, H, "per_layer_input_gate.weight");
         mat(w, AP_ROLE_MATRIX, H, P, "per_layer_projection.weight");
         vec(w, AP_ROLE_NORM, H, "post_per_layer_input_norm.weight");
     }
-    vec(w, AP_ROLE_SCALE, 1, "layer_scalar");
+    if (!offset) vec(w, AP_ROLE_SCALE, 1, "layer_scalar");
 }
 
 static void gemma_globals(walk *w)
@@ -99,7 +102,7 @@ static void gemma_globals(walk *w)
 
 static ap_tensor_role qwen_norm(const ap_config *c)
 {
-    return c->arch == AP_ARCH_QWEN3_MOE ? AP_ROLE_NORM : AP_ROLE_NORM_OFFSET;
+    return ap_arch_is_plain_qwen(c->arch) ? AP_ROLE_NORM : AP_ROLE_NORM_OFFSET;
 }
 
 static void delta(walk *w)
@@ -127,7 +130,7 @@ static void qwen_attention(walk *w, const ap_layer_config *lc)
 {
     const ap_config *c = w->c;
     int64_t H = c->hidden, D = lc->head_dim, G = lc->n_kv_head,
-            q = c->n_head * D * (c->arch == AP_ARCH_QWEN3_MOE ? 1 : 2);
+            q = c->n_head * D * (ap_arch_is_plain_qwen(c->arch) ? 1 : 2);
     mat(w, AP_ROLE_MATRIX, q, H, "self_attn.q_proj.weight");
     mat(w, AP_ROLE_MATRIX, G * D, H, "self_attn.k_proj.weight");
     mat(w, AP_ROLE_MATRIX, G * D, H, "self_attn.v_proj.weight");
@@ -162,7 +165,7 @@ static void qwen_layer(walk *w, const ap_layer_config *lc)
 apus_err ap_model_tensors(const ap_config *c, ap_model_tensor_fn fn, void *ctx)
 {
     walk w = {.c = c, .fn = fn, .ctx = ctx, .layer = -1};
-    bool gemma = c->arch == AP_ARCH_GEMMA4;
+    bool gemma = ap_arch_is_gemma(c->arch);
     mat(&w, AP_ROLE_EMBED, c->vocab, c->hidden, "embed_tokens.weight");
     if (gemma) gemma_globals(&w);
     for (int l = 0; l < c->n_layer && !w.err; l++) {
@@ -173,7 +176,8 @@ apus_err ap_model_tensors(const ap_config *c, ap_model_tensor_fn fn, void *ctx)
             qwen_layer(&w, &c->layer[l]);
     }
     w.layer = -1;
-    vec(&w, gemma ? AP_ROLE_NORM : qwen_norm(c), c->hidden, "norm.weight");
+    bool offset = gemma ? c->arch == AP_ARCH_GEMMA3 : qwen_norm(c) == AP_ROLE_NORM_OFFSET;
+    vec(&w, offset ? AP_ROLE_NORM_OFFSET : AP_ROLE_NORM, c->hidden, "norm.weight");
     if (!c->tie_embeddings) mat(&w, AP_ROLE_HEAD, c->vocab, c->hidden, "lm_head.weight");
     return w.err;
 }

@@ -4,43 +4,70 @@
 
 #include "base/mem.h"
 #include "file/fields.h"
+#include "file/tensor_table.h"
 
 #define MAX_TREE_BYTES ((size_t)256 << 20)
 
+static const struct {
+    const char *name;
+    ap_quant_mode
+        mode; /* with the group that is the mode's default; affine: bits as the shapes tell */
+} modes[] = {{"affine", {AP_MLX_AFFINE, 0, 64, 1, false}},
+             {"mxfp4", {AP_MLX_MXFP4, 4, 32, 1, false}},
+             {"nvfp4", {AP_MLX_NVFP4, 4, 16, 1, false}},
+             {"mxfp8", {AP_MLX_MXFP8, 8, 32, 1, false}}};
+
 /* {"group_size": 64, "bits": 4, "mode": "affine"} */
-static ap_quant_mode read_mlx(const ap_fields *f, ap_quant_mode def)
+static ap_quant_mode read_mlx(const ap_fields *f)
 {
-    const char *mode = ap_field_str(f, "mode",
-                                    def.dtype == AP_MLX_MXFP4   ? "mxfp4"
-                                    : def.dtype == AP_MLX_NVFP4 ? "nvfp4"
-                                    : def.dtype == AP_MLX_MXFP8 ? "mxfp8"
-                                                                : "affine");
-    ap_quant_mode m = {AP_MLX_AFFINE, 4, 64, 1};
-    if (!strcmp(mode, "mxfp4"))
-        m = (ap_quant_mode){AP_MLX_MXFP4, 4, 32, 1};
-    else if (!strcmp(mode, "nvfp4"))
-        m = (ap_quant_mode){AP_MLX_NVFP4, 4, 16, 1};
-    else if (!strcmp(mode, "mxfp8"))
-        m = (ap_quant_mode){AP_MLX_MXFP8, 8, 32, 1};
-    else if (strcmp(mode, "affine"))
+    const char *name = ap_field_str(f, "mode", "affine");
+    ap_quant_mode m = {AP_F32, 0, 0, 0, false};
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        if (!strcmp(modes[i].name, name)) m = modes[i].mode;
+    if (m.dtype == AP_F32)
         ap_field_fail(f, APUS_EUNSUPPORTED, "mode", NULL,
-                      "\"%.40s\" is not supported; supported are affine, mxfp4, "
-                      "nvfp4 and mxfp8",
-                      mode);
-    bool affine = m.dtype == AP_MLX_AFFINE;
-    int bits = (int)ap_field_int(f, "bits", 1, 32, affine && def.bits ? def.bits : m.bits);
-    int group =
-        (int)ap_field_int(f, "group_size", 1, 65536, affine && def.group ? def.group : m.group);
-    bool fits = affine ? (bits >= 2 && bits <= 8 && bits != 7 &&
-                          (group == 32 || group == 64 || group == 128))
-                       : bits == m.bits && group == m.group;
+                      "\"%.40s\" is not supported; supported are affine, mxfp4, nvfp4 and mxfp8",
+                      name);
+    int bits = (int)ap_field_int(f, "bits", 1, 32, m.bits);
+    int group = (int)ap_field_int(f, "group_size", 1, 65536, m.group);
+    bool fits = m.dtype == AP_MLX_AFFINE ? (bits == 0 || (bits >= 2 && bits <= 8 && bits != 7)) &&
+                                               (group == 32 || group == 64 || group == 128)
+                                         : bits == m.bits && group == m.group;
     if (!fits)
         ap_field_fail(f, APUS_EUNSUPPORTED, "bits", NULL,
                       "%d bits in groups of %d are not a format of mode \"%.20s\"", bits, group,
-                      mode);
+                      name);
     m.bits = bits;
     m.group = group;
     return m;
+}
+
+static bool same(const ap_quant_mode *a, const ap_quant_mode *b)
+{
+    return a->dtype == b->dtype && a->bits == b->bits && a->group == b->group;
+}
+
+/* Of names that are equal without their prefixes, one is kept. */
+static bool index_plain(ap_quant_config *c)
+{
+    for (size_t i = 0; i < c->overrides.n; i++) {
+        const ap_name *n = &c->overrides.item[i];
+        const char *plain = ap_plain_name(n->s);
+        if (!ap_names_add(&c->plain, plain, n->len - (size_t)(plain - n->s), n->value))
+            return false;
+    }
+    if (ap_names_sort(&c->plain)) {
+        size_t kept = 0;
+        for (size_t i = 0; i < c->plain.n; i++) {
+            ap_name *now = &c->plain.item[i], *last = kept ? &c->plain.item[kept - 1] : NULL;
+            if (!last || last->len != now->len || memcmp(last->s, now->s, now->len))
+                c->plain.item[kept++] = *now;
+            else if (last->value != SIZE_MAX && !same(&c->mode[last->value], &c->mode[now->value]))
+                last->value = SIZE_MAX;
+        }
+        c->plain.n = kept;
+    }
+    return ap_names_index(&c->plain);
 }
 
 static void read_overrides(const ap_fields *f, ap_quant_config *c)
@@ -51,14 +78,16 @@ static void read_overrides(const ap_fields *f, ap_quant_config *c)
     c->mode = ap_calloc(n, sizeof *c->mode);
     for (const ap_json *e = f->o->first; e && c->mode && !*f->err; e = e->next) {
         if (e->type != AP_JSON_OBJECT && e->type != AP_JSON_BOOL) continue;
-        ap_quant_mode m = {AP_F32, 0, 0, 0};
+        ap_quant_mode m = {AP_F32, 0, 0, 0, true};
         ap_fields g = *f;
         g.o = e;
         g.prefix = e->key;
-        if (e->type == AP_JSON_OBJECT)
-            m = read_mlx(&g, c->standard);
-        else if (e->boolean)
+        if (e->type == AP_JSON_OBJECT) {
+            m = read_mlx(&g);
+            m.own = true;
+        } else if (e->boolean) {
             m = c->standard;
+        }
         const char *key = ap_arena_strndup(&c->arena, e->key, e->key_len);
         if (!key || !ap_names_add(&c->overrides, key, e->key_len, c->n)) {
             *f->err = ap_fail_nomem(f->diag, e->key_len, "the quantisation table");
@@ -70,7 +99,7 @@ static void read_overrides(const ap_fields *f, ap_quant_config *c)
         *f->err = ap_fail_nomem(f->diag, n * sizeof *c->mode, "the quantisation table");
     else if (ap_names_sort(&c->overrides))
         ap_field_fail(f, APUS_EFORMAT, ap_names_sort(&c->overrides), NULL, "appears twice");
-    else if (!ap_names_index(&c->overrides))
+    else if (!ap_names_index(&c->overrides) || !index_plain(c))
         *f->err = ap_fail_nomem(f->diag, n, "the quantisation table");
 }
 
@@ -86,7 +115,7 @@ static void read_fp8(const ap_fields *f, ap_quant_config *c)
     if (!rows || !cols || rows->type != AP_JSON_INT || cols->type != AP_JSON_INT ||
         rows->integer != 128 || cols->integer != 128)
         ap_field_fail(f, APUS_EUNSUPPORTED, "weight_block_size", block, "expected [128, 128]");
-    c->standard = (ap_quant_mode){AP_FP8_BLOCK, 8, 128, 128};
+    c->standard = (ap_quant_mode){AP_FP8_BLOCK, 8, 128, 128, false};
 }
 
 static void read(const ap_fields *root, ap_quant_config *c)
@@ -107,7 +136,7 @@ static void read(const ap_fields *root, ap_quant_config *c)
                       "MLX's own",
                       method);
     else {
-        c->standard = read_mlx(&f, (ap_quant_mode){0});
+        c->standard = read_mlx(&f);
         if (!*root->err) read_overrides(&f, c);
     }
 }
@@ -137,6 +166,7 @@ apus_err ap_quant_config_parse(const char *text, size_t len, const char *name, a
 void ap_quant_config_free(ap_quant_config *c)
 {
     ap_names_free(&c->overrides);
+    ap_names_free(&c->plain);
     ap_free(c->mode);
     ap_arena_free(&c->arena);
     memset(c, 0, sizeof *c);
@@ -145,5 +175,8 @@ void ap_quant_config_free(ap_quant_config *c)
 ap_quant_mode ap_quant_config_of(const ap_quant_config *c, const char *module, size_t len)
 {
     const ap_name *n = c->n ? ap_names_find(&c->overrides, module, len) : NULL;
-    return n ? c->mode[n->value] : c->standard;
+    const char *plain = ap_plain_name(module);
+    if (!n && c->n && plain < module + len)
+        n = ap_names_find(&c->plain, plain, len - (size_t)(plain - module));
+    return n && n->value != SIZE_MAX ? c->mode[n->value] : c->standard;
 }

@@ -5,21 +5,28 @@
 #include <stdbool.h>
 
 #include "base/err.h"
+#include "base/notes.h"
 #include "file/config.h"
 #include "file/gguf.h"
 #include "file/quant_config.h"
+#include "file/tensor_table.h"
 #include "tensor/tensor.h"
 
 typedef struct ap_weights ap_weights;
 
 /* Open `model.safetensors`, else `model.safetensors.index.json` with its shards (the order of
- * transformers), else the only *.safetensors of the folder. Headers are checked completely
- * (file/safetensors.h); data stays mapped: a file cut short while it is open faults the process.
- * Shards are plain names in the folder; symbolic links are followed, as the Hugging Face cache
- * needs. A tensor that the index names but its shard lacks, or that two files hold, is an error;
- * one that only the shard knows is kept, as transformers keeps it.
+ * transformers). Without an index, or if none of its shards is here: the files that begin with "model" (or
+ * "weights."), all those that their names count, else the only *.safetensors of the folder; told in notes
+ * (may be NULL). Headers are checked completely (file/safetensors.h); data stays mapped: a file cut short
+ * while it is open faults the process. Shards are plain names in the folder; symbolic links are followed,
+ * as the Hugging Face cache needs. What the index names but no file holds is left to ap_weights_check. A
+ * tensor that two files hold is an error; one that only the shard knows is kept, as transformers keeps it.
  * EFILE, EFORMAT, EUNSUPPORTED (element type), ENOMEM. */
-apus_err ap_weights_open(const char *dir, ap_weights **out, apus_diag *diag);
+apus_err ap_weights_open(const char *dir, ap_weights **out, ap_notes *notes, apus_diag *diag);
+
+/* Is everything here that the index names and the model needs? What it does not need (towers, drafters)
+ * may be missing. EFILE: a file is missing; EFORMAT: it is there without the tensor. */
+apus_err ap_weights_check(const ap_weights *w, const ap_tensor_table *table, apus_diag *diag);
 
 /* Open a GGUF file, and the other parts if it is the first of a split model
  * (NAME-00001-of-000NN.gguf). Tensors appear under their Hugging Face names (gguf_hf.h). */
@@ -36,8 +43,11 @@ apus_err ap_weights_imagine(const char *dir, const ap_config *c, ap_weights **ou
 const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n);
 
 /* Join packed integers with their scales and biases (NAME.weight, NAME.scales, NAME.biases of MLX;
- * NAME.weight_scale_inv of FP8) into tensors of split types. EFORMAT: shapes that disagree. */
-apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q, apus_diag *diag);
+ * NAME.weight_scale_inv of FP8) into tensors of split types. Where q does not speak of a module, its
+ * shapes tell bits and group, with the model's widths in `table` (may be NULL) beyond doubt.
+ * EFORMAT: shapes that disagree. */
+apus_err ap_weights_join_quantised(ap_weights *w, const ap_quant_config *q,
+                                   const ap_tensor_table *table, apus_diag *diag);
 
 /* How this checkpoint stores what converters disagree on. */
 typedef struct ap_weights_traits {

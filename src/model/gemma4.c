@@ -1,9 +1,16 @@
 /* gemma4.c - the Gemma 4 text models: E-series (per-layer embeddings, shared K/V, double-wide MLP),
- * dense with K = V, and mixture of experts. Source: the Gemma 4 specification section 2, checked
- * against the goldens in tests/golden. */
+ * dense with K = V, and mixture of experts; and Gemma 3, whose layers are the dense ones with other norms:
+ * zero-centred, none on V, a scale for the scores. Source: the Gemma 4 specification section 2 and
+ * transformers' Gemma 3, checked against the goldens in tests/golden. */
 #include <math.h>
 
 #include "model/model_impl.h"
+
+/* What to add to stored norm weights: Gemma 3 multiplies by 1 + w. */
+static float norm_add(const ap_bind *b)
+{
+    return b->c->arch == AP_ARCH_GEMMA3 && !ap_weights_traits_of(b->w).norms_shifted ? 1 : 0;
+}
 
 static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
 {
@@ -11,20 +18,23 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
     const ap_layer_config *lc = &c->layer[l];
     ap_layer *y = &m->layer[l];
     int H = c->hidden, D = lc->head_dim, G = lc->n_kv_head;
-    ap_bind_vec(b, &y->norm_in, H, 0, "layers.%d.input_layernorm.weight", l);
-    ap_bind_vec(b, &y->norm_post, H, 0, "layers.%d.post_attention_layernorm.weight", l);
-    ap_bind_vec(b, &y->norm_pre_ffn, H, 0, "layers.%d.pre_feedforward_layernorm.weight", l);
-    ap_bind_vec(b, &y->norm_post_ffn, H, 0, "layers.%d.post_feedforward_layernorm.weight", l);
-    const float *unused;
-    const float *scalar = ap_bind_vec(b, &unused, 1, 0, "layers.%d.layer_scalar", l);
+    float add = norm_add(b);
+    ap_bind_vec(b, &y->norm_in, H, add, "layers.%d.input_layernorm.weight", l);
+    ap_bind_vec(b, &y->norm_post, H, add, "layers.%d.post_attention_layernorm.weight", l);
+    ap_bind_vec(b, &y->norm_pre_ffn, H, add, "layers.%d.pre_feedforward_layernorm.weight", l);
+    ap_bind_vec(b, &y->norm_post_ffn, H, add, "layers.%d.post_feedforward_layernorm.weight", l);
+    const float *unused, *scalar = NULL;
+    y->layer_scalar = 1;
+    if (c->arch == AP_ARCH_GEMMA4)
+        scalar = ap_bind_vec(b, &unused, 1, 0, "layers.%d.layer_scalar", l);
     if (scalar) y->layer_scalar = *scalar;
 
     ap_bind_mat(b, &y->attn.q, c->n_head * D, H, "layers.%d.self_attn.q_proj.weight", l);
     ap_bind_mat(b, &y->attn.o, H, c->n_head * D, "layers.%d.self_attn.o_proj.weight", l);
-    ap_bind_vec(b, &y->attn.q_norm, D, 0, "layers.%d.self_attn.q_norm.weight", l);
+    ap_bind_vec(b, &y->attn.q_norm, D, add, "layers.%d.self_attn.q_norm.weight", l);
     if (lc->kv_donor == l) {
         ap_bind_mat(b, &y->attn.k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
-        ap_bind_vec(b, &y->attn.k_norm, D, 0, "layers.%d.self_attn.k_norm.weight", l);
+        ap_bind_vec(b, &y->attn.k_norm, D, add, "layers.%d.self_attn.k_norm.weight", l);
         if (!lc->k_eq_v)
             ap_bind_mat(b, &y->attn.v, G * D, H, "layers.%d.self_attn.v_proj.weight", l);
     }
@@ -54,7 +64,7 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
 void ap_gemma4_bind(ap_bind *b, ap_model_impl *m)
 {
     const ap_config *c = b->c;
-    ap_bind_ends(b, m, 0);
+    ap_bind_ends(b, m, norm_add(b));
     if (c->ple_dim) {
         int width = c->n_layer * c->ple_dim;
         ap_tensor table =
@@ -114,7 +124,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                                   .ldv = (int64_t)G * D,
                                   .q_norm = a->q_norm,
                                   .k_norm = a->k_norm,
-                                  .v_norm = true,
+                                  .v_norm = c->arch == AP_ARCH_GEMMA4,
                                   .eps = c->norm_eps,
                                   .cos = w->cos[sliding],
                                   .sin = w->sin[sliding],
@@ -134,7 +144,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                                     .n_head = c->n_head,
                                     .n_kv_head = G,
                                     .head_dim = D,
-                                    .scale = 1.0f, /* the norms set the scale; there is no D^-1/2 */
+                                    .scale = c->attn_scale,
                                     .window = sliding ? c->window : 0,
                                     .scratch = w->op});
     ap_matmul(ex, w->att, &a->o, w->t, s->batch->n_tok);

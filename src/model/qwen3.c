@@ -1,5 +1,5 @@
-/* qwen3.c - the Qwen3 family: qwen3_5 (dense and MoE), qwen3_next, qwen3_moe. Gated DeltaNet or
- * attention mixers, then a dense or a mixture feed-forward. Source: the Qwen 3.5 specification
+/* qwen3.c - the Qwen3 family: qwen3_5 (dense and MoE), qwen3_next, qwen3_moe, qwen3. Gated
+ * DeltaNet or attention mixers, then a dense or a mixture feed-forward. Source: the Qwen 3.5 specification
  * sections 2 to 5, checked against the goldens in tests/golden. */
 #include <math.h>
 #include <string.h>
@@ -7,10 +7,10 @@
 #include "base/mem.h"
 #include "model/model_impl.h"
 
-/* qwen3_moe has plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
+/* qwen3 and qwen3_moe have plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
 static bool is_plain(const ap_config *c)
 {
-    return c->arch == AP_ARCH_QWEN3_MOE;
+    return ap_arch_is_plain_qwen(c->arch);
 }
 
 /* What to add to stored norm weights, all but the gated norm's. */

@@ -45,6 +45,11 @@ int32_t ap_tokenizer_id(const ap_tokenizer *t, const char *token, size_t len)
     return id >= 0 ? id : ap_vocab_find(&t->bpe.vocab, token, len);
 }
 
+int32_t ap_tokenizer_eos(const ap_tokenizer *t)
+{
+    return t->eos;
+}
+
 bool ap_tokenizer_is_special(const ap_tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->n_ids && t->special[id];

@@ -22,6 +22,8 @@ void ap_tokenizer_free(ap_tokenizer *t);
 int ap_tokenizer_vocab(const ap_tokenizer *t); /* highest id + 1 */
 /* Id of a token's exact text (added tokens included), or -1. */
 int32_t ap_tokenizer_id(const ap_tokenizer *t, const char *token, size_t len);
+/* Id of the eos_token that tokenizer_config.json names, or -1. */
+int32_t ap_tokenizer_eos(const ap_tokenizer *t);
 bool ap_tokenizer_is_special(const ap_tokenizer *t, int32_t id);
 
 /* As apus_tokenize: flags APUS_TOK_*. Thread-safe on a const tokenizer. */

@@ -47,6 +47,9 @@ static apus_err vocab_event(file *f, const ap_json_event *e)
         if (!ap_json_int(e->str, e->len, &id) || id < 0 || id > AP_VOCAB_MAX_ID)
             return ap_fail(f->diag, APUS_EFORMAT, "%s: model.vocab: id %.*s, expected 0 to %d",
                            f->name, e->len > 40 ? 40 : (int)e->len, e->str, AP_VOCAB_MAX_ID);
+        /* A text that stands twice has the last id; the others decode to it. */
+        if (*f->slot >= 0 && *f->slot != id && !ap_vocab_alias(&f->t->bpe.vocab, f->slot, *f->slot))
+            return no_memory(f);
         *f->slot = (int32_t)id;
         return APUS_OK;
     case AP_JSON_EV_END_OBJECT:
@@ -425,6 +428,7 @@ static apus_err parse(const char *json, size_t len, const char *name, ap_tokeniz
     ap_arena_init(&f.arena, MAX_TREE_BYTES);
     f.t = ap_calloc(1, sizeof *f.t);
     if (!f.t) return no_memory(&f);
+    f.t->eos = -1;
     apus_err err = ap_json_walk(json, len, name, on_event, &f, diag);
     if (!err) err = read_sections(&f);
     ap_merge_list_free(&f.merges);
@@ -474,6 +478,7 @@ apus_err ap_tokenizer_add_config(ap_tokenizer *t, const char *json, size_t len, 
     declared *list = NULL;
     size_t n = 0;
     apus_err err = ap_json_parse(&arena, json, len, name, 0, &root, diag);
+    const ap_json *eos = err ? NULL : ap_json_get(root, "eos_token");
     const ap_json *map = err ? NULL : ap_json_get(root, "added_tokens_decoder");
     if (!map || map->type != AP_JSON_OBJECT) goto done;
     list = ap_calloc(map->len, sizeof *list);
@@ -494,31 +499,45 @@ apus_err ap_tokenizer_add_config(ap_tokenizer *t, const char *json, size_t len, 
             err = put_token(t, &w, &tok, diag);
     }
 done:
+    if (eos && eos->type == AP_JSON_OBJECT) eos = ap_json_get(eos, "content");
+    if (!err && eos && eos->type == AP_JSON_STRING) t->eos = ap_tokenizer_id(t, eos->str, eos->len);
     ap_free(list);
     ap_norm_work_free(&w);
     ap_arena_free(&arena);
     return err;
 }
 
+/* dir/leaf, if it is there. */
+static apus_err load_config(ap_tokenizer *t, const char *dir, const char *leaf, apus_diag *diag)
+{
+    char *text = NULL, *path = ap_path_join(dir, leaf);
+    size_t len = 0;
+    apus_err err = APUS_OK;
+    if (!path) return ap_fail(diag, APUS_ENOMEM, "out of memory while reading a tokenizer");
+    if (ap_path_exists(path)) {
+        err = ap_file_read(path, MAX_FILE_BYTES, &text, &len, diag);
+        if (!err) err = ap_tokenizer_add_config(t, text, len, path, diag);
+    }
+    ap_free(text);
+    ap_free(path);
+    return err;
+}
+
 apus_err ap_tokenizer_load(const char *dir, ap_tokenizer **out, apus_diag *diag)
 {
     char *text = NULL, *path = ap_path_join(dir, "tokenizer.json");
-    char *config = ap_path_join(dir, "tokenizer_config.json");
     ap_tokenizer *t = NULL;
     size_t len = 0;
     apus_err err = APUS_OK;
-    if (!path || !config) {
+    if (!path) {
         err = ap_fail(diag, APUS_ENOMEM, "out of memory while reading a tokenizer");
         goto done;
     }
     err = ap_file_read(path, MAX_FILE_BYTES, &text, &len, diag);
     if (!err) err = parse(text, len, path, &t, diag);
-    if (!err && ap_path_exists(config)) {
-        ap_free(text);
-        text = NULL;
-        err = ap_file_read(config, MAX_FILE_BYTES, &text, &len, diag);
-        if (!err) err = ap_tokenizer_add_config(t, text, len, config, diag);
-    }
+    if (!err) err = load_config(t, dir, "tokenizer_config.json", diag);
+    /* Where older folders keep the names of special tokens. */
+    if (!err && t->eos < 0) err = load_config(t, dir, "special_tokens_map.json", diag);
     if (!err) err = ap_tokenizer_finish(t, path, diag);
     if (err) goto done;
     *out = t;
@@ -527,6 +546,5 @@ done:
     ap_tokenizer_free(t);
     ap_free(text);
     ap_free(path);
-    ap_free(config);
     return err;
 }

@@ -16,6 +16,7 @@ struct ap_tokenizer {
     ap_decoder decoder;
     ap_ids before, after; /* what the post-processor puts around a text */
     int32_t n_ids;        /* highest id + 1 */
+    int32_t eos;          /* of tokenizer_config.json; -1: none */
     uint8_t *special;     /* [n_ids] left out when special tokens are skipped */
 };
 

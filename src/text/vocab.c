@@ -10,6 +10,7 @@ void ap_vocab_free(ap_vocab *v)
     ap_free(v->slots);
     ap_free(v->pool);
     ap_free(v->by_id);
+    ap_free(v->alias);
     memset(v, 0, sizeof *v);
 }
 
@@ -76,9 +77,20 @@ int32_t *ap_vocab_put(ap_vocab *v, const char *s, size_t n)
     return &v->slots[at].id;
 }
 
+bool ap_vocab_alias(ap_vocab *v, const int32_t *slot, int32_t id)
+{
+    const ap_vocab_slot *e =
+        (const ap_vocab_slot *)(const void *)((const char *)slot - offsetof(ap_vocab_slot, id));
+    if (!ap_vec_reserve(&v->alias, &v->alias_cap, v->n_alias + 1, sizeof *v->alias)) return false;
+    v->alias[v->n_alias++] = (struct ap_vocab_alias){id, e->off, e->len};
+    return true;
+}
+
 int ap_vocab_index(ap_vocab *v, int32_t *bad)
 {
     int32_t top = -1;
+    for (size_t i = 0; i < v->n_alias; i++)
+        if (v->alias[i].id > top) top = v->alias[i].id;
     for (size_t i = 0; v->slots && i <= v->mask; i++) {
         if (!v->slots[i].off) continue;
         int32_t id = *bad = v->slots[i].id;
@@ -97,6 +109,12 @@ int ap_vocab_index(ap_vocab *v, int32_t *bad)
         if (v->by_id[e->id].off) return 2;
         v->by_id[e->id].off = e->off;
         v->by_id[e->id].len = e->len;
+    }
+    for (size_t i = 0; i < v->n_alias; i++) {
+        struct ap_vocab_text *t = &v->by_id[v->alias[i].id];
+        if (t->off) continue; /* the id has a text of its own */
+        t->off = v->alias[i].off;
+        t->len = v->alias[i].len;
     }
     return 0;
 }

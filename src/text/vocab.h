@@ -25,6 +25,11 @@ typedef struct ap_vocab {
         uint32_t off, len; /* off as in a slot */
     } * by_id;             /* [n_ids] after ap_vocab_index */
     int32_t n_ids;         /* highest id + 1 */
+    struct ap_vocab_alias {
+        int32_t id;
+        uint32_t off, len;
+    } * alias; /* [n_alias] */
+    size_t n_alias, alias_cap;
     size_t longest;        /* bytes of the longest text */
 } ap_vocab;
 
@@ -34,6 +39,9 @@ void ap_vocab_free(ap_vocab *v);
 /* The id slot of a text, added with id -1 if new; valid until the next put. NULL: memory is out or
  * texts exceed 4 GB. */
 int32_t *ap_vocab_put(ap_vocab *v, const char *s, size_t n);
+
+/* One more id that decodes to the text of a slot, which keeps its own id. false: memory is out. */
+bool ap_vocab_alias(ap_vocab *v, const int32_t *slot, int32_t id);
 
 /* Build by_id. Returns 0; 1: an id is outside [0, AP_VOCAB_MAX_ID]; 2: two texts share an id;
  * 3: memory is out. *bad gets the id for 1 and 2. */

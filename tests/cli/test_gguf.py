@@ -102,6 +102,38 @@ def read_gguf(path):
     return meta, tensors
 
 
+def write_gguf(path, meta, tensors):
+    """The inverse of read_gguf; whole numbers become u32, in lists i32."""
+    def string(s):
+        b = s.encode()
+        return struct.pack("<Q", len(b)) + b
+
+    def value(v, listed=False):
+        if isinstance(v, bool):
+            return 7, struct.pack("<?", v)
+        if isinstance(v, int):
+            return (5, struct.pack("<i", v)) if listed or v < 0 else (4, struct.pack("<I", v))
+        if isinstance(v, float):
+            return 6, struct.pack("<f", v)
+        if isinstance(v, str):
+            return 8, string(v)
+        parts = [value(x, True) for x in v]
+        kind = parts[0][0] if parts else 8
+        return 9, struct.pack("<IQ", kind, len(parts)) + b"".join(b for _, b in parts)
+
+    numbers = {name: n for n, (name, _, _) in TYPES.items()}
+    out, offset = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(meta)), 0
+    for key, v in meta.items():
+        kind, data = value(v)
+        out += string(key) + struct.pack("<I", kind) + data
+    for name, (kind, sizes, data) in tensors.items():
+        out += string(name) + struct.pack("<I", len(sizes)) + b"".join(struct.pack("<Q", n) for n in sizes)
+        out += struct.pack("<IQ", kind if isinstance(kind, int) else numbers[kind], offset)
+        offset += (len(data) + 31) // 32 * 32
+    pad = lambda b: b + bytes(-len(b) % 32)
+    Path(path).write_bytes(pad(out) + b"".join(pad(data) for _, _, data in tensors.values()))
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.dir = Path(tempfile.mkdtemp())
@@ -130,10 +162,17 @@ class Layout(Case):
     def test_nothing_is_lost(self):
         """As f32, the file computes what the folder does: names, orders, norms, decays, metadata."""
         for name in ("g4_e", "g4_e_mm", "g4_kv", "g4_moe6", "g4_unified", "q35_tied", "q35_mm",
-                     "q35moe_fused", "q35moe_split", "q3moe_yarn"):
+                     "q35moe_fused", "q35moe_split", "q3moe_yarn", "q3"):
             a, b = self.logits(GOLDEN / name), self.logits(self.quantize(GOLDEN / name, "f32"))
             # Value heads in another order are added in another order.
             self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-4, name)
+        elder = self.dir / "g3"
+        shutil.copytree(GOLDEN / "g3", elder)
+        config = json.loads((elder / "config.json").read_text())
+        config["query_pre_attn_scalar"] = config["head_dim"]
+        (elder / "config.json").write_text(json.dumps(config))
+        a, b = self.logits(elder), self.logits(self.quantize(elder, "f32"))
+        self.assertLess(max(abs(x - y) for x, y in zip(a, b)), 1e-5)
         for model in (QWEN, GEMMA):
             file = self.quantize(model, "bf16")
             self.assertLess(max(abs(x - y) for x, y in zip(self.logits(model), self.logits(file))),
@@ -143,7 +182,8 @@ class Layout(Case):
         for model in (QWEN, GEMMA):
             file = self.quantize(model, "q8_0")
             for text in ("Hello, world!", "1234 \u00e9\u00e8 \u4f60\u597d \U0001f44b", "a\n\n b"):
-                self.assertEqual(apus("tokenize", file, text), apus("tokenize", model, text))
+                self.assertEqual(apus("tokenize", "--no-bos", file, text),
+                                 apus("tokenize", model, text))
             messages = self.dir / "m.json"
             messages.write_text('[{"role": "user", "content": "2+2?"}]')
             self.assertEqual(apus("render", file, "--messages", messages),
@@ -158,10 +198,200 @@ class Layout(Case):
 
     def test_what_cannot_be_told(self):
         for name, words in (("g4_moe11", "final_logit_softcapping"), ("q3next", "mlp_only_layers"),
-                            ("q3moe_bare", "mlp_only_layers")):
+                            ("q3moe_bare", "mlp_only_layers"), ("g3", "query_pre_attn_scalar")):
             _, err = apus("quantize", GOLDEN / name, self.dir / "x.gguf", "--to", "f32", status=1)
             self.assertIn(words, err)
         self.assertEqual(os.listdir(self.dir), [])
+
+
+QUESTION = ("-p", "What is 47 + 38?", "--temp", 0, "-n", 100)
+
+
+class Published(Case):
+    """Files as others write them, made of ours."""
+
+    def edited(self, model, edit):
+        meta, tensors = read_gguf(self.quantize(model, "q8_0"))
+        path = self.dir / "edited.gguf"
+        edit(meta, tensors)
+        write_gguf(path, meta, tensors)
+        return path
+
+    def check(self, model, edit, note):
+        """The file works as the folder does; note: what has to be said of it."""
+        file = self.edited(model, edit)
+        for text in ("Hello, world!", "1234 \u00e9 \u4f60\U0001f44b", "a\n\n b <|im_end|>x<turn|>"):
+            self.assertEqual(apus("tokenize", "--no-bos", file, text)[0], apus("tokenize", model, text)[0])
+        out, err = apus("run", file, *QUESTION)
+        self.assertEqual(out, apus("run", model, *QUESTION)[0])
+        notes = json.loads(apus("info", file, "--json")[0])["notes"]
+        if not note:
+            self.assertEqual(notes, [])
+            return
+        self.assertTrue(any(note in n for n in notes), notes)
+        self.assertIn(note, apus("info", file)[0])
+        self.assertIn(note, err)
+
+    def test_kinds_of_tokens(self):
+        def all_normal(meta, _):
+            meta["tokenizer.ggml.token_type"] = [1] * len(meta["tokenizer.ggml.token_type"])
+
+        def none(meta, _):
+            del meta["tokenizer.ggml.token_type"]
+
+        for model in (QWEN, GEMMA):
+            self.check(model, lambda meta, tensors: None, None)
+            self.check(model, all_normal, "as normal text, such as")
+            self.check(model, none, "token_type is missing")
+
+    def test_ollama(self):
+        def ollama(meta, _):
+            meta.update({"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "gemma4",
+                         "tokenizer.ggml.add_bos_token": False})
+
+        self.check(GEMMA, ollama, None)
+
+    def test_texts_that_stand_twice(self):
+        """As in files of Gemma whose writer took the space off some tokens."""
+        for model, mark in ((GEMMA, "\u2581"), (QWEN, "\u0120")):
+            def strip(meta, _):
+                tokens, known = meta["tokenizer.ggml.tokens"], set(meta["tokenizer.ggml.tokens"])
+                lost = [i for i, t in enumerate(tokens) if t[0] == mark and t[1:] in known and len(t) > 1]
+                for i in lost[2:60:20]:
+                    tokens[i] = tokens[i][1:]
+
+            self.check(model, strip, "holds 3 texts twice, such as")
+
+    def test_beginning(self):
+        for add in (True, False):
+            file = self.edited(GEMMA, lambda meta, _: meta.update({"tokenizer.ggml.add_bos_token": add}))
+            self.assertEqual(apus("tokenize", file, "a")[0].split()[0], "2")
+        for add, first in ((True, "1527"), (False, None)):
+            file = self.edited(QWEN, lambda meta, _: meta.update(
+                {"tokenizer.ggml.add_bos_token": add, "tokenizer.ggml.bos_token_id": 1527}))
+            ids = apus("tokenize", file, "a")[0].split()
+            self.assertEqual(ids[0] if len(ids) > 1 else None, first)
+
+    def test_rope_factors_in_16_bits(self):
+        def short(meta, tensors):
+            kind, sizes, data = tensors["rope_freqs.weight"]
+            v = struct.unpack(f"<{sizes[0]}f", data)
+            tensors["rope_freqs.weight"] = ("f16", sizes, struct.pack(
+                f"<{sizes[0]}e", *(x if x < 2 else float("inf") for x in v)))
+
+        self.check(GEMMA, short, None)
+
+    def test_head_for_the_next_tokens(self):
+        def head(meta, tensors, keys):
+            meta.update(keys)
+            tensors["blk.6.nextn.eh_proj.weight"] = ("f32", [32, 1], bytes(128))
+            tensors["blk.6.attn_norm.weight"] = ("f32", [32], bytes(128))
+
+        for keys in ({"qwen35moe.nextn_predict_layers": 1},  # which block_count does not count
+                     {"qwen35moe.nextn_predict_layers": 1, "qwen35moe.block_count": 7},
+                     {"qwen35moe.block_count": 7}, {}):
+            self.check(QWEN, lambda m, t: head(m, t, keys), None)
+        file = self.edited(QWEN, lambda m, t: m.update({"qwen35moe.block_count": 5}))
+        _, err = apus("run", file, *QUESTION, status=1)
+        self.assertIn("block_count is 5", err)
+
+    def test_other_types(self):
+        def other(meta, tensors):
+            kind, sizes, data = tensors["output.weight"]
+            tensors["output.weight"] = (139, sizes, data)
+
+        _, err = apus("info", self.edited(QWEN, other), status=1)
+        self.assertIn("\"output.weight\" has type IQ4_K of ik_llama.cpp, which apus does not read", err)
+
+    def test_templates(self):
+        chat, tools = self.dir / "m.json", self.dir / "t.json"
+        chat.write_text('[{"role": "user", "content": "hi"}]')
+        tools.write_text('[{"type": "function", "function": {"name": "f"}}]')
+        meta, tensors = read_gguf(self.quantize(QWEN, "q8_0"))
+        file = self.dir / "named.gguf"
+        meta.update({"tokenizer.chat_template": "plain {{ messages[0].content }}",
+                     "tokenizer.chat_template.tool_use": "tools {{ tools|length }}",
+                     "tokenizer.chat_templates": ["tool_use"]})
+        write_gguf(file, meta, tensors)
+        self.assertEqual(apus("render", file, "--messages", chat)[0].strip(), "plain hi")
+        self.assertEqual(apus("render", file, "--messages", chat, "--tools", tools)[0].strip(), "tools 1")
+        for name in ("chat_template.jinja", "named.jinja"):  # the file's own name wins
+            (self.dir / name).write_text(name + " {{ messages|length }}")
+            out, err = apus("render", file, "--messages", chat)
+            self.assertEqual(out.strip(), name + " 1")
+            self.assertIn(f"the chat template is that of {self.dir / name}", err)
+
+    def test_named_templates_of_folders(self):
+        folder = self.dir / "named"
+        shutil.copytree(QWEN, folder)
+        (folder / "chat_template.jinja").unlink()
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["chat_template"] = [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        meta, _ = read_gguf(self.quantize(folder, "q8_0"))
+        self.assertEqual((meta["tokenizer.chat_template"], meta["tokenizer.chat_template.tool_use"]), ("A", "B"))
+
+
+class Advice(Case):
+    """What is never generated, what ends a turn and how to sample, kept through quantising."""
+
+    def folder(self, generation, **config):
+        folder = self.dir / f"model{len(os.listdir(self.dir))}"
+        shutil.copytree(QWEN, folder)
+        for name, values in (("generation_config.json", generation), ("config.json", config)):
+            text = json.loads((folder / name).read_text()) if name == "config.json" else {}
+            text.update(values)
+            (folder / name).write_text(json.dumps(text))
+        return folder
+
+    def all_forms(self, folder):
+        mlx = self.dir / f"mlx{len(os.listdir(self.dir))}"
+        apus("quantize", folder, mlx, "--to", "mlx8")
+        return folder, mlx, self.quantize(folder, "q8_0")
+
+    def test_suppressed(self):
+        eight = int(apus("tokenize", QWEN, "8")[0])
+        for form in self.all_forms(self.folder({"suppress_tokens": [eight]})):
+            self.assertNotIn("8", apus("run", form, *QUESTION)[0], form)
+        for form in self.all_forms(self.folder({}, image_token_id=eight, eos_token_id=1529)):
+            self.assertNotIn("8", apus("run", form, *QUESTION)[0], form)
+
+    def test_sampling(self):
+        folder = self.folder({"temperature": 0.5, "top_k": -1, "top_p": "0.75", "min_p": 0.25,
+                              "repetition_penalty": 1.5, "eos_token_id": [1529, 7]})
+        meta, _ = read_gguf(self.quantize(folder, "q8_0"))
+        got = {k.split(".")[-1]: v for k, v in meta.items() if k.startswith("general.sampling.")}
+        self.assertEqual({k: v for k, v in got.items() if k != "penalty_last_n"},
+                         {"temp": 0.5, "top_k": 0, "top_p": 0.75, "min_p": 0.25, "penalty_repeat": 1.5})
+        self.assertEqual(meta["tokenizer.ggml.eos_token_ids"][:2], [1529, 7])
+
+    def test_layers_that_are_not_counted(self):
+        text = json.loads((QWEN / "config.json").read_text())
+        folder = self.folder({}, num_hidden_layers=5, layer_types=text["layer_types"][:5])
+        self.assertIn("hold 6 layers, num_hidden_layers of config.json is 5", apus("info", folder)[0])
+
+    def test_odd_advice(self):
+        folder = self.folder({"top_k": "many", "do_sample": False})
+        _, err = apus("run", folder, *QUESTION)
+        self.assertIn("note: ", err)
+        self.assertIn("generation_config.json: top_k: expected a whole number", err)
+
+    def test_ends_of_turns(self):
+        """The configuration names neither; tokenizer_config.json does, or else the family."""
+        want = apus("run", QWEN, *QUESTION)[0]
+        for eos in ("<|im_end|>", None, {"content": "<|im_end|>"}):
+            folder = self.folder({}, eos_token_id=None)
+            config = json.loads((folder / "tokenizer_config.json").read_text())
+            config["eos_token"] = eos
+            (folder / "tokenizer_config.json").write_text(json.dumps(config))
+            self.assertEqual(apus("run", folder, *QUESTION)[0], want)
+        # A word of the tokenizer's own choice ends a turn, too, also from the older file.
+        folder = self.folder({})
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        del config["eos_token"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "special_tokens_map.json").write_text('{"eos_token": "</think>"}')
+        self.assertEqual(apus("run", folder, *QUESTION)[0].strip(), "")
 
 
 class Types(Case):
@@ -319,6 +549,7 @@ class Synth(Case):
 class Configs(Case):
     # billions: total, read for one token; layers: full, sliding, recurrent
     PUBLISHED = {"Qwen3.6-35B-A3B": (34.661, 2.946, 10, 0, 30), "Qwen3.6-27B": (26.896, 25.625, 16, 0, 48),
+                 "Qwen3.8-27B": (26.896, 25.625, 16, 0, 48),
                  "Qwen3.5-4B": (4.206, 4.206, 8, 0, 24), "Qwen3-30B-A3B": (30.532, 3.042, 48, 0, 0),
                  "gemma-4-26B-A4B-it": (25.233, 3.823, 5, 25, 0),
                  "gemma-4-31B-it": (30.697, 30.697, 10, 50, 0),

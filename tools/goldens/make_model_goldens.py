@@ -47,6 +47,7 @@ GEMMA = dict(pad_token_id=0, bos_token_id=2, eos_token_id=1, max_position_embedd
              final_logit_softcapping=30.0, hidden_size_per_layer_input=0, rms_norm_eps=1e-6)
 QWEN = dict(max_position_embeddings=4096, rms_norm_eps=1e-6)
 
+# Ids of media lie outside the vocabularies: apus never generates them, the reference does.
 # name -> model_type, config, and how the files are written:
 #   store    dtype of the weights
 #   shards   number of files (with an index) or 1
@@ -171,6 +172,19 @@ MODELS = {
         num_attention_heads=3, num_key_value_heads=1, num_experts=6, num_experts_per_tok=2,
         moe_intermediate_size=22, mlp_only_layers=[0], tie_word_embeddings=True,
         rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    # The elders: dense Qwen3, and Gemma 3 with a window below the prompts, a scale that is not D^-1/2,
+    # rope stretched in full layers.
+    "q3": dict(model_type="qwen3", config=dict(
+        QWEN, vocab_size=203, hidden_size=40, intermediate_size=60, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "g3": dict(model_type="gemma3_text", config=dict(
+        vocab_size=203, hidden_size=40, intermediate_size=60, num_hidden_layers=4, pad_token_id=0,
+        bos_token_id=2, eos_token_id=1, max_position_embeddings=4096, rms_norm_eps=1e-6,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=16, sliding_window=16,
+        query_pre_attn_scalar=24, layer_types=[S, S, F, S],
+        rope_parameters={S: {"rope_type": "default", "rope_theta": 1e4},
+                         F: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}})),
 }
 
 # ------------------------------------------------------------------------ random shapes
@@ -182,7 +196,7 @@ def divisors(n, below):
 
 def random_spec(rng):
     """A model of random shape, within what the families allow."""
-    model_type = rng.choice(list(ref.CLASSES))
+    model_type = rng.choice([t for t in ref.CLASSES if t not in ("qwen3", "gemma3_text")])
     n_layer = rng.randint(2, 7)
     n_head = rng.choice([1, 2, 3, 4, 6, 8])
     spec = dict(model_type=model_type, store=rng.choice(["bf16", "bf16", "f16", "f32"]),
@@ -265,8 +279,8 @@ def fill(name, shape, c, gen):
     def uniform(lo, hi):
         return torch.rand(shape, generator=gen) * (hi - lo) + lo
 
-    gemma = c.model_type.startswith("gemma4")
-    zero_centred = not gemma and c.model_type != "qwen3_moe"
+    gemma = c.model_type.startswith("gemma")
+    zero_centred = c.model_type not in ("gemma4_text", "gemma4_unified_text", "qwen3_moe", "qwen3")
     leaf = name.split(".")[-1]
     fan = shape[-1]
     if name.endswith("embed_tokens.weight"):
@@ -297,11 +311,13 @@ def fill(name, shape, c, gen):
         return normal(0.6)
     if "in_proj_a" in name or "in_proj_b" in name:
         return normal(1.5 / math.sqrt(fan))
-    if name.endswith(("q_norm.weight", "k_norm.weight")) and gemma:  # scores are not scaled here
+    if name.endswith(("q_norm.weight", "k_norm.weight")) and gemma and not zero_centred:  # scores are not scaled here
         return uniform(0.3, 1.1)
     if name == "model.norm.weight" and not zero_centred and c.tie_word_embeddings:
         return uniform(-1.5, 1.8)  # of both signs, else a tied head repeats the last token for ever
-    if gemma and ".post_" in name and len(shape) == 1:
+    if name == "model.norm.weight" and zero_centred and gemma:
+        return uniform(-2.5, 0.8)  # likewise
+    if gemma and ".post_" in name and len(shape) == 1 and not zero_centred:
         return uniform(0.7, 2.0)  # blocks count for more than the embedding
     if "norm" in name and len(shape) == 1:
         if zero_centred and "linear_attn.norm" not in name:
@@ -398,7 +414,7 @@ def outer_config(spec, text, gen, store):
 
     if spec["model_type"] == "gemma4_text":
         cfg = {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4",
-               "boi_token_id": 200, "eoi_token_id": 201, "image_token_id": 202,
+               "boi_token_id": 1200, "eoi_token_id": 1201, "image_token_id": 1202,
                "eos_token_id": [1, 106], "dtype": "bfloat16", "audio_config": None,
                "vision_config": {"model_type": "gemma4_vision", "hidden_size": 8,
                                  "intermediate_size": 16, "num_hidden_layers": 1,
@@ -420,8 +436,8 @@ def outer_config(spec, text, gen, store):
         moe = "moe" in spec["model_type"]
         cfg = {"architectures": ["Qwen3_5MoeForConditionalGeneration" if moe else
                                  "Qwen3_5ForConditionalGeneration"],
-               "model_type": "qwen3_5_moe" if moe else "qwen3_5", "image_token_id": 202,
-               "video_token_id": 203, "vision_start_token_id": 199, "vision_end_token_id": 200,
+               "model_type": "qwen3_5_moe" if moe else "qwen3_5", "image_token_id": 1202,
+               "video_token_id": 1203, "vision_start_token_id": 1199, "vision_end_token_id": 1200,
                "tie_word_embeddings": text["tie_word_embeddings"],
                "vision_config": {"model_type": "qwen3_5", "depth": 1, "hidden_size": 8,
                                  "intermediate_size": 16, "num_heads": 1, "out_hidden_size": h,

@@ -360,9 +360,13 @@ def plain_config(model, folder):
 
 def write_mlx(model, state, spec, folder, scheme):
     """Write an MLX folder and return the state that it decodes to.
-    scheme: of qb.MLX, or "mixed" = 4 bit with overrides and false entries."""
+    scheme: of qb.MLX, or "mixed" = 4 bit with overrides and false entries, or "published-" and one of
+    qb.MLX = as little said as published files say: entries without mode (and group, where it is the
+    mode's default) under another prefix, none for the embedding, a flat configuration."""
     c, arch = spec["config"], spec["arch"]
     prefix = "language_model." if arch in ("gemma4", "qwen35", "qwen35moe") else ""
+    published = scheme.startswith("published-")
+    scheme = scheme.removeprefix("published-")
     default = "affine4g64" if scheme == "mixed" else scheme
     router = "affine8g64"
     overrides, out, back = {}, {}, {}
@@ -376,8 +380,12 @@ def write_mlx(model, state, spec, folder, scheme):
         parts, wide = qb.encode_mlx(t.numpy(), kind)
         for leaf, a in parts.items():
             out[f"{module}.{leaf}"] = a
-        if kind != default:
+        if kind != default and not published:
             overrides[module] = dict(qb.MLX[kind])
+        elif kind != default and "embed_tokens" not in module:
+            entry = {k: v for k, v in qb.MLX[kind].items() if k != "mode" and (k, v) != ("group_size", 64)}
+            plain = module.removeprefix(prefix).removeprefix("model.")
+            overrides["model.language_model." + plain] = entry
         return torch.from_numpy(wide.copy())
 
     i = 0
@@ -388,6 +396,8 @@ def write_mlx(model, state, spec, folder, scheme):
         kind = default
         if "router.proj" in name or name.endswith(("mlp.gate.weight", "shared_expert_gate.weight")):
             kind = router
+        elif published and "embed_tokens." in name:
+            kind = "affine6g64"
         elif scheme == "mixed" and is_matrix(name, t):
             kind = rarest(qb.MLX, t.shape[-1], lambda k: qb.MLX[k]["group_size"]) if i % 7 else None
         at = prefix + name
@@ -417,7 +427,9 @@ def write_mlx(model, state, spec, folder, scheme):
             out[at] = mx.array(v.numpy()).astype(keep)
     mx.save_safetensors(os.path.join(folder, "model.safetensors"), out, metadata={"format": "mlx"})
     cfg = plain_config(model, folder)
-    if arch in ("qwen35", "qwen35moe"):  # the released form: a text model inside
+    if arch in ("qwen35", "qwen35moe") and published:
+        cfg["model_type"] = cfg["model_type"].replace("_text", "")
+    elif arch in ("qwen35", "qwen35moe"):  # the released form: a text model inside
         tie = cfg.pop("tie_word_embeddings", False)
         cfg = {"model_type": cfg["model_type"].replace("_text", ""), "text_config": cfg,
                "tie_word_embeddings": tie}
@@ -485,7 +497,7 @@ def schemes(family):
         out["gguf-fused"] = lambda m, s, p, f, r: write_gguf(s, p, f, "Q4_K", r, fused=True)
     if arch == "qwen3next":
         out["gguf-legacy"] = lambda m, s, p, f, r: write_gguf(s, p, f, "Q5_K", r, fused="legacy")
-    for t in tuple(qb.MLX) + ("mixed",):
+    for t in tuple(qb.MLX) + ("mixed", "published-mxfp4", "published-nvfp4", "published-mxfp8"):
         out[f"mlx-{t}"] = lambda m, s, p, f, r, t=t: write_mlx(m, s, p, f, t)
     if not (arch == "gemma4" and experts):
         out["fp8-f32"] = lambda m, s, p, f, r: write_fp8(m, s, p, f, torch.float32)
@@ -519,7 +531,7 @@ def apus_logits(apus, path, ids, folder):
     out = os.path.join(folder, "out.safetensors")
     with open(os.path.join(folder, "ids.txt"), "w") as f:
         f.write(" ".join(map(str, ids)))
-    r = subprocess.run([os.path.abspath(apus), "logits", path, "--ids", f.name,
+    r = subprocess.run([os.path.abspath(apus), "logits", path, "--precision", "exact", "--ids", f.name,
                         "-o", out, "--force"], capture_output=True, text=True)
     if r.returncode:
         return r.stderr.strip().splitlines()[-1]
@@ -541,7 +553,8 @@ def compare(apus, folder, ref_logits, rgap, ids):
 COMMITTED = [("q35moe", "gguf-split"), ("g4moe", "gguf-fusedmixed"), ("g4e", "gguf-mixed"),
              ("q3next", "gguf-mixed"), ("q3moe", "gguf-v2mixed"), ("q35moe", "mlx-mixed"),
              ("g4moe", "mlx-mixed"), ("q3next", "mlx-mixed"), ("q3next", "fp8-bf16"),
-             ("q35", "fp8-f32")]
+             ("q35", "fp8-f32"), ("q35moe", "mlx-published-nvfp4"), ("g4moe", "mlx-published-mxfp4"),
+             ("q3moe", "mlx-published-mxfp8")]
 
 
 def small(spec):

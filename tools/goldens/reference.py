@@ -40,6 +40,8 @@ CLASSES = {
     "qwen3_5_moe_text": (_q5e.Qwen3_5MoeTextConfig, _q5em.Qwen3_5MoeForCausalLM),
     "qwen3_next": (tf.Qwen3NextConfig, tf.Qwen3NextForCausalLM),
     "qwen3_moe": (tf.Qwen3MoeConfig, tf.Qwen3MoeForCausalLM),
+    "qwen3": (tf.Qwen3Config, tf.Qwen3ForCausalLM),
+    "gemma3_text": (tf.Gemma3TextConfig, tf.Gemma3ForCausalLM),
 }
 
 

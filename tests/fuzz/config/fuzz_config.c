@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         gen.text = (const char *)zero + 1;
         gen.len = size - config.len - 1;
     }
-    apus_err err = ap_config_parse(&config, zero ? &gen : NULL, &c, &d);
+    apus_err err = ap_config_parse(&config, zero ? &gen : NULL, &c, NULL, &d);
     if (err) {
         require(d.code == err && d.text[0]);
         return 0;

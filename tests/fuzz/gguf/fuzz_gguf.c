@@ -69,35 +69,43 @@ static void check_json(const ap_buf *b)
 static void check_config(const ap_gguf *g)
 {
     static ap_config c;
-    ap_buf b = {0};
+    ap_buf b = {0}, advice = {0};
+    ap_notes notes = {0};
     apus_diag d = {0};
+    require(ap_gguf_generation_json(g, &advice, &notes, &d) == APUS_OK);
+    check_json(&advice);
     apus_err err = ap_gguf_config_json(&g, 1, &b, &d);
     if (err) {
         require(d.code == err && d.text[0]);
     } else {
         check_json(&b);
-        err = ap_config_parse(&(ap_config_text){"f.gguf", b.data, b.len}, NULL, &c, &d);
+        err = ap_config_parse(&(ap_config_text){"f.gguf", b.data, b.len},
+                              &(ap_config_text){"f.gguf", advice.data, advice.len}, &c, &notes, &d);
         if (err) require(d.code == err && d.text[0]);
     }
     ap_buf_free(&b);
+    ap_buf_free(&advice);
+    ap_notes_free(&notes);
 }
 
 static void check_tokenizer(const ap_gguf *g)
 {
     ap_buf json = {0}, config = {0};
     apus_diag d = {0};
+    ap_notes notes = {0};
     ap_tokenizer *t = NULL;
-    apus_err err = ap_gguf_tokenizer_json(g, &json, &d);
+    apus_err err = ap_gguf_tokenizer_json(g, &json, &notes, &d);
     if (!err && json.len) {
         check_json(&json);
         err = ap_tokenizer_parse(json.data, json.len, "f.gguf", &t, &d);
         ap_tokenizer_free(t);
     }
     if (err) require(d.code == err && d.text[0]);
-    err = ap_gguf_tokenizer_config_json(g, &config, &d);
+    err = ap_gguf_tokenizer_config_json(g, NULL, 0, &config, &d);
     if (!err && config.len) check_json(&config);
     ap_buf_free(&json);
     ap_buf_free(&config);
+    ap_notes_free(&notes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -17,7 +17,7 @@ static void check_mode(ap_quant_mode m)
         require(m.bits == 0 && m.group == 0);
         break;
     case AP_MLX_AFFINE:
-        require(m.bits >= 2 && m.bits <= 8 && m.bits != 7 && m.group_rows == 1);
+        require((m.bits == 0 || m.bits >= 2) && m.bits <= 8 && m.bits != 7 && m.group_rows == 1);
         require(m.group == 32 || m.group == 64 || m.group == 128);
         break;
     case AP_MLX_MXFP4:

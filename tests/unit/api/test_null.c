@@ -126,6 +126,8 @@ static void nothing_is_fine(void **state)
     assert_int_equal(apus_session_pos(NULL), 0);
     assert_int_equal(apus_session_room(NULL), 0);
     assert_null(apus_session_tokens(NULL));
+    assert_null(apus_model_note(NULL, 0));
+    assert_null(apus_model_note(model, SIZE_MAX));
     assert_false(apus_is_stop_token(NULL, 0));
     assert_int_equal(apus_text_start(NULL), -1);
     assert_int_equal(apus_engine_profile_read(NULL, NULL, 0), 0);

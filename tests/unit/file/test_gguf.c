@@ -13,88 +13,9 @@
 #include "file/config.h"
 #include "file/gguf_hf.h"
 #include "file/weights.h"
+#include "gguf_bytes.h"
 #include "st_writer.h"
 #include "torture.h"
-
-/* ---------------------------------------------------------------- a writer */
-
-typedef struct bytes {
-    uint8_t b[8192];
-    size_t n;
-    uint64_t tensors, values;
-} bytes;
-
-static void put(bytes *f, uint64_t v, size_t n)
-{
-    assert_true(f->n + n <= sizeof f->b);
-    for (size_t i = 0; i < n; i++) f->b[f->n++] = (uint8_t)(i < 8 ? v >> 8 * i : 0);
-}
-
-static void put_text(bytes *f, const char *s)
-{
-    put(f, strlen(s), 8);
-    for (; *s; s++) put(f, (uint8_t)*s, 1);
-}
-
-/* Counts are filled in by finish(). */
-static bytes begin(void)
-{
-    bytes f = {.n = 0};
-    put(&f, 0x46554747, 4);
-    put(&f, 3, 4);
-    put(&f, 0, 16);
-    return f;
-}
-
-static void kv_text(bytes *f, const char *key, const char *v)
-{
-    put_text(f, key);
-    put(f, AP_GGUF_STRING, 4);
-    put_text(f, v);
-    f->values++;
-}
-
-static void kv_int(bytes *f, const char *key, uint32_t v)
-{
-    put_text(f, key);
-    put(f, AP_GGUF_U32, 4);
-    put(f, v, 4);
-    f->values++;
-}
-
-/* Head of an array; the elements follow. */
-static void kv_array(bytes *f, const char *key, ap_gguf_type type, uint64_t n)
-{
-    put_text(f, key);
-    put(f, AP_GGUF_ARRAY, 4);
-    put(f, type, 4);
-    put(f, n, 8);
-    f->values++;
-}
-
-/* A matrix of ggml type `type`, innermost size first. */
-static void record(bytes *f, const char *name, uint64_t cols, uint64_t rows, uint32_t type,
-                   uint64_t at)
-{
-    put_text(f, name);
-    put(f, 2, 4);
-    put(f, cols, 8);
-    put(f, rows, 8);
-    put(f, type, 4);
-    put(f, at, 8);
-    f->tensors++;
-}
-
-static void finish(bytes *f, size_t data)
-{
-    while (f->n % 32) put(f, 0, 1);
-    for (size_t i = 0; i < data; i++) put(f, 0, 1);
-    size_t n = f->n;
-    f->n = 8;
-    put(f, f->tensors, 8);
-    put(f, f->values, 8);
-    f->n = n;
-}
 
 static apus_diag diag;
 
@@ -193,7 +114,13 @@ static void one_record(uint64_t cols, uint64_t rows, uint32_t type, uint64_t at,
 static void test_tensors(void **state)
 {
     (void)state;
-    one_record(32, 2, 99, 0, APUS_EUNSUPPORTED, "unknown type number 99");
+    one_record(32, 2, 90, 0, APUS_EUNSUPPORTED, "unknown type number 90");
+    one_record(32, 2, 139, 0, APUS_EUNSUPPORTED,
+               "has type IQ4_K of ik_llama.cpp, which apus does not");
+    one_record(32, 2, 133, 0, APUS_EUNSUPPORTED, "has type Q6_0 of ik_llama.cpp");
+    one_record(32, 2, 212, 0, APUS_EUNSUPPORTED, "has type Q4_K_R4 of ik_llama.cpp");
+    one_record(32, 2, 399, 0, APUS_EUNSUPPORTED, "has type Q8_K_R8 of ik_llama.cpp");
+    one_record(32, 2, 41, 0, APUS_EUNSUPPORTED, "has type Q1_0, which");
     one_record(256, 2, 19, 0, APUS_EUNSUPPORTED, "has type IQ1_S");
     one_record(256, 2, 35, 0, APUS_EUNSUPPORTED, "has type TQ2_0");
     one_record(64, 2, 40, 0, APUS_EUNSUPPORTED, "has type NVFP4");
@@ -224,21 +151,6 @@ static void test_tensors(void **state)
 }
 
 /* ---------------------------------------------------------------- metadata */
-
-static void base_keys(bytes *f, const char *arch, const char *without)
-{
-    static const char *const keys[] = {
-        "block_count",    "embedding_length",     "attention.head_count",
-        "context_length", "attention.key_length", "attention.head_count_kv",
-        "expert_count",   "expert_used_count",    "expert_feed_forward_length"};
-    static const uint32_t values[] = {2, 8, 2, 64, 4, 1, 2, 1, 8};
-    kv_text(f, "general.architecture", arch);
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        char key[80];
-        snprintf(key, sizeof key, "%s.%s", arch, keys[i]);
-        if (!without || strcmp(without, keys[i])) kv_int(f, key, values[i]);
-    }
-}
 
 static apus_err config_of(const bytes *f, char *text, size_t cap)
 {
@@ -304,7 +216,102 @@ static void test_keys(void **state)
     f = begin();
     base_keys(&f, "gemma4", NULL);
     record(&f, "rope_freqs.weight", 1, 2, 0, 0); /* zeros */
-    config_fails(&f, APUS_EUNSUPPORTED, "\"rope_freqs.weight\": expected 2 f32 divisors");
+    config_fails(&f, APUS_EUNSUPPORTED,
+                 "\"rope_freqs.weight\": expected 2 divisors in f32, f16 or bf16");
+}
+
+/* A file of two whole layers and what else is told; head: the block of the head for the next tokens. */
+static void layers_are(uint32_t count, int nextn, int blocks, int head, int want)
+{
+    char name[64], text[4096], part[64];
+    bytes f = begin();
+    base_keys(&f, "qwen3moe", "block_count");
+    kv_int(&f, "qwen3moe.block_count", count);
+    if (nextn >= 0) kv_int(&f, "qwen3moe.nextn_predict_layers", (uint32_t)nextn);
+    for (int i = 0; i < blocks; i++) {
+        snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
+        record(&f, name, 4, 1, 0, 32 * (uint64_t)i);
+    }
+    snprintf(name, sizeof name, "blk.%d.nextn.eh_proj.weight", head);
+    if (head >= 0) record(&f, name, 4, 1, 0, 320);
+    finish(&f, 512);
+    apus_err err = config_of(&f, text, sizeof text);
+    snprintf(part, sizeof part, "\"num_hidden_layers\":%d,", want);
+    if (want > 0 ? err || !strstr(text, part)
+                 : err != APUS_EFORMAT || !strstr(diag.text, "block_count"))
+        fail_msg("%u %d %d %d: %d %s", count, nextn, blocks, head, err, err ? diag.text : text);
+}
+
+static void test_head_for_next_tokens(void **state)
+{
+    (void)state;
+    layers_are(2, -1, 2, -1, 2);
+    layers_are(3, 1, 3, 2, 2);  /* the count counts the head, as converters write it */
+    layers_are(2, 1, 3, 2, 2);  /* it does not */
+    layers_are(3, -1, 3, 2, 2); /* the count counts what no key speaks of */
+    layers_are(2, -1, 3, 2, 2);
+    layers_are(4, 2, 4, 2, 2); /* two of them */
+    layers_are(2, 2, 4, 2, 2);
+    layers_are(3, 1, 2, -1, 2); /* the head was taken off */
+    layers_are(2, 1, 2, -1, 2);
+    layers_are(2, 0, 2, -1, 2);
+    layers_are(2, -1, 3, -1, 0); /* a layer more than is told */
+    layers_are(4, -1, 3, -1, 0);
+    layers_are(5, 1, 3, 2, 0);
+    layers_are(2, 1, 2, 0, 0);
+}
+
+/* Divisors of the angles in 16 bits, where 1e30 has become infinity. */
+static void test_short_rope_factors(void **state)
+{
+    (void)state;
+    const uint32_t kind[] = {0, 1, 30, 1, 1, 8};
+    const uint32_t one[] = {0x3F800000, 0x3C00, 0x3F80, 0x3C00, 0x3C00, 0},
+                   still[] = {0x7149F2CA, 0x7C00, 0x714A, 0x7BFF, 0x4000, 0};
+    for (int i = 0; i < 5; i++) {
+        char text[4096];
+        bytes f = begin();
+        base_keys(&f, "gemma4", NULL);
+        record(&f, "rope_freqs.weight", 2, 1, kind[i], 0);
+        finish(&f, 0);
+        size_t size = kind[i] ? 2 : 4;
+        put(&f, one[i], size);
+        put(&f, still[i], size);
+        put(&f, 0, 32);
+        apus_err err = config_of(&f, text, sizeof text);
+        if (i < 4 && (err || !strstr(text, "\"partial_rotary_factor\":0.5")))
+            fail_msg("%d %s", i, diag.text);
+        if (i == 4) assert_int_equal(err, APUS_EUNSUPPORTED); /* 2: another kind of scaling */
+    }
+}
+
+/* A list for fewer layers than there are does not mean that the others are full. */
+static void test_short_lists(void **state)
+{
+    (void)state;
+    bytes f = begin();
+    base_keys(&f, "gemma4", NULL);
+    kv_array(&f, "gemma4.attention.sliding_window_pattern", AP_GGUF_BOOL, 1);
+    put(&f, 1, 1);
+    config_fails(&f, APUS_EFORMAT, "expected a flag for each of 2 layers, found 1");
+}
+
+/* What ends a turn: every key that names it, and the family's texts. */
+static void test_stops(void **state)
+{
+    (void)state;
+    static const char *const tokens[] = {"a",       "<|im_end|>", "b", "<|endoftext|>",
+                                         "<turn|>", "c",          NULL};
+    char text[4096];
+    bytes f = begin();
+    base_keys(&f, "qwen3moe", NULL);
+    kv_int(&f, "tokenizer.ggml.eos_token_id", 5);
+    kv_ints(&f, "tokenizer.ggml.eos_token_ids", (const int32_t[]){5, 2, -1}, 3);
+    kv_int(&f, "tokenizer.ggml.eot_token_id", 1);
+    kv_texts(&f, "tokenizer.ggml.tokens", tokens);
+    finish(&f, 0);
+    assert_int_equal(config_of(&f, text, sizeof text), APUS_OK);
+    assert_non_null(strstr(text, "\"eos_token_id\":[5,2,1,3]"));
 }
 
 /* Some writers list K/V heads for every layer, with 0 for recurrent ones. */
@@ -412,6 +419,8 @@ static void test_split(void **state)
 
 /* ---------------------------------------------------------------- MLX and FP8 */
 
+static const ap_tensor_table *widths; /* NULL: of no model */
+
 static void join(const char *config, const char *tensors, apus_err want, const char *part)
 {
     ap_quant_config q;
@@ -419,13 +428,13 @@ static void join(const char *config, const char *tensors, apus_err want, const c
     diag = (apus_diag){0};
     apus_err err = ap_quant_config_parse(config, strlen(config), "config.json", &q, &diag);
     if (!err) {
-        if (ap_weights_open(root, &w, &diag)) fail_msg("%s", diag.text);
-        err = ap_weights_join_quantised(w, &q, &diag);
+        if (ap_weights_open(root, &w, NULL, &diag)) fail_msg("%s", diag.text);
+        err = ap_weights_join_quantised(w, &q, widths, &diag);
         ap_quant_config_free(&q);
     }
     if (err != want || !strstr(diag.text, part))
         fail_msg("%d \"%s\", expected %d \"%s\"", err, diag.text, want, part);
-    if (err && w) assert_non_null(strstr(diag.text, "\"a.weight\""));
+    if (err && w && !widths) assert_non_null(strstr(diag.text, "\"a.weight\""));
     ap_weights_close(err ? w : NULL);
     if (err) w = NULL;
 }
@@ -470,6 +479,146 @@ static void test_mlx(void **state)
          "\"abc\" is not supported");
     join("{\"quantization\":{\"bits\":4,\"x\":{\"bits\":4,\"group_size\":16}}}",
          "a.weight U32 [2,16]", APUS_EUNSUPPORTED, "4 bits in groups of 16");
+}
+
+/* Joins one tensor, whose scales decide what it is. */
+static void joins(const char *config, const char *name, const char *parts, ap_dtype t, int bits,
+                  int group)
+{
+    char tensors[400], weight[200];
+    snprintf(tensors, sizeof tensors, parts, name, name, name);
+    join(config, tensors, APUS_OK, "");
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    const ap_tensor *x = ap_weights_find(w, weight);
+    if (x->dtype != t || x->bits != bits || x->group != group)
+        fail_msg("%s %s: %s, %d bits, groups of %d", config, parts, ap_dtype_name(x->dtype),
+                 x->bits, x->group);
+    ap_weights_close(w);
+    w = NULL;
+}
+
+/* Rows of 128 values in several formats. */
+#define A8_64  "%s.weight U32 [2,32];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define A4_64  "%s.weight U32 [2,16];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define A4_32  "%s.weight U32 [2,16];%s.scales BF16 [2,4];%s.biases BF16 [2,4]"
+#define A4_128 "%s.weight U32 [2,16];%s.scales BF16 [2,1];%s.biases BF16 [2,1]"
+#define A6_64  "%s.weight U32 [2,24];%s.scales BF16 [2,2];%s.biases BF16 [2,2]"
+#define MX4    "%s.weight U32 [2,16];%s.scales U8 [2,4]"
+#define MX8    "%s.weight U32 [2,32];%s.scales U8 [2,4]"
+#define NV4    "%s.weight U32 [2,16];%s.scales U8 [2,8]"
+
+#define MODES(mode, more) "{\"quantization\":{\"mode\":\"" mode "\"" more "}}"
+
+/* What mlx-lm writes for mixtures of experts: routers by an entry without a mode. */
+static void test_entries_of_other_modes(void **state)
+{
+    (void)state;
+    static const char *const files[] = {
+        MODES("mxfp4", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("nvfp4", ",\"bits\":4,\"group_size\":16,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("mxfp8", ",\"bits\":8,\"group_size\":32,\"m.gate\":{\"bits\":8,\"group_size\":64}"),
+        MODES("mxfp4", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8}"),
+        MODES("affine", ",\"bits\":4,\"group_size\":32,\"m.gate\":{\"bits\":8}"),
+        MODES("affine", ",\"bits\":4,\"group_size\":128,\"m.gate\":{}"),
+        MODES("nvfp4", ",\"m.gate\":{}")};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        joins(files[i], "m.gate", A8_64, AP_MLX_AFFINE, 8, 64);
+    static const struct {
+        const char *mode, *parts;
+        ap_dtype t;
+        int bits, group;
+    } rows[] = {{"mxfp4", MX4, AP_MLX_MXFP4, 4, 32},
+                {"nvfp4", NV4, AP_MLX_NVFP4, 4, 16},
+                {"mxfp8", MX8, AP_MLX_MXFP8, 8, 32},
+                {"affine", A4_64, AP_MLX_AFFINE, 4, 64}};
+    for (int i = 0; i < 4; i++) {
+        char config[300];
+        snprintf(config, sizeof config,
+                 "{\"quantization\":{\"bits\":2,\"group_size\":32,\"x\":{\"mode\":\"%s\"},"
+                 "\"y\":true}}",
+                 rows[i].mode);
+        joins(config, "x", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+        snprintf(config, sizeof config, "{\"quantization\":{\"mode\":\"%s\",\"y\":true}}",
+                 rows[i].mode);
+        joins(config, "y", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+        joins(config, "z", rows[i].parts, rows[i].t, rows[i].bits, rows[i].group);
+    }
+    /* An entry's own words count, also if they are wrong. */
+    join(MODES("mxfp4", ",\"a\":{\"bits\":4,\"group_size\":64}"),
+         "a.weight U32 [2,32];a.scales BF16 [2,2];a.biases BF16 [2,2]", APUS_EFORMAT,
+         "4 bits, groups of 64");
+    join(MODES("mxfp4", ",\"a\":{\"mode\":\"mxfp4\",\"group_size\":64}"), "a.weight U32 [2,16]",
+         APUS_EUNSUPPORTED, "4 bits in groups of 64 are not a format of mode \"mxfp4\"");
+}
+
+static void test_entries_under_other_prefixes(void **state)
+{
+    (void)state;
+    static const char *const before[] = {"", "model.", "language_model.", "language_model.model.",
+                                         "model.language_model."};
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 5; k++) {
+            char config[300], name[100];
+            snprintf(config, sizeof config,
+                     "{\"quantization\":{\"bits\":4,\"%slayers.0.mlp.gate\":{\"bits\":8}}}",
+                     before[i]);
+            snprintf(name, sizeof name, "%slayers.0.mlp.gate", before[k]);
+            joins(config, name, A8_64, AP_MLX_AFFINE, 8, 64);
+        }
+    /* The name itself before others; those that contradict each other say nothing. */
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":8},\"x\":{\"bits\":6}}}", "x", A6_64,
+          AP_MLX_AFFINE, 6, 64);
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":8},\"x\":{\"bits\":6}}}",
+          "language_model.x", A4_64, AP_MLX_AFFINE, 4, 64);
+    joins("{\"quantization\":{\"bits\":4,\"model.x\":{\"bits\":6},\"x\":{\"bits\":6}}}",
+          "language_model.x", A6_64, AP_MLX_AFFINE, 6, 64);
+    /* Towers have names of their own. */
+    joins("{\"quantization\":{\"bits\":4,\"vision_tower.x\":{\"bits\":8}}}", "x", A4_64,
+          AP_MLX_AFFINE, 4, 64);
+}
+
+/* Where the file says nothing, shapes do; the model's widths leave no doubt. */
+static void test_shapes_tell(void **state)
+{
+    (void)state;
+    joins("{}", "x", A4_64, AP_MLX_AFFINE, 4, 64);
+    joins("{}", "x", A6_64, AP_MLX_AFFINE, 6, 64);
+    joins("{}", "x", MX4, AP_MLX_MXFP4, 4, 32);
+    joins("{}", "x", MX8, AP_MLX_MXFP8, 8, 32);
+    joins("{}", "x", NV4, AP_MLX_NVFP4, 4, 16);
+    joins("{\"quantization\":{}}", "x", A8_64, AP_MLX_AFFINE, 8, 64);
+    joins("{\"quantization\":{\"group_size\":32}}", "x", A4_32, AP_MLX_AFFINE, 4, 32);
+    joins("{\"quantization\":{\"mode\":\"mxfp4\"}}", "x", A8_64, AP_MLX_AFFINE, 8, 64);
+    static ap_config c;
+    ap_tensor_table t;
+    static const char text[] =
+        "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":1,\"hidden_size\":128,\"vocab_size\":"
+        "2,"
+        "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,"
+        "\"num_experts_per_tok\":1,\"moe_intermediate_size\":128,\"rope_theta\":10000}";
+    assert_int_equal(
+        ap_config_parse(&(ap_config_text){"c", text, sizeof text - 1}, NULL, &c, NULL, &diag),
+        APUS_OK);
+    assert_int_equal(ap_tensor_table_make(&c, &t, &diag), APUS_OK);
+    widths = &t;
+    static const char *const names[] = {"model.layers.0.mlp.gate", "language_model.lm_head",
+                                        "model.layers.0.mlp.switch_mlp.down_proj",
+                                        "layers.0.mlp.experts.1.gate_proj"};
+    for (int i = 0; i < 4; i++) {
+        joins("{}", names[i], A4_64, AP_MLX_AFFINE, 4, 64);
+        joins("{}", names[i], A4_32, AP_MLX_AFFINE, 4, 32);
+        joins("{}", names[i], A4_128, AP_MLX_AFFINE, 4, 128);
+        joins("{}", names[i], A8_64, AP_MLX_AFFINE, 8, 64);
+        /* One width for all, and some tensors that have another. */
+        joins("{\"quantization\":{\"bits\":4,\"group_size\":64}}", names[i], A8_64, AP_MLX_AFFINE,
+              8, 64);
+        joins("{\"quantization\":{\"bits\":8,\"group_size\":32}}", names[i], A4_64, AP_MLX_AFFINE,
+              4, 64);
+        joins("{\"quantization\":{\"bits\":4,\"mode\":\"nvfp4\",\"group_size\":16}}", names[i],
+              A4_128, AP_MLX_AFFINE, 4, 128);
+    }
+    widths = NULL;
+    ap_tensor_table_free(&t);
 }
 
 #define FP8(block)                                                                                 \
@@ -539,6 +688,13 @@ int main(void)
         cmocka_unit_test(test_tensors),
         cmocka_unit_test(test_keys),
         cmocka_unit_test(test_kv_list),
+        cmocka_unit_test_setup_teardown(test_entries_of_other_modes, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_entries_under_other_prefixes, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_shapes_tell, make_dir, remove_dir),
+        cmocka_unit_test(test_head_for_next_tokens),
+        cmocka_unit_test(test_short_rope_factors),
+        cmocka_unit_test(test_short_lists),
+        cmocka_unit_test(test_stops),
         cmocka_unit_test_setup_teardown(test_split, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_mlx, make_dir, remove_dir),
         cmocka_unit_test_setup_teardown(test_fp8, make_dir, remove_dir),

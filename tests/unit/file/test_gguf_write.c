@@ -157,7 +157,7 @@ static void layouts(void **state)
     assert_non_null(c);
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         apus_diag d;
-        assert_int_equal(ap_config_read(models[i].dir, c, &d), APUS_OK);
+        assert_int_equal(ap_config_read(models[i].dir, c, NULL, &d), APUS_OK);
         walk w = {c, 0};
         assert_int_equal(ap_model_tensors(c, check_tensor, &w), APUS_OK);
         assert_true(w.n > 9 * c->n_layer);

@@ -119,6 +119,101 @@ static void test_failures(void **state)
     fails("no-such-name", cache, APUS_EFILE, "org/repo");
 }
 
+/* ---------------------------------------------------------------- GGUF files */
+
+#define QUANTS "models--acme--quants"
+#define IN     "/" QUANTS "/snapshots/" SHA1 "/"
+
+static void make_quants(void)
+{
+    static const char *const files[] = {"m-Q4_K_M.gguf",
+                                        "m-Q4_K_S.gguf",
+                                        "m-Q8_0.gguf",
+                                        "m-BF16.gguf",
+                                        "mmproj-F16.gguf",
+                                        "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf",
+                                        "UD-Q5_K_XL/m-UD-Q5_K_XL-00002-of-00002.gguf",
+                                        "IQ2/part-00001-of-00003.gguf",
+                                        "imatrix.gguf",
+                                        "README.md",
+                                        ".cache/hidden-Q3_K.gguf",
+                                        "config.json"};
+    char name[200];
+    make(QUANTS "/refs/main", SHA1);
+    make(QUANTS "/refs/v2", SHA2);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(name, sizeof name, QUANTS "/snapshots/" SHA1 "/%s", files[i]);
+        make(name, "");
+    }
+    make(QUANTS "/snapshots/" SHA2 "/only-model.gguf", "");
+    make(QUANTS "/snapshots/" SHA2 "/mmproj-only-model.gguf", "");
+}
+
+static void test_gguf_repositories(void **state)
+{
+    (void)state;
+    make_quants();
+    resolves("acme/quants:Q4_K_M", IN "m-Q4_K_M.gguf");
+    resolves("acme/quants:q8_0", IN "m-Q8_0.gguf");
+    resolves("acme/quants:BF16", IN "m-BF16.gguf");
+    resolves("acme/quants@main:Q4_K_S", IN "m-Q4_K_S.gguf");
+    resolves("acme/quants:Q5_K_XL", IN "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf");
+    resolves("acme/quants:UD-Q5_K_XL", IN "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf");
+    resolves("acme/quants:IQ2", IN "IQ2/part-00001-of-00003.gguf"); /* the folder's name */
+    resolves("acme/quants:m-Q8_0.gguf", IN "m-Q8_0.gguf");
+    resolves("acme/quants/m-Q8_0.gguf", IN "m-Q8_0.gguf");
+    resolves("acme/quants/m-Q8_0.gguf@main", IN "m-Q8_0.gguf");
+    resolves("acme/quants/mmproj-F16.gguf", IN "mmproj-F16.gguf"); /* whoever names it gets it */
+    resolves("acme/quants/UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf",
+             IN "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf");
+    resolves("acme/quants@v2", "/" QUANTS "/snapshots/" SHA2 "/only-model.gguf"); /* the only one */
+    fails("acme/quants", cache, APUS_EFILE,
+          "6 GGUF files fit, name one of them: IQ2/part-00001-of-00003.gguf, "
+          "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf, m-BF16.gguf, m-Q4_K_M.gguf");
+    fails("acme/quants:F16", cache, APUS_EFILE,
+          "no GGUF file for \"F16\" here; there is: IQ2/part");
+    fails("acme/quants:Q4_K", cache, APUS_EFILE, "no GGUF file for \"Q4_K\" here");
+    fails("acme/quants:Q6_K", cache, APUS_EFILE, "m-Q8_0.gguf");
+    fails("acme/quants/m-Q6_K.gguf", cache, APUS_EFILE, "no GGUF file for \"m-Q6_K.gguf\" here");
+    fails("acme/tiny-1.5:Q4_K_M", cache, APUS_EFILE, "no GGUF file here");
+    fails("acme/quants/notes.txt", cache, APUS_EFILE, "not a name of the form");
+    fails("acme/quants/../m-Q8_0.gguf", cache, APUS_EFILE, "not a name of the form");
+    fails("acme/quants:", cache, APUS_EFILE, "not a name of the form");
+    make(QUANTS "/snapshots/" SHA1 "/other/m-Q8_0.gguf", "");
+    fails("acme/quants:Q8_0", cache, APUS_EFILE,
+          "2 GGUF files of type Q8_0 fit, name one of them: m-Q8_0.gguf, other/m-Q8_0.gguf");
+    resolves("acme/quants/m-Q8_0.gguf", IN "m-Q8_0.gguf");
+    resolves("acme/quants/other/m-Q8_0.gguf", IN "other/m-Q8_0.gguf");
+}
+
+static void test_gguf_folders(void **state)
+{
+    (void)state;
+    char path[200], want[300], *dir;
+    make("files/a-Q4_0.gguf", "");
+    snprintf(path, sizeof path, "%s/files", cache);
+    resolves(path, "/files/a-Q4_0.gguf");
+    make("files/b.Q5_1.gguf", "");
+    fails(path, NULL, APUS_EFILE, "2 GGUF files fit, name one of them: a-Q4_0.gguf, b.Q5_1.gguf");
+    snprintf(path, sizeof path, "%s/files:Q5_1", cache);
+    resolves(path, "/files/b.Q5_1.gguf");
+    snprintf(path, sizeof path, "%s/files/:a-Q4_0.gguf", cache);
+    assert_int_equal(ap_hub_resolve(path, NULL, &dir, &diag), APUS_OK);
+    snprintf(want, sizeof want, "%s/files/a-Q4_0.gguf", cache);
+    assert_string_equal(dir, want);
+    apus_free(dir);
+    /* A folder that is a model itself stays one. */
+    make("files/config.json", "{}");
+    make("files/model.safetensors", "");
+    snprintf(path, sizeof path, "%s/files", cache);
+    resolves(path, "/files");
+    snprintf(path, sizeof path, "%s/files:Q4_0", cache);
+    resolves(path, "/files/a-Q4_0.gguf");
+    make("files/with:colon/config.json", "{}");
+    snprintf(path, sizeof path, "%s/files/with:colon", cache);
+    resolves(path, "/files/with:colon");
+}
+
 /* Nothing but a plain name gets into a path of the cache. */
 static void test_escapes(void **state)
 {
@@ -137,10 +232,9 @@ static void test_escapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_repositories),
-        cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_repositories),      cmocka_unit_test(test_paths),
+        cmocka_unit_test(test_failures),          cmocka_unit_test(test_escapes),
+        cmocka_unit_test(test_gguf_repositories), cmocka_unit_test(test_gguf_folders),
     };
     return cmocka_run_group_tests(tests, set_up, clean_up);
 }

@@ -1,0 +1,335 @@
+/* weights_folder.c - the safetensors files of a folder: one, shards with an index, or files that their names
+ * tell to belong together. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "file/weights_impl.h"
+
+#define MAX_INDEX_BYTES ((size_t)100 << 20)
+
+enum { MAX_SHARDS = 10000 };
+
+/* ---------------------------------------------------------------- the index */
+
+typedef struct index_reader {
+    ap_weights *w;
+    const char *file;
+    apus_diag *diag;
+    ap_arena arena;
+    ap_names tensors; /* value: its shard's name, in the arena */
+    ap_names shards;  /* may repeat */
+    const char *last_shard;
+    const char *first_absent; /* a shard that is not there */
+    const char *tensor;
+    size_t tensor_len;
+    bool in_map, seen_map; /* inside "weight_map" */
+    bool map_next;         /* the value of "weight_map" comes next */
+} index_reader;
+
+/* A shard is a plain name in the folder. */
+static bool plain_name(const char *s, size_t n)
+{
+    if (n == 0 || n > 255 || s[0] == '.') return false;
+    return !memchr(s, '/', n) && !memchr(s, '\\', n) && !memchr(s, 0, n);
+}
+
+static apus_err index_entry(index_reader *x, const ap_json_event *e)
+{
+    if (!plain_name(e->str, e->len))
+        return ap_fail(x->diag, APUS_EFORMAT,
+                       "%s: tensor \"%.200s\": \"%.*s\" is not the name of a file in this folder",
+                       x->file, x->tensor, e->len < 200 ? (int)e->len : 200, e->str);
+    /* Neighbours mostly share their shard; the rest is sorted out in read_index. */
+    const char *last = x->last_shard;
+    if (!last || strlen(last) != e->len || memcmp(last, e->str, e->len)) {
+        char *name = ap_arena_strndup(&x->arena, e->str, e->len);
+        if (!name || !ap_names_add(&x->shards, name, e->len, 0))
+            return ap_fail_nomem(x->diag, e->len, "the weight index");
+        x->last_shard = name;
+    }
+    return ap_names_add(&x->tensors, x->tensor, x->tensor_len, (uintptr_t)x->last_shard)
+               ? APUS_OK
+               : ap_fail_nomem(x->diag, x->tensor_len, "the weight index");
+}
+
+static apus_err index_event(void *ctx, const ap_json_event *e)
+{
+    index_reader *x = ctx;
+    if (e->depth == 0 && e->type != AP_JSON_EV_BEGIN_OBJECT && e->type != AP_JSON_EV_END_OBJECT)
+        return ap_fail(x->diag, APUS_EFORMAT, "%s: expected an object", x->file);
+    if (e->depth == 1 && e->type == AP_JSON_EV_KEY) {
+        x->map_next = e->len == 10 && !memcmp(e->str, "weight_map", 10);
+        if (x->map_next && x->seen_map)
+            return ap_fail(x->diag, APUS_EFORMAT, "%s: \"weight_map\" appears twice", x->file);
+        return APUS_OK;
+    }
+    if (e->depth == 1 && x->map_next) {
+        if (e->type != AP_JSON_EV_BEGIN_OBJECT)
+            return ap_fail(x->diag, APUS_EFORMAT, "%s: \"weight_map\" is not an object", x->file);
+        x->map_next = false;
+        x->in_map = x->seen_map = true;
+        return APUS_OK;
+    }
+    if (e->depth == 1 && e->type == AP_JSON_EV_END_OBJECT) x->in_map = false;
+    if (!x->in_map || e->depth < 2) return APUS_OK;
+    if (e->type == AP_JSON_EV_KEY) {
+        x->tensor = ap_arena_strndup(&x->arena, e->str, e->len);
+        x->tensor_len = e->len;
+        return x->tensor ? APUS_OK : ap_fail_nomem(x->diag, e->len, "the weight index");
+    }
+    if (e->type == AP_JSON_EV_STRING) return index_entry(x, e);
+    return ap_fail(x->diag, APUS_EFORMAT, "%s: tensor \"%.200s\": expected the name of a file",
+                   x->file, x->tensor);
+}
+
+static apus_err read_index(index_reader *x, const char *path)
+{
+    char *text = NULL;
+    size_t len;
+    x->file = path;
+    apus_err err = ap_file_read(path, MAX_INDEX_BYTES, &text, &len, x->diag);
+    if (!err) err = ap_json_walk(text, len, path, index_event, x, x->diag);
+    ap_free(text);
+    if (err) return err;
+    const char *twice = ap_names_sort(&x->tensors);
+    if (twice)
+        return ap_fail(x->diag, APUS_EFORMAT, "%s: tensor \"%.200s\" appears twice", path, twice);
+    if (x->tensors.n == 0)
+        return ap_fail(x->diag, APUS_EFORMAT, "%s: \"weight_map\" is missing or empty", path);
+    ap_names_sort(&x->shards);
+    for (size_t i = 0; i < x->shards.n && !err; i++) {
+        const char *name = x->shards.item[i].s;
+        if (i && !strcmp(name, x->shards.item[i - 1].s)) continue;
+        if (x->w->n_shards == MAX_SHARDS)
+            return ap_fail(x->diag, APUS_EFORMAT, "%s: names more than %d files", path, MAX_SHARDS);
+        err = ap_weights_add_shard(x->w, name, x->diag);
+        if (err || ap_path_exists(x->w->shard[x->w->n_shards - 1].path)) continue;
+        if (!x->first_absent) x->first_absent = name;
+        ap_free(x->w->shard[--x->w->n_shards].path);
+    }
+    return err;
+}
+
+/* Note what the index names and no file holds: ap_weights_check knows whether the model needs it. Tensors
+ * that the index does not name are kept, as transformers does: it reads whole files. */
+static apus_err note_absent(index_reader *x)
+{
+    ap_weights *w = x->w;
+    for (size_t i = 0; i < x->tensors.n; i++) {
+        const ap_name *t = &x->tensors.item[i];
+        if (ap_names_find(&w->names, t->s, t->len)) continue;
+        const char *of = (const char *)t->value;
+        char *name = ap_arena_strndup(&w->arena, t->s, t->len);
+        char *in = ap_arena_strndup(&w->arena, of, strlen(of));
+        if (!name || !in || !ap_names_add(&w->absent, name, t->len, (uintptr_t)in))
+            return ap_fail_nomem(x->diag, t->len, "the weight index");
+    }
+    return APUS_OK;
+}
+
+apus_err ap_weights_check(const ap_weights *w, const ap_tensor_table *table, apus_diag *diag)
+{
+    for (size_t i = 0; i < w->absent.n; i++) {
+        const ap_name *t = &w->absent.item[i];
+        const char *in = (const char *)t->value;
+        if (ap_tensor_table_width(table, t->s) < 0) continue;
+        char *path = ap_path_join(w->dir, in);
+        bool here = path && ap_path_exists(path);
+        ap_free(path);
+        return ap_fail(
+            diag, here ? APUS_EFORMAT : APUS_EFILE,
+            here ? "%s: tensor \"%.200s\" is not in %s, where model.safetensors.index.json has it"
+                 : "%s: tensor \"%.200s\" is missing: the file %s that "
+                   "model.safetensors.index.json names is not here; fetch it again",
+            w->dir, t->s, in);
+    }
+    return APUS_OK;
+}
+
+/* ---------------------------------------------------------------- files without an index */
+
+/* "model-00002-of-00003.safetensors": number and count. */
+static bool part_of(const char *name, int *no, int *of)
+{
+    static const char form[] = "-00001-of-00001.safetensors";
+    size_t n = strlen(name), tail = sizeof form - 1;
+    int used = 0;
+    return n > tail && sscanf(name + n - tail, "-%5d-of-%5d.safetensors%n", no, of, &used) == 2 &&
+           used == (int)tail && *no >= 1 && *of >= 1;
+}
+
+/* Files that say how many they are must all be here. */
+static apus_err check_set(const ap_weights *w, apus_diag *diag)
+{
+    int no, of, count = 0, have = 0;
+    for (size_t i = 0; i < w->n_shards; i++) {
+        if (!part_of(w->shard[i].name, &no, &of)) continue;
+        if (count && of != count)
+            return ap_fail(diag, APUS_EFILE,
+                           "%s: %s is one of %d files, others are of %d, and no "
+                           "model.safetensors.index.json tells which belong together",
+                           w->dir, w->shard[i].name, of, count);
+        count = of;
+        have++;
+    }
+    if (have == count) return APUS_OK;
+    return ap_fail(diag, APUS_EFILE,
+                   "%s: %d of %d files of weights are here, as their names tell; fetch the others",
+                   w->dir, have, count);
+}
+
+/* Without index: the files that begin as the usual names do, or the only one. */
+static bool is_usual(const char *name)
+{
+    return !strncmp(name, "model", 5) || !strncmp(name, "weights.", 8);
+}
+
+static apus_err add_matching(ap_weights *w, bool usual, apus_diag *diag)
+{
+    DIR *d = opendir(w->dir);
+    if (!d) return ap_fail(diag, APUS_EFILE, "%s: cannot be opened as a folder", w->dir);
+    apus_err err = APUS_OK;
+    for (struct dirent *e; !err && (e = readdir(d));) {
+        if (e->d_name[0] == '.' || !ap_ends_with(e->d_name, ".safetensors")) continue;
+        if (usual && !is_usual(e->d_name)) continue;
+        err = w->n_shards == MAX_SHARDS
+                  ? ap_fail(diag, APUS_EFORMAT, "%s: more than %d files", w->dir, MAX_SHARDS)
+                  : ap_weights_add_shard(w, e->d_name, diag);
+    }
+    closedir(d);
+    return err;
+}
+
+static void drop_shards(ap_weights *w)
+{
+    while (w->n_shards) ap_free(w->shard[--w->n_shards].path);
+}
+
+static apus_err no_weights(const ap_weights *w, const char *first_absent, apus_diag *diag)
+{
+    if (!first_absent)
+        return ap_fail(diag, APUS_EFILE,
+                       "%s: no weights: expected model.safetensors or model.safetensors.index.json",
+                       w->dir);
+    return ap_fail(
+        diag, APUS_EFILE,
+        "%s: no weights: none of the files that model.safetensors.index.json names is here, "
+        "such as %s; fetch them",
+        w->dir, first_absent);
+}
+
+/* first_absent: a file that an index names although none of its files is here; NULL: there is no index. */
+static apus_err add_files(ap_weights *w, const char *first_absent, ap_notes *notes, apus_diag *diag)
+{
+    apus_err err = add_matching(w, false, diag);
+    size_t all = w->n_shards;
+    if (!err && all == 0) return no_weights(w, first_absent, diag);
+    if (!err && all > 1) {
+        drop_shards(w);
+        err = add_matching(w, true, diag);
+        if (!err && w->n_shards == 0 && first_absent) return no_weights(w, first_absent, diag);
+        if (!err && w->n_shards == 0)
+            return ap_fail(diag, APUS_EFILE,
+                           "%s: %zu *.safetensors files, but no model.safetensors.index.json that "
+                           "tells which belong together",
+                           w->dir, all);
+    }
+    if (!err) err = check_set(w, diag);
+    if (!err && first_absent)
+        ap_note(
+            notes,
+            "%s: none of the files that model.safetensors.index.json names is here, such as %s; "
+            "the weights are those of %s%s",
+            w->dir, first_absent, w->shard[0].name, w->n_shards > 1 ? " and others" : "");
+    else if (!err && w->n_shards > 1)
+        ap_note(notes, "%s: there is no model.safetensors.index.json; %zu files are taken together",
+                w->dir, w->n_shards);
+    return err;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const ap_shard *)a)->name, ((const ap_shard *)b)->name);
+}
+
+static apus_err open_shards(ap_weights *w, apus_diag *diag)
+{
+    qsort(w->shard, w->n_shards, sizeof *w->shard, by_name);
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_shards; i++) {
+        apus_err err = ap_safetensors_open(w->shard[i].path, &w->shard[i].st, diag);
+        if (err) return err;
+        n += w->shard[i].st.n;
+    }
+    w->item = ap_malloc(n, sizeof *w->item);
+    if (!w->item) return ap_fail_nomem(diag, n * sizeof *w->item, "the tensor list");
+    for (size_t i = 0; i < w->n_shards; i++) {
+        for (size_t k = 0; k < w->shard[i].st.n; k++) {
+            const ap_st_entry *e = &w->shard[i].st.entry[k];
+            apus_err err = ap_weights_add_item(w, e->name, e->name_len, &e->tensor, i, diag);
+            if (err) return err;
+        }
+    }
+    return ap_weights_index(w, diag);
+}
+
+apus_err ap_weights_open(const char *dir, ap_weights **out, ap_notes *notes, apus_diag *diag)
+{
+    apus_err err;
+    index_reader x = {.diag = diag};
+    char *single = ap_path_join(dir, "model.safetensors");
+    char *index = ap_path_join(dir, "model.safetensors.index.json");
+    ap_weights *w = x.w = ap_calloc(1, sizeof *w);
+    ap_arena_init(&x.arena, 0);
+    if (w) ap_arena_init(&w->arena, 0);
+    if (w) w->dir = ap_strdup(dir);
+    if (!w || !w->dir || !single || !index) {
+        err = ap_fail_nomem(diag, sizeof *w, "the weights");
+        goto done;
+    }
+    bool indexed = !ap_path_exists(single) && ap_path_exists(index);
+    if (indexed)
+        err = read_index(&x, index);
+    else if (ap_path_exists(single))
+        err = ap_weights_add_shard(w, "model.safetensors", diag);
+    else
+        err = add_files(w, NULL, notes, diag);
+    indexed = indexed && w->n_shards;
+    if (!err && !w->n_shards) err = add_files(w, x.first_absent, notes, diag);
+    if (!err) err = open_shards(w, diag);
+    if (!err && indexed) err = note_absent(&x);
+    if (!err) err = ap_weights_find_prefix(w, diag);
+    if (!err) {
+        *out = w;
+        w = NULL;
+    }
+done:
+    ap_weights_close(w);
+    ap_names_free(&x.tensors);
+    ap_names_free(&x.shards);
+    ap_arena_free(&x.arena);
+    ap_free(single);
+    ap_free(index);
+    return err;
+}
+
+bool ap_weights_present(const char *dir)
+{
+    bool found = false;
+    DIR *d = opendir(dir);
+    /* A folder that cannot be read may hold some: opening them says what is wrong. */
+    if (!d) return errno != ENOENT && errno != ENOTDIR;
+    for (struct dirent *e; !found && (e = readdir(d));)
+        found = e->d_name[0] != '.' && ap_ends_with(e->d_name, ".safetensors");
+    closedir(d);
+    return found;
+}

@@ -30,7 +30,8 @@ static const char *shape(const apus_profile *x, char out[64])
 {
     out[0] = 0;
     if (x->rows)
-        snprintf(out, 64, "%s%s%d x %d%s", x->type, *x->type ? " " : "", x->rows, x->cols, x->head ? " (head)" : "");
+        snprintf(out, 64, "%s%s%d x %d%s", x->type, *x->type ? " " : "", x->rows, x->cols,
+                 x->head ? " (head)" : "");
     return out;
 }
 
@@ -48,12 +49,13 @@ void profile_print(const bench_profile *p, const char *title)
     double ms = 1e3 / p->units;
     char text[64];
     printf("\n%s: %.3f ms%s\n\n", title, p->seconds * ms, p->units > 1 ? " for each token" : "");
-    puts("| operation | weights, or heads | calls | ms | share | GFLOP/s | GB/s | experts of a call |\n"
+    puts("| operation | weights, or heads | calls | ms | share | GFLOP/s | GB/s | experts of a "
+         "call |\n"
          "|---|---|---|---|---|---|---|---|");
     for (int i = 0; i < p->n; i++) {
         const apus_profile *x = &p->entry[i];
-        printf("| %s | %s | %.0f | %.3f | %.1f %% |", x->op, shape(x, text), (double)x->calls / p->units,
-               x->seconds * ms, 100 * x->seconds / p->seconds);
+        printf("| %s | %s | %.0f | %.3f | %.1f %% |", x->op, shape(x, text),
+               (double)x->calls / p->units, x->seconds * ms, 100 * x->seconds / p->seconds);
         cell(x->flops / x->seconds * 1e-9);
         cell(x->bytes / x->seconds * 1e-9);
         cell((double)x->experts / (double)x->calls);
@@ -73,12 +75,13 @@ void profile_csv(const bench_profile *p, const char *test, int n, int depth)
     double ms = 1e3 / p->units, rest = rest_seconds(p);
     for (int i = 0; i < p->n; i++) {
         const apus_profile *x = &p->entry[i];
-        printf("%s,%d,%d,%s,%s,%d,%d,%d,%.2f,%.4f,%.4f,%.2f,%.2f,%.2f\n", test, n, depth, x->op, x->type,
-               x->rows, x->cols, x->head, (double)x->calls / p->units, x->seconds * ms,
+        printf("%s,%d,%d,%s,%s,%d,%d,%d,%.2f,%.4f,%.4f,%.2f,%.2f,%.2f\n", test, n, depth, x->op,
+               x->type, x->rows, x->cols, x->head, (double)x->calls / p->units, x->seconds * ms,
                x->seconds / p->seconds, x->flops / x->seconds * 1e-9, x->bytes / x->seconds * 1e-9,
                (double)x->experts / (double)x->calls);
     }
-    printf("%s,%d,%d,between,,0,0,0,0,%.4f,%.4f,0,0,0\n", test, n, depth, rest * ms, rest / p->seconds);
+    printf("%s,%d,%d,between,,0,0,0,0,%.4f,%.4f,0,0,0\n", test, n, depth, rest * ms,
+           rest / p->seconds);
 }
 
 static void put(json_out *j, const bench_profile *p, const apus_profile *x)

@@ -36,7 +36,9 @@ static const opt *const tables[] = {bench_table, model_table, threads_table, eng
 
 static int run(int argc, char **argv);
 const command cmd_bench = {
-    "bench", "[MODEL] [-p N,...] [-n N] [-d N,...] [options]", "measure prefill and decode speed",
+    "bench",
+    "[MODEL] [-p N,...] [-n N] [-d N,...] [options]",
+    "measure prefill and decode speed",
     "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, "
     "one at a time, over a fixed stream of ids. Default tests that the model's context or the "
     "memory cannot hold are left out with a note; it is an error if one was asked for.\n\n"
@@ -52,17 +54,19 @@ const command cmd_bench = {
     "quantised weights int16 with high and int8 with fast; bf16_tiles with fast on amx, for "
     "prompts. The one with most of the time is named. f32, int16, int8 are the vector units of "
     "the level (VNNI; vpmaddwd, vpmaddubsw and an addition; smlal, sdot, smmla).\n\n"
-    "The profile has the calls and milliseconds of each operation, of a token in tg and of the whole prompt "
+    "The profile has the calls and milliseconds of each operation, of a token in tg and of the "
+    "whole prompt "
     "in pp, and GFLOP/s and GB/s of the same operations and bytes.",
-    tables, run};
+    tables,
+    run};
 
 enum { MAX_LIST = 32 };
 
 typedef struct row {
     bool prefill, dropped;
     int n, depth;
-    double seconds;             /* median of a run */
-    double median, min, max;    /* tokens per second */
+    double seconds;                  /* median of a run */
+    double median, min, max;         /* tokens per second */
     double bytes, flops[APUS_UNITS]; /* of a run: read; of products, by unit */
     double bandwidth_share, compute_share;
     apus_unit unit;
@@ -226,7 +230,8 @@ static void print_json(const bench *b)
     json_real(j, "read_gb_s", b->peaks.read * 1e-9);
     for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++) {
         char key[32];
-        snprintf(key, sizeof key, "%s_%s", apus_unit_name((apus_unit)u), is_integer(u) ? "gop_s" : "gflop_s");
+        snprintf(key, sizeof key, "%s_%s", apus_unit_name((apus_unit)u),
+                 is_integer(u) ? "gop_s" : "gflop_s");
         if (b->peaks.ops[u] > 0) json_real(j, key, b->peaks.ops[u] * 1e-9);
     }
     json_text(j, "level", apus_cpu_name(b->peaks.level));
@@ -272,8 +277,11 @@ static void print_head(const bench *b)
            b->peaks.read * 1e-9);
     for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++)
         if (b->peaks.ops[u] > 0)
-            printf(", %s %.1f %s/s", apus_unit_name((apus_unit)u), b->peaks.ops[u] * (is_tiles(u) ? 1e-12 : 1e-9),
-                   is_tiles(u) ? is_integer(u) ? "TOP" : "TFLOP" : is_integer(u) ? "GOP" : "GFLOP");
+            printf(", %s %.1f %s/s", apus_unit_name((apus_unit)u),
+                   b->peaks.ops[u] * (is_tiles(u) ? 1e-12 : 1e-9),
+                   is_tiles(u)     ? is_integer(u) ? "TOP" : "TFLOP"
+                   : is_integer(u) ? "GOP"
+                                   : "GFLOP");
     puts("\n\n| test | depth | tok/s | min .. max | of bandwidth | of compute | peak memory |\n"
          "|---|---|---|---|---|---|---|");
 }
@@ -281,7 +289,8 @@ static void print_head(const bench *b)
 static void print_table(const bench *b, bool csv)
 {
     if (csv)
-        puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,compute_unit,"
+        puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,compute_"
+             "unit,"
              "peak_rss_bytes,load_s");
     else
         print_head(b);
@@ -290,13 +299,14 @@ static void print_table(const bench *b, bool csv)
         const char *test = r->prefill ? "pp" : "tg";
         if (r->dropped) continue;
         if (csv)
-            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f\n", test, r->n, r->depth, r->median,
-                   r->min, r->max, r->bandwidth_share, r->compute_share, apus_unit_name(r->unit),
-                   r->peak_rss_bytes, b->load_s);
+            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f\n", test, r->n, r->depth,
+                   r->median, r->min, r->max, r->bandwidth_share, r->compute_share,
+                   apus_unit_name(r->unit), r->peak_rss_bytes, b->load_s);
         else
-            printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% of %s | %.0f MiB |\n", test,
-                   r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,
-                   100 * r->compute_share, apus_unit_name(r->unit), (double)r->peak_rss_bytes / 1048576);
+            printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% of %s | %.0f MiB |\n",
+                   test, r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,
+                   100 * r->compute_share, apus_unit_name(r->unit),
+                   (double)r->peak_rss_bytes / 1048576);
     }
     if (csv && o.profile) profile_csv_head();
     for (int i = 0; i < b->n_rows && o.profile; i++) {
@@ -318,7 +328,8 @@ static void list_rows(bench *b, const int *prompts, int n_prompts, const int *de
 {
     for (int k = 0; k < n_depths; k++) {
         for (int i = 0; i < n_prompts; i++)
-            if (prompts[i]) b->rows[b->n_rows++] = (row){.prefill = true, .n = prompts[i], .depth = depths[k]};
+            if (prompts[i])
+                b->rows[b->n_rows++] = (row){.prefill = true, .n = prompts[i], .depth = depths[k]};
         if (o.generate) b->rows[b->n_rows++] = (row){.n = o.generate, .depth = depths[k]};
     }
 }
@@ -348,8 +359,8 @@ static bool asked_for(const bench *b, const row *x)
 static void drop(row *x, const char *why)
 {
     progress_clear();
-    fprintf(stderr, "apus bench: left out %s%d at depth %d: %s\n", x->prefill ? "pp" : "tg", x->n, x->depth,
-            why);
+    fprintf(stderr, "apus bench: left out %s%d at depth %d: %s\n", x->prefill ? "pp" : "tg", x->n,
+            x->depth, why);
     x->dropped = true;
 }
 
@@ -363,14 +374,15 @@ static bool fit_context(bench *b, apus_diag *d)
         snprintf(why, sizeof why, "it needs %d positions, %s %d", x->n + x->depth,
                  own ? "--ctx has" : "the model was made for", limit);
         if (asked_for(b, x)) {
-            snprintf(d->text, sizeof d->text, "no room for %s%d at depth %d: %s", x->prefill ? "pp" : "tg",
-                     x->n, x->depth, why);
+            snprintf(d->text, sizeof d->text, "no room for %s%d at depth %d: %s",
+                     x->prefill ? "pp" : "tg", x->n, x->depth, why);
             return false;
         }
         drop(x, why);
     }
     if (b->n_rows && !longest(b))
-        snprintf(d->text, sizeof d->text, "no test fits in %d positions; choose others with -p, -n and -d", limit);
+        snprintf(d->text, sizeof d->text,
+                 "no test fits in %d positions; choose others with -p, -n and -d", limit);
     return !b->n_rows || longest(b);
 }
 
@@ -388,7 +400,8 @@ static int make_engine(bench *b, const apus_model *m, apus_engine_settings *es)
             err = apus_engine_create(m, es, &b->engine, &d);
         }
         if (!err) return -1;
-        if (err != APUS_ENOMEM || !x || common.ctx || asked_for(b, x)) return report(&cmd_bench, &d);
+        if (err != APUS_ENOMEM || !x || common.ctx || asked_for(b, x))
+            return report(&cmd_bench, &d);
         drop(x, d.text);
     }
 }
@@ -420,7 +433,8 @@ static int measure_all(bench *b, const apus_model *m)
     bool ok = logits != NULL;
     if (!ok) snprintf(d.text, sizeof d.text, "out of memory");
     for (int i = 0; ok && i < b->n_rows; i++)
-        if (i == 0 || b->rows[i].depth != b->rows[i - 1].depth) ok = measure_depth(b, i, logits, &d);
+        if (i == 0 || b->rows[i].depth != b->rows[i - 1].depth)
+            ok = measure_depth(b, i, logits, &d);
     /* The peaks take memory that is none of the rows'. */
     apus_engine_free(b->engine);
     free(logits);

@@ -19,11 +19,16 @@ static const opt info_table[] = {
 static const opt *const tables[] = {info_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
-const command cmd_info = {
-    "info", "[MODEL] [--json] [--check] [options]", "what a model is and what memory it needs",
-    "Reads headers only, but for --check, which fails if a weight is not finite; of a folder without "
-    "weights, config.json. Memory is what one session of --ctx tokens needs. For a model of floats a "
-    "table tells what it would take in each type: does it fit into 24 GB?", tables, run};
+const command cmd_info = {"info",
+                          "[MODEL] [--json] [--check] [options]",
+                          "what a model is and what memory it needs",
+                          "Reads headers only, but for --check, which fails if a weight is not "
+                          "finite; of a folder without "
+                          "weights, config.json. Memory is what one session of --ctx tokens needs. "
+                          "For a model of floats a "
+                          "table tells what it would take in each type: does it fit into 24 GB?",
+                          tables,
+                          run};
 
 static const char *count(uint64_t n, char out[32])
 {
@@ -116,8 +121,8 @@ static void print_text(const apus_model *m, const apus_info *i, const apus_plan 
     for (size_t k = 0; (note = apus_model_note(m, k)); k++) printf("  note           %s\n", note);
     printf("memory for %d tokens of context\n", p->ctx);
     printf("  weights        %s\n", human_bytes(p->weight_bytes, a));
-    printf("  KV pages       %s (%s, %s per token)\n", human_bytes(p->kv_bytes, a), apus_kv_name(p->kv),
-           human_bytes(p->kv_bytes_per_token, b));
+    printf("  KV pages       %s (%s, %s per token)\n", human_bytes(p->kv_bytes, a),
+           apus_kv_name(p->kv), human_bytes(p->kv_bytes_per_token, b));
     printf("  state          %s\n", human_bytes(p->state_bytes, a));
     printf("  scratch        %s\n", human_bytes(p->scratch_bytes, a));
     printf("  other          about %s\n", human_bytes(p->other_bytes, a));
@@ -137,9 +142,11 @@ static void print_finding(void *ctx, const apus_nonfinite *t)
     progress_clear();
     f->tensors++;
     if (!f->json) {
-        put_textf(stdout, "%s: %s: %llu NaN and %llu infinite of %llu values, the first at [%llu, %llu]\n", t->file,
-               t->tensor, (unsigned long long)t->nan, (unsigned long long)t->infinite,
-               (unsigned long long)t->values, (unsigned long long)t->row, (unsigned long long)t->col);
+        put_textf(stdout,
+                  "%s: %s: %llu NaN and %llu infinite of %llu values, the first at [%llu, %llu]\n",
+                  t->file, t->tensor, (unsigned long long)t->nan, (unsigned long long)t->infinite,
+                  (unsigned long long)t->values, (unsigned long long)t->row,
+                  (unsigned long long)t->col);
         return;
     }
     json_map(f->json, NULL);

@@ -23,11 +23,14 @@ static const opt logits_table[] = {
 static const opt *const tables[] = {logits_table, model_table, threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
-const command cmd_logits = {"logits", "MODEL --ids FILE [--positions FILE] -o OUT.safetensors [--force]",
-                            "write the logits of given tokens",
-                            "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
+const command cmd_logits = {
+    "logits",
+    "MODEL --ids FILE [--positions FILE] -o OUT.safetensors [--force]",
+    "write the logits of given tokens",
+    "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
     "i of all positions belongs to the token after ids[0..i].",
-                            tables, run};
+    tables,
+    run};
 
 /* One wanted row: which position, and where it stands in the file. */
 typedef struct want {
@@ -81,8 +84,7 @@ enum { PIECE = 256 }; /* tokens fed, and rows held, at a time */
 
 /* Feed the ids piece by piece and write the wanted rows of each. */
 static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t n_ids,
-                    const want *w, size_t n_rows, size_t vocab, apus_output *out,
-                    uint64_t data_at)
+                    const want *w, size_t n_rows, size_t vocab, apus_output *out, uint64_t data_at)
 {
     apus_diag d;
     int32_t rows[PIECE];
@@ -99,7 +101,8 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
         size_t end = next;
         for (; end < n_rows && (size_t)w[end].pos < at + (size_t)n; end++)
             if (end == next || w[end].pos != w[end - 1].pos) rows[n_want++] = w[end].pos - (int)at;
-        apus_feed feed = {.size = sizeof(apus_feed), .session = s,
+        apus_feed feed = {.size = sizeof(apus_feed),
+                          .session = s,
                           .tok = ids + at,
                           .n = n,
                           .logits = n_want ? logits : NULL,
@@ -113,7 +116,8 @@ static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t 
         for (int r = -1; next < end; next++) {
             if (r < 0 || w[next].pos != (int)at + rows[r]) r++;
             uint64_t at_byte = data_at + (uint64_t)w[next].row * vocab * sizeof(float);
-            if (apus_output_put(out, at_byte, logits + (size_t)r * vocab, vocab * sizeof(float), &d)) {
+            if (apus_output_put(out, at_byte, logits + (size_t)r * vocab, vocab * sizeof(float),
+                                &d)) {
                 rc = report(&cmd_logits, &d);
                 break;
             }

@@ -25,11 +25,13 @@ static const opt perplexity_table[] = {
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "one JSON object"},
     {0}};
 
-static const opt *const tables[] = {perplexity_table, model_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {perplexity_table, model_table, threads_table, engine_table,
+                                    NULL};
 
 static int run(int argc, char **argv);
 const command cmd_perplexity = {
-    "perplexity", "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE [--force]] [--ctx N] [options]",
+    "perplexity",
+    "[MODEL] -f FILE [--kl-against MODEL2 | --kl-base BASE [--force]] [--ctx N] [options]",
     "how well a model predicts a text",
     "The text is cut into windows of --ctx tokens (default 512); each is run on its own, its "
     "first token replaced by <bos> if the model wants one. Predictions of the tokens in the "
@@ -39,7 +41,8 @@ const command cmd_perplexity = {
     "and how often both find the same token likeliest. A large MODEL2 need run only once: 'apus "
     "perplexity MODEL2 -f FILE --kl-base BASE' keeps its predictions, two bytes for each token of "
     "the vocabulary and each token scored; the same command with another MODEL compares.",
-    tables, run};
+    tables,
+    run};
 
 enum { WINDOW = 512, MAX_PIECE = 256, LOGIT_BYTES = 64 << 20 };
 
@@ -59,7 +62,7 @@ typedef struct score {
 } score;
 
 typedef struct test {
-    side s, base;    /* base.model NULL: none */
+    side s, base;     /* base.model NULL: none */
     apus_output *out; /* --kl-base, writing; NULL: not */
     kl_base kept;     /* --kl-base */
     float *kept_row;  /* [vocab] when reading it */
@@ -341,8 +344,9 @@ static int start_kept(test *t)
     apus_diag d;
     kl_text text = {t->s.info.vocab, t->window, t->n_windows, t->bos, t->ids};
     if (t->out)
-        return kl_base_create(&t->kept, o.base_file, t->out, &text, &d) ? -1
-                                                                         : report(&cmd_perplexity, &d);
+        return kl_base_create(&t->kept, o.base_file, t->out, &text, &d)
+                   ? -1
+                   : report(&cmd_perplexity, &d);
     if (!kl_base_open(&t->kept, o.base_file, &text, &d)) return report(&cmd_perplexity, &d);
     t->kept_row = malloc((size_t)text.vocab * sizeof *t->kept_row);
     if (t->kept_row) return -1;

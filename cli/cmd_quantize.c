@@ -28,17 +28,23 @@ static const opt *const tables[] = {quantize_table, threads_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_quantize = {
-    "quantize", "SRC DST --to TYPE [--recipe FILE] [--group N] [--force] [options]",
+    "quantize",
+    "SRC DST --to TYPE [--recipe FILE] [--group N] [--force] [options]",
     "write a model with smaller weights",
     "SRC is a folder of f32, f16 or bf16 safetensors, or a GGUF file for another one; DST must not "
-    "exist (with --force a file, or a folder that holds a model and nothing else, is replaced), and "
+    "exist (with --force a file, or a folder that holds a model and nothing else, is replaced), "
+    "and "
     "appears when it is complete. A GGUF type gives the file DST, whose name ends in .gguf, with "
-    "tokenizer and template inside. mlxB is MLX's affine format: B-bit integers, a scale and a bias "
-    "for each group, in a folder with the tokenizer and template of SRC. Matrices where few weights "
-    "decide much get more bits; norms, other vectors and convolutions are not quantised. A recipe's "
+    "tokenizer and template inside. mlxB is MLX's affine format: B-bit integers, a scale and a "
+    "bias "
+    "for each group, in a folder with the tokenizer and template of SRC. Matrices where few "
+    "weights "
+    "decide much get more bits; norms, other vectors and convolutions are not quantised. A "
+    "recipe's "
     "first line that fits a matrix decides: 'layers.*.self_attn.v_proj.weight q6_k'. 'apus "
     "perplexity DST -f TEXT --kl-against SRC' tells what was lost.",
-    tables, run};
+    tables,
+    run};
 
 static volatile sig_atomic_t interrupted;
 
@@ -77,8 +83,10 @@ static int unknown_type(const char *given)
     for (const char *p = given; *p; p++)
         if (*p >= '2' && *p <= '8' && *p != '7') bits = *p - '0';
     if (bits && strlen(given) <= 5)
-        return usage_error(&cmd_quantize, "--to: found '%s'; %d bits are q%d_%s in a GGUF file and "
-                           "mlx%d in a folder", given, bits, bits, bits == 8 ? "0" : "k", bits);
+        return usage_error(&cmd_quantize,
+                           "--to: found '%s'; %d bits are q%d_%s in a GGUF file and "
+                           "mlx%d in a folder",
+                           given, bits, bits, bits == 8 ? "0" : "k", bits);
     return usage_error(&cmd_quantize, "--to: expected one of the types of --help, found '%s'",
                        given);
 }

@@ -25,9 +25,12 @@ static const opt *const tables[] = {render_table, think_table, template_table, N
 
 static int run(int argc, char **argv);
 const command cmd_render = {
-    "render", "MODEL --messages FILE.json [--tools FILE.json] [options]",
+    "render",
+    "MODEL --messages FILE.json [--tools FILE.json] [options]",
     "show the prompt a conversation becomes",
-    "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -", tables, run};
+    "  echo '[{\"role\":\"user\",\"content\":\"Hi\"}]' | apus render MODEL -m -",
+    tables,
+    run};
 
 static int render(const apus_model *m, const char *messages, const char *tools)
 {

@@ -25,14 +25,16 @@ static const opt *const tables[] = {synth_table, threads_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_synth = {
-    "synth", "CONFIG DST --to TYPE [--layers N] [--seed N] [--force] [options]",
+    "synth",
+    "CONFIG DST --to TYPE [--layers N] [--seed N] [--force] [options]",
     "write a model with random weights",
     "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist "
     "(with --force it is replaced as in 'apus quantize'). A name that ends in .gguf gives a GGUF "
     "file, any other a folder of safetensors. The model has the shape, size and speed of the real "
     "one and a tokenizer that stands in for the real one; what it says is noise. Types of single "
     "matrices are chosen as 'apus quantize' does.",
-    tables, run};
+    tables,
+    run};
 
 static volatile sig_atomic_t interrupted;
 

@@ -24,11 +24,14 @@ static const opt *const tables[] = {tokenize_table, model_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_tokenize = {
-    "tokenize", "MODEL [--decode] [TEXT]", "text to token ids, or back",
+    "tokenize",
+    "MODEL [--decode] [TEXT]",
+    "text to token ids, or back",
     "TEXT is read from standard input when it is not given. Ids are printed on one line.\n\n"
     "  "
     "apus tokenize MODEL \"Hello\"\n  echo \"9707 11\" | apus tokenize MODEL --decode",
-    tables, run};
+    tables,
+    run};
 
 static int encode(const apus_model *m, const char *text, size_t len)
 {

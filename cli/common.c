@@ -22,16 +22,26 @@
 common_opts common;
 
 /* As another spelling of an option: the same target, no help. */
-#define CTX_OPTION(name) {name, 0, OPT_INT, &common.ctx, &common.ctx_given, 0, INT_MAX, "N", NULL}
-#define CHUNK_OPTION(name, letter) \
-    {name, letter, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N", NULL}
-#define MODEL_OPTION(name) {name, 0, OPT_STRING, &common.model, NULL, 0, 0, "MODEL", NULL}
+#define CTX_OPTION(name)                                                                           \
+    {                                                                                              \
+        name, 0, OPT_INT, &common.ctx, &common.ctx_given, 0, INT_MAX, "N", NULL                    \
+    }
+#define CHUNK_OPTION(name, letter)                                                                 \
+    {                                                                                              \
+        name, letter, OPT_INT, &common.prefill_chunk, NULL, 1, 1 << 20, "N", NULL                  \
+    }
+#define MODEL_OPTION(name)                                                                         \
+    {                                                                                              \
+        name, 0, OPT_STRING, &common.model, NULL, 0, 0, "MODEL", NULL                              \
+    }
 
-const opt model_table[] = {
-    {"model", 'm', OPT_STRING, &common.model, NULL, 0, 0, "MODEL",
-     "the model; the same as MODEL as the first argument"},
-    MODEL_OPTION("-hf"), MODEL_OPTION("hf"), MODEL_OPTION("-hfr"), MODEL_OPTION("hf-repo"),
-    {0}};
+const opt model_table[] = {{"model", 'm', OPT_STRING, &common.model, NULL, 0, 0, "MODEL",
+                            "the model; the same as MODEL as the first argument"},
+                           MODEL_OPTION("-hf"),
+                           MODEL_OPTION("hf"),
+                           MODEL_OPTION("-hfr"),
+                           MODEL_OPTION("hf-repo"),
+                           {0}};
 
 const opt threads_table[] = {{"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
                               "worker threads (default: one per physical core)"},
@@ -52,16 +62,25 @@ const opt engine_table[] = {
      "keep keys and values as f32, bf16 or q8 (default: bf16, with --precision exact f32)"},
     {"ctx", 'c', OPT_INT, &common.ctx, &common.ctx_given, 0, INT_MAX, "N",
      "tokens that fit in the context (default: the model's, at most 8192; 0: all of the model's)"},
-    CTX_OPTION("ctx-size"), CTX_OPTION("num-ctx"), CTX_OPTION("max-model-len"),
-    CHUNK_OPTION("batch-size", 'b'), CHUNK_OPTION("-ub", 0), CHUNK_OPTION("ubatch-size", 0),
-    CHUNK_OPTION("prefill-step-size", 0), {0}};
+    CTX_OPTION("ctx-size"),
+    CTX_OPTION("num-ctx"),
+    CTX_OPTION("max-model-len"),
+    CHUNK_OPTION("batch-size", 'b'),
+    CHUNK_OPTION("-ub", 0),
+    CHUNK_OPTION("ubatch-size", 0),
+    CHUNK_OPTION("prefill-step-size", 0),
+    {0}};
 
 sampling_opts sampling;
 
-#define TEMP_OPTION(name, help) \
-    {name, 0, OPT_REAL, &sampling.temp, &sampling.temp_given, 0, 100, "T", help}
-#define REPEAT_OPTION(name, help) \
-    {name, 0, OPT_REAL, &sampling.repetition, &sampling.repetition_given, 0.01, 100, "R", help}
+#define TEMP_OPTION(name, help)                                                                    \
+    {                                                                                              \
+        name, 0, OPT_REAL, &sampling.temp, &sampling.temp_given, 0, 100, "T", help                 \
+    }
+#define REPEAT_OPTION(name, help)                                                                  \
+    {                                                                                              \
+        name, 0, OPT_REAL, &sampling.repetition, &sampling.repetition_given, 0.01, 100, "R", help  \
+    }
 
 const opt sampling_table[] = {
     TEMP_OPTION("temp", "temperature; 0 = always the likeliest token"),
@@ -364,8 +383,7 @@ int take_model(const command *c, char **argv, int *n, int max_rest, const char *
         for (int i = 0; i < *n; i++) argv[1 + i] = argv[2 + i];
     }
     if (*n <= max_rest) return -1;
-    return usage_error(c, "unexpected argument '%s': the model was given with --model",
-                       argv[*n]);
+    return usage_error(c, "unexpected argument '%s': the model was given with --model", argv[*n]);
 }
 
 static int cpu_level(const command *c, apus_cpu *out)
@@ -390,7 +408,8 @@ static int engine_options(const command *c, apus_engine_settings *out)
     apus_engine_settings_default(out);
     int rc = cpu_level(c, &out->cpu);
     if (rc >= 0) return rc;
-    if (common.kv && apus_kv_parse(common.kv, &out->kv, &d)) return usage_error(c, "--kv: %s", d.text);
+    if (common.kv && apus_kv_parse(common.kv, &out->kv, &d))
+        return usage_error(c, "--kv: %s", d.text);
     out->threads = common.threads;
     out->prefill_chunk = common.prefill_chunk;
     out->ctx = common.ctx;
@@ -453,7 +472,8 @@ int open_for_engine(const command *c, const char *name, int need_ctx, apus_model
 {
     apus_engine_settings es;
     int rc = engine_options(c, &es);
-    if (rc < 0 && !es.ctx && (need_ctx > APUS_DEFAULT_CTX || whole_context())) { /* how far does the model reach? */
+    if (rc < 0 && !es.ctx &&
+        (need_ctx > APUS_DEFAULT_CTX || whole_context())) { /* how far does the model reach? */
         rc = open_beside(c, name, APUS_LOAD_INFO, NULL, out);
         if (rc >= 0) return rc;
         rc = engine_settings(c, *out, need_ctx, &es);
@@ -556,8 +576,8 @@ int tell_written(const command *c, const char *path)
     s.load = APUS_LOAD_INFO;
     apus_err err = apus_model_open(path, &s, &m, &d);
     if (err == APUS_ENOMEM) { /* the work is done all the same */
-        put_textf(stderr, "apus %s: %s is written; there is no memory left to tell its size\n", c->name,
-                  path);
+        put_textf(stderr, "apus %s: %s is written; there is no memory left to tell its size\n",
+                  c->name, path);
         return 0;
     }
     if (err) return report(c, &d);
@@ -622,8 +642,7 @@ int32_t *parse_ints(const command *c, const char *name, const char *text, size_t
         errno = 0;
         long v = strtol(p, &end, 10);
         if (end == p || errno || v < INT32_MIN || v > INT32_MAX || (*end && !is_space(*end))) {
-            fail(c,
-                 "%s: expected whitespace-separated integers, found '%.20s' after %zu of them",
+            fail(c, "%s: expected whitespace-separated integers, found '%.20s' after %zu of them",
                  name, p, count);
             free(ids);
             return NULL;
@@ -641,8 +660,7 @@ int32_t *parse_ints(const command *c, const char *name, const char *text, size_t
         ids[count++] = (int32_t)v;
         p = end;
     }
-    if (count == 0)
-        fail(c, "%s: expected whitespace-separated integers, found none", name);
+    if (count == 0) fail(c, "%s: expected whitespace-separated integers, found none", name);
     *n = count;
     return ids;
 }

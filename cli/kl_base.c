@@ -92,11 +92,11 @@ bool kl_base_open(kl_base *k, const char *path, const kl_text *t, apus_diag *d)
         !get(k->f, 4, &window) || !get(k->f, 8, &windows))
         return fail(d, "%s: not a file written by --kl-base", path);
     if (vocab != (uint64_t)t->vocab || window != (uint64_t)t->window || windows != t->windows)
-        return fail(
-            d,
-            "%s: is of %llu windows of %llu tokens and a vocabulary of %llu, expected %zu, %d and %d",
-            path, (unsigned long long)windows, (unsigned long long)window, (unsigned long long)vocab,
-            t->windows, t->window, t->vocab);
+        return fail(d,
+                    "%s: is of %llu windows of %llu tokens and a vocabulary of %llu, expected %zu, "
+                    "%d and %d",
+                    path, (unsigned long long)windows, (unsigned long long)window,
+                    (unsigned long long)vocab, t->windows, t->window, t->vocab);
     return same_text(k->f, t)
                ? true
                : fail(d, "%s: is of another text, or made with another tokenizer", path);

@@ -23,12 +23,13 @@ void signals_restore(int sig)
 
 void signals_begin(void)
 {
-    static const int ends[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM,   SIGTERM, SIGUSR1,
-                               SIGUSR2, SIGXCPU, SIGPROF, SIGVTALRM, SIGBUS};
+    static const int ends[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGPIPE, SIGALRM,   SIGTERM,
+                               SIGUSR1, SIGUSR2, SIGXCPU, SIGPROF, SIGVTALRM, SIGBUS};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         struct sigaction was;
         /* What the parent ignores stays ignored: nohup. */
-        if (sigaction(ends[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) signals_restore(ends[i]);
+        if (sigaction(ends[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+            signals_restore(ends[i]);
     }
     signal(SIGXFSZ, SIG_IGN);
 }

@@ -59,7 +59,8 @@ typedef enum apus_err {
     APUS_ECANCELLED = 7,   /* apus_cancel, or a callback asked to stop */
     APUS_EINTERNAL = 8,    /* a defect of apus */
     APUS_EDEVICE = 9,      /* a device failed or is lost: what is on it cannot be used any more */
-    APUS_ENONFINITE = 10   /* the model computed NaN or infinity: damaged weights, or sums that overflow */
+    APUS_ENONFINITE =
+        10 /* the model computed NaN or infinity: damaged weights, or sums that overflow */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. The
@@ -145,7 +146,7 @@ typedef enum apus_load {
 typedef enum apus_precision {
     APUS_PRECISION_HIGH = 0, /* integers: inputs of 15 bits, 32 of them to a scale */
     APUS_PRECISION_EXACT,    /* f32 inputs and sums */
-    APUS_PRECISION_FAST      /* inputs of 8 bits or bf16, whatever runs fastest for the row count, and the
+    APUS_PRECISION_FAST /* inputs of 8 bits or bf16, whatever runs fastest for the row count, and the
                                 delta rule in chunks: results depend on chunks, batches and levels */
 } apus_precision;
 
@@ -176,7 +177,8 @@ typedef struct apus_model_settings {
     /* Where the weights are and engines run: "cpu", "cuda" or "cuda:N"; NULL (default) or "auto": the best
      * that this build and machine have. EINVAL: no such name; EUNSUPPORTED: no such device here. */
     const char *device;
-    apus_log_fn log; /* of the model and its engines; may be NULL. Engines in several threads: calls from
+    apus_log_fn
+        log; /* of the model and its engines; may be NULL. Engines in several threads: calls from
                       * all of them */
     void *log_ctx;
 } apus_model_settings;
@@ -265,7 +267,8 @@ typedef struct apus_chat_settings {
     apus_think think;          /* enable_thinking of the template; DEFAULT = not passed */
     bool no_generation_prompt; /* default false: the prompt ends where the answer begins */
     const char *extra_json;    /* JSON object with more template variables; NULL = none */
-    const char *template_text; /* a Jinja template in the place of the model's; NULL = the model's */
+    const char
+        *template_text; /* a Jinja template in the place of the model's; NULL = the model's */
     const char *template_name; /* what to call it in errors; may be NULL */
 } apus_chat_settings;
 
@@ -363,9 +366,10 @@ typedef struct apus_plan {
     uint64_t total_bytes;
     int ctx;    /* as it would be */
     apus_kv kv; /* likewise: not AUTO */
-    uint64_t other_bytes; /* estimate of the rest: program, tokenizer, tables, whole large pages, rows of
+    uint64_t
+        other_bytes; /* estimate of the rest: program, tokenizer, tables, whole large pages, rows of
                            * the embedding that stay mapped from the file */
-    int prefill_chunk;    /* as it would be */
+    int prefill_chunk; /* as it would be */
 } apus_plan;
 
 APUS_API apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *s,
@@ -501,7 +505,8 @@ typedef struct apus_generate_settings {
      * string. What could yet become a stop string is held back, and delivered when something else
      * ends the generation, but not after a callback returned false. May be NULL. */
     bool (*on_text)(void *ctx, const char *text, size_t len);
-    bool keep_special; /* special tokens are part of the text, as apus_chat_parser_push wants them */
+    bool
+        keep_special; /* special tokens are part of the text, as apus_chat_parser_push wants them */
     /* Strings that end the generation, matched over the text, also across tokens: the one that is
      * complete first, and of those the longest. It is not part of the text. None may be empty. */
     const char *const *stop_strings; /* UTF-8 [n_stop_strings], borrowed for the call */
@@ -538,8 +543,8 @@ APUS_API apus_err apus_generate(apus_session *s, const int32_t *prompt, int n,
 typedef struct apus_generation {
     size_t size; /* sizeof(apus_generation), in each */
     apus_session *session;
-    const int32_t *prompt; /* i32 [n] */
-    int n;                 /* >= 1 */
+    const int32_t *prompt;                  /* i32 [n] */
+    int n;                                  /* >= 1 */
     const apus_generate_settings *settings; /* NULL = defaults */
     apus_generate_result *result;           /* may be NULL */
 } apus_generation;

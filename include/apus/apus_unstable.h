@@ -26,11 +26,12 @@ APUS_API const char *apus_unit_name(apus_unit unit);
 APUS_API bool apus_cpu_has(apus_cpu level);
 
 typedef struct apus_peaks {
-    size_t size;            /* sizeof(apus_peaks), set by the caller */
-    apus_cpu level;         /* as measured: not AUTO */
-    int threads;            /* likewise: not 0 */
-    double read;            /* bytes per second that memory delivers to all threads together */
-    double ops[APUS_UNITS]; /* operations per second of all threads, a multiply-add counts two; 0 = the
+    size_t size;    /* sizeof(apus_peaks), set by the caller */
+    apus_cpu level; /* as measured: not AUTO */
+    int threads;    /* likewise: not 0 */
+    double read;    /* bytes per second that memory delivers to all threads together */
+    double
+        ops[APUS_UNITS]; /* operations per second of all threads, a multiply-add counts two; 0 = the
                              * level has no such unit */
 } apus_peaks;
 
@@ -43,17 +44,21 @@ APUS_API apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *ou
 
 /* Where the time of an engine goes: calls of one operation with weights of one type and shape. */
 typedef struct apus_profile {
-    const char *op;   /* "embed", "norm", "matmul", "glu", "route", "moe", "rope", "qkv", "attn", "conv",
+    const char
+        *op; /* "embed", "norm", "matmul", "glu", "route", "moe", "rope", "qkv", "attn", "conv",
                        * "delta", "elem", "sample" */
-    const char *type; /* of the weights, gate's in glu and moe; "window" of sliding attention; else "" */
-    int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
-    bool head;        /* the product that makes logits */
-    apus_unit unit;   /* of matmul, glu and moe: what their products ran on; else NONE */
+    const char
+        *type; /* of the weights, gate's in glu and moe; "window" of sliding attention; else "" */
+    int rows,
+        cols;  /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
+    bool head; /* the product that makes logits */
+    apus_unit unit;        /* of matmul, glu and moe: what their products ran on; else NONE */
     int64_t calls, tokens; /* tokens: rows of all calls */
-    double seconds;   /* of the calling thread, workers waited for */
-    double flops;     /* 2 for a multiply-add; 0 = not counted for this operation */
-    double bytes;     /* packed weights, keys and values in sight, recurrent states: once for each call */
-    int64_t experts;  /* moe: experts that had a row, added up over calls */
+    double seconds;        /* of the calling thread, workers waited for */
+    double flops;          /* 2 for a multiply-add; 0 = not counted for this operation */
+    double
+        bytes; /* packed weights, keys and values in sight, recurrent states: once for each call */
+    int64_t experts; /* moe: experts that had a row, added up over calls */
 } apus_profile;
 
 /* Begin to time the operations of an engine, or end it (on = false); what was counted before is
@@ -73,7 +78,8 @@ APUS_API int32_t apus_text_start(const apus_model *m);
 typedef struct apus_nonfinite {
     const char *tensor, *file; /* owned by the model */
     uint64_t values, nan, infinite;
-    uint64_t row, col; /* of the first such value; rows are those of all axes but the last together */
+    uint64_t row,
+        col; /* of the first such value; rows are those of all axes but the last together */
 } apus_nonfinite;
 
 /* Called from the calling thread for each of them. */
@@ -92,18 +98,20 @@ APUS_API void apus_check_settings_default(apus_check_settings *s);
 /* Read every value of a model's tensors of numbers, quantised or not, and tell which tensors hold NaN or
  * infinity; those make logits that are not finite. The model: opened in any way but APUS_LOAD_TEXT.
  * Returns OK also if there were some; EINVAL; EFILE: the model has no weights; ENOMEM; ECANCELLED. */
-APUS_API apus_err apus_model_check(const apus_model *m, const apus_check_settings *s, apus_diag *diag);
+APUS_API apus_err apus_model_check(const apus_model *m, const apus_check_settings *s,
+                                   apus_diag *diag);
 
 typedef struct apus_quantize_settings {
-    size_t size;           /* sizeof(apus_quantize_settings) */
-    int bits;              /* of MLX's format: 2, 3, 4, 5, 6 or 8; default 4 */
-    int group;             /* of MLX's format, weights that share a scale: 32, 64 or 128; default 64 */
-    int threads;           /* 0 = one per physical core allowed to us */
-    const char *hub_cache; /* as in apus_model_settings */
+    size_t size; /* sizeof(apus_quantize_settings) */
+    int bits;    /* of MLX's format: 2, 3, 4, 5, 6 or 8; default 4 */
+    int group;   /* of MLX's format, weights that share a scale: 32, 64 or 128; default 64 */
+    int threads; /* 0 = one per physical core allowed to us */
+    const char *hub_cache;     /* as in apus_model_settings */
     apus_progress_fn progress; /* stage "quantize"; may be NULL */
     void *progress_ctx;
-    const char *gguf_type;   /* "q4_k", "q8_0", "bf16", ...: a GGUF file; NULL (default): MLX's format */
-    const char *recipe;      /* lines of "PATTERN TYPE", see docs/quantising.md; NULL = defaults */
+    const char
+        *gguf_type;     /* "q4_k", "q8_0", "bf16", ...: a GGUF file; NULL (default): MLX's format */
+    const char *recipe; /* lines of "PATTERN TYPE", see docs/quantising.md; NULL = defaults */
     const char *recipe_name; /* what to call it in errors; may be NULL */
     bool force;              /* dst may exist; default false */
 } apus_quantize_settings;
@@ -135,15 +143,16 @@ APUS_API apus_err apus_quantized_bytes(const apus_model *m, const char *type, ui
                                        apus_diag *diag);
 
 typedef struct apus_synth_settings {
-    size_t size;    /* sizeof(apus_synth_settings) */
-    const char *to; /* type of most weights. GGUF: any of its types, such as "q4_k"; folders: "bf16",
+    size_t size; /* sizeof(apus_synth_settings) */
+    const char
+        *to;       /* type of most weights. GGUF: any of its types, such as "q4_k"; folders: "bf16",
                      * "f16", "f32", "mlx2" .. "mlx8"; NULL = "bf16" */
-    uint64_t seed;  /* the same seed gives the same file; default 0 */
-    int layers;     /* only the first ones; 0 = all */
-    int threads;    /* 0 = one per physical core allowed to us */
+    uint64_t seed; /* the same seed gives the same file; default 0 */
+    int layers;    /* only the first ones; 0 = all */
+    int threads;   /* 0 = one per physical core allowed to us */
     apus_progress_fn progress; /* stage "synth", in bytes; may be NULL */
     void *progress_ctx;
-    bool force;   /* dst may exist; default false */
+    bool force; /* dst may exist; default false */
 } apus_synth_settings;
 
 APUS_API void apus_synth_settings_default(apus_synth_settings *s);
@@ -156,8 +165,8 @@ APUS_API void apus_synth_settings_default(apus_synth_settings *s);
  * Types of single matrices follow the default recipes of apus_quantize. The text model alone is made.
  * Returns OK; EINVAL; EFILE (also: not enough room); EFORMAT, EUNSUPPORTED; ENOMEM; ECANCELLED.
  * Nothing is left behind then. */
-APUS_API apus_err apus_synth(const char *config, const char *dst, const apus_synth_settings *settings,
-                             apus_diag *diag);
+APUS_API apus_err apus_synth(const char *config, const char *dst,
+                             const apus_synth_settings *settings, apus_diag *diag);
 
 /* A file that appears under its name when it is complete and on the disk. Until then it is written in
  * a folder beside it, `.NAME.apus-` and 16 hexadecimal digits, which is removed when the file is
@@ -168,10 +177,12 @@ typedef struct apus_output apus_output;
  *   path   its name: nothing that exists, or with `force` a regular file (a symbolic link is none)
  *   out    end it with apus_output_finish or apus_output_drop
  * Returns OK; EINVAL; EFILE with the reason; ENOMEM. */
-APUS_API apus_err apus_output_create(const char *path, bool force, apus_output **out, apus_diag *diag);
+APUS_API apus_err apus_output_create(const char *path, bool force, apus_output **out,
+                                     apus_diag *diag);
 
 /* Write n bytes at byte `at`, in any order; gaps read as zeros. Returns OK; EINVAL; EFILE. */
-APUS_API apus_err apus_output_put(apus_output *o, uint64_t at, const void *data, size_t n, apus_diag *diag);
+APUS_API apus_err apus_output_put(apus_output *o, uint64_t at, const void *data, size_t n,
+                                  apus_diag *diag);
 
 /* Bring the file to the disk and give it its name; frees it in any case. EINVAL; EFILE (also: somebody
  * else made a file of that name meanwhile, which stays): nothing of ours is left then. */

@@ -13,7 +13,10 @@
 
 enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
 
-static bool has(uint32_t reg, uint32_t bits) { return (reg & bits) == bits; }
+static bool has(uint32_t reg, uint32_t bits)
+{
+    return (reg & bits) == bits;
+}
 
 /* Register sets that the system saves on a context switch. */
 static uint64_t xcr0(void)
@@ -56,10 +59,16 @@ static apus_cpu detect(void)
     return getauxval(AT_HWCAP2) & CAP2_I8MM ? APUS_CPU_I8MM : APUS_CPU_DOT;
 }
 #else
-static apus_cpu detect(void) { return APUS_CPU_REF; }
+static apus_cpu detect(void)
+{
+    return APUS_CPU_REF;
+}
 #endif
 
-apus_cpu ap_cpu_best(void) { return detect(); }
+apus_cpu ap_cpu_best(void)
+{
+    return detect();
+}
 
 int ap_cpu_has(apus_cpu level)
 {
@@ -92,4 +101,7 @@ const char *apus_cpu_name(apus_cpu level)
     return (unsigned)level < N_NAMES ? names[level] : "unknown";
 }
 
-apus_cpu apus_cpu_best(void) { return ap_cpu_best(); }
+apus_cpu apus_cpu_best(void)
+{
+    return ap_cpu_best();
+}

@@ -23,7 +23,8 @@ static apus_err open_file(const char *path, int *fd, struct stat *st, apus_diag 
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0) return fail_errno(diag, path, "cannot be opened", errno);
     apus_err err = APUS_OK;
-    if (fstat(*fd, st)) err = fail_errno(diag, path, "cannot be examined", errno);
+    if (fstat(*fd, st))
+        err = fail_errno(diag, path, "cannot be examined", errno);
     else if (S_ISDIR(st->st_mode))
         err = ap_fail(diag, APUS_EFILE, "%s: is a folder, expected a file", path);
     if (err) close(*fd);
@@ -116,8 +117,10 @@ apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag)
         *out = (ap_map){nothing, 0, -1}; /* the system maps no empty files */
     } else {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) err = fail_errno(diag, path, "cannot be mapped", errno);
-        else *out = (ap_map){p, (size_t)st.st_size, fd};
+        if (p == MAP_FAILED)
+            err = fail_errno(diag, path, "cannot be mapped", errno);
+        else
+            *out = (ap_map){p, (size_t)st.st_size, fd};
     }
     if (err || st.st_size == 0) close(fd);
     return err;
@@ -138,7 +141,8 @@ bool ap_map_holds(const ap_map *m, const uint8_t *p, size_t n)
     return m->len && begin >= first && begin - first <= m->len && n <= m->len - (begin - first);
 }
 
-apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t n, void *dst, apus_diag *diag)
+apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t n, void *dst,
+                     apus_diag *diag)
 {
     size_t at = (size_t)(p - m->data);
     for (uint8_t *to = dst; n;) {
@@ -146,8 +150,8 @@ apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return fail_errno(diag, path, "cannot be read", errno);
         if (got == 0)
-            return ap_fail(diag, APUS_EFILE, "%s: ends after %zu bytes, of %zu when it was opened", path, at,
-                           m->len);
+            return ap_fail(diag, APUS_EFILE, "%s: ends after %zu bytes, of %zu when it was opened",
+                           path, at, m->len);
         to += got;
         at += (size_t)got;
         n -= (size_t)got;
@@ -158,7 +162,8 @@ apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t
 /* Clip [p, p + n) to the mapping, then to pages: outwards, or inwards. False: nothing is left. */
 static bool clip(const ap_map *m, const uint8_t **p, size_t *n, bool inwards)
 {
-    uintptr_t begin = (uintptr_t)*p, end = begin + *n, first = (uintptr_t)m->data, last = first + m->len;
+    uintptr_t begin = (uintptr_t)*p, end = begin + *n, first = (uintptr_t)m->data,
+              last = first + m->len;
     long size = sysconf(_SC_PAGESIZE);
     uintptr_t page = size > 0 ? (uintptr_t)size : 4096;
     if (end < begin) end = UINTPTR_MAX;
@@ -224,4 +229,7 @@ int64_t ap_time_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-int64_t ap_time_us(void) { return ap_time_ns() / 1000; }
+int64_t ap_time_us(void)
+{
+    return ap_time_ns() / 1000;
+}

@@ -7,7 +7,8 @@
 #include "base/err.h"
 
 /* Whole file into memory (zero-terminated besides), at most max_bytes. *data: ap_free it. */
-apus_err ap_file_read(const char *path, size_t max_bytes, char **data, size_t *len, apus_diag *diag);
+apus_err ap_file_read(const char *path, size_t max_bytes, char **data, size_t *len,
+                      apus_diag *diag);
 
 /* A read-only mapping. */
 typedef struct ap_map {
@@ -21,7 +22,8 @@ void ap_map_close(ap_map *m);
 bool ap_map_holds(const ap_map *m, const uint8_t *p, size_t n);
 /* Copies n bytes that the mapping holds at p to dst by reading the file. What is read once is read so several
  * times as fast as page by page, and a file that was cut short is an error. path: for sentences. EFILE. */
-apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t n, void *dst, apus_diag *diag);
+apus_err ap_map_read(const ap_map *m, const char *path, const uint8_t *p, size_t n, void *dst,
+                     apus_diag *diag);
 /* Bytes of a mapping (any range is clipped to it): soon read, so start reading them; or read and done with:
  * their whole pages stop counting as ours. Hints: the bytes can be read as before. */
 void ap_map_want(const ap_map *m, const uint8_t *p, size_t n);

@@ -50,7 +50,10 @@ static int end(walk *w, ap_json_event_type type)
     return emit(w, (ap_json_event){.type = type});
 }
 
-static int on_null(void *c) { return emit(c, (ap_json_event){.type = AP_JSON_EV_NULL}); }
+static int on_null(void *c)
+{
+    return emit(c, (ap_json_event){.type = AP_JSON_EV_NULL});
+}
 static int on_bool(void *c, int b)
 {
     return emit(c, (ap_json_event){.type = AP_JSON_EV_BOOL, .boolean = b != 0});
@@ -67,14 +70,26 @@ static int on_key(void *c, const unsigned char *s, size_t n)
 {
     return emit(c, (ap_json_event){.type = AP_JSON_EV_KEY, .str = (const char *)s, .len = n});
 }
-static int on_begin_map(void *c) { return begin(c, AP_JSON_EV_BEGIN_OBJECT); }
-static int on_end_map(void *c) { return end(c, AP_JSON_EV_END_OBJECT); }
-static int on_begin_array(void *c) { return begin(c, AP_JSON_EV_BEGIN_ARRAY); }
-static int on_end_array(void *c) { return end(c, AP_JSON_EV_END_ARRAY); }
+static int on_begin_map(void *c)
+{
+    return begin(c, AP_JSON_EV_BEGIN_OBJECT);
+}
+static int on_end_map(void *c)
+{
+    return end(c, AP_JSON_EV_END_OBJECT);
+}
+static int on_begin_array(void *c)
+{
+    return begin(c, AP_JSON_EV_BEGIN_ARRAY);
+}
+static int on_end_array(void *c)
+{
+    return end(c, AP_JSON_EV_END_ARRAY);
+}
 
-static const yajl_callbacks callbacks = {on_null,      on_bool,        NULL,   NULL,
-                                         on_number,    on_string,      on_begin_map, on_key,
-                                         on_end_map,   on_begin_array, on_end_array};
+static const yajl_callbacks callbacks = {on_null,    on_bool,        NULL,         NULL,
+                                         on_number,  on_string,      on_begin_map, on_key,
+                                         on_end_map, on_begin_array, on_end_array};
 
 /* The parser does not look whether it got the memory it asked for. So what it gets is kept in a
  * list, and a refusal leaves it by a jump; ap_json_walk then frees the list. */
@@ -347,14 +362,21 @@ static double to_double(builder *b, const char *s)
 static apus_err fill(builder *b, ap_json *n, const ap_json_event *e)
 {
     switch (e->type) {
-    case AP_JSON_EV_BEGIN_OBJECT: n->type = AP_JSON_OBJECT; return APUS_OK;
-    case AP_JSON_EV_BEGIN_ARRAY: n->type = AP_JSON_ARRAY; return APUS_OK;
-    case AP_JSON_EV_NULL: n->type = AP_JSON_NULL; return APUS_OK;
+    case AP_JSON_EV_BEGIN_OBJECT:
+        n->type = AP_JSON_OBJECT;
+        return APUS_OK;
+    case AP_JSON_EV_BEGIN_ARRAY:
+        n->type = AP_JSON_ARRAY;
+        return APUS_OK;
+    case AP_JSON_EV_NULL:
+        n->type = AP_JSON_NULL;
+        return APUS_OK;
     case AP_JSON_EV_BOOL:
         n->type = AP_JSON_BOOL;
         n->boolean = e->boolean;
         return APUS_OK;
-    default: break;
+    default:
+        break;
     }
     char *s = ap_arena_strndup(b->arena, e->str, e->len);
     if (!s) return out_of_room(b);
@@ -397,8 +419,10 @@ static apus_err build(void *ctx, const ap_json_event *e)
             n->key = b->key;
             n->key_len = b->key_len;
         }
-        if (b->last[e->depth - 1]) b->last[e->depth - 1]->next = n;
-        else parent->first = n;
+        if (b->last[e->depth - 1])
+            b->last[e->depth - 1]->next = n;
+        else
+            parent->first = n;
         b->last[e->depth - 1] = n;
         parent->len++;
     }
@@ -471,7 +495,10 @@ void ap_buf_add(ap_buf *b, const char *s, size_t n)
     b->data[b->len] = 0;
 }
 
-void ap_buf_adds(ap_buf *b, const char *s) { ap_buf_add(b, s, strlen(s)); }
+void ap_buf_adds(ap_buf *b, const char *s)
+{
+    ap_buf_add(b, s, strlen(s));
+}
 
 void ap_buf_addf(ap_buf *b, const char *fmt, ...)
 {
@@ -487,8 +514,10 @@ void ap_buf_addf(ap_buf *b, const char *fmt, ...)
     } else {
         char *big = ap_malloc((size_t)n + 1, 1);
         if (big) vsnprintf(big, (size_t)n + 1, fmt, again);
-        if (big) ap_buf_add(b, big, (size_t)n);
-        else b->failed = true;
+        if (big)
+            ap_buf_add(b, big, (size_t)n);
+        else
+            b->failed = true;
         ap_free(big);
     }
     va_end(again);
@@ -501,7 +530,10 @@ void ap_buf_free(ap_buf *b)
     memset(b, 0, sizeof *b);
 }
 
-static void quote_unit(ap_buf *b, unsigned u) { ap_buf_addf(b, "\\u%04x", u); }
+static void quote_unit(ap_buf *b, unsigned u)
+{
+    ap_buf_addf(b, "\\u%04x", u);
+}
 
 /* One character of s as JSON has it; returns its length in s. */
 static size_t quote_char(ap_buf *b, const char *s, size_t n, bool ascii)
@@ -509,14 +541,29 @@ static size_t quote_char(ap_buf *b, const char *s, size_t n, bool ascii)
     uint32_t cp;
     size_t len = ap_utf8_decode(s, n, &cp);
     switch (cp) {
-    case '"': ap_buf_adds(b, "\\\""); return len;
-    case '\\': ap_buf_adds(b, "\\\\"); return len;
-    case '\n': ap_buf_adds(b, "\\n"); return len;
-    case '\r': ap_buf_adds(b, "\\r"); return len;
-    case '\t': ap_buf_adds(b, "\\t"); return len;
-    case '\b': ap_buf_adds(b, "\\b"); return len;
-    case '\f': ap_buf_adds(b, "\\f"); return len;
-    default: break;
+    case '"':
+        ap_buf_adds(b, "\\\"");
+        return len;
+    case '\\':
+        ap_buf_adds(b, "\\\\");
+        return len;
+    case '\n':
+        ap_buf_adds(b, "\\n");
+        return len;
+    case '\r':
+        ap_buf_adds(b, "\\r");
+        return len;
+    case '\t':
+        ap_buf_adds(b, "\\t");
+        return len;
+    case '\b':
+        ap_buf_adds(b, "\\b");
+        return len;
+    case '\f':
+        ap_buf_adds(b, "\\f");
+        return len;
+    default:
+        break;
     }
     if (cp < 0x20 || (ascii && cp > 0x7E && cp < 0x10000)) {
         quote_unit(b, cp);

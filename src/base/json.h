@@ -33,7 +33,7 @@ struct ap_json {
     size_t len;      /* STRING, number text: bytes; ARRAY, OBJECT: children */
     const char *key; /* this value's key when its parent is an object */
     size_t key_len;
-    ap_json *first;  /* children in order */
+    ap_json *first; /* children in order */
     ap_json *next;
 };
 

@@ -31,7 +31,8 @@ static int touched;        /* something was allocated; accessed with __atomic bu
 
 static void touch(void)
 {
-    if (!__atomic_load_n(&touched, __ATOMIC_RELAXED)) __atomic_store_n(&touched, 1, __ATOMIC_RELAXED);
+    if (!__atomic_load_n(&touched, __ATOMIC_RELAXED))
+        __atomic_store_n(&touched, 1, __ATOMIC_RELAXED);
 }
 
 apus_err apus_set_allocator(const apus_allocator *a, apus_diag *diag)

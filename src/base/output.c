@@ -46,8 +46,9 @@ apus_err ap_output_close(ap_output *o, bool keep, apus_diag *diag)
         failed = true;
         why = errno;
     }
-    apus_err err = failed ? ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path, strerror(why))
-                          : APUS_OK;
+    apus_err err = failed
+                       ? ap_fail(diag, APUS_EFILE, "%s: writing failed: %s", o->path, strerror(why))
+                       : APUS_OK;
     ap_free(o->path);
     *o = (ap_output){-1, NULL};
     return err;

@@ -61,7 +61,10 @@ static int work(ap_pool *p, int worker)
     return n;
 }
 
-static bool has_work(ap_pool *p) { return atomic_load(&p->left) > 0 || atomic_load(&p->stop); }
+static bool has_work(ap_pool *p)
+{
+    return atomic_load(&p->left) > 0 || atomic_load(&p->stop);
+}
 
 /* Wait a little for `left` to rise; false: nothing came. */
 static bool spin_for_work(ap_pool *p)
@@ -213,7 +216,10 @@ void ap_pool_free(ap_pool *p)
     ap_big_free(p, ap_round_up(bytes, 64));
 }
 
-int ap_pool_threads(const ap_pool *p) { return p->n_threads; }
+int ap_pool_threads(const ap_pool *p)
+{
+    return p->n_threads;
+}
 
 /* ---------------------------------------------------------------- how many threads by default */
 

@@ -2,7 +2,10 @@
 
 #include <math.h>
 
-static uint64_t rotl(uint64_t x, int k) { return x << k | x >> (64 - k); }
+static uint64_t rotl(uint64_t x, int k)
+{
+    return x << k | x >> (64 - k);
+}
 
 /* splitmix64 (Vigna): turns any seed, zero included, into four words that are not all zero. */
 static uint64_t splitmix(uint64_t *x)
@@ -31,7 +34,10 @@ uint64_t ap_rng_next(ap_rng *r)
     return out;
 }
 
-double ap_rng_uniform(ap_rng *r) { return (double)(ap_rng_next(r) >> 11) * 0x1p-53; }
+double ap_rng_uniform(ap_rng *r)
+{
+    return (double)(ap_rng_next(r) >> 11) * 0x1p-53;
+}
 
 /* Marsaglia's polar method; the second value is thrown away so that the state is the four words
  * alone. */

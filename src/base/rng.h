@@ -4,7 +4,9 @@
 
 #include <stdint.h>
 
-typedef struct ap_rng { uint64_t s[4]; } ap_rng;
+typedef struct ap_rng {
+    uint64_t s[4];
+} ap_rng;
 
 void ap_rng_seed(ap_rng *r, uint64_t seed);
 uint64_t ap_rng_next(ap_rng *r);

@@ -22,7 +22,7 @@
 #define OUT  "out"
 
 enum {
-    HEX = 16,                                          /* random digits */
+    HEX = 16,                                             /* random digits */
     MOST_OF_NAME = NAME_MAX - 2 - (int)sizeof MARK - HEX, /* of the result's name in the folder's */
     TRIES = 16,
     DEPTH = 2, /* folders below a private one: out */
@@ -100,7 +100,8 @@ static void remove_private(int dir, int at, const char *name)
     for (int i = 0; i < TRIES; i++) {
         empty_folder(dir, DEPTH);
         unlinkat(dir, LOCK, 0);
-        if (unlinkat(at, name, AT_REMOVEDIR) == 0 || (errno != ENOTEMPTY && errno != EEXIST)) return;
+        if (unlinkat(at, name, AT_REMOVEDIR) == 0 || (errno != ENOTEMPTY && errno != EEXIST))
+            return;
     }
 }
 
@@ -187,15 +188,17 @@ static apus_err check_folder(const char *path, apus_diag *diag)
     each_entry(dir, look_at, &l);
     close(dir);
     if (l.strange[0])
-        return ap_fail(diag, APUS_EFILE,
-                       "%s: is not overwritten: it holds \"%.200s\", which is not a model's; remove "
-                       "the folder or choose another name",
-                       path, l.strange);
+        return ap_fail(
+            diag, APUS_EFILE,
+            "%s: is not overwritten: it holds \"%.200s\", which is not a model's; remove "
+            "the folder or choose another name",
+            path, l.strange);
     if (l.config) return APUS_OK;
-    return ap_fail(diag, APUS_EFILE,
-                   "%s: is not overwritten: it has no config.json, so it is not a model; remove the "
-                   "folder or choose another name",
-                   path);
+    return ap_fail(
+        diag, APUS_EFILE,
+        "%s: is not overwritten: it has no config.json, so it is not a model; remove the "
+        "folder or choose another name",
+        path);
 }
 
 apus_err ap_stage_check(const char *path, ap_stage_kind kind, bool replace, apus_diag *diag)
@@ -304,7 +307,8 @@ static int make_lock(const char *dir)
 {
     struct stat st;
     int at = open_folder(AT_FDCWD, dir);
-    int lock = at < 0 ? -1 : openat(at, LOCK, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int lock =
+        at < 0 ? -1 : openat(at, LOCK, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     int why = errno;
     if (at >= 0) close(at);
     if (lock < 0) {
@@ -422,10 +426,10 @@ static apus_err take_name(const ap_stage *s, apus_diag *diag)
     bool there = s->replace && lstat(s->path, &st) == 0;
     apus_err err = there ? ap_stage_check(s->path, s->kind, true, diag) : APUS_OK;
     if (err) return err;
-    int failed = !there                       ? no_replace(s)
-                 : s->kind == AP_STAGE_FILE ? rename(s->out, s->path)
-                                            : renameat2(AT_FDCWD, s->out, AT_FDCWD, s->path,
-                                                        RENAME_EXCHANGE);
+    int failed = !there ? no_replace(s)
+                 : s->kind == AP_STAGE_FILE
+                     ? rename(s->out, s->path)
+                     : renameat2(AT_FDCWD, s->out, AT_FDCWD, s->path, RENAME_EXCHANGE);
     if (!failed) return APUS_OK;
     if (errno == EEXIST || errno == ENOTEMPTY)
         return ap_fail(diag, APUS_EFILE,

@@ -27,9 +27,10 @@ typedef struct ap_stage {
     bool replace;
     char *path; /* the result's name; NULL: not begun */
     char *dir;  /* the private folder */
-    char *out;  /* in it: where the caller writes; a folder exists, a file is for the caller to make */
-    int lock;   /* file descriptor */
-    int live;   /* place in the list for signal handlers, -1: none */
+    char *
+        out; /* in it: where the caller writes; a folder exists, a file is for the caller to make */
+    int lock; /* file descriptor */
+    int live; /* place in the list for signal handlers, -1: none */
 } ap_stage;
 
 /* Could a result of that name be written? Looks only. EFILE with the reason. */

@@ -18,10 +18,10 @@ typedef struct ap_store {
     uint64_t room;
     char *path;
     bool writes;
-    ap_stage stage;    /* of the file being written */
-    uint64_t size;     /* reading: bytes of the file; writing: bytes so far */
-    uint64_t at;       /* bytes read or written */
-    void *hash;        /* running XXH64 of them */
+    ap_stage stage; /* of the file being written */
+    uint64_t size;  /* reading: bytes of the file; writing: bytes so far */
+    uint64_t at;    /* bytes read or written */
+    void *hash;     /* running XXH64 of them */
     apus_err err;
     apus_diag *diag;
 } ap_store;

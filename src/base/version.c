@@ -1,6 +1,6 @@
 #include "apus/apus.h"
 
-#define TEXT(x)    #x
+#define TEXT(x)       #x
 #define DOTS(a, b, c) TEXT(a) "." TEXT(b) "." TEXT(c)
 
 const char *apus_version(void)

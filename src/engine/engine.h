@@ -91,13 +91,14 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
  * bytes available (0 = not known: everything fits). Weights of `params` values that take `need` bytes; an
  * engine of those settings and sizes, beside `weights` bytes that are still to be loaded (0: they are in
  * memory). */
-apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have, apus_diag *diag);
+apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have,
+                        apus_diag *diag);
 apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
                        const ap_sizes *z, uint64_t have, uint64_t weights, apus_diag *diag);
 /* What an engine of those settings would run with: to plan with, not to run. *own: a device that was made
  * for it, or NULL; op->destroy it. */
-apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_exec *ex, ap_device **own,
-                        apus_diag *diag);
+apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_exec *ex,
+                        ap_device **own, apus_diag *diag);
 
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
@@ -111,8 +112,8 @@ apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progr
 /* The same, but the row of logits that follows the last token of feeds[i] stays on the device, where it is
  * row e->lane[i].kept of the engine's; feeds' `logits` and `rows` are NULL. The rows of a call are 0 to
  * n_feeds - 1. They may not have been computed yet when this returns. */
-apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
-                      void *progress_ctx, apus_diag *diag);
+apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds,
+                      apus_progress_fn progress, void *progress_ctx, apus_diag *diag);
 /* ENONFINITE, with the model's name. */
 apus_err ap_not_finite(const apus_engine *e, apus_diag *diag);
 /* Run the session's own tokens [base, pos) again: state and pages are those of base. On error they

@@ -58,8 +58,8 @@ static apus_err check_rows(const apus_feed *f, int i, apus_diag *diag)
                            which(i, at), j, low, f->n - 1, (int)f->rows[j]);
     }
     return f->n_rows >= 1 ? APUS_OK
-                          : ap_fail(diag, APUS_EINVAL,
-                                    "%sn_rows: expected at least 1, found %d", which(i, at), f->n_rows);
+                          : ap_fail(diag, APUS_EINVAL, "%sn_rows: expected at least 1, found %d",
+                                    which(i, at), f->n_rows);
 }
 
 static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus_diag *diag)
@@ -284,7 +284,8 @@ static bool step_is_finite(const call *c, const ap_step *st)
     for (int i = 0; i < c->n_lane; i++) {
         const ap_lane *l = &c->lane[i];
         size_t first = (size_t)(l->row_done - l->out);
-        if (l->share && l->out && l->logits && !all_finite(l->logits + first * V, (size_t)l->out * V))
+        if (l->share && l->out && l->logits &&
+            !all_finite(l->logits + first * V, (size_t)l->out * V))
             return false;
     }
     return true;
@@ -293,10 +294,11 @@ static bool step_is_finite(const call *c, const ap_step *st)
 apus_err ap_not_finite(const apus_engine *e, apus_diag *diag)
 {
     const char *dir = e->model->dir;
-    return ap_fail(diag, APUS_ENONFINITE,
-                   "%s: the logits are not finite: a weight is NaN or infinite, or a sum overflows; "
-                   "'apus info --check' names the tensor",
-                   dir ? dir : "the model");
+    return ap_fail(
+        diag, APUS_ENONFINITE,
+        "%s: the logits are not finite: a weight is NaN or infinite, or a sum overflows; "
+        "'apus info --check' names the tensor",
+        dir ? dir : "the model");
 }
 
 static apus_err run_step(call *c, apus_diag *diag)
@@ -416,8 +418,8 @@ apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progr
     return feed(&c, feeds, diag);
 }
 
-apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
-                      void *progress_ctx, apus_diag *diag)
+apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds,
+                      apus_progress_fn progress, void *progress_ctx, apus_diag *diag)
 {
     call c = {.e = e,
               .lane = e->lane,
@@ -447,8 +449,8 @@ apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds, apus_pro
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_feed_batch: an engine is needed");
     for (int i = 0; feeds && i < n_feeds; i++)
         if (feeds[i].size != sizeof *feeds)
-            return ap_fail(diag, APUS_EINVAL, "apus_feed.size: expected %zu, found %zu", sizeof *feeds,
-                           feeds[i].size);
+            return ap_fail(diag, APUS_EINVAL, "apus_feed.size: expected %zu, found %zu",
+                           sizeof *feeds, feeds[i].size);
     apus_err err = ap_call_begin(e, diag);
     if (err) return err;
     err = ap_feed(e, feeds, n_feeds, progress, progress_ctx, diag);

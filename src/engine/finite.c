@@ -83,8 +83,8 @@ static void tell(const apus_model *m, const char *name, const ap_tensor *t, foun
                               .col = f.first % cols});
 }
 
-static apus_err scan_all(const apus_model *m, ap_pool *pool, found *of, const apus_check_settings *s,
-                         apus_diag *diag)
+static apus_err scan_all(const apus_model *m, ap_pool *pool, found *of,
+                         const apus_check_settings *s, apus_diag *diag)
 {
     size_t n = ap_weights_count(m->weights);
     for (size_t i = 0; i < n; i++) {
@@ -120,7 +120,8 @@ apus_err apus_model_check(const apus_model *m, const apus_check_settings *given,
     if (err) return err;
     size_t workers = (size_t)ap_pool_threads(pool);
     found *of = ap_calloc(workers, sizeof *of);
-    err = of ? scan_all(m, pool, of, &s, diag) : ap_fail_nomem(diag, workers * sizeof *of, "a check");
+    err =
+        of ? scan_all(m, pool, of, &s, diag) : ap_fail_nomem(diag, workers * sizeof *of, "a check");
     ap_free(of);
     ap_pool_free(pool);
     return err;

@@ -5,15 +5,19 @@
 
 #include "engine/engine.h"
 
-#define GB        1e9
-#define CTX_STEP  256
+#define GB             1e9
+#define CTX_STEP       256
 #define SMALLEST_CHUNK 32
 
-static double gb(uint64_t bytes) { return (double)bytes / GB; }
+static double gb(uint64_t bytes)
+{
+    return (double)bytes / GB;
+}
 
 /* ------------------------------------------------------------------ weights */
 
-apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have, apus_diag *diag)
+apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64_t have,
+                        apus_diag *diag)
 {
     /* bits per weight of common types in memory, scales included */
     static const struct {
@@ -21,17 +25,19 @@ apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64
         const char *name;
     } type[] = {{8.5, "q8_0"}, {6.6, "q6_k"}, {5.6, "q5_k"}, {4.6, "q4_k"}};
     if (have == 0 || need <= have) return APUS_OK;
-    double now = params ? 8.0 * (double)need / (double)params : 0, most = now * (double)have / (double)need;
+    double now = params ? 8.0 * (double)need / (double)params : 0,
+           most = now * (double)have / (double)need;
     char hint[160] = "even 4 bits per weight would not fit: choose a smaller model";
     for (size_t i = 0; i < sizeof type / sizeof *type; i++) {
         if (type[i].bits > most) continue;
-        snprintf(hint, sizeof hint, "with %s weights it would take about %.3f GB and fit", type[i].name,
-                 type[i].bits / 8 * (double)params / GB);
+        snprintf(hint, sizeof hint, "with %s weights it would take about %.3f GB and fit",
+                 type[i].name, type[i].bits / 8 * (double)params / GB);
         break;
     }
-    return ap_fail(diag, APUS_ENOMEM,
-                   "%s: the weights take %.3f GB in memory (%.1f bits each), %.3f GB are available; %s", path,
-                   gb(need), now, gb(have), hint);
+    return ap_fail(
+        diag, APUS_ENOMEM,
+        "%s: the weights take %.3f GB in memory (%.1f bits each), %.3f GB are available; %s", path,
+        gb(need), now, gb(have), hint);
 }
 
 /* ------------------------------------------------------------------ engines */
@@ -58,7 +64,8 @@ static int largest_ctx(const apus_model *m, apus_engine_settings s, int ctx, con
         s.ctx = mid * CTX_STEP;
         if (fits(m, &s, ex, have))
             lo = mid;
-        else hi = mid - 1;
+        else
+            hi = mid - 1;
     }
     return lo * CTX_STEP;
 }
@@ -101,8 +108,10 @@ static void advise(const apus_model *m, const apus_engine_settings *given, const
     ctx = largest_ctx(m, s, z->ctx, ex, have);
     s.kv = APUS_KV_Q8;
     int q8 = z->kv == APUS_KV_Q8 ? 0 : largest_ctx(m, s, z->ctx, ex, have);
-    if (q8 > ctx) say(to, size, "max_sessions 1, prefill_chunk 32, q8 KV pages and ctx %d together", q8);
-    else if (ctx) say(to, size, "max_sessions 1, prefill_chunk 32 and ctx %d together", ctx);
+    if (q8 > ctx)
+        say(to, size, "max_sessions 1, prefill_chunk 32, q8 KV pages and ctx %d together", q8);
+    else if (ctx)
+        say(to, size, "max_sessions 1, prefill_chunk 32 and ctx %d together", ctx);
 }
 
 apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
@@ -114,11 +123,14 @@ apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const
     if (need_of(z) <= room) return APUS_OK;
     advise(m, s, z, ex, room, choice, sizeof choice);
     if (weights)
-        snprintf(left, sizeof left, "%.3f GB are available, of which the weights take %.3f", gb(have), gb(weights));
+        snprintf(left, sizeof left, "%.3f GB are available, of which the weights take %.3f",
+                 gb(have), gb(weights));
     else
         snprintf(left, sizeof left, "%.3f GB of memory are available", gb(have));
     return ap_fail(diag, APUS_ENOMEM,
-                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch %.3f), %s; %s%s",
+                   "%d session(s) of %d tokens need %.3f GB (KV pages %.3f, states %.3f, scratch "
+                   "%.3f), %s; %s%s",
                    z->n_session, z->ctx, gb(need_of(z)), gb(z->kv_bytes), gb(z->state_bytes),
-                   gb(z->scratch_bytes), left, choice[0] ? "would fit: " : "no setting would fit", choice);
+                   gb(z->scratch_bytes), left, choice[0] ? "would fit: " : "no setting would fit",
+                   choice);
 }

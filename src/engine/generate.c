@@ -23,8 +23,8 @@ static apus_err take_choice(ap_gen *g, apus_diag *diag)
 {
     const apus_engine *e = g->session->engine;
     if (e->chooser.n_allowed == 0)
-        return ap_fail(diag, APUS_EFORMAT, "%s: suppress_tokens leaves no token that could be chosen",
-                       e->model->dir);
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: suppress_tokens leaves no token that could be chosen", e->model->dir);
     g->id = e->chooser.id[g->row];
     return g->id >= 0 ? APUS_OK : ap_not_finite(e, diag);
 }
@@ -176,8 +176,7 @@ static apus_err generate(apus_engine *e, const apus_generation *list, int n, apu
                                      .tok = list[i].prompt,
                                      .n = list[i].n};
     int64_t begin = ap_time_us();
-    apus_err err =
-        ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
+    apus_err err = ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
     int64_t fed = ap_time_us();
     if (!err) take_rows(e, n);
     for (int i = 0; i < n; i++) {

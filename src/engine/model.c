@@ -15,8 +15,11 @@
 
 void apus_model_settings_default(apus_model_settings *s)
 {
-    if (s) *s = (apus_model_settings){.size = sizeof *s, .load = APUS_LOAD_ALL, .cpu = APUS_CPU_AUTO,
-                               .precision = APUS_PRECISION_HIGH};
+    if (s)
+        *s = (apus_model_settings){.size = sizeof *s,
+                                   .load = APUS_LOAD_ALL,
+                                   .cpu = APUS_CPU_AUTO,
+                                   .precision = APUS_PRECISION_HIGH};
 }
 
 /* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
@@ -274,7 +277,8 @@ static size_t mapped_rows(const apus_model *m, const char *name)
 /* Check every tensor and add up what the model would take. */
 static apus_err measure(apus_model *m, apus_diag *diag)
 {
-    size_t rows = mapped_rows(m, "embed_tokens.weight"), ple = mapped_rows(m, "embed_tokens_per_layer.weight");
+    size_t rows = mapped_rows(m, "embed_tokens.weight"),
+           ple = mapped_rows(m, "embed_tokens_per_layer.weight");
     m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
     return ap_model_measure(&m->config, m->weights, m->dev, &m->packed_bytes, diag);
 }
@@ -385,22 +389,23 @@ static void fill_info(apus_model *m)
 static void tell(const apus_model *m, apus_load load)
 {
     const apus_info *i = &m->info;
-    ap_log_say(&m->log, APUS_LOG_INFO, "%s: %s, %d layers, %llu parameters, %s", m->dir, i->architecture,
-               i->n_layers, (unsigned long long)i->params_total, m->weight_types);
+    ap_log_say(&m->log, APUS_LOG_INFO, "%s: %s, %d layers, %llu parameters, %s", m->dir,
+               i->architecture, i->n_layers, (unsigned long long)i->params_total, m->weight_types);
     if (load == APUS_LOAD_ALL)
-        ap_log_say(&m->log, APUS_LOG_INFO, "%s: weights packed for %s, precision %s, %zu bytes", m->dir,
-                   ap_where(m->dev), apus_precision_name(m->precision), m->packed_bytes);
+        ap_log_say(&m->log, APUS_LOG_INFO, "%s: weights packed for %s, precision %s, %zu bytes",
+                   m->dir, ap_where(m->dev), apus_precision_name(m->precision), m->packed_bytes);
     for (size_t k = 0; k < m->notes.n; k++)
         ap_log_say(&m->log, APUS_LOG_WARNING, "%s", m->notes.text[k]);
     if (!i->has_tokenizer)
         ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no tokenizer here; only token ids can be used",
                    m->dir);
     else if (!i->has_chat_template)
-        ap_log_say(&m->log, APUS_LOG_WARNING, "%s: no chat template here; only raw text can be used",
-                   m->dir);
+        ap_log_say(&m->log, APUS_LOG_WARNING,
+                   "%s: no chat template here; only raw text can be used", m->dir);
 }
 
-static apus_err check_settings(const apus_model_settings *given, apus_model_settings *s, apus_diag *diag)
+static apus_err check_settings(const apus_model_settings *given, apus_model_settings *s,
+                               apus_diag *diag)
 {
     apus_err err = ap_settings_take(s, sizeof *s, given, "apus_model_settings", diag);
     if (err) return err;
@@ -408,7 +413,8 @@ static apus_err check_settings(const apus_model_settings *given, apus_model_sett
         return ap_fail(diag, APUS_EINVAL, "apus_model_settings.load: expected 0 to %d, found %d",
                        APUS_LOAD_ALL, (int)s->load);
     if (s->precision < APUS_PRECISION_HIGH || s->precision > APUS_PRECISION_FAST)
-        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.precision: expected 0 to %d, found %d",
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_model_settings.precision: expected 0 to %d, found %d",
                        APUS_PRECISION_FAST, (int)s->precision);
     return APUS_OK;
 }
@@ -427,8 +433,8 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     m->log = (ap_log){s.log, s.log_ctx};
     err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
-        err =
-            ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag) : open_folder(m, s.load, diag);
+        err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag)
+                                            : open_folder(m, s.load, diag);
     if (!err) settle_tokens(m);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);

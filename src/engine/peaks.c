@@ -9,16 +9,21 @@
 
 const char *apus_unit_name(apus_unit unit)
 {
-    static const char *const names[APUS_UNITS] = {"", "f32", "int16", "int8", "bf16_tiles", "int8_tiles"};
+    static const char *const names[APUS_UNITS] = {"",     "f32",        "int16",
+                                                  "int8", "bf16_tiles", "int8_tiles"};
     return (unsigned)unit < APUS_UNITS ? names[unit] : "";
 }
 
-bool apus_cpu_has(apus_cpu level) { return ap_cpu_has(level); }
+bool apus_cpu_has(apus_cpu level)
+{
+    return ap_cpu_has(level);
+}
 
 apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *out, apus_diag *diag)
 {
     if (!out || out->size < sizeof out->size || out->size > sizeof *out)
-        return ap_fail(diag, APUS_EINVAL, "apus_peaks.size must be set to at most %zu", sizeof *out);
+        return ap_fail(diag, APUS_EINVAL, "apus_peaks.size must be set to at most %zu",
+                       sizeof *out);
     ap_pool *pool;
     if (level == APUS_CPU_AUTO) level = ap_cpu_best();
     if (!ap_cpu_has(level))
@@ -27,9 +32,11 @@ apus_err apus_machine_peaks(apus_cpu level, int threads, apus_peaks *out, apus_d
     if (err) return err;
     apus_peaks p = {.size = out->size, .level = level, .threads = ap_pool_threads(pool)};
     p.read = ap_peak_bytes(level, pool);
-    for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++) p.ops[u] = ap_peak_ops(level, (apus_unit)u, pool);
+    for (int u = APUS_UNIT_F32; u < APUS_UNITS; u++)
+        p.ops[u] = ap_peak_ops(level, (apus_unit)u, pool);
     ap_pool_free(pool);
-    if (isinf(p.read)) return ap_fail(diag, APUS_ENOMEM, "no memory to measure how fast it is read");
+    if (isinf(p.read))
+        return ap_fail(diag, APUS_ENOMEM, "no memory to measure how fast it is read");
     memcpy(out, &p, p.size);
     return APUS_OK;
 }

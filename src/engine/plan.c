@@ -4,12 +4,12 @@
 
 #include "engine/engine.h"
 
-#define LEAST_CHUNK   512
-#define MOST_CHUNK    4096 /* of the default: mixtures of experts want many tokens for each of them */
-#define CHUNK_SHARE   24   /* and may take this part of the weights' memory for it */
-#define MAX_CHUNK     65536
-#define DEVICE_ROWS   64 /* of logits, before they go to the host */
-#define MAX_SESSIONS  4096
+#define LEAST_CHUNK  512
+#define MOST_CHUNK   4096 /* of the default: mixtures of experts want many tokens for each of them */
+#define CHUNK_SHARE  24   /* and may take this part of the weights' memory for it */
+#define MAX_CHUNK    65536
+#define DEVICE_ROWS  64 /* of logits, before they go to the host */
+#define MAX_SESSIONS 4096
 
 static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z,
                       apus_diag *diag)
@@ -154,9 +154,11 @@ static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
     const ap_config *c = &m->config;
     uint64_t other = ((uint64_t)5 << 20) + (uint64_t)c->vocab * 64 + m->mapped_bytes;
     other += (uint64_t)c->n_expert * (uint64_t)c->n_layer * sizeof(ap_expert);
-    other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) + rest_of_page(z->model_scratch_bytes);
+    other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) +
+             rest_of_page(z->model_scratch_bytes);
     for (int g = 0; g < AP_KV_GROUPS; g++)
-        other += rest_of_page((uint64_t)z->kv_cap[g] * (uint64_t)z->n_session * z->shape.page_bytes[g]);
+        other +=
+            rest_of_page((uint64_t)z->kv_cap[g] * (uint64_t)z->n_session * z->shape.page_bytes[g]);
     return other;
 }
 

@@ -5,7 +5,8 @@
 apus_err apus_engine_profile(apus_engine *e, bool on, apus_diag *diag)
 {
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_engine_profile: an engine is needed");
-    if (e->busy) return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
+    if (e->busy)
+        return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
     if (!on) {
         ap_profile_end(&e->exec);
         return APUS_OK;

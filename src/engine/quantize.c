@@ -95,8 +95,8 @@ static apus_err open_gguf(ap_quantizer *q, bool gguf)
         if (!q->config_text) err = ap_fail_nomem(q->diag, json.len, "the configuration");
     }
     if (!err)
-        err = ap_config_parse(&(ap_config_text){q->src, json.data, json.len}, NULL, q->config,
-                              NULL, q->diag);
+        err = ap_config_parse(&(ap_config_text){q->src, json.data, json.len}, NULL, q->config, NULL,
+                              q->diag);
     ap_buf_free(&json);
     return err;
 }

@@ -84,8 +84,7 @@ void ap_chooser_close(ap_chooser *p)
     ap_free(p->row);
     if (p->scratch) dev->op->free(dev, p->scratch, p->scratch_bytes);
     if (p->id) dev->op->free_shared(dev, p->id, (size_t)p->n_row * sizeof *p->id);
-    if (p->history)
-        dev->op->free(dev, p->history, history_bytes(p->ex, p->n_row, p->most_history));
+    if (p->history) dev->op->free(dev, p->history, history_bytes(p->ex, p->n_row, p->most_history));
     if (p->mask) dev->op->free(dev, p->mask, mask_words(p->vocab) * sizeof *p->mask);
     *p = (ap_chooser){0};
 }
@@ -123,7 +122,8 @@ apus_err ap_chooser_forbid(ap_chooser *p, const int32_t *id, int n, apus_diag *d
 /* ---------------------------------------------------------------- choosing */
 
 /* The tokens that penalties look at, where the slot can see them. */
-static void take_history(ap_chooser *p, int i, const apus_sampling *s, const int32_t *history, int n)
+static void take_history(ap_chooser *p, int i, const apus_sampling *s, const int32_t *history,
+                         int n)
 {
     ap_device *dev = p->ex->dev;
     ap_sample_row *row = &p->row[i];

@@ -193,7 +193,8 @@ apus_err apus_session_save(const apus_session *s, const char *path, apus_diag *d
     return ap_store_close(&f, 1);
 }
 
-apus_err apus_session_save_memory(const apus_session *s, void **data, size_t *bytes, apus_diag *diag)
+apus_err apus_session_save_memory(const apus_session *s, void **data, size_t *bytes,
+                                  apus_diag *diag)
 {
     if (!s || !s->used || !data || !bytes)
         return ap_fail(diag, APUS_EINVAL,
@@ -257,16 +258,18 @@ static void check_way(ap_store *f, const apus_engine *e, const header *h)
     uint32_t here = way_of(e), precision = h->way & 255, form = h->way >> 8;
     if (h->way == here) return;
     if (precision != (here & 255))
-        f->err = ap_fail(f->diag, APUS_EFORMAT,
-                         "%s: was saved with precision %s; this model was opened with %s: choose the "
-                         "same to go on",
-                         f->path, apus_precision_name((apus_precision)precision),
-                         apus_precision_name((apus_precision)(here & 255)));
+        f->err =
+            ap_fail(f->diag, APUS_EFORMAT,
+                    "%s: was saved with precision %s; this model was opened with %s: choose the "
+                    "same to go on",
+                    f->path, apus_precision_name((apus_precision)precision),
+                    apus_precision_name((apus_precision)(here & 255)));
     else
-        f->err = ap_fail(f->diag, APUS_EFORMAT,
-                         "%s: was saved with the delta rule %s; this engine computes it %s: choose the "
-                         "same gdn_chunked to go on",
-                         f->path, form < 2 ? forms[form] : "in an unknown form", forms[here >> 8]);
+        f->err =
+            ap_fail(f->diag, APUS_EFORMAT,
+                    "%s: was saved with the delta rule %s; this engine computes it %s: choose the "
+                    "same gdn_chunked to go on",
+                    f->path, form < 2 ? forms[form] : "in an unknown form", forms[here >> 8]);
 }
 
 static void check_header(ap_store *f, const apus_engine *e, const header *h)
@@ -432,11 +435,12 @@ apus_err apus_session_load(apus_engine *e, const char *path, apus_session **out,
     return err ? err : read_all(&f, e, out, diag);
 }
 
-apus_err apus_session_load_memory(apus_engine *e, const void *data, size_t bytes, apus_session **out,
-                                  apus_diag *diag)
+apus_err apus_session_load_memory(apus_engine *e, const void *data, size_t bytes,
+                                  apus_session **out, apus_diag *diag)
 {
     if (!e || !data || !out)
-        return ap_fail(diag, APUS_EINVAL, "apus_session_load_memory: engine, data and out are needed");
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_session_load_memory: engine, data and out are needed");
     ap_store f;
     apus_err err = check_idle(e, diag);
     if (!err) err = ap_store_open_memory(&f, data, bytes, diag);

@@ -30,7 +30,8 @@ apus_err apus_precision_parse(const char *name, apus_precision *out, apus_diag *
         *out = (apus_precision)i;
         return APUS_OK;
     }
-    return ap_fail(diag, APUS_EINVAL, "precision: expected high, exact or fast, found '%.40s'", name);
+    return ap_fail(diag, APUS_EINVAL, "precision: expected high, exact or fast, found '%.40s'",
+                   name);
 }
 
 const char *apus_precision_name(apus_precision p)
@@ -64,7 +65,9 @@ void apus_engine_settings_default(apus_engine_settings *s)
 
 void apus_sampling_default(apus_sampling *s)
 {
-    if (s) *s = (apus_sampling){.size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    if (s)
+        *s = (apus_sampling){
+            .size = sizeof *s, .temperature = 1, .top_p = 1, .repetition_penalty = 1};
 }
 
 void apus_sampling_from_model(const apus_model *m, apus_sampling *s)

@@ -40,7 +40,7 @@ typedef struct synth_tensor {
 typedef struct synth {
     apus_synth_settings s;
     ap_stage stage; /* .out: the file or folder that is being written */
-    char *folder; /* of the original configuration */
+    char *folder;   /* of the original configuration */
     bool gguf;
     ap_dtype target; /* type of GGUF files; F32, F16, BF16 */
     int bits;        /* of MLX's format, 0 = none */
@@ -508,10 +508,12 @@ apus_err apus_synth(const char *config, const char *dst, const apus_synth_settin
         err = ap_fail(diag, APUS_EINVAL, "layers: expected 0 or more, found %d", y.s.layers);
     if (!err) err = check_settings(&y, dst);
     if (!err)
-        err = ap_stage_begin(&y.stage, dst, y.gguf ? AP_STAGE_FILE : AP_STAGE_FOLDER, y.s.force, diag);
+        err = ap_stage_begin(&y.stage, dst, y.gguf ? AP_STAGE_FILE : AP_STAGE_FOLDER, y.s.force,
+                             diag);
     if (!err) err = read_config(&y, config);
     if (!err && ap_path_same(y.folder, dst))
-        err = ap_fail(diag, APUS_EINVAL, "%s: is the folder of the configuration; choose another name", dst);
+        err = ap_fail(diag, APUS_EINVAL,
+                      "%s: is the folder of the configuration; choose another name", dst);
     if (!err) err = y.gguf ? plan_gguf(&y) : plan_folder(&y);
     if (!err) err = ap_pool_create(y.s.threads, &y.pool, diag);
     if (!err) err = y.gguf ? write_gguf(&y) : write_folder(&y);

@@ -26,7 +26,8 @@ apus_err apus_tokenize(const apus_model *m, const char *text, size_t len, unsign
     if (!m || (!text && len) || !ids || !n)
         return ap_fail(diag, APUS_EINVAL, "apus_tokenize: model, text, ids and n are needed");
     apus_err err = need_tokenizer(m, diag);
-    return err ? err : ap_tokenizer_encode(m->tokenizer, text ? text : "", len, flags, ids, n, diag);
+    return err ? err
+               : ap_tokenizer_encode(m->tokenizer, text ? text : "", len, flags, ids, n, diag);
 }
 
 /* Heads are padded: ids between the tokenizer's vocabulary and the model's stand for nothing. */
@@ -137,8 +138,9 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
                                  apus_chat_parser **out, apus_diag *diag)
 {
     if (!m || (!prompt && prompt_len) || !fn || !out)
-        return ap_fail(diag, APUS_EINVAL, "apus_chat_parser_create: model, fn and out are needed, "
-                                          "and a prompt of a length");
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_chat_parser_create: model, fn and out are needed, "
+                       "and a prompt of a length");
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
     /* A rendered prompt came through a template, be it the caller's. */

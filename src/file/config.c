@@ -52,8 +52,8 @@ void ap_config_common(const ap_fields *t, int default_context, ap_config *c)
     c->hidden = (int)ap_field_int(t, "hidden_size", 1, AP_CFG_MAX_HIDDEN, AP_REQUIRED);
     c->vocab = (int)ap_field_int(t, "vocab_size", 1, AP_CFG_MAX_VOCAB, AP_REQUIRED);
     c->n_head = (int)ap_field_int(t, "num_attention_heads", 1, AP_CFG_MAX_HEADS, AP_REQUIRED);
-    c->context = (int)ap_field_int(t, "max_position_embeddings", 1, AP_CFG_MAX_CONTEXT,
-                                   default_context);
+    c->context =
+        (int)ap_field_int(t, "max_position_embeddings", 1, AP_CFG_MAX_CONTEXT, default_context);
     c->norm_eps = (float)ap_field_num(t, "rms_norm_eps", 0, 1, 1e-6);
     ap_field_refuse(t, "attention_bias");
 }
@@ -190,8 +190,8 @@ static void check_class(const ap_fields *f)
     const ap_json *list = ap_field_array(f, "architectures");
     for (const ap_json *e = list ? list->first : NULL; e; e = e->next) {
         if (e->type == AP_JSON_STRING &&
-            (ap_ends_with(e->str, "ForCausalLM") || ap_ends_with(e->str, "ForConditionalGeneration") ||
-             ap_ends_with(e->str, "Model")))
+            (ap_ends_with(e->str, "ForCausalLM") ||
+             ap_ends_with(e->str, "ForConditionalGeneration") || ap_ends_with(e->str, "Model")))
             continue;
         ap_field_fail(f, APUS_EUNSUPPORTED, "architectures", e,
                       "expected a class that generates text");

@@ -11,10 +11,10 @@
 #include "base/err.h"
 #include "base/notes.h"
 
-#define AP_MAX_LAYERS 512
+#define AP_MAX_LAYERS   512
 #define AP_MAX_STOP     64
 #define AP_MAX_SUPPRESS 1024
-#define AP_MAX_ROT 512 /* angles of one rope table = rotated dims / 2 */
+#define AP_MAX_ROT      512 /* angles of one rope table = rotated dims / 2 */
 
 typedef enum ap_arch_id {
     AP_ARCH_GEMMA4,
@@ -41,7 +41,7 @@ typedef enum ap_layer_kind { AP_LAYER_FULL, AP_LAYER_SLIDING, AP_LAYER_LINEAR } 
 
 /* Rotary embedding of one layer kind. */
 typedef struct ap_rope {
-    int n_angle;     /* angles; dims i and i + pair_offset of a head turn by angle i, i < n_angle */
+    int n_angle; /* angles; dims i and i + pair_offset of a head turn by angle i, i < n_angle */
     int pair_offset;
     float inv_freq[AP_MAX_ROT]; /* f32 recipe of the spec, yarn and factor applied */
     float attention_factor;     /* multiplies cos and sin (yarn); 1 otherwise */
@@ -50,24 +50,24 @@ typedef struct ap_rope {
 typedef struct ap_layer_config {
     ap_layer_kind kind;
     int n_kv_head, head_dim; /* attention layers (own or donor geometry) */
-    int kv_donor;            /* layer whose K/V is used: itself, or an earlier one (gemma sharing) */
-    bool k_eq_v;             /* V from the raw K projection */
+    int kv_donor; /* layer whose K/V is used: itself, or an earlier one (gemma sharing) */
+    bool k_eq_v;  /* V from the raw K projection */
     bool moe;
-    int ffn;                 /* dense FFN width here (gemma: dense branch); 0 if none */
+    int ffn; /* dense FFN width here (gemma: dense branch); 0 if none */
 } ap_layer_config;
 
 typedef struct ap_config {
     ap_arch_id arch;
-    bool multimodal;       /* the file describes towers besides the text model */
+    bool multimodal; /* the file describes towers besides the text model */
     int n_layer, hidden, vocab, context;
-    int n_head;            /* query heads (every attention layer) */
+    int n_head; /* query heads (every attention layer) */
     ap_layer_config layer[AP_MAX_LAYERS];
-    int window;            /* sliding layers see this many keys, self included; 0 = no such layer */
+    int window; /* sliding layers see this many keys, self included; 0 = no such layer */
     ap_rope rope_full, rope_sliding;
     float norm_eps;
     bool tie_embeddings;
-    float softcap;         /* 0 = none */
-    float attn_scale;      /* gemma: of queries times keys */
+    float softcap;    /* 0 = none */
+    float attn_scale; /* gemma: of queries times keys */
 
     /* gemma4 */
     int ple_dim, ple_vocab; /* 0 = no per-layer embeddings */
@@ -79,8 +79,8 @@ typedef struct ap_config {
     /* gated delta rule */
     int gdn_k_head, gdn_v_head, gdn_k_dim, gdn_v_dim, gdn_conv;
 
-    int bos, pad;                 /* -1 = none */
-    int stop[AP_MAX_STOP], n_stop; /* union of config and generation_config */
+    int bos, pad;                              /* -1 = none */
+    int stop[AP_MAX_STOP], n_stop;             /* union of config and generation_config */
     int suppress[AP_MAX_SUPPRESS], n_suppress; /* never generated */
 
     /* generation_config; `has` flags by field: negative = not given */

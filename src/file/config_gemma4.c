@@ -56,8 +56,8 @@ static void flat_geometry(const ap_fields *t, geometry base, bool k_eq_v, ap_con
 {
     geometry full = {
         .head_dim = (int)ap_field_int(t, "global_head_dim", 2, AP_CFG_MAX_HEAD_DIM, 512),
-        .kv_head = (int)ap_field_int(t, "num_global_key_value_heads", 1, AP_CFG_MAX_HEADS,
-                                     base.kv_head)};
+        .kv_head =
+            (int)ap_field_int(t, "num_global_key_value_heads", 1, AP_CFG_MAX_HEADS, base.kv_head)};
     if (!k_eq_v) full.kv_head = base.kv_head;
     for (int l = 0; l < c->n_layer; l++)
         if (c->layer[l].kind == AP_LAYER_FULL) set_geometry(&c->layer[l], full);
@@ -131,8 +131,8 @@ static void sharing(const ap_fields *t, ap_config *c)
 static void experts(const ap_fields *t, ap_config *c)
 {
     if (!ap_field_bool(t, "enable_moe_block", false)) return;
-    const char *width = ap_field(t, "moe_intermediate_size") ? "moe_intermediate_size"
-                                                             : "expert_intermediate_size";
+    const char *width =
+        ap_field(t, "moe_intermediate_size") ? "moe_intermediate_size" : "expert_intermediate_size";
     c->n_expert = (int)ap_field_int(t, "num_experts", 1, AP_CFG_MAX_EXPERTS, AP_REQUIRED);
     c->n_expert_used = (int)ap_field_int(t, "top_k_experts", 1, c->n_expert, AP_REQUIRED);
     if (!ap_field(t, width)) width = "moe_intermediate_size";
@@ -145,11 +145,11 @@ static void experts(const ap_fields *t, ap_config *c)
 static void per_layer_embeddings(const ap_fields *t, ap_config *c)
 {
     bool absent = !ap_json_get(t->o, "hidden_size_per_layer_input");
-    c->ple_dim = (int)ap_field_int(t, "hidden_size_per_layer_input", 0, AP_CFG_MAX_HIDDEN,
-                                   absent ? 256 : 0);
+    c->ple_dim =
+        (int)ap_field_int(t, "hidden_size_per_layer_input", 0, AP_CFG_MAX_HIDDEN, absent ? 256 : 0);
     if (c->ple_dim)
-        c->ple_vocab = (int)ap_field_int(t, "vocab_size_per_layer_input", 1, AP_CFG_MAX_VOCAB,
-                                         262144);
+        c->ple_vocab =
+            (int)ap_field_int(t, "vocab_size_per_layer_input", 1, AP_CFG_MAX_VOCAB, 262144);
 }
 
 static void ropes(const ap_fields *t, ap_config *c)

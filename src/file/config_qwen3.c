@@ -73,8 +73,8 @@ static void experts(const ap_fields *t, ap_config *c)
     c->n_expert_used = (int)ap_field_int(t, "num_experts_per_tok", 1, c->n_expert, AP_REQUIRED);
     c->expert_ffn = (int)ap_field_int(t, "moe_intermediate_size", 1, AP_CFG_MAX_FFN, AP_REQUIRED);
     if (all || next)
-        c->shared_ffn = (int)ap_field_int(t, "shared_expert_intermediate_size", 1, AP_CFG_MAX_FFN,
-                                          AP_REQUIRED);
+        c->shared_ffn =
+            (int)ap_field_int(t, "shared_expert_intermediate_size", 1, AP_CFG_MAX_FFN, AP_REQUIRED);
     c->norm_topk = all || ap_field_bool(t, "norm_topk_prob", next);
     if (!dense) return;
     int ffn = (int)ap_field_int(t, "intermediate_size", 1, AP_CFG_MAX_FFN, AP_REQUIRED);

@@ -63,8 +63,7 @@ static void yarn(const ap_fields *f, double base, int dim, const ap_config *c, i
            slow = ap_field_num(f, "beta_slow", 0, 1e9, 1);
     bool truncate = ap_field_bool(f, "truncate", true);
     yarn_attention_factor(f, factor, out);
-    if (!ap_json_get(f->o, "factor"))
-        ap_field_fail(f, APUS_EFORMAT, "factor", NULL, "is missing");
+    if (!ap_json_get(f->o, "factor")) ap_field_fail(f, APUS_EFORMAT, "factor", NULL, "is missing");
     if (fast < 1e-6) fast = 32; /* zero counts as not given */
     if (slow < 1e-6) slow = 1;
     double lo = yarn_dim(fast, dim, base, (double)original);
@@ -103,8 +102,8 @@ void ap_config_rope_qwen(const ap_fields *t, int head_dim, double partial_defaul
     if (base < 0) base = theta(t, NAN);
     if (partial < 0) partial = ap_field_num(t, "partial_rotary_factor", 0, 1, partial_default);
     const char *type = rope_type(&f);
-    int64_t original = ap_field_int(&f, "original_max_position_embeddings", 1, AP_CFG_MAX_CONTEXT,
-                                    c->context);
+    int64_t original =
+        ap_field_int(&f, "original_max_position_embeddings", 1, AP_CFG_MAX_CONTEXT, c->context);
     original = ap_field_int(t, "original_max_position_embeddings", 1, AP_CFG_MAX_CONTEXT, original);
     if (*t->err) return;
     int dim = (int)(head_dim * partial);

@@ -14,13 +14,25 @@ const ap_json *ap_field(const ap_fields *f, const char *key)
 void ap_field_describe(char *out, size_t size, const ap_json *v)
 {
     switch (v->type) {
-    case AP_JSON_NULL: snprintf(out, size, "null"); break;
-    case AP_JSON_BOOL: snprintf(out, size, "%s", v->boolean ? "true" : "false"); break;
+    case AP_JSON_NULL:
+        snprintf(out, size, "null");
+        break;
+    case AP_JSON_BOOL:
+        snprintf(out, size, "%s", v->boolean ? "true" : "false");
+        break;
     case AP_JSON_INT:
-    case AP_JSON_DOUBLE: snprintf(out, size, "%.60s", v->str); break;
-    case AP_JSON_STRING: snprintf(out, size, "\"%.80s\"", v->str); break;
-    case AP_JSON_ARRAY: snprintf(out, size, "a list of %zu", v->len); break;
-    case AP_JSON_OBJECT: snprintf(out, size, "an object"); break;
+    case AP_JSON_DOUBLE:
+        snprintf(out, size, "%.60s", v->str);
+        break;
+    case AP_JSON_STRING:
+        snprintf(out, size, "\"%.80s\"", v->str);
+        break;
+    case AP_JSON_ARRAY:
+        snprintf(out, size, "a list of %zu", v->len);
+        break;
+    case AP_JSON_OBJECT:
+        snprintf(out, size, "an object");
+        break;
     }
 }
 

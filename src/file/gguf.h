@@ -16,15 +16,26 @@
 #include "tensor/tensor.h"
 
 typedef enum ap_gguf_type {
-    AP_GGUF_U8, AP_GGUF_I8, AP_GGUF_U16, AP_GGUF_I16, AP_GGUF_U32, AP_GGUF_I32, AP_GGUF_F32,
-    AP_GGUF_BOOL, AP_GGUF_STRING, AP_GGUF_ARRAY, AP_GGUF_U64, AP_GGUF_I64, AP_GGUF_F64,
+    AP_GGUF_U8,
+    AP_GGUF_I8,
+    AP_GGUF_U16,
+    AP_GGUF_I16,
+    AP_GGUF_U32,
+    AP_GGUF_I32,
+    AP_GGUF_F32,
+    AP_GGUF_BOOL,
+    AP_GGUF_STRING,
+    AP_GGUF_ARRAY,
+    AP_GGUF_U64,
+    AP_GGUF_I64,
+    AP_GGUF_F64,
     AP_GGUF_TYPE_COUNT
 } ap_gguf_type;
 
 /* A metadata value. */
 typedef struct ap_gguf_value {
-    const char *key;     /* zero-terminated */
-    ap_gguf_type type;   /* of the elements, for arrays */
+    const char *key;   /* zero-terminated */
+    ap_gguf_type type; /* of the elements, for arrays */
     bool is_array;
     uint64_t count;      /* elements; 1 for scalars */
     const uint8_t *data; /* in the file, unaligned; strings with their lengths */
@@ -32,14 +43,14 @@ typedef struct ap_gguf_value {
 } ap_gguf_value;
 
 typedef struct ap_gguf_tensor {
-    const char *name;  /* zero-terminated */
-    ap_tensor tensor;  /* sizes outermost first */
+    const char *name;    /* zero-terminated */
+    ap_tensor tensor;    /* sizes outermost first */
     uint64_t begin, end; /* bytes in the file */
 } ap_gguf_tensor;
 
 typedef struct ap_gguf {
-    ap_map map;           /* empty when made by ap_gguf_parse */
-    const char *name;     /* for sentences; in the arena */
+    ap_map map;       /* empty when made by ap_gguf_parse */
+    const char *name; /* for sentences; in the arena */
     ap_arena arena;
     ap_gguf_value *value; /* in file order */
     size_t n_values;

@@ -20,7 +20,8 @@ typedef struct ap_gguf_traits {
 } ap_gguf_traits;
 
 /* parts: the files of a split model, [0] with the metadata. EUNSUPPORTED: architecture by name. */
-apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *out, apus_diag *diag);
+apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *out,
+                             apus_diag *diag);
 apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *diag);
 
 /* Nothing is appended when the file has no tokenizer (or no template). What is odd about the file and

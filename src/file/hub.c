@@ -145,11 +145,13 @@ static apus_err resolve_path(const char *name, char **dir, apus_diag *diag)
     } else if (ap_ends_with(name, ".safetensors") || ap_ends_with(name, "config.json") ||
                ap_ends_with(name, ".safetensors.index.json")) {
         const char *slash = strrchr(name, '/');
-        *dir = !slash ? ap_strdup(".") : slash == name ? ap_strdup("/")
-               : ap_strndup(name, (size_t)(slash - name));
+        *dir = !slash          ? ap_strdup(".")
+               : slash == name ? ap_strdup("/")
+                               : ap_strndup(name, (size_t)(slash - name));
     } else {
         return ap_fail(diag, APUS_EFILE,
-                       "%s: expected a model folder, a config.json or *.safetensors file in it, or a *.gguf file",
+                       "%s: expected a model folder, a config.json or *.safetensors file in it, or "
+                       "a *.gguf file",
                        name);
     }
     return *dir ? APUS_OK : ap_fail_nomem(diag, strlen(name), "the model's path");
@@ -163,8 +165,10 @@ static apus_err read_ref(const char *path, char sha[41], apus_diag *diag)
     apus_err err = ap_file_read(path, 4096, &text, &len, diag);
     if (err) return err;
     while (len && (text[len - 1] == '\n' || text[len - 1] == '\r' || text[len - 1] == ' ')) len--;
-    if (is_sha(text, len)) memcpy(sha, text, 40);
-    else err = ap_fail(diag, APUS_EFORMAT, "%s: expected a commit of 40 hexadecimal digits", path);
+    if (is_sha(text, len))
+        memcpy(sha, text, 40);
+    else
+        err = ap_fail(diag, APUS_EFORMAT, "%s: expected a commit of 40 hexadecimal digits", path);
     sha[40] = 0;
     ap_free(text);
     return err;
@@ -209,8 +213,10 @@ static apus_err resolve_repo(const repo_name *r, const char *name, const char *c
                       name, repo.data);
         goto done;
     }
-    if (ap_path_exists(ref.data)) err = read_ref(ref.data, sha, diag);
-    else if (is_sha(r->rev, strlen(r->rev))) memcpy(sha, r->rev, 41);
+    if (ap_path_exists(ref.data))
+        err = read_ref(ref.data, sha, diag);
+    else if (is_sha(r->rev, strlen(r->rev)))
+        memcpy(sha, r->rev, 41);
     else
         err = ap_fail(
             diag, APUS_EFILE,
@@ -218,7 +224,8 @@ static apus_err resolve_repo(const repo_name *r, const char *name, const char *c
             r->rev, ref.data);
     if (err) goto done;
     ap_buf_addf(&snap, "%s/snapshots/%s", repo.data, sha);
-    if (snap.failed) err = ap_fail_nomem(diag, 1024, "the model's path");
+    if (snap.failed)
+        err = ap_fail_nomem(diag, 1024, "the model's path");
     else if (!ap_path_is_dir(snap.data))
         err = ap_fail(diag, APUS_EFILE, "%s: the hub cache has no snapshot %s", name, snap.data);
     if (!err) err = resolve_snapshot(r, snap.data, name, dir, diag);

@@ -20,7 +20,10 @@ static int compare(const ap_name *a, const ap_name *b)
     return memcmp(a->s, b->s, a->len);
 }
 
-static int compare_items(const void *a, const void *b) { return compare(a, b); }
+static int compare_items(const void *a, const void *b)
+{
+    return compare(a, b);
+}
 
 bool ap_names_add(ap_names *t, const char *s, size_t len, uintptr_t value)
 {
@@ -68,8 +71,10 @@ const ap_name *ap_names_find(const ap_names *t, const char *s, size_t len)
         size_t mid = lo + (hi - lo) / 2;
         int c = compare(&t->item[mid], &key);
         if (c == 0) return &t->item[mid];
-        if (c < 0) lo = mid + 1;
-        else hi = mid;
+        if (c < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }

@@ -20,7 +20,7 @@ typedef struct ap_quant_config { /* {0} = nothing is said */
     ap_quant_mode standard;
     ap_quant_mode *mode; /* of the overrides */
     size_t n;
-    ap_names overrides;  /* module name -> index into mode */
+    ap_names overrides; /* module name -> index into mode */
     ap_names plain; /* the same without prefixes; SIZE_MAX: entries that contradict each other */
     ap_arena arena;
 } ap_quant_config;

@@ -11,10 +11,10 @@ enum { HAS_DTYPE = 1, HAS_SHAPE = 2, HAS_OFFSETS = 4, HAS_ALL = 7 };
 
 /* What the next value is. */
 typedef enum state {
-    AT_TOP,     /* the header object */
-    AT_ENTRY,   /* value of a name: a tensor's object, or the metadata */
-    IN_META,    /* a metadata text */
-    IN_TENSOR,  /* between a tensor's keys */
+    AT_TOP,    /* the header object */
+    AT_ENTRY,  /* value of a name: a tensor's object, or the metadata */
+    IN_META,   /* a metadata text */
+    IN_TENSOR, /* between a tensor's keys */
     AT_DTYPE,
     AT_SHAPE,
     AT_OFFSETS,
@@ -41,10 +41,10 @@ static const struct {
     const char *name;
     ap_dtype type;
 } dtypes[] = {
-    {"F32", AP_F32},         {"F16", AP_F16},         {"BF16", AP_BF16}, {"F64", AP_F64},
-    {"I8", AP_I8},           {"I16", AP_I16},         {"I32", AP_I32},   {"I64", AP_I64},
-    {"U8", AP_U8},           {"U16", AP_U16},         {"U32", AP_U32},   {"U64", AP_U64},
-    {"BOOL", AP_BOOL},       {"F8_E4M3", AP_F8_E4M3}, {"F8_E5M2", AP_F8_E5M2},
+    {"F32", AP_F32},   {"F16", AP_F16},         {"BF16", AP_BF16},       {"F64", AP_F64},
+    {"I8", AP_I8},     {"I16", AP_I16},         {"I32", AP_I32},         {"I64", AP_I64},
+    {"U8", AP_U8},     {"U16", AP_U16},         {"U32", AP_U32},         {"U64", AP_U64},
+    {"BOOL", AP_BOOL}, {"F8_E4M3", AP_F8_E4M3}, {"F8_E5M2", AP_F8_E5M2},
 };
 
 static bool is(const ap_json_event *e, const char *s)
@@ -98,8 +98,10 @@ static apus_err read_meta(reader *r, const ap_json_event *e)
 
 static apus_err read_key(reader *r, const ap_json_event *e)
 {
-    unsigned bit = is(e, "dtype") ? HAS_DTYPE : is(e, "shape") ? HAS_SHAPE
-                   : is(e, "data_offsets") ? HAS_OFFSETS : 0;
+    unsigned bit = is(e, "dtype")          ? HAS_DTYPE
+                   : is(e, "shape")        ? HAS_SHAPE
+                   : is(e, "data_offsets") ? HAS_OFFSETS
+                                           : 0;
     if (!bit)
         return ap_fail(r->diag, APUS_EFORMAT,
                        "%s: tensor \"%.200s\": unknown key \"%.*s\", expected dtype, shape and "
@@ -153,7 +155,8 @@ static bool tensor_bytes(const ap_tensor *t, uint64_t *out)
 {
     uint64_t n = ap_dtype_bytes(t->dtype), zero = 1;
     for (int i = 0; i < t->rank; i++) {
-        if (t->shape[i] == 0) zero = 0;
+        if (t->shape[i] == 0)
+            zero = 0;
         else if (__builtin_mul_overflow(n, (uint64_t)t->shape[i], &n) || n > INT64_MAX)
             return false;
     }
@@ -207,13 +210,16 @@ static apus_err on_event(void *ctx, const ap_json_event *e)
     case AT_TOP:
         if (e->type == AP_JSON_EV_KEY) return read_name(r, e);
         return APUS_OK; /* the outermost braces: the first byte was checked */
-    case AT_ENTRY: return begin_entry(r, e);
+    case AT_ENTRY:
+        return begin_entry(r, e);
     case IN_META:
         if (e->type != AP_JSON_EV_END_OBJECT) return read_meta(r, e);
         r->state = AT_TOP;
         return APUS_OK;
-    case IN_TENSOR: return e->type == AP_JSON_EV_KEY ? read_key(r, e) : end_tensor(r);
-    case AT_DTYPE: return read_dtype(r, e);
+    case IN_TENSOR:
+        return e->type == AP_JSON_EV_KEY ? read_key(r, e) : end_tensor(r);
+    case AT_DTYPE:
+        return read_dtype(r, e);
     case AT_SHAPE:
     case AT_OFFSETS:
         if (e->type != AP_JSON_EV_BEGIN_ARRAY)
@@ -300,14 +306,19 @@ apus_err ap_safetensors_parse(const uint8_t *data, size_t len, const char *name,
     if (n == 0 || data[8] != '{')
         return ap_fail(diag, APUS_EFORMAT, "%s: the header does not begin with '{'", name);
     ap_arena_init(&st.names, 0);
-    reader r = {.file = name, .data = data + 8 + n, .data_len = len - 8 - (size_t)n, .diag = diag,
+    reader r = {.file = name,
+                .data = data + 8 + n,
+                .data_len = len - 8 - (size_t)n,
+                .diag = diag,
                 .st = &st};
     apus_err err = ap_json_walk((const char *)data + 8, (size_t)n, name, on_event, &r, diag);
     if (!err) err = check_names(&r);
     if (!err) err = check_cover(&r);
     ap_names_free(&r.meta);
-    if (err) ap_safetensors_close(&st);
-    else *out = st;
+    if (err)
+        ap_safetensors_close(&st);
+    else
+        *out = st;
     return err;
 }
 
@@ -317,8 +328,10 @@ apus_err ap_safetensors_open(const char *path, ap_safetensors *out, apus_diag *d
     apus_err err = ap_map_open(path, &map, diag);
     if (err) return err;
     err = ap_safetensors_parse(map.data, map.len, path, out, diag);
-    if (err) ap_map_close(&map);
-    else out->map = map;
+    if (err)
+        ap_map_close(&map);
+    else
+        out->map = map;
     return err;
 }
 

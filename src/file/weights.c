@@ -298,7 +298,8 @@ static const ap_map *map_of(const ap_weights *w, size_t i)
 apus_err ap_weights_read(const ap_weights *w, const void *p, size_t n, void *dst, apus_diag *diag)
 {
     for (size_t i = 0; i < w->n_shards; i++)
-        if (ap_map_holds(map_of(w, i), p, n)) return ap_map_read(map_of(w, i), w->shard[i].path, p, n, dst, diag);
+        if (ap_map_holds(map_of(w, i), p, n))
+            return ap_map_read(map_of(w, i), w->shard[i].path, p, n, dst, diag);
     memcpy(dst, p, n);
     return APUS_OK;
 }
@@ -315,7 +316,8 @@ void ap_weights_drop(const ap_weights *w, const void *p, size_t n)
 
 void ap_weights_drop_all(const ap_weights *w)
 {
-    for (size_t i = 0; i < w->n_shards; i++) ap_map_drop(map_of(w, i), map_of(w, i)->data, map_of(w, i)->len);
+    for (size_t i = 0; i < w->n_shards; i++)
+        ap_map_drop(map_of(w, i), map_of(w, i)->data, map_of(w, i)->len);
 }
 
 const char *ap_weights_file(const ap_weights *w, const char *name)

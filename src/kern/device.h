@@ -47,8 +47,9 @@ typedef struct ap_device_ops {
 struct ap_device {
     const ap_device_ops *op;
     const ap_kern *kern;
-    ap_pool *pool;    /* host workers: the CPU's operations run on them, and packing */
-    bool is_host;     /* device memory is host memory: addresses may be followed, pack may write there */
+    ap_pool *pool; /* host workers: the CPU's operations run on them, and packing */
+    bool
+        is_host; /* device memory is host memory: addresses may be followed, pack may write there */
     const char *name; /* "cpu", "cuda:0 NVIDIA H200" */
     int lent;         /* engines that it is lent to; accessed with __atomic builtins */
 };
@@ -56,7 +57,8 @@ struct ap_device {
 /* The device that a setting names: "cpu", "cuda" or "cuda:N"; NULL or "auto" = the best there is.
  *   level, threads  of the CPU, and of the host's workers beside another device
  * EINVAL: no such name; EUNSUPPORTED: this build or this machine has no such device. */
-apus_err ap_device_open(const char *name, apus_cpu level, int threads, ap_device **out, apus_diag *diag);
+apus_err ap_device_open(const char *name, apus_cpu level, int threads, ap_device **out,
+                        apus_diag *diag);
 
 /* The CPU with a level's operations; owns its pool. d is freed by op->destroy. */
 apus_err ap_device_cpu(apus_cpu level, int threads, ap_device **out, apus_diag *diag);

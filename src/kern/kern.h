@@ -24,12 +24,12 @@
 #include "kern/device.h"
 #include "tensor/tensor.h"
 
-#define AP_PAGE 64      /* tokens of a KV page */
-#define AP_PANEL 16     /* weight rows that are interleaved */
-#define AP_K_BLOCK 512  /* inputs summed before a partial sum is added to the output */
-#define AP_SEGMENT 512  /* keys of attention that are summed apart from others, in whole pages */
-#define AP_KV_TYPES 4   /* of apus_kv, AUTO included */
-#define AP_KV_BLOCK 64  /* dims of a key that share a scale in q8 pages */
+#define AP_PAGE     64   /* tokens of a KV page */
+#define AP_PANEL    16   /* weight rows that are interleaved */
+#define AP_K_BLOCK  512  /* inputs summed before a partial sum is added to the output */
+#define AP_SEGMENT  512  /* keys of attention that are summed apart from others, in whole pages */
+#define AP_KV_TYPES 4    /* of apus_kv, AUTO included */
+#define AP_KV_BLOCK 64   /* dims of a key that share a scale in q8 pages */
 #define AP_HEAD_MAX 1024 /* the largest head_dim */
 
 struct ap_profile; /* profile.h */
@@ -38,7 +38,8 @@ struct ap_profile; /* profile.h */
 typedef struct ap_exec {
     const ap_kern *k;
     ap_device *dev;
-    apus_precision precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
+    apus_precision
+        precision; /* EXACT: quantised weights meet f32 inputs, in the Order of f32 weights */
     /* Room for inputs in integer form, 64-byte aligned device memory, or NULL: 3 bytes for each input of a
      * product let it run at once, less cuts it into pieces with the same results. */
     void *inputs;
@@ -64,9 +65,9 @@ typedef struct ap_seq {
  * memory. */
 typedef struct ap_batch {
     int n_tok, n_seq, n_out;
-    const ap_seq *seq;        /* [S] on the host */
-    const ap_seq *seq_dev;    /* [S] */
-    const int32_t *tok;       /* i32 [T] in [0, V), checked by the caller; -1 - i: the id at sampled[i] */
+    const ap_seq *seq;     /* [S] on the host */
+    const ap_seq *seq_dev; /* [S] */
+    const int32_t *tok; /* i32 [T] in [0, V), checked by the caller; -1 - i: the id at sampled[i] */
     const int32_t *sampled;   /* i32: ids that an earlier step has sampled */
     const int32_t *pos;       /* i32 [T] K/V positions */
     const int32_t *rope_pos;  /* i32 [3][T] angles turn with these; equal to pos for text */
@@ -76,7 +77,8 @@ typedef struct ap_batch {
     const int32_t *out_row;   /* i32 [n_out] ascending rows whose logits are wanted */
     const int32_t *embed_row; /* i32 [T] row of embed, -1 = the token's own; NULL = all -1 */
     const float *embed;       /* f32 [*, H]: what pictures and sound put in the place of tokens */
-    const int32_t *page[AP_KV_GROUPS]; /* i32 [tables][page_ld] logical to physical page; -1 = left the window */
+    const int32_t *page
+        [AP_KV_GROUPS]; /* i32 [tables][page_ld] logical to physical page; -1 = left the window */
     int page_ld;
 } ap_batch;
 
@@ -134,13 +136,14 @@ typedef enum ap_act { AP_ACT_SILU, AP_ACT_GELU_TANH } ap_act;
 
 /* out[t] = table[tok[t]] * scale, or the row of batch->embed that stands in the token's place, as it is. */
 typedef struct ap_embed_args {
-    const ap_mat *table;    /* [V, H]: packed if the table of operations has packed_tables, else raw alone */
+    const ap_mat
+        *table; /* [V, H]: packed if the table of operations has packed_tables, else raw alone */
     const ap_batch *batch;
-    int begin, n_tok;       /* rows [begin, begin + n_tok) of the step */
+    int begin, n_tok; /* rows [begin, begin + n_tok) of the step */
     float scale;
-    float *out;             /* f32 [n_tok, H] */
+    float *out; /* f32 [n_tok, H] */
     int width;
-    bool ignore_embed;      /* tables beside the first one: batch->embed is of that one */
+    bool ignore_embed; /* tables beside the first one: batch->embed is of that one */
 } ap_embed_args;
 
 /* y = x * rsqrt(mean(x^2) + eps) * w, row by row; then out = y, or out = (out + y) * post_scale.
@@ -155,8 +158,8 @@ typedef struct ap_norm_args {
     int64_t ldx, ldout;
     int rows, n;
     float eps;
-    bool accumulate;     /* out = (out + y) * post_scale */
-    float post_scale;    /* only with accumulate; 1 = none */
+    bool accumulate;  /* out = (out + y) * post_scale */
+    float post_scale; /* only with accumulate; 1 = none */
 } ap_norm_args;
 
 /* y = x W^T (+ y), then maybe the cap c*tanh(y/c).
@@ -183,18 +186,18 @@ typedef struct ap_norm_args {
 typedef struct ap_matmul_args {
     const float *x; /* f32 [T, K] ldx */
     const ap_mat *w;
-    float *y;       /* f32 [T, N] ldy */
+    float *y; /* f32 [T, N] ldy */
     int64_t ldx, ldy;
     int n_tok;
     bool accumulate;
-    float softcap;  /* 0 = none */
+    float softcap; /* 0 = none */
 } ap_matmul_args;
 
 /* y = act(x Wg^T) * (x Wu^T). Products in the Order of matmul. */
 typedef struct ap_glu_args {
     const float *x; /* f32 [T, K] ldx */
     const ap_mat *gate, *up;
-    float *y;       /* f32 [T, F] ldy */
+    float *y; /* f32 [T, F] ldy */
     int64_t ldx, ldy;
     int n_tok;
     ap_act act;
@@ -227,17 +230,18 @@ typedef struct ap_moe_args {
     int n_tok, n_expert, n_used;
     ap_act act;
     bool accumulate;
-    void *scratch;            /* moe_scratch_bytes(T, E, K, H, F), 64-byte aligned */
+    void *scratch; /* moe_scratch_bytes(T, E, K, H, F), 64-byte aligned */
 } ap_moe_args;
 
 /* cos and sin tables of a step. Angle = (float)pos * inv_freq[i], one f32 product; cos and sin of
  * that f32 angle in double precision libm, rounded to f32, times attention_factor. */
 typedef struct ap_rope_args {
-    const int32_t *pos;    /* i32 [3][T]: temporal, height, width; text has one in all */
-    const uint8_t *axis;   /* u8 [n_angle] on the host: which of the three turns an angle; NULL = the first */
+    const int32_t *pos; /* i32 [3][T]: temporal, height, width; text has one in all */
+    const uint8_t
+        *axis; /* u8 [n_angle] on the host: which of the three turns an angle; NULL = the first */
     const float *inv_freq; /* f32 [n_angle] */
     float attention_factor;
-    float *cos, *sin;      /* f32 [T, n_angle] out */
+    float *cos, *sin; /* f32 [T, n_angle] out */
     int n_tok, n_angle;
 } ap_rope_args;
 
@@ -270,15 +274,15 @@ size_t ap_kv_layer_bytes(apus_kv type, int n_kv_head, int head_dim);
  *   a' = a*cos - b*sin ; b' = b*cos + a*sin   (two rounded products, then the sum)
  * q_only (gemma's shared layers): k, v ignored, nothing is written. */
 typedef struct ap_qkv_args {
-    const float *q;      /* f32, head h of token t at q + t*ldq + h*q_head_stride, D values */
-    const float *k, *v;  /* f32, head g of token t at k + t*ldk + g*D; v likewise (may equal k) */
+    const float *q;     /* f32, head h of token t at q + t*ldq + h*q_head_stride, D values */
+    const float *k, *v; /* f32, head g of token t at k + t*ldk + g*D; v likewise (may equal k) */
     int64_t ldq, q_head_stride, ldk, ldv;
     const float *q_norm, *k_norm; /* f32 [D] or NULL = no norm */
     bool v_norm;                  /* rms without weight */
     float eps;
-    const float *cos, *sin;       /* f32 [T, n_angle] */
-    int n_angle, pair_offset;     /* dims i and i + pair_offset, i < n_angle */
-    float *q_out;                 /* f32 [T, n_head, D]; may be q if the strides agree */
+    const float *cos, *sin;   /* f32 [T, n_angle] */
+    int n_angle, pair_offset; /* dims i and i + pair_offset, i < n_angle */
+    float *q_out;             /* f32 [T, n_head, D]; may be q if the strides agree */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
     bool q_only;
@@ -305,13 +309,13 @@ typedef struct ap_qkv_args {
  * add up pairs and blocks in an order of its own; keys that no row of the step sees have no effect.
  * Only pages with a key that some row of the task sees are read. */
 typedef struct ap_attn_args {
-    const float *q;  /* f32 [T, n_head, D] */
-    float *out;      /* f32 [T, n_head, D]; not q: it is written while q is read */
+    const float *q; /* f32 [T, n_head, D] */
+    float *out;     /* f32 [T, n_head, D]; not q: it is written while q is read */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
-    int window;      /* 0 = all */
-    void *scratch;   /* attn_scratch_bytes(T, n_head, n_kv_head, D), 64-byte aligned */
+    int window;    /* 0 = all */
+    void *scratch; /* attn_scratch_bytes(T, n_head, n_kv_head, D), 64-byte aligned */
 } ap_attn_args;
 
 /* Where a layer's recurrent states of a step's sequences are: those of a sequence at
@@ -329,7 +333,7 @@ typedef struct ap_conv_args {
     const float *weight; /* f32 [Kc, C]: tap-major, the last tap meets the current token */
     float *out;          /* f32 [T, C]; not x */
     int64_t ldx;
-    ap_recur_at state; /* f32 [Kc-1, C] oldest first, read and replaced */
+    ap_recur_at state;           /* f32 [Kc-1, C] oldest first, read and replaced */
     int n_tok, n_channel, n_tap; /* n_tap <= 64 */
 } ap_conv_args;
 
@@ -361,12 +365,12 @@ typedef struct ap_delta_args {
     const float *neg_exp_a, *dt_bias; /* f32 [Hv]; neg_exp_a = -exp(A_log) */
     const float *norm_weight;         /* f32 [Dv] */
     float eps;
-    float *out;             /* f32 [T, Hv*Dv]; none of the inputs */
-    ap_recur_at state;      /* f32 [Hv, Dv, Dk] read and replaced */
+    float *out;        /* f32 [T, Hv*Dv]; none of the inputs */
+    ap_recur_at state; /* f32 [Hv, Dv, Dk] read and replaced */
     int n_tok, n_k_head, n_v_head, k_dim, v_dim;
-    bool tiled;             /* v head h reads key head h % Hk instead */
+    bool tiled; /* v head h reads key head h % Hk instead */
     ap_delta_form form;
-    void *scratch;          /* delta_scratch_bytes(T, ...), 64-byte aligned */
+    void *scratch; /* delta_scratch_bytes(T, ...), 64-byte aligned */
 } ap_delta_args;
 
 /* Elementwise steps, row by row. */
@@ -385,32 +389,32 @@ typedef struct ap_elem_args {
     const float *gate; /* f32 [rows]: ADD_GATED */
     int64_t ldy, ldx;
     int rows, n;
-    int n_block;       /* blocks of n values per row, >= 1 */
+    int n_block; /* blocks of n values per row, >= 1 */
     int64_t y_block, x_block;
     float scale;
 } ap_elem_args;
 
 /* The next token of each row of logits. (cpu/ops_sample.c has the Order of the CPU.) */
 typedef struct ap_sample_row {
-    float temperature;    /* 0 = the largest logit, ties: lower id */
-    int top_k;            /* 0 = all */
-    float top_p, min_p;   /* 1 and 0 = off */
+    float temperature;                     /* 0 = the largest logit, ties: lower id */
+    int top_k;                             /* 0 = all */
+    float top_p, min_p;                    /* 1 and 0 = off */
     float repetition, presence, frequency; /* 1, 0, 0 = off */
-    const int32_t *history; /* i32 [n_history] ids that penalties count */
+    const int32_t *history;                /* i32 [n_history] ids that penalties count */
     int n_history;
-    const uint32_t *mask; /* u32 [(V + 31) / 32] a set bit allows an id; NULL = all */
+    const uint32_t *mask;   /* u32 [(V + 31) / 32] a set bit allows an id; NULL = all */
     const int32_t *bias_id; /* i32 [n_bias], with */
     const float *bias;      /* f32 [n_bias] added to the logits */
     int n_bias;
-    uint64_t random;      /* the draw's 64 random bits */
+    uint64_t random; /* the draw's 64 random bits */
 } ap_sample_row;
 
 typedef struct ap_sample_args {
     float *logits;            /* f32 [n, V]; may be changed */
     const ap_sample_row *row; /* [n] on the host; pointers in it are device memory */
     int n, vocab;
-    int32_t *id;              /* i32 [n] out; -1: a logit is NaN or +inf (-inf: the id is not allowed) */
-    void *scratch;            /* sample_scratch_bytes(n, V), 64-byte aligned */
+    int32_t *id;   /* i32 [n] out; -1: a logit is NaN or +inf (-inf: the id is not allowed) */
+    void *scratch; /* sample_scratch_bytes(n, V), 64-byte aligned */
 } ap_sample_args;
 
 /* ------------------------------------------------------------------ the table */
@@ -445,11 +449,12 @@ struct ap_kern {
     void (*moe)(const ap_exec *x, const ap_moe_args *a);
     void (*rope)(const ap_exec *x, const ap_rope_args *a);
     void (*qkv)(const ap_exec *x, const ap_qkv_args *a);
-    size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head, int head_dim);
+    size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head,
+                                 int head_dim);
     void (*attn)(const ap_exec *x, const ap_attn_args *a);
     void (*conv)(const ap_exec *x, const ap_conv_args *a);
-    size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
-                                  int v_dim);
+    size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,
+                                  int k_dim, int v_dim);
     void (*delta)(const ap_exec *x, const ap_delta_args *a);
     void (*elem)(const ap_exec *x, const ap_elem_args *a);
     size_t (*sample_scratch_bytes)(const ap_exec *x, int n, int vocab);

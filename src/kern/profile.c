@@ -11,7 +11,8 @@ static ap_profile_entry *find(ap_profile *p, const char *op, const char *type, i
 {
     ap_profile_entry *e = p->entry;
     for (int i = 0; i < p->n; i++, e++)
-        if (e->op == op && e->type == type && e->rows == rows && e->cols == cols && e->unit == unit) return e;
+        if (e->op == op && e->type == type && e->rows == rows && e->cols == cols && e->unit == unit)
+            return e;
     if (p->n == AP_PROFILE_ENTRIES) {
         e--;
         e->op = "others";

@@ -11,21 +11,22 @@
 #include "apus/apus_unstable.h"
 #include "kern/kern.h"
 
-#define AP_PROFILE_ENTRIES 64   /* different operations; those beyond share the last one */
+#define AP_PROFILE_ENTRIES 64    /* different operations; those beyond share the last one */
 #define AP_PROFILE_EXPERTS 65536 /* as many as a config may have */
 
 /* Calls of one slot with weights of one type and shape, on one unit. */
 typedef struct ap_profile_entry {
     const char *op;   /* name of the slot */
     const char *type; /* of the weights, gate's in glu and moe; attn: "window" or ""; else "" */
-    int rows, cols;   /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
-    apus_unit unit;   /* matmul, glu, moe: of the products; else NONE */
+    int rows,
+        cols; /* of the weights, gate's in glu and moe; attn, delta: heads, head size; else 0 */
+    apus_unit unit; /* matmul, glu, moe: of the products; else NONE */
     int64_t calls;
-    int64_t tokens;   /* rows of all calls */
+    int64_t tokens; /* rows of all calls */
     int64_t ns;
-    double flops;     /* 2 for a multiply-add; matmul, glu, moe, attn and delta only */
-    double bytes;     /* packed weights, keys and values in sight, or recurrent states, once per call */
-    int64_t experts;  /* moe: those with a row, added up over calls */
+    double flops; /* 2 for a multiply-add; matmul, glu, moe, attn and delta only */
+    double bytes; /* packed weights, keys and values in sight, or recurrent states, once per call */
+    int64_t experts; /* moe: those with a row, added up over calls */
 } ap_profile_entry;
 
 typedef struct ap_profile {

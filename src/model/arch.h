@@ -35,8 +35,8 @@ typedef struct ap_model_impl ap_model_impl; /* a loaded model: config, weights, 
  *   w    stays open as long as the model (embedding rows are read from it)
  *   dev  likewise
  * Errors name tensor and file. progress as in apus_model_settings, may be NULL. */
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, apus_progress_fn progress,
-                       void *ctx, ap_model_impl **out, apus_diag *diag);
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev,
+                       apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag);
 void ap_model_free(ap_model_impl *m);
 
 /* Check all tensors as ap_model_load does, and tell how many bytes it would take; nothing is packed. */

@@ -196,9 +196,10 @@ void ap_bind_finite(ap_bind *b, const float *v, int n, const char *fmt, ...)
     va_end(ap);
     for (int i = 0; i < n && !b->err; i++)
         if (!isfinite(v[i]))
-            b->err = ap_fail(b->diag, APUS_EFORMAT,
-                             "%s: tensor %s: expected finite values, found %s at %d; the file is damaged",
-                             ap_weights_file(b->w, name), name, isnan(v[i]) ? "NaN" : "infinity", i);
+            b->err = ap_fail(
+                b->diag, APUS_EFORMAT,
+                "%s: tensor %s: expected finite values, found %s at %d; the file is damaged",
+                ap_weights_file(b->w, name), name, isnan(v[i]) ? "NaN" : "infinity", i);
 }
 
 float *ap_bind_vec(ap_bind *b, const float **out, int n, float add, const char *fmt, ...)
@@ -294,8 +295,8 @@ static bool is_flat(ap_bind *b, const ap_tensor *all, int64_t F)
 }
 
 /* Rows [begin, end) of expert e; whole: the packed flat matrix (empty in the sizing pass), or NULL. */
-static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, const ap_mat *whole, int e,
-                            int64_t begin, int64_t end)
+static void bind_expert_mat(ap_bind *b, ap_mat *out, const ap_tensor *all, const ap_mat *whole,
+                            int e, int64_t begin, int64_t end)
 {
     if (b->err) return;
     if (whole) {

@@ -11,9 +11,9 @@
 
 #define PROGRESS_US 50000
 #define SLICE       ((size_t)256 << 10) /* bytes of a file that are read and packed at a time */
-#define SLICE_ROWS  128                 /* slices begin at a multiple: whole panels, whole FP8 blocks */
+#define SLICE_ROWS  128 /* slices begin at a multiple: whole panels, whole FP8 blocks */
 #define CELLS_BYTES ((size_t)64 << 20)
-#define MOST_SLICES 32                  /* of a task, one after the other: see slices_of_task */
+#define MOST_SLICES 32 /* of a task, one after the other: see slices_of_task */
 
 struct ap_pack_job {
     ap_tensor view;
@@ -30,7 +30,8 @@ typedef struct packing {
     size_t cell_bytes;
     size_t begin, end; /* slices of the running job */
     size_t slices;     /* of a task */
-    size_t ahead;  /* slices that the system is asked for before they are read: those of the next tasks */
+    size_t
+        ahead; /* slices that the system is asked for before they are read: those of the next tasks */
     atomic_size_t done;
     atomic_bool stop; /* set with the first error */
     int64_t told_us;
@@ -81,11 +82,14 @@ static ap_tensor slice_at(const packing *p, size_t slice, uint8_t **dst)
     size_t lo = 0, hi = b->n_job - 1;
     while (lo < hi) { /* the last matrix that begins at or before the slice */
         size_t mid = hi - (hi - lo) / 2;
-        if (b->job[mid].first <= slice) lo = mid;
-        else hi = mid - 1;
+        if (b->job[mid].first <= slice)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     const ap_pack_job *j = &b->job[lo];
-    int64_t rows = j->view.shape[0], begin = (int64_t)(slice - j->first) * j->step, end = begin + j->step;
+    int64_t rows = j->view.shape[0], begin = (int64_t)(slice - j->first) * j->step,
+            end = begin + j->step;
     ap_tensor before = ap_tensor_rows(&j->view, 0, begin);
     *dst = j->dst + (begin ? b->k->pack_bytes(b->k, &before) : 0);
     return ap_tensor_rows(&j->view, begin, end < rows ? end : rows);

@@ -80,7 +80,8 @@ static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_exec *ex, int f
 static int widest_input(const ap_config *c, int ffn)
 {
     int widest = ap_max_int(ap_max_int(c->hidden, ffn), c->gdn_v_head * c->gdn_v_dim);
-    for (int l = 0; l < c->n_layer; l++) widest = ap_max_int(widest, c->n_head * c->layer[l].head_dim);
+    for (int l = 0; l < c->n_layer; l++)
+        widest = ap_max_int(widest, c->n_head * c->layer[l].head_dim);
     return widest;
 }
 

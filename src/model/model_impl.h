@@ -53,20 +53,20 @@ struct ap_model_impl {
     const ap_config *c;
     const ap_weights *w;
     ap_device *dev;
-    ap_mat embed;          /* [V, H] table */
-    ap_mat ple_embed;      /* [V, L*P] table */
-    ap_mat ple_project;    /* [L*P, H] */
-    const float *norm_ple; /* f32 [P] */
-    ap_mat head;           /* [V, H] */
+    ap_mat embed;             /* [V, H] table */
+    ap_mat ple_embed;         /* [V, L*P] table */
+    ap_mat ple_project;       /* [L*P, H] */
+    const float *norm_ple;    /* f32 [P] */
+    ap_mat head;              /* [V, H] */
     const float *inv_freq[2]; /* f32 [n_angle] of full and sliding layers */
-    const float *norm_out; /* f32 [H] */
-    ap_layer *layer;       /* [L] */
+    const float *norm_out;    /* f32 [H] */
+    ap_layer *layer;          /* [L] */
     ap_experts *experts;
     ap_state_shape shape[AP_KV_TYPES];
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
     uint8_t *mem;           /* of the device: every packed matrix and vector */
     size_t mem_bytes;
-    size_t in_place;        /* bytes of matrices that stay where the files have them */
+    size_t in_place; /* bytes of matrices that stay where the files have them */
 };
 
 /* ---------------------------------------------------------------- binding (bind.c) */
@@ -81,13 +81,14 @@ typedef struct ap_bind {
     ap_device *dev;
     const ap_kern *k;   /* the device's */
     const char *prefix; /* of the text model, such as "model.language_model." */
-    uint8_t *mem;    /* of the device: of matrices; NULL in the sizing pass */
-    uint8_t *floats; /* of the device: of vectors, which lie together: one strewn in among matrices would take
+    uint8_t *mem;       /* of the device: of matrices; NULL in the sizing pass */
+    uint8_t *
+        floats; /* of the device: of vectors, which lie together: one strewn in among matrices would take
                       * a large page on the thread that binds */
     uint8_t *host_floats; /* where they are made: the same memory on the CPU */
     size_t used, floats_used;
-    size_t in_place;   /* bytes of matrices that are used where the files have them */
-    ap_pack_job *job;  /* [job_room]; NULL in the sizing pass */
+    size_t in_place;  /* bytes of matrices that are used where the files have them */
+    ap_pack_job *job; /* [job_room]; NULL in the sizing pass */
     size_t job_room, n_job, n_slice;
     size_t total_bytes; /* of packed weights, for progress */
     apus_progress_fn progress;
@@ -174,9 +175,9 @@ struct ap_work {
     float *moe;             /* f32 [T, H] output of the experts */
     float *gate1;           /* f32 [T] shared expert's gate */
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
-    float *ple, *ple_g;              /* f32 [T, L*P], [T, P] */
-    void *op;                        /* scratch of attn, moe and delta, one at a time */
-    void *inputs;                    /* ap_exec.inputs */
+    float *ple, *ple_g; /* f32 [T, L*P], [T, P] */
+    void *op;           /* scratch of attn, moe and delta, one at a time */
+    void *inputs;       /* ap_exec.inputs */
     size_t input_bytes;
     size_t bytes;
 };

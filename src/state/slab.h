@@ -20,8 +20,8 @@ typedef struct ap_slab {
 } ap_slab;
 
 /* Take memory for n_block >= 0 blocks of block_bytes each. ENOMEM names `what`. */
-apus_err ap_slab_create(ap_slab *s, ap_device *dev, int n_block, size_t block_bytes, const char *what,
-                        apus_diag *diag);
+apus_err ap_slab_create(ap_slab *s, ap_device *dev, int n_block, size_t block_bytes,
+                        const char *what, apus_diag *diag);
 void ap_slab_destroy(ap_slab *s); /* of a zeroed struct too */
 
 /* A free block with one reference, contents undefined; -1 if none is left. */

@@ -45,8 +45,8 @@ size_t ap_tensor_scale_bytes(const ap_tensor *t)
     if (!t->scales) return 0;
     size_t rows = 1, cols = (size_t)t->shape[t->rank - 1], group_rows = (size_t)t->group_rows;
     for (int i = 0; i + 1 < t->rank; i++) rows *= (size_t)t->shape[i];
-    return (rows + group_rows - 1) / group_rows * ((cols + (size_t)t->group - 1) / (size_t)t->group) *
-           ap_dtype_bytes(t->scale_dtype);
+    return (rows + group_rows - 1) / group_rows *
+           ((cols + (size_t)t->group - 1) / (size_t)t->group) * ap_dtype_bytes(t->scale_dtype);
 }
 
 ap_tensor ap_tensor_index(const ap_tensor *t, int64_t i)

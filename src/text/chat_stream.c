@@ -189,11 +189,12 @@ void ap_stream_end_think(ap_stream *p)
 
 void ap_stream_call(ap_stream *p, const char *name, size_t len, const char *args, size_t args_len)
 {
-    p->fn(
-        p->ctx,
-        &(apus_event){
-            .size = sizeof(apus_event),
-            .part = APUS_PART_CALL, .text = name, .len = len, .args = args, .args_len = args_len});
+    p->fn(p->ctx, &(apus_event){.size = sizeof(apus_event),
+                                .part = APUS_PART_CALL,
+                                .text = name,
+                                .len = len,
+                                .args = args,
+                                .args_len = args_len});
     p->after_call = true;
     p->skip_nl = false;
 }

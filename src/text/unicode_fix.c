@@ -1,5 +1,5 @@
 /* Written by tools/goldens/make_unicode_table.py. Do not edit. */
-/* clang-format off: a table */
+/* clang-format off */
 #include "text/unicode_fix.h"
 
 /* first, last, representative */

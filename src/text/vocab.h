@@ -30,7 +30,7 @@ typedef struct ap_vocab {
         uint32_t off, len;
     } * alias; /* [n_alias] */
     size_t n_alias, alias_cap;
-    size_t longest;        /* bytes of the longest text */
+    size_t longest; /* bytes of the longest text */
 } ap_vocab;
 
 /* All zero is an empty vocabulary. */

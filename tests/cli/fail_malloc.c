@@ -64,10 +64,22 @@ static bool refuse(void)
     return true;
 }
 
-void *malloc(size_t n) { return refuse() ? NULL : __libc_malloc(n); }
-void *calloc(size_t n, size_t size) { return refuse() ? NULL : __libc_calloc(n, size); }
-void *realloc(void *p, size_t n) { return refuse() ? NULL : __libc_realloc(p, n); }
-void *aligned_alloc(size_t align, size_t n) { return refuse() ? NULL : __libc_memalign(align, n); }
+void *malloc(size_t n)
+{
+    return refuse() ? NULL : __libc_malloc(n);
+}
+void *calloc(size_t n, size_t size)
+{
+    return refuse() ? NULL : __libc_calloc(n, size);
+}
+void *realloc(void *p, size_t n)
+{
+    return refuse() ? NULL : __libc_realloc(p, n);
+}
+void *aligned_alloc(size_t align, size_t n)
+{
+    return refuse() ? NULL : __libc_memalign(align, n);
+}
 
 int posix_memalign(void **out, size_t align, size_t n)
 {

@@ -33,9 +33,14 @@ static size_t mutate(uint8_t *d, size_t n, uint64_t *s)
 {
     if (n == 0) return 0;
     switch (next(s) % 5) {
-    case 0: return next(s) % n; /* cut the end off */
-    case 1: d[next(s) % n] ^= (uint8_t)(1u << next(s) % 8); return n;
-    case 2: d[next(s) % n] = (uint8_t)next(s); return n;
+    case 0:
+        return next(s) % n; /* cut the end off */
+    case 1:
+        d[next(s) % n] ^= (uint8_t)(1u << next(s) % 8);
+        return n;
+    case 2:
+        d[next(s) % n] = (uint8_t)next(s);
+        return n;
     case 3: { /* drop a piece */
         size_t at = next(s) % n, len = 1 + next(s) % 8;
         if (len > n - at) len = n - at;
@@ -80,7 +85,10 @@ static void run_file(const char *path)
     free(data);
 }
 
-static int visible(const struct dirent *e) { return e->d_name[0] != '.'; }
+static int visible(const struct dirent *e)
+{
+    return e->d_name[0] != '.';
+}
 
 static void run_path(const char *path)
 {
@@ -107,8 +115,10 @@ static void run_path(const char *path)
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "-m") && i + 1 < argc) n_mutations = atoi(argv[++i]);
-        else run_path(argv[i]);
+        if (!strcmp(argv[i], "-m") && i + 1 < argc)
+            n_mutations = atoi(argv[++i]);
+        else
+            run_path(argv[i]);
     }
     printf("%lu inputs, %lu runs\n", n_inputs, n_runs);
     return n_inputs ? 0 : 1;

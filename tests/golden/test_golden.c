@@ -84,8 +84,8 @@ static void check_chunks(bench *b)
 
 static void check_levels(bench *b)
 {
-    static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
-                                      APUS_CPU_NEON, APUS_CPU_DOT, APUS_CPU_I8MM};
+    static const apus_cpu levels[] = {APUS_CPU_REF,  APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
+                                      APUS_CPU_NEON, APUS_CPU_DOT,  APUS_CPU_I8MM};
     apus_cpu best = apus_cpu_best();
     apus_cpu lowest = best >= APUS_CPU_NEON ? APUS_CPU_NEON : APUS_CPU_AVX2;
     char what[64];
@@ -214,14 +214,16 @@ static void check_neighbours(bench *b)
         int m = n;
         for (int i = 0; i < n; i++) {
             const gold_prompt *p = &b->g.prompt[which[i]];
-            f[i] = (apus_feed){.size = sizeof(apus_feed), .session = s[i],
+            f[i] = (apus_feed){.size = sizeof(apus_feed),
+                               .session = s[i],
                                .tok = &p->greedy[step - 1],
                                .n = 1,
                                .logits = b->work[which[i]].steps + (size_t)step * v};
         }
         int more = step % 4 < extra->n - fed ? step % 4 : extra->n - fed;
         if (more > 0) {
-            f[m++] = (apus_feed){.size = sizeof(apus_feed), .session = s[n], .tok = extra->ids + fed, .n = more};
+            f[m++] = (apus_feed){
+                .size = sizeof(apus_feed), .session = s[n], .tok = extra->ids + fed, .n = more};
             fed += more;
         }
         if (apus_feed_batch(e.engine, f, m, NULL, NULL, &d) != APUS_OK) {

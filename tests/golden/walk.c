@@ -42,8 +42,13 @@ static int line_make(bench *b, int k, line *l)
     int32_t *rows = need((size_t)l->n * sizeof *rows);
     for (int i = 0; i < l->n; i++) rows[i] = i;
     apus_session *s = open_session(b->r, &e);
-    apus_feed f = {
-        .size = sizeof(apus_feed), .session = s, .tok = l->tok, .n = l->n, .logits = l->logits, .rows = rows, .n_rows = l->n};
+    apus_feed f = {.size = sizeof(apus_feed),
+                   .session = s,
+                   .tok = l->tok,
+                   .n = l->n,
+                   .logits = l->logits,
+                   .rows = rows,
+                   .n_rows = l->n};
     int rc = s == NULL ? -1 : 0;
     if (rc == 0 && apus_feed_batch(e.engine, &f, 1, NULL, NULL, &d) != APUS_OK) {
         fail(b->r, "feeding %d tokens with all rows: %s", l->n, d.text);
@@ -98,7 +103,8 @@ static int op_feed(walker *w, int op)
         int most = draw(&w->rng, 4) == 0 ? left : 4;
         int count = 1 + (int)draw(&w->rng, (unsigned)(most < left ? most : left));
         if (left <= 0) continue;
-        f[n] = (apus_feed){.size = sizeof(apus_feed), .session = w->s[i],
+        f[n] = (apus_feed){.size = sizeof(apus_feed),
+                           .session = w->s[i],
                            .tok = w->l->tok + pos,
                            .n = count < left ? count : left,
                            .logits = w->logits + (size_t)n * v};

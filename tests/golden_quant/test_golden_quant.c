@@ -53,8 +53,8 @@ typedef struct rig {
     apus_engine *engine;
 } rig;
 
-static bool rig_open(const char *folder, const gold *g, apus_precision precision, int threads, apus_cpu cpu,
-                     rig *r)
+static bool rig_open(const char *folder, const gold *g, apus_precision precision, int threads,
+                     apus_cpu cpu, rig *r)
 {
     char path[4096];
     apus_diag d = {0};
@@ -97,7 +97,8 @@ static bool run(rig *r, const gold *g, const gold_prompt *p, int piece, float *o
     for (int i = 0; i < p->n; i++) rows[i] = i;
     for (int at = 0; ok && at < p->n; at += piece) {
         int n = p->n - at < piece ? p->n - at : piece;
-        apus_feed f = {.size = sizeof(apus_feed), .session = s,
+        apus_feed f = {.size = sizeof(apus_feed),
+                       .session = s,
                        .tok = p->ids + at,
                        .n = n,
                        .rows = rows,
@@ -156,7 +157,8 @@ static double compare_gold(const char *name, const gold *g, int k, const float *
 }
 
 /* No router of these prompts is near enough to a tie to turn elsewhere. */
-static double compare_precisions(const char *name, const gold *g, int k, const float *exact, const float *high)
+static double compare_precisions(const char *name, const gold *g, int k, const float *exact,
+                                 const float *high)
 {
     const gold_prompt *p = &g->prompt[k];
     size_t v = (size_t)g->vocab;
@@ -184,8 +186,8 @@ static bool run_all(const char *folder, const gold *g, apus_precision precision,
 }
 
 /* The same bits with other pieces and threads, nearly the same with the reference kernels. */
-static void check_variants(const char *folder, const char *name, const gold *g, apus_precision precision,
-                           float **base)
+static void check_variants(const char *folder, const char *name, const gold *g,
+                           apus_precision precision, float **base)
 {
     static const struct {
         const char *what;
@@ -220,7 +222,8 @@ static void check_model(const char *folder)
     }
     const char *slash = strrchr(folder, '/'), *name = slash ? slash + 1 : folder;
     double from_gold = 0, from_exact = 0;
-    if (run_all(folder, &g, APUS_PRECISION_EXACT, exact) && run_all(folder, &g, APUS_PRECISION_HIGH, high)) {
+    if (run_all(folder, &g, APUS_PRECISION_EXACT, exact) &&
+        run_all(folder, &g, APUS_PRECISION_HIGH, high)) {
         for (int k = 0; k < g.n_prompt; k++) {
             from_gold = fmax(from_gold, compare_gold(name, &g, k, exact[k]));
             from_exact = fmax(from_exact, compare_precisions(name, &g, k, exact[k], high[k]));
@@ -228,7 +231,8 @@ static void check_model(const char *folder)
         check_variants(folder, name, &g, APUS_PRECISION_EXACT, exact);
         check_variants(folder, name, &g, APUS_PRECISION_HIGH, high);
     }
-    printf("%-24s exact %.1e from the reference, high %.1e from exact\n", name, from_gold, from_exact);
+    printf("%-24s exact %.1e from the reference, high %.1e from exact\n", name, from_gold,
+           from_exact);
     for (int k = 0; k < g.n_prompt; k++) {
         free(exact[k]);
         free(high[k]);

@@ -29,16 +29,21 @@ static int first_amx(const kc *c)
 /* Form 0 is bf16, the others are check_quant.c's. */
 static bool tensor(kc *c, int form, int rows, int cols, ap_tensor *out)
 {
-    if (form == 0) *out = kc_tensor(c, AP_BF16, rows, cols, 0.1, NULL);
-    else if (!kc_quant_tensor(c, form - 1, rows, 1, out)) return false;
-    else if (!kc_quant_tensor(c, form - 1, rows, (cols + (int)out->shape[1] - 1) / (int)out->shape[1], out)) return false;
+    if (form == 0)
+        *out = kc_tensor(c, AP_BF16, rows, cols, 0.1, NULL);
+    else if (!kc_quant_tensor(c, form - 1, rows, 1, out))
+        return false;
+    else if (!kc_quant_tensor(c, form - 1, rows,
+                              (cols + (int)out->shape[1] - 1) / (int)out->shape[1], out))
+        return false;
     return true;
 }
 
 /* ------------------------------------------------------------------ matmul */
 
 /* In f64, of inputs rounded to bf16. */
-static void oracle(kc *c, const ap_tensor *w, const ap_matmul_args *a, const float *old, double *y, double *mag)
+static void oracle(kc *c, const ap_tensor *w, const ap_matmul_args *a, const float *old, double *y,
+                   double *mag)
 {
     int N = (int)w->shape[0], K = (int)w->shape[1];
     float *row = kc_bytes(c, (size_t)K * sizeof(float));
@@ -47,7 +52,8 @@ static void oracle(kc *c, const ap_tensor *w, const ap_matmul_args *a, const flo
         for (int t = 0; t < a->n_tok; t++) {
             double s = 0, m = 0;
             for (int k = 0; k < K; k++) {
-                double p = (double)row[k] * (double)ap_bf16_to_f32(ap_f32_to_bf16(a->x[t * a->ldx + k]));
+                double p =
+                    (double)row[k] * (double)ap_bf16_to_f32(ap_f32_to_bf16(a->x[t * a->ldx + k]));
                 s += p;
                 m += fabs(p);
             }
@@ -87,10 +93,16 @@ static void check_case(kc *c, int form, int T, int N, int K, bool accumulate, fl
     float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0);
     float *want = kc_out(c, ny), *y = kc_out(c, ny);
     double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
-    kc_case(c, "tiles, %s bits=%d group=%d T=%d %d x %d%s%s", ap_dtype_name(src.dtype), src.bits, src.group, T, N, K,
-            accumulate ? " accumulate" : "", softcap != 0 ? " softcap" : "");
+    kc_case(c, "tiles, %s bits=%d group=%d T=%d %d x %d%s%s", ap_dtype_name(src.dtype), src.bits,
+            src.group, T, N, K, accumulate ? " accumulate" : "", softcap != 0 ? " softcap" : "");
     ap_mat w = kc_mat(c, c->ref, &src);
-    ap_matmul_args a = {.x = x, .w = &w, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate, .softcap = softcap};
+    ap_matmul_args a = {.x = x,
+                        .w = &w,
+                        .ldx = ldx,
+                        .ldy = ldy,
+                        .n_tok = T,
+                        .accumulate = accumulate,
+                        .softcap = softcap};
     ap_exec k = fast(&c->kern[first].x);
     const ap_mat *const mats[1] = {&w};
     bool tiled = ap_tiled_side(&k, mats, 1, T) != AP_AMX_NONE;
@@ -142,7 +154,8 @@ static void check_special(kc *c, int form)
     run(&c->kern[first_amx(c)].x, &a, NULL, y, kc_bytes(c, room), room);
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
-            if (!isfinite(y[r * N + n]) != (r == 3 || r == 17)) kc_fail(c, "row %d, output %d", r, n);
+            if (!isfinite(y[r * N + n]) != (r == 3 || r == 17))
+                kc_fail(c, "row %d, output %d", r, n);
 }
 
 static int n_forms(kc *c)
@@ -155,7 +168,8 @@ static int n_forms(kc *c)
 
 void check_matmul_amx(kc *c)
 {
-    static const int toks[] = {1, 12, 13, 16, 17, 31, 32, 33, 47, 48, 49, 64, 70}, outs[] = {1, 15, 16, 17, 32, 33, 40, 64, 129};
+    static const int toks[] = {1, 12, 13, 16, 17, 31, 32, 33, 47, 48, 49, 64, 70},
+                     outs[] = {1, 15, 16, 17, 32, 33, 40, 64, 129};
     if (first_amx(c) < 0) return;
     int forms = n_forms(c);
     for (int i = 0; i < forms * 8; i++) {
@@ -163,7 +177,9 @@ void check_matmul_amx(kc *c)
         while ((int64_t)T * N * K > 2000000) K /= 2;
         check_case(c, i / 8, T, N, K, i % 2, i % 4 == 3 ? 30.0f : 0.0f);
     }
-    for (int i = 0; i < 20; i++) check_case(c, 0, toks[kc_int(c, 2, 12)], outs[kc_int(c, 0, 8)], kc_int(c, 1, 600), i % 2, 0);
+    for (int i = 0; i < 20; i++)
+        check_case(c, 0, toks[kc_int(c, 2, 12)], outs[kc_int(c, 0, 8)], kc_int(c, 1, 600), i % 2,
+                   0);
     check_case(c, 0, 300, 40, 70, false, 0.0f); /* more than one block of rows */
     check_case(c, 1, 530, 33, 64, true, 0.0f);
     check_case(c, 8, 35, 70, 2300, false, 0.0f);
@@ -179,7 +195,10 @@ static void give_room(kc *c, ap_exec *k, int T, int K)
     k->inputs = kc_bytes(c, k->input_bytes);
 }
 
-static float act1(ap_act a, float g, float u) { return (a == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u; }
+static float act1(ap_act a, float g, float u)
+{
+    return (a == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u;
+}
 
 /* The same bits as two matmuls and the activation. */
 void check_glu_amx(kc *c)
@@ -196,7 +215,8 @@ void check_glu_amx(kc *c)
         K = (int)sg.shape[1];
         kc_case(c, "tiles, %s T=%d F=%d K=%d", ap_dtype_name(sg.dtype), T, F, K);
         size_t n = (size_t)T * F;
-        float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n), *y = kc_out(c, n);
+        float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n),
+              *y = kc_out(c, n);
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
         ap_act act = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
         for (int k = first; k < c->n_kern; k++) {
@@ -284,7 +304,8 @@ static void check_moe_case(kc *c, int form, int down_form, int T, int H, int F)
             return;
         if (i == 5) d = kc_tensor(c, AP_F32, H, F, 0.1, NULL); /* no tiles */
         if (g.shape[1] != H || d.shape[1] != F) return;
-        experts[i] = (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
+        experts[i] =
+            (ap_expert){kc_mat(c, c->ref, &g), kc_mat(c, c->ref, &u), kc_mat(c, c->ref, &d)};
     }
     kc_case(c, "tiles, form %d/%d T=%d H=%d F=%d", form, down_form, T, H, F);
     for (int t = 0; t < T; t++) { /* expert 1 has few rows */
@@ -292,9 +313,19 @@ static void check_moe_case(kc *c, int form, int down_form, int T, int H, int F)
         ids[t * R + 1] = kc_int(c, 3, 5);
         for (int r = 0; r < R; r++) weights[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
     }
-    float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H), *y = kc_out(c, (size_t)T * H);
-    ap_moe_args a = {.x = x, .ids = ids, .weights = weights, .experts = experts, .y = want, .ldx = H, .ldy = H,
-                     .n_tok = T, .n_expert = E, .n_used = R, .act = AP_ACT_SILU};
+    float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H),
+          *y = kc_out(c, (size_t)T * H);
+    ap_moe_args a = {.x = x,
+                     .ids = ids,
+                     .weights = weights,
+                     .experts = experts,
+                     .y = want,
+                     .ldx = H,
+                     .ldy = H,
+                     .n_tok = T,
+                     .n_expert = E,
+                     .n_used = R,
+                     .act = AP_ACT_SILU};
     for (int k = first; k < c->n_kern; k++) {
         ap_exec kern = fast(&c->kern[k].x);
         if (kern.k->level != APUS_CPU_AMX) continue;
@@ -312,7 +343,8 @@ void check_moe_amx(kc *c)
 {
     if (first_amx(c) < 0) return;
     int forms = n_forms(c);
-    for (int i = 0; i < forms; i++) check_moe_case(c, i, (i + 4) % forms, kc_int(c, 30, MAX_T), 256, 256);
+    for (int i = 0; i < forms; i++)
+        check_moe_case(c, i, (i + 4) % forms, kc_int(c, 30, MAX_T), 256, 256);
     check_moe_case(c, 0, 0, MAX_T, 70, 43);
     check_moe_case(c, 1, 1, 700, 96, 32);
     check_moe_case(c, 0, 1, MAX_T, 40, 96);
@@ -362,8 +394,13 @@ static void bench_case(kc_bench *b, int form, int T, int N, int K)
     with_room.x = &k;
     with_room.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
     bench r = {.w = w, .n_mats = MATS};
-    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N), .ldx = K, .ldy = N, .n_tok = T};
-    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d fast", T, N, K, ap_dtype_name(src.dtype), src.bits);
+    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0),
+                           .y = kc_out(b->c, (size_t)T * N),
+                           .ldx = K,
+                           .ldy = N,
+                           .n_tok = T};
+    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d fast", T, N, K, ap_dtype_name(src.dtype),
+             src.bits);
     kc_time(&with_room, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_one, &r);
 }
 
@@ -396,7 +433,8 @@ static void bench_experts(kc_bench *b, int form, int rows)
     int T = rows * N / R;
     tensor(c, form, F, H, &in);
     tensor(c, form, H, F, &out);
-    for (int e = 0; e < N; e++) experts[e] = (ap_expert){kc_mat(c, &k, &in), kc_mat(c, &k, &in), kc_mat(c, &k, &out)};
+    for (int e = 0; e < N; e++)
+        experts[e] = (ap_expert){kc_mat(c, &k, &in), kc_mat(c, &k, &in), kc_mat(c, &k, &out)};
     int32_t *ids = kc_bytes(c, (size_t)T * R * sizeof *ids);
     for (int i = 0; i < T * R; i++) ids[i] = (i * 5 + i / N) % N;
     ap_moe_args a = {.x = kc_in(c, (size_t)T * H, 1),
@@ -414,7 +452,8 @@ static void bench_experts(kc_bench *b, int form, int rows)
     kc_bench with = *b;
     with.x = &k;
     with.peak_flops = b->peak_tiles > 0 ? b->peak_tiles : b->peak_dots;
-    snprintf(shape, sizeof shape, "%d of %d T=%d (%d rows) %s%.0d fast", R, N, T, rows, ap_dtype_name(in.dtype), in.bits);
+    snprintf(shape, sizeof shape, "%d of %d T=%d (%d rows) %s%.0d fast", R, N, T, rows,
+             ap_dtype_name(in.dtype), in.bits);
     double bytes = (double)N * (double)(2 * k.k->pack_bytes(k.k, &in) + k.k->pack_bytes(k.k, &out));
     kc_time(&with, shape, 6.0 * T * R * H * F, bytes, run_moe, &a);
 }
@@ -425,5 +464,6 @@ void bench_moe_amx(kc_bench *b)
     if (!benched(b)) return;
     for (size_t f = 0; f < sizeof forms / sizeof *forms; f++)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-            if (b->peak_tiles > 0 || (forms[f] && rows[i] <= 64)) bench_experts(b, forms[f], rows[i]);
+            if (b->peak_tiles > 0 || (forms[f] && rows[i] <= 64))
+                bench_experts(b, forms[f], rows[i]);
 }

@@ -226,8 +226,7 @@ static void add_values(const setup *u, int seq, int g, int first, int lo, int hi
     if (ints) unit = to_ints(x, AP_PAGE, 32767, w);
     for (int d = 0; d < u->s->D; d++) {
         int sum = 0;
-        for (int j = lo; j < hi && !ints; j++)
-            o[d] = fmaf(p[j], kv_get(&at[j], g, d, true), o[d]);
+        for (int j = lo; j < hi && !ints; j++) o[d] = fmaf(p[j], kv_get(&at[j], g, d, true), o[d]);
         for (int j = lo; j < hi && ints; j++) sum += w[j] * kv_int(&at[j], g, d, true);
         if (ints) o[d] = fmaf((float)sum, unit, o[d]);
     }
@@ -378,7 +377,8 @@ static void check_fast(kc *c, const shape *s)
 void check_attn(kc *c)
 {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (ap_kv_layer_bytes(APUS_KV_BF16, shapes[i].groups, shapes[i].D)) check_fast(c, &shapes[i]);
+        if (ap_kv_layer_bytes(APUS_KV_BF16, shapes[i].groups, shapes[i].D))
+            check_fast(c, &shapes[i]);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int t = 0; t < N_TYPES; t++)
             if (ap_kv_layer_bytes(types[t], shapes[i].groups, shapes[i].D))
@@ -422,7 +422,8 @@ static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precisio
     k.precision = precision;
     as.x = &k;
     snprintf(name, sizeof name, "%-4s T=%d pos=%d H=%d G=%d D=%d%s",
-             precision == APUS_PRECISION_FAST ? "fast" : kv_name(type), s->n_tok[0], s->pos[0], s->heads, s->groups, s->D, s->window ? " w=1024" : "");
+             precision == APUS_PRECISION_FAST ? "fast" : kv_name(type), s->n_tok[0], s->pos[0],
+             s->heads, s->groups, s->D, s->window ? " w=1024" : "");
     kc_time(&as, name, 4 * keys * s->heads * s->D, bytes, run, &u.a);
     kc_release(b->c);
 }
@@ -448,6 +449,7 @@ void bench_attn(kc_bench *b)
     for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++)
         for (int t = 0; t < N_TYPES; t++) {
             bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_HIGH);
-            if (types[t] == APUS_KV_BF16) bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_FAST);
+            if (types[t] == APUS_KV_BF16)
+                bench_shape(b, &shape_of[i], types[t], APUS_PRECISION_FAST);
         }
 }

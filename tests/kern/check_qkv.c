@@ -309,6 +309,7 @@ void bench_qkv(kc_bench *b)
         u.a.q_out = kc_out(b->c, u.out_floats);
         u.a.kv.base = (uint8_t *)kc_out(b->c, u.page_floats * (size_t)u.n_page);
         snprintf(name, sizeof name, "%-4s T=256 H=16 G=4 D=256", kv_name(types[t]));
-        kc_time(b, name, 0, 2.0 * sizeof(float) * (double)u.a.n_tok * (16 + 2 * 4) * 256, run, &u.a);
+        kc_time(b, name, 0, 2.0 * sizeof(float) * (double)u.a.n_tok * (16 + 2 * 4) * 256, run,
+                &u.a);
     }
 }

@@ -10,40 +10,65 @@
 
 typedef struct form {
     ap_dtype type;
-    int bits, group;     /* split types */
+    int bits, group; /* split types */
     ap_dtype scale_dtype;
-    int unit;            /* columns come in multiples of it */
+    int unit; /* columns come in multiples of it */
 } form;
 
 static const form forms[] = {
-    {AP_Q4_0, 0, 0, 0, 32},   {AP_Q4_1, 0, 0, 0, 32},   {AP_Q5_0, 0, 0, 0, 32},
-    {AP_Q5_1, 0, 0, 0, 32},   {AP_Q8_0, 0, 0, 0, 32},   {AP_Q2_K, 0, 0, 0, 256},
-    {AP_Q3_K, 0, 0, 0, 256},  {AP_Q4_K, 0, 0, 0, 256},  {AP_Q5_K, 0, 0, 0, 256},
-    {AP_Q6_K, 0, 0, 0, 256},  {AP_IQ4_NL, 0, 0, 0, 32}, {AP_IQ4_XS, 0, 0, 0, 256},
+    {AP_Q4_0, 0, 0, 0, 32},
+    {AP_Q4_1, 0, 0, 0, 32},
+    {AP_Q5_0, 0, 0, 0, 32},
+    {AP_Q5_1, 0, 0, 0, 32},
+    {AP_Q8_0, 0, 0, 0, 32},
+    {AP_Q2_K, 0, 0, 0, 256},
+    {AP_Q3_K, 0, 0, 0, 256},
+    {AP_Q4_K, 0, 0, 0, 256},
+    {AP_Q5_K, 0, 0, 0, 256},
+    {AP_Q6_K, 0, 0, 0, 256},
+    {AP_IQ4_NL, 0, 0, 0, 32},
+    {AP_IQ4_XS, 0, 0, 0, 256},
     {AP_MXFP4, 0, 0, 0, 32},
-    {AP_MLX_AFFINE, 4, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 4, 32, AP_F16, 32},
-    {AP_MLX_AFFINE, 8, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 8, 128, AP_F32, 128},
-    {AP_MLX_AFFINE, 2, 64, AP_F16, 64},   {AP_MLX_AFFINE, 3, 128, AP_BF16, 128},
-    {AP_MLX_AFFINE, 5, 64, AP_BF16, 64},  {AP_MLX_AFFINE, 6, 32, AP_BF16, 32},
-    {AP_MLX_MXFP4, 4, 32, AP_U8, 32},     {AP_MLX_NVFP4, 4, 16, AP_F8_E4M3, 32},
-    {AP_IQ2_XXS, 0, 0, 0, 256},           {AP_IQ2_XS, 0, 0, 0, 256},
-    {AP_IQ2_S, 0, 0, 0, 256},             {AP_IQ3_XXS, 0, 0, 0, 256},
-    {AP_IQ3_S, 0, 0, 0, 256},             {AP_MLX_AFFINE, 2, 128, AP_BF16, 128},
-    {AP_MLX_AFFINE, 2, 32, AP_F32, 32},   {AP_MLX_AFFINE, 3, 32, AP_F16, 32},
+    {AP_MLX_AFFINE, 4, 64, AP_BF16, 64},
+    {AP_MLX_AFFINE, 4, 32, AP_F16, 32},
+    {AP_MLX_AFFINE, 8, 64, AP_BF16, 64},
+    {AP_MLX_AFFINE, 8, 128, AP_F32, 128},
+    {AP_MLX_AFFINE, 2, 64, AP_F16, 64},
+    {AP_MLX_AFFINE, 3, 128, AP_BF16, 128},
+    {AP_MLX_AFFINE, 5, 64, AP_BF16, 64},
+    {AP_MLX_AFFINE, 6, 32, AP_BF16, 32},
+    {AP_MLX_MXFP4, 4, 32, AP_U8, 32},
+    {AP_MLX_NVFP4, 4, 16, AP_F8_E4M3, 32},
+    {AP_IQ2_XXS, 0, 0, 0, 256},
+    {AP_IQ2_XS, 0, 0, 0, 256},
+    {AP_IQ2_S, 0, 0, 0, 256},
+    {AP_IQ3_XXS, 0, 0, 0, 256},
+    {AP_IQ3_S, 0, 0, 0, 256},
+    {AP_MLX_AFFINE, 2, 128, AP_BF16, 128},
+    {AP_MLX_AFFINE, 2, 32, AP_F32, 32},
+    {AP_MLX_AFFINE, 3, 32, AP_F16, 32},
 };
 enum { N_FORMS = sizeof forms / sizeof *forms };
 
 /* Never in integer products: only packed and widened. */
 static const form floats[] = {
-    {AP_MLX_MXFP8, 8, 32, AP_U8, 32}, {AP_FP8_BLOCK, 8, 128, AP_F32, 32}, {AP_FP8_BLOCK, 8, 128, AP_BF16, 32},
+    {AP_MLX_MXFP8, 8, 32, AP_U8, 32},
+    {AP_FP8_BLOCK, 8, 128, AP_F32, 32},
+    {AP_FP8_BLOCK, 8, 128, AP_BF16, 32},
 };
 enum { N_FLOATS = sizeof floats / sizeof *floats };
 
-static const form *any_form(int i) { return i < N_FORMS ? &forms[i] : &floats[i - N_FORMS]; }
+static const form *any_form(int i)
+{
+    return i < N_FORMS ? &forms[i] : &floats[i - N_FORMS];
+}
 
 /* ------------------------------------------------------------------ weights */
 
-static void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
+static void put16(uint8_t *p, uint16_t v)
+{
+    memcpy(p, &v, 2);
+}
 
 static uint16_t scale16(kc *c, ap_dtype t)
 {
@@ -62,11 +87,16 @@ static void fill_block(kc *c, ap_dtype t, uint8_t *p)
     size_t bytes = ap_dtype_block_bytes(t);
     fill_bytes(c, p, bytes);
     uint16_t d = scale16(c, AP_F16), m = scale16(c, AP_F16);
-    if (t == AP_MXFP4) p[0] = (uint8_t)kc_int(c, 118, 128);
-    else if (t == AP_Q6_K) put16(p + 208, d);
-    else if (t == AP_Q3_K) put16(p + 108, d);
-    else if (t == AP_Q2_K) put16(p + 80, d), put16(p + 82, m);
-    else put16(p, d);
+    if (t == AP_MXFP4)
+        p[0] = (uint8_t)kc_int(c, 118, 128);
+    else if (t == AP_Q6_K)
+        put16(p + 208, d);
+    else if (t == AP_Q3_K)
+        put16(p + 108, d);
+    else if (t == AP_Q2_K)
+        put16(p + 80, d), put16(p + 82, m);
+    else
+        put16(p, d);
     if (t == AP_Q4_1 || t == AP_Q5_1 || t == AP_Q4_K || t == AP_Q5_K) put16(p + 2, m);
 }
 
@@ -76,18 +106,27 @@ static void *split_scales(kc *c, const form *f, size_t n)
     uint8_t *p = kc_bytes(c, n * size);
     for (size_t i = 0; i < n; i++) {
         float v = (float)(ap_rng_normal(&c->rng) * 0.02);
-        if (f->scale_dtype == AP_U8) p[i] = (uint8_t)kc_int(c, 118, 128);
-        else if (f->scale_dtype == AP_F8_E4M3) p[i] = (uint8_t)(kc_int(c, 0, 0x7e) | kc_int(c, 0, 1) << 7);
-        else if (f->scale_dtype == AP_F32) memcpy(p + 4 * i, &v, 4);
-        else put16(p + 2 * i, scale16(c, f->scale_dtype));
+        if (f->scale_dtype == AP_U8)
+            p[i] = (uint8_t)kc_int(c, 118, 128);
+        else if (f->scale_dtype == AP_F8_E4M3)
+            p[i] = (uint8_t)(kc_int(c, 0, 0x7e) | kc_int(c, 0, 1) << 7);
+        else if (f->scale_dtype == AP_F32)
+            memcpy(p + 4 * i, &v, 4);
+        else
+            put16(p + 2 * i, scale16(c, f->scale_dtype));
     }
     return p;
 }
 
 static ap_tensor weights(kc *c, const form *f, int rows, int cols)
 {
-    ap_tensor t = {.dtype = f->type, .rank = 2, .shape = {rows, cols}, .bits = f->bits, .group = f->group,
-                   .group_rows = 1, .scale_dtype = f->scale_dtype};
+    ap_tensor t = {.dtype = f->type,
+                   .rank = 2,
+                   .shape = {rows, cols},
+                   .bits = f->bits,
+                   .group = f->group,
+                   .group_rows = 1,
+                   .scale_dtype = f->scale_dtype};
     size_t bytes = ap_tensor_bytes(&t), block = ap_dtype_block_bytes(f->type);
     uint8_t *data = (uint8_t *)kc_bytes(c, bytes + 1) + 1;
     t.data = data;
@@ -113,10 +152,12 @@ bool kc_quant_tensor(kc *c, int i, int rows, int units, ap_tensor *out)
 
 static void describe(kc *c, const form *f, const char *what, int T, int N, int K)
 {
-    kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits, f->group, T, N, K);
+    kc_case(c, "%s %s bits=%d group=%d T=%d %d x %d", what, ap_dtype_name(f->type), f->bits,
+            f->group, T, N, K);
 }
 
-static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST, APUS_PRECISION_EXACT};
+static const apus_precision precisions[] = {APUS_PRECISION_HIGH, APUS_PRECISION_FAST,
+                                            APUS_PRECISION_EXACT};
 
 static ap_exec with_precision(const ap_exec *ex, apus_precision p)
 {
@@ -154,8 +195,8 @@ static void round_inputs(apus_precision p, const float *x, int n, double *out)
 
 /* y of the product and the magnitude of its terms. What is added up are q X and b X apart, so terms
  * are larger than |w X|: at most 256 steps of q, bounded by twice the largest weight of the group. */
-static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, int64_t ldx, int T, double *y,
-                   double *mag)
+static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, int64_t ldx, int T,
+                   double *y, double *mag)
 {
     int N = (int)w->shape[0], K = (int)w->shape[1];
     float *row = kc_bytes(c, (size_t)K * sizeof(float));
@@ -185,7 +226,8 @@ static void oracle(kc *c, apus_precision p, const ap_tensor *w, const float *x, 
 static bool same_form(ap_qform a, ap_qform b)
 {
     return a.bits == b.bits && a.table == b.table && a.scale == b.scale && a.shift == b.shift &&
-           a.affine == b.affine && a.is_signed == b.is_signed && a.nibbles == b.nibbles && a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
+           a.affine == b.affine && a.is_signed == b.is_signed && a.nibbles == b.nibbles &&
+           a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
 }
 
 /* Packed bytes are the same at every level, and pack_bytes is kept. */
@@ -210,7 +252,7 @@ void check_pack_quant(kc *c)
         for (int k = 0; k < c->n_kern; k++) {
             const ap_exec *ex = &c->kern[k].x;
             if (!c->kern[k].exact) continue; /* has forms of its own */
-            memset(dst, 0xa5, n); /* other bytes than above: none may be left */
+            memset(dst, 0xa5, n);            /* other bytes than above: none may be left */
             ex->k->pack(ex->k, &src, dst);
             ex->k->pack_mat(ex->k, &src, dst, &m);
             c->values += (int64_t)N * K;
@@ -280,7 +322,8 @@ static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int
     if (T > 2) memset(x + ldx, 0, (size_t)K * sizeof(float)); /* a row of zeros */
     ap_tensor src = weights(c, f, N, K);
     ap_mat w = kc_mat(c, c->ref, &src);
-    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate};
+    ap_matmul_args a = {
+        .x = x, .w = &w, .y = want, .ldx = ldx, .ldy = ldy, .n_tok = T, .accumulate = accumulate};
     oracle(c, p, &src, x, ldx, T, y64, mag);
     for (int t = 0; t < T && accumulate; t++)
         for (int n = 0; n < N; n++) {
@@ -320,7 +363,8 @@ static void check_special(kc *c, apus_precision p, const form *f)
 static void check_exact(kc *c, const form *f, int T, int N, int K)
 {
     describe(c, f, "exact", T, N, K);
-    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N), *y = kc_out(c, (size_t)T * N);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N),
+          *y = kc_out(c, (size_t)T * N);
     float *row = kc_bytes(c, (size_t)K * sizeof(float));
     ap_tensor src = weights(c, f, N, K);
     if (f->type == AP_FP8_BLOCK && T % 2) src.group_rows = 128;
@@ -343,11 +387,13 @@ static void check_exact(kc *c, const form *f, int T, int N, int K)
 
 void check_matmul_quant(kc *c)
 {
-    static const int toks[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 25}, rows[] = {1, 15, 16, 17, 33, 64, 100};
+    static const int toks[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 25},
+                     rows[] = {1, 15, 16, 17, 33, 64, 100};
     for (int i = 0; i < N_FORMS * 9; i++) {
         apus_precision p = precisions[i % 9 >= 6];
         const form *f = &forms[i / 9];
-        int T = i % 3 == 2 && i % 9 > 2 ? kc_int(c, 100, 130) : toks[kc_int(c, 0, 9)], N = rows[kc_int(c, 0, 6)];
+        int T = i % 3 == 2 && i % 9 > 2 ? kc_int(c, 100, 130) : toks[kc_int(c, 0, 9)],
+            N = rows[kc_int(c, 0, 6)];
         int K = f->unit * kc_int(c, 1, 1 + 1300 / f->unit);
         if (T > 100) K = f->unit * kc_int(c, 1, 1 + 500 / f->unit), N = rows[kc_int(c, 0, 4)];
         check_case(c, p, f, T, N, K, i % 3 == 1);
@@ -358,19 +404,25 @@ void check_matmul_quant(kc *c)
     for (int i = 0; i < N_FORMS + N_FLOATS; i++) {
         const form *f = any_form(i);
         check_exact(c, f, 6, 21, f->unit * (f->unit > 128 ? 3 : 12));
-        check_exact(c, f, kc_int(c, 1, 4), kc_int(c, 1, 80), f->unit * kc_int(c, 1, f->unit > 128 ? 5 : 36));
-        check_exact(c, f, kc_int(c, 5, 30), kc_int(c, 1, 140), f->unit * kc_int(c, 1, f->unit > 128 ? 3 : 20));
+        check_exact(c, f, kc_int(c, 1, 4), kc_int(c, 1, 80),
+                    f->unit * kc_int(c, 1, f->unit > 128 ? 5 : 36));
+        check_exact(c, f, kc_int(c, 5, 30), kc_int(c, 1, 140),
+                    f->unit * kc_int(c, 1, f->unit > 128 ? 3 : 20));
         check_exact(c, f, 1, 160, 1024);
     }
     for (int p = 0; p < 2; p++) {
-        check_case(c, precisions[p], &forms[0], 1, 16, 32768, false); /* the widest; one row of inputs fills the stack */
+        check_case(c, precisions[p], &forms[0], 1, 16, 32768,
+                   false); /* the widest; one row of inputs fills the stack */
         check_case(c, precisions[p], &forms[7], 6, 17, 32768, false);
     }
 }
 
 /* ------------------------------------------------------------------ glu and moe */
 
-static float act(ap_act a, float g, float u) { return (a == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u; }
+static float act(ap_act a, float g, float u)
+{
+    return (a == AP_ACT_SILU ? ap_siluf(g) : ap_gelu_tanhf(g)) * u;
+}
 
 /* The same through plain matmuls: gate and up of the same or of different forms, or one in f32. */
 void check_glu_quant(kc *c)
@@ -382,8 +434,10 @@ void check_glu_quant(kc *c)
         int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
         size_t n = (size_t)T * F;
         describe(c, f, "glu", T, F, K);
-        float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n), *y = kc_out(c, n);
-        ap_tensor sg = weights(c, f, F, K), su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
+        float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n),
+              *y = kc_out(c, n);
+        ap_tensor sg = weights(c, f, F, K),
+                  su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
         c->loose = loose_of(p);
         ap_matmul_args a = {.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T};
@@ -433,7 +487,8 @@ void check_moe_quant(kc *c)
             e[j] = (ap_expert){kc_mat(c, c->ref, &src[j][0]), kc_mat(c, c->ref, &src[j][1]),
                                kc_mat(c, c->ref, &src[j][2])};
         }
-        float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H), *y = kc_out(c, (size_t)T * H);
+        float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H),
+              *y = kc_out(c, (size_t)T * H);
         float *mid = kc_out(c, (size_t)F), *out = kc_out(c, (size_t)H), *weight = kc_out(c, T * R);
         int32_t *ids = kc_bytes(c, T * R * sizeof *ids);
         for (int t = 0; t < T; t++) {
@@ -455,7 +510,9 @@ void check_moe_quant(kc *c)
                 kc_call(&ref, matmul,
                         &(ap_matmul_args){
                             .x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
-                for (int h = 0; h < H; h++) want[(size_t)t * H + h] = fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
+                for (int h = 0; h < H; h++)
+                    want[(size_t)t * H + h] =
+                        fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
             }
         }
         for (int k = 0; k < c->n_kern; k++) {
@@ -538,7 +595,8 @@ static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int 
     ap_tensor src = weights(b->c, f, N, K);
     size_t bytes = b->x->k->pack_bytes(b->x->k, &src), total = (size_t)(T > 4 || ref ? 1 : 256)
                                                                << 20;
-    run r = {.w = w, .n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS};
+    run r = {.w = w,
+             .n_mats = (int)(total / bytes) + 1 < MAX_MATS ? (int)(total / bytes) + 1 : MAX_MATS};
     w[0] = kc_mat(b->c, b->x, &src);
     for (int i = 1; i < r.n_mats; i++) {
         w[i] = w[0];
@@ -550,19 +608,24 @@ static void bench_case(kc_bench *b, apus_precision p, const form *f, int T, int 
     k.inputs = kc_bytes(b->c, k.input_bytes);
     with_room.x = &k;
     with_room.peak_flops = p == APUS_PRECISION_FAST ? b->peak_dots : b->peak_dots / 2;
-    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0), .y = kc_out(b->c, (size_t)T * N),
-                           .ldx = K, .ldy = N, .n_tok = T};
-    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d%s%.0d%s", T, N, K, ap_dtype_name(f->type), f->bits,
-             f->group ? "g" : "", f->group, p == APUS_PRECISION_FAST ? " fast" : "");
+    r.a = (ap_matmul_args){.x = kc_in(b->c, (size_t)T * K, 1.0),
+                           .y = kc_out(b->c, (size_t)T * N),
+                           .ldx = K,
+                           .ldy = N,
+                           .n_tok = T};
+    snprintf(shape, sizeof shape, "T=%d %dx%d %s%.0d%s%.0d%s", T, N, K, ap_dtype_name(f->type),
+             f->bits, f->group ? "g" : "", f->group, p == APUS_PRECISION_FAST ? " fast" : "");
     kc_time(&with_room, shape, 2.0 * T * N * K, (double)bytes + 4.0 * T * (N + K), run_one, &r);
 }
 
 void bench_matmul_quant(kc_bench *b)
 {
-    static const int picked[] = {0, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 18, 23, 24, 25, 26, 27}, toks[] = {1, 2, 4, 16, 64, 512};
+    static const int picked[] = {0, 4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 18, 23, 24, 25, 26, 27},
+                     toks[] = {1, 2, 4, 16, 64, 512};
     for (int i = 0; i < 2; i++) {
         apus_precision p = precisions[i];
-        for (size_t j = 0; j < sizeof picked / sizeof *picked; j++) bench_case(b, p, &forms[picked[j]], 1, 4096, 2048);
+        for (size_t j = 0; j < sizeof picked / sizeof *picked; j++)
+            bench_case(b, p, &forms[picked[j]], 1, 4096, 2048);
         for (int j = 1; j < 6; j++) bench_case(b, p, &forms[7], toks[j], 4096, 2048);
         bench_case(b, p, &forms[13], 512, 4096, 2048);
         bench_case(b, p, &forms[9], 512, 4096, 2048);

@@ -116,7 +116,8 @@ static void check_nan(kc *c)
                            .norm = true};
         kc_call(&c->kern[k].x, route, &a);
         for (int j = 0; j < 4; j++)
-            if (!isnan(w[j])) kc_fail(c, "%s: a broken router gave the weight %g", c->kern[k].name, (double)w[j]);
+            if (!isnan(w[j]))
+                kc_fail(c, "%s: a broken router gave the weight %g", c->kern[k].name, (double)w[j]);
         if (memcmp(ids, want, sizeof want))
             kc_fail(c, "%s: ids %d %d %d %d", c->kern[k].name, ids[0], ids[1], ids[2], ids[3]);
     }

@@ -57,14 +57,14 @@ _Static_assert(offsetof(ap_kern, packed_tables) - offsetof(ap_kern, pack_bytes) 
                    N_SLOTS * sizeof(void (*)(void)),
                "a slot of struct ap_kern has no check");
 
-static const apus_cpu levels[] = {APUS_CPU_REF, APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
-                                  APUS_CPU_NEON, APUS_CPU_DOT, APUS_CPU_I8MM};
+static const apus_cpu levels[] = {APUS_CPU_REF,  APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
+                                  APUS_CPU_NEON, APUS_CPU_DOT,  APUS_CPU_I8MM};
 enum { N_LEVELS = sizeof levels / sizeof levels[0], N_THREAD_COUNTS = 3 };
 
 typedef struct options {
     apus_cpu level;     /* AUTO = all that this processor has */
     const char *device; /* NULL = CPUs */
-    const char *op; /* NULL = all */
+    const char *op;     /* NULL = all */
     uint64_t seed;
     int threads; /* 0 = 1, 2 and 3 */
     bool bench, is_short;
@@ -193,9 +193,12 @@ static double dots_per_fma(apus_cpu level)
     switch (level) {
     case APUS_CPU_AVX512: /* vpdpbusd */
     case APUS_CPU_AMX:
-    case APUS_CPU_DOT: return 4.0; /* sdot */
-    case APUS_CPU_I8MM: return 8.0; /* smmla: 2 x 2 sums of 8 in four lanes */
-    default: return 2.0; /* AVX2: two instructions and an addition; NEON: smlal of bytes */
+    case APUS_CPU_DOT:
+        return 4.0; /* sdot */
+    case APUS_CPU_I8MM:
+        return 8.0; /* smmla: 2 x 2 sums of 8 in four lanes */
+    default:
+        return 2.0; /* AVX2: two instructions and an addition; NEON: smlal of bytes */
     }
 }
 

@@ -85,7 +85,8 @@ ap_mat kc_mat_of(kc *c, const kc_kern *kern, const ap_tensor *t, const ap_mat *r
 /* A step: sequence i has n_tok[i] tokens from position pos[i] on, row i of the tables, block i of the states,
  * and sees what is behind it. Its arrays may be changed.
  *   page  i32 [n_seq, page_ld] of both groups, or NULL */
-ap_batch *kc_batch(kc *c, int n_seq, const int *pos, const int *n_tok, const int32_t *page, int page_ld);
+ap_batch *kc_batch(kc *c, int n_seq, const int *pos, const int *n_tok, const int32_t *page,
+                   int page_ld);
 /* Tokens [t, t + n) of sequence i as a step of its own: its row 0 is the batch's row seq[i].begin + t. */
 ap_batch *kc_piece(kc *c, const ap_batch *b, int i, int t, int n);
 /* Some neighbours see one another: random spans in both directions. */
@@ -113,7 +114,7 @@ typedef struct kc_bench {
     const char *name; /* of the table */
     const char *slot;
     double peak_flops, peak_bytes; /* per second, at this level and thread count */
-    double peak_dots;       /* operations of 8-bit dot products */
+    double peak_dots;              /* operations of 8-bit dot products */
     double peak_tiles;             /* of bf16 tiles; 0 without */
     kc *c;                         /* memory and random numbers */
 } kc_bench;

@@ -38,7 +38,8 @@ static inline float *kv_scale(const kv_view *x, int g, int d, bool v)
 {
     int64_t D = x->D, G = x->G, blocks = (D + AP_KV_BLOCK - 1) / AP_KV_BLOCK;
     float *scale = (float *)(void *)(x->page + 2 * G * D * AP_PAGE);
-    return scale + (v ? (G * blocks + g) * AP_PAGE : (g * blocks + d / AP_KV_BLOCK) * AP_PAGE) + x->j;
+    return scale + (v ? (G * blocks + g) * AP_PAGE : (g * blocks + d / AP_KV_BLOCK) * AP_PAGE) +
+           x->j;
 }
 
 /* The integer of a Q8 page. */

@@ -26,7 +26,7 @@ typedef struct kc_tol {
 #define KC_CHAIN ((kc_tol){64 * KC_EPS, 96 * KC_EPS, 1e-37})
 /* sums in tiles, where denormals count as zero; with weights rounded to bf16: 2^-8 of each term */
 #define KC_TILES ((kc_tol){16 * KC_EPS, 48 * KC_EPS, 1e-36})
-#define KC_BF16 ((kc_tol){16 * KC_EPS, 1.0 / 256 + 48 * KC_EPS, 1e-36})
+#define KC_BF16  ((kc_tol){16 * KC_EPS, 1.0 / 256 + 48 * KC_EPS, 1e-36})
 
 /* attention whose weights are rounded to bf16: 2^-9, and exp good to 5e-5 */
 #define KC_PAIRS ((kc_tol){1e-4, 1.0 / 500, 1e-33})

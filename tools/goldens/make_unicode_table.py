@@ -139,7 +139,7 @@ def main():
     span = lambda r: "{0x%X, 0x%X}" % tuple(r[:2])
     with open("src/text/unicode_fix.c", "w") as f:
         f.write(f"""/* Written by tools/goldens/make_unicode_table.py. Do not edit. */
-/* clang-format off: a table */
+/* clang-format off */
 #include "text/unicode_fix.h"
 
 /* first, last, representative */

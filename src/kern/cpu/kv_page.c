@@ -86,7 +86,8 @@ void ap_kv_put_value(apus_kv type, const ap_kv_head *h, const float *x, int head
     if (type == APUS_KV_F32) {
         memcpy(h->v + (size_t)slot * (size_t)head_dim * sizeof *x, x, (size_t)head_dim * sizeof *x);
     } else if (type == APUS_KV_BF16) {
-        uint16_t *v = (uint16_t *)(void *)h->v + (size_t)(slot / 2) * (size_t)head_dim * 2 + slot % 2;
+        uint16_t *v =
+            (uint16_t *)(void *)h->v + (size_t)(slot / 2) * (size_t)head_dim * 2 + slot % 2;
         for (int d = 0; d < head_dim; d++) v[2 * d] = ap_f32_to_bf16(x[d]);
     } else {
         int16_t q[MAX_DIM];

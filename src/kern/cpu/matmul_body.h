@@ -143,8 +143,10 @@ typedef void (*few_block)(const float *const *x, const uint8_t *w, size_t pb, in
         for (int r = 0; r < NR; r++) in.few[r] = x[r];                                             \
         block(T, NR, NP, false, &in, w, pb, k, out, ld, add);                                      \
     }
+/* clang-format off */
 #define FEWS(name, T, N1, N2, N3, N4)                                                              \
     FEW(name, T, 1, N1) FEW(name, T, 2, N2) FEW(name, T, 3, N3) FEW(name, T, 4, N4)
+/* clang-format on */
 FEWS(wide, AP_F32, FEW_PANELS_1, FEW_PANELS_2, FEW_PANELS_3, FEW_PANELS_4)
 FEWS(wide, AP_F16, FEW_PANELS_1, FEW_PANELS_2, FEW_PANELS_3, FEW_PANELS_4)
 FEWS(wide, AP_BF16, FEW_PANELS_1, FEW_PANELS_2, FEW_PANELS_3, FEW_PANELS_4)

@@ -30,8 +30,8 @@ struct ap_micro {
     const struct ap_micro_amx *amx;       /* micro_amx.h; NULL without tiles */
     const struct ap_micro_elem *elem;     /* micro_elem.h */
     const struct ap_micro_attn *attn;     /* micro_attn.h */
-    const struct ap_micro_fast *fast;     /* BF16 pages with precision FAST, where usable; or NULL */
-    const struct ap_micro_recur *recur;   /* micro_recur.h */
+    const struct ap_micro_fast *fast;   /* BF16 pages with precision FAST, where usable; or NULL */
+    const struct ap_micro_recur *recur; /* micro_recur.h */
 };
 
 /* The table of each level of this architecture. */

@@ -21,9 +21,10 @@
 #define AP_AMX_TILE 1024 /* bytes */
 #define AP_AMX_STEP 32   /* inputs */
 #ifndef AP_AMX_STEPS
-#define AP_AMX_STEPS 8   /* of a K block: two panels and two tiles of rows are 32 KB, and the next panels 16 */
+#define AP_AMX_STEPS                                                                               \
+    8 /* of a K block: two panels and two tiles of rows are 32 KB, and the next panels 16 */
 #endif
-#define AP_AMX_K (AP_AMX_STEP * AP_AMX_STEPS)
+#define AP_AMX_K    (AP_AMX_STEP * AP_AMX_STEPS)
 #define AP_AMX_SUMS 65536 /* floats of a task: 256 KB */
 _Static_assert(AP_AMX_STEPS % 4 == 0, "groups of 128 inputs begin with a K block");
 
@@ -36,10 +37,16 @@ static inline int ap_amx_input(int i)
     return 8 * v + 4 * (n & 1) + (n >> 1) + 2 * e;
 }
 
-static inline int ap_amx_steps(int cols) { return ap_div_up(cols, AP_AMX_STEP); }
+static inline int ap_amx_steps(int cols)
+{
+    return ap_div_up(cols, AP_AMX_STEP);
+}
 
 /* Bytes of a packed tile of rows. */
-static inline size_t ap_amx_row_bytes(int cols) { return (size_t)ap_amx_steps(cols) * AP_AMX_TILE; }
+static inline size_t ap_amx_row_bytes(int cols)
+{
+    return (size_t)ap_amx_steps(cols) * AP_AMX_TILE;
+}
 
 /* Packed inputs of n_tile tiles of rows. */
 typedef struct ap_amx_in {
@@ -47,7 +54,10 @@ typedef struct ap_amx_in {
     int n_tile, cols;
 } ap_amx_in;
 
-static inline int ap_amx_blocks(int cols) { return ap_div_up(cols, AP_AMX_K); }
+static inline int ap_amx_blocks(int cols)
+{
+    return ap_div_up(cols, AP_AMX_K);
+}
 
 static inline int ap_amx_block_steps(int cols, int block)
 {
@@ -58,7 +68,8 @@ static inline int ap_amx_block_steps(int cols, int block)
 static inline uint8_t *ap_amx_at(const ap_amx_in *in, int block, int tile)
 {
     size_t before = (size_t)block * AP_AMX_STEPS * (size_t)in->n_tile;
-    return in->at + (before + (size_t)tile * (size_t)ap_amx_block_steps(in->cols, block)) * AP_AMX_TILE;
+    return in->at +
+           (before + (size_t)tile * (size_t)ap_amx_block_steps(in->cols, block)) * AP_AMX_TILE;
 }
 
 typedef struct ap_micro_amx {

@@ -10,7 +10,8 @@
 #include "kern/cpu/micro.h"
 
 #define AP_TILE_ROWS 64 /* the most rows of a tile */
-#define AP_Q_STRIDE 528 /* floats from a prepared query row to the next: rows lie in different cache
+#define AP_Q_STRIDE                                                                                \
+    528 /* floats from a prepared query row to the next: rows lie in different cache
                            sets, and the stride is a constant in the kernels */
 
 /* Floats from a prepared query row of head_dim to the next. */

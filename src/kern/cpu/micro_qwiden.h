@@ -14,8 +14,8 @@ typedef struct ap_micro_qwiden {
 
     /* Or NULL. Sums over all `cols` inputs of two neighbouring panels, panel_bytes apart, in the Order of
      * ap_matmul_args: out[r * ld + c], c < 2 * AP_PANEL, for 1 .. AP_FEW_ROWS rows x. */
-    void (*few)(ap_qform f, const uint8_t *panel, size_t panel_bytes, int cols, const float *const *x,
-                int rows, float *out, int ld);
+    void (*few)(ap_qform f, const uint8_t *panel, size_t panel_bytes, int cols,
+                const float *const *x, int rows, float *out, int ld);
 } ap_micro_qwiden;
 
 extern const ap_micro_qwiden ap_qwiden_ref;

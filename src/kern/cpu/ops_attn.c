@@ -16,12 +16,12 @@
 #include "kern/cpu/ops.h"
 #include "kern/cpu/ops_state.h"
 
-#define MAX_ROWS       AP_TILE_ROWS
-#define TILE_ROWS      48 /* without a wish of the kernels */
-#define TASKS_WANTED   2  /* per thread, before tiles are made smaller or split */
-#define RUNS_WANTED    4  /* per thread, in a wave */
-#define MIN_PART_ROWS  1024
-#define PART_ROWS      64 /* per thread */
+#define MAX_ROWS      AP_TILE_ROWS
+#define TILE_ROWS     48 /* without a wish of the kernels */
+#define TASKS_WANTED  2  /* per thread, before tiles are made smaller or split */
+#define RUNS_WANTED   4  /* per thread, in a wave */
+#define MIN_PART_ROWS 1024
+#define PART_ROWS     64 /* per thread */
 
 /* A run of segments of a tile. */
 typedef struct item {
@@ -34,18 +34,19 @@ typedef struct job {
     const ap_micro_attn *m;
     const ap_micro_kv *kv;
     const ap_micro_fast *fast; /* or NULL, then kv counts */
-    int block, alone, tile, step; /* rows taken at once, if they are all, of a tile, in a step (micro_attn.h) */
-    int heads;  /* query heads of a tile, <= the group of a KV head */
-    int tokens; /* tokens of a tile */
-    int splits; /* tiles that a group's heads make */
+    int block, alone, tile,
+        step;      /* rows taken at once, if they are all, of a tile, in a step (micro_attn.h) */
+    int heads;     /* query heads of a tile, <= the group of a KV head */
+    int tokens;    /* tokens of a tile */
+    int splits;    /* tiles that a group's heads make */
     uint8_t *room; /* [threads] room_bytes: prepared queries, and the sums of a segment */
     size_t room_bytes;
     /* split: */
-    float *part;    /* [part_rows] D+2 floats: of part p, rows [p*rows, (p+1)*rows) o, m, l */
+    float *part; /* [part_rows] D+2 floats: of part p, rows [p*rows, (p+1)*rows) o, m, l */
     int part_rows, rows;
-    item *items;    /* [part_rows] */
-    float *ml;      /* [tiles][MAX_ROWS][2] m and l of what is merged */
-    int *left;      /* [tiles] items of the wave to come */
+    item *items; /* [part_rows] */
+    float *ml;   /* [tiles][MAX_ROWS][2] m and l of what is merged */
+    int *left;   /* [tiles] items of the wave to come */
 } job;
 
 /* The rows of a tile. */
@@ -160,7 +161,8 @@ static void rows_page(tile *t, const job *j, const sums *u, int r, int n, int st
     }
     j->kv->scores(q, n, at, D, p, ahead);
     for (int i = 0; i < n; i++) {
-        float c = j->m->softmax(p + i * AP_PAGE, lo[i], hi[i], a->scale, &u->m[r + i], &u->l[r + i]);
+        float c =
+            j->m->softmax(p + i * AP_PAGE, lo[i], hi[i], a->scale, &u->m[r + i], &u->l[r + i]);
         if (c != 1) j->m->scale(u->o[r + i], NULL, c, D, u->o[r + i]);
     }
     j->kv->values(p, n, lo, hi, at, D, u->o + r, ahead);
@@ -241,8 +243,9 @@ static void whole_task(void *arg, int task, int worker)
     for (int segment = t.first; segment < t.end; segment++) {
         bool direct = segment == t.first && !j->fast; /* nothing to merge with yet */
         for (int r = 0; r < t.n; r++)
-            u.o[r] = direct ? t.out[r]
-                            : (float *)(void *)room + MAX_ROWS * ap_q_stride((int)D) + (size_t)r * D;
+            u.o[r] = direct
+                         ? t.out[r]
+                         : (float *)(void *)room + MAX_ROWS * ap_q_stride((int)D) + (size_t)r * D;
         tile_segment(&t, j, &u, segment, segment + 1 < t.end);
         merge(&t, j, &u, segment, m, l);
     }
@@ -347,9 +350,8 @@ static int n_part_rows(int threads)
 
 static size_t room_bytes(int head_dim)
 {
-    return ap_round_up(MAX_ROWS * ((size_t)ap_q_stride(head_dim) + (size_t)head_dim) *
-                           sizeof(float),
-                       AP_ALIGN);
+    return ap_round_up(
+        MAX_ROWS * ((size_t)ap_q_stride(head_dim) + (size_t)head_dim) * sizeof(float), AP_ALIGN);
 }
 
 /* Carve the scratch of a job, or only add up its size. */
@@ -395,9 +397,7 @@ static void choose_kernels(const ap_exec *ex, job *j)
         j->block = j->alone = f->rows, j->tile = f->tile, j->step = f->step;
         return;
     }
-    j->kv = type == APUS_KV_Q8     ? &j->m->q8
-            : type == APUS_KV_BF16 ? &j->m->bf16
-                                   : &j->m->f32;
+    j->kv = type == APUS_KV_Q8 ? &j->m->q8 : type == APUS_KV_BF16 ? &j->m->bf16 : &j->m->f32;
     j->block = j->kv->rows, j->tile = TILE_ROWS, j->step = 1;
     j->alone = ap_max_int(j->block, j->kv->alone);
 }

@@ -33,7 +33,8 @@ static void glu_task(void *arg, int task, int worker)
         x[r] = a->x + (t0 + r) * a->ldx;
         if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->gate->cols / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile,
+               2 * wide);
     for (int r = 0; r < rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         j->m->elem->act_mul(a->act, gate, gate + wide, a->y + (t0 + r) * a->ldy + n0, n);

@@ -43,7 +43,8 @@ static void matmul_task(void *arg, int task, int worker)
         x[r] = a->x + (t0 + r) * a->ldx;
         if (j->inputs) q[r] = j->inputs + (size_t)(t0 + r) * (size_t)(a->w->cols / AP_Q_BLOCK);
     }
-    ap_product(j->m, &a->w, 1, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile, ld);
+    ap_product(j->m, &a->w, 1, p0, panels, (ap_rows){x, j->inputs ? q : NULL, j->qdot}, rows, tile,
+               ld);
     for (int r = 0; r < rows; r++)
         finish(j->m->elem, a, tile + (size_t)r * ld, a->y + (t0 + r) * a->ldy + n0, n);
 }

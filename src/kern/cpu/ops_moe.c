@@ -20,7 +20,7 @@
 
 #define COMBINE_CHUNK 512
 #define SLICE_BYTES   ((size_t)8 << 20) /* of all pairs' results */
-#define SLICE_PANELS  16                /* at least: shorter runs of outputs are read and written badly */
+#define SLICE_PANELS  16 /* at least: shorter runs of outputs are read and written badly */
 
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
@@ -39,12 +39,12 @@ typedef struct moe_job {
     const ap_micro *m;
     const ap_moe_args *a;
     const ap_micro_qdot *qdot;
-    int32_t *slot_of; /* [T*K] slot of a pair */
-    int32_t *tok_of;  /* [T*K] token of a slot */
-    int32_t *start;   /* [E] pairs of an expert; then its next slot */
+    int32_t *slot_of;   /* [T*K] slot of a pair */
+    int32_t *tok_of;    /* [T*K] token of a slot */
+    int32_t *start;     /* [E] pairs of an expert; then its next slot */
     ap_moe_unit *units; /* those of tiles, then the others */
-    float *mid; /* [T*K - n_tiled_slot, F] act(gate) * up of the slots behind those of tiles, */
-    float *out; /* [T*K, ld_out]: the outputs of a slice */
+    float *mid;   /* [T*K - n_tiled_slot, F] act(gate) * up of the slots behind those of tiles, */
+    float *out;   /* [T*K, ld_out]: the outputs of a slice */
     ap_qx *mid_q; /* and for weights in integer form [.., F/32] */
     ap_qx *x_q;   /* [T, H/32] x */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
@@ -100,8 +100,10 @@ static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, in
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
     /* never more for fewer tokens: a step may have any number up to the one that was planned for */
     size_t out = pairs, row = AP_PANEL * sizeof(float);
-    if (l.slice * AP_PANEL < hidden) out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
-    else row *= (size_t)l.slice;
+    if (l.slice * AP_PANEL < hidden)
+        out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
+    else
+        row *= (size_t)l.slice;
     l.out = place(&at, out, row);
     if (ex->precision != APUS_PRECISION_EXACT)
         l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
@@ -133,7 +135,8 @@ static int add_units(moe_job *j, int e, int rows, bool tiled, int *slot)
         int begin = ap_op_first(rows, u, n) / rough * rough;
         int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;
         ap_moe_unit *at = tiled ? &j->units[t->n_unit++] : &j->units[j->n_units++];
-        *at = (ap_moe_unit){.expert = e, .slot = *slot + begin, .rows = end - begin, .tile = t->n_tile};
+        *at = (ap_moe_unit){
+            .expert = e, .slot = *slot + begin, .rows = end - begin, .tile = t->n_tile};
         if (tiled) t->n_tile += (end - begin + 15) / 16;
         if (end - begin > widest) widest = end - begin;
     }
@@ -200,9 +203,11 @@ static void glu_task(void *arg, int task, int worker)
     const ap_mat *w[2] = {&e->gate, &e->up};
     for (int r = 0; r < u->rows; r++) {
         x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
-        if (j->x_q) q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
+        if (j->x_q)
+            q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
     }
-    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL, j->qdot}, u->rows, tile, 2 * wide);
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL, j->qdot}, u->rows, tile,
+               2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
         float *mid = j->mid + (size_t)(u->slot - j->n_tiled_slot + r) * j->ld_mid + n0;
@@ -233,8 +238,8 @@ static void down_task(void *arg, int task, int worker)
         if (j->mid_q) q[r] = j->mid_q + at * (size_t)(j->ffn / AP_Q_BLOCK);
     }
     /* rows of `out` are padded to whole panels, so that sums may land there at once */
-    ap_product(j->m, &w, 1, j->slice + p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot}, u->rows,
-               j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
+    ap_product(j->m, &w, 1, j->slice + p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot},
+               u->rows, j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
 static void combine_row(const moe_job *j, int t)
@@ -334,12 +339,16 @@ void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
         glu_q |= ap_meets_integers(ex, &x->gate) || ap_meets_integers(ex, &x->up);
         down_q |= ap_meets_integers(ex, &x->down);
     }
-    if (!glu_q) j.x_q = NULL;
+    if (!glu_q)
+        j.x_q = NULL;
     else
         ap_quantise(ex, a->x, a->ldx, a->n_tok, hidden, j.x_q);
     j.split = ap_split_product(ex, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
     ap_op_run(ex, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
-    if (!down_q) j.mid_q = NULL;
-    else quantise_mid(&j);
-    for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice) run_slice(&j, rows, l.slice);
+    if (!down_q)
+        j.mid_q = NULL;
+    else
+        quantise_mid(&j);
+    for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice)
+        run_slice(&j, rows, l.slice);
 }

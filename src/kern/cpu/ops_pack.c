@@ -58,7 +58,8 @@ static void pack_u16(const uint8_t *src, size_t row_bytes, int rows, int units, 
         ap_q_transpose(src + (size_t)done * 2, row_bytes, 1, pair[0]);
         for (int i = 0; i < 8; i++)
             for (int r = 0; r < AP_PANEL; r++)
-                dst[(size_t)(done + i) * AP_PANEL + (size_t)r] = (uint16_t)(pair[i / 2][r] >> 16 * (i % 2));
+                dst[(size_t)(done + i) * AP_PANEL + (size_t)r] =
+                    (uint16_t)(pair[i / 2][r] >> 16 * (i % 2));
     }
     for (int i = done; i < units; i++)
         for (int r = 0; r < rows; r++)
@@ -69,7 +70,8 @@ static void pack_panel(const pack_job *j, int p)
 {
     if (j->q.bits) {
         uint8_t *dst = j->dst + (size_t)p * ap_q_panel_bytes(j->q, j->cols);
-        if (j->plain || !ap_q_pack_panel_fast(j->tensor, j->q, p, dst)) ap_q_pack_panel(j->tensor, j->q, p, dst);
+        if (j->plain || !ap_q_pack_panel_fast(j->tensor, j->q, p, dst))
+            ap_q_pack_panel(j->tensor, j->q, p, dst);
         return;
     }
     size_t panel = ap_panel_bytes(j->type, j->cols);

@@ -7,11 +7,12 @@
 
 void ap_cpu_rope(const ap_exec *ex, const ap_rope_args *a);
 void ap_cpu_qkv(const ap_exec *ex, const ap_qkv_args *a);
-size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n_kv_head, int head_dim);
+size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n_kv_head,
+                                 int head_dim);
 void ap_cpu_attn(const ap_exec *ex, const ap_attn_args *a);
 void ap_cpu_conv(const ap_exec *ex, const ap_conv_args *a);
-size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head, int k_dim,
-                                  int v_dim);
+size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head,
+                                  int k_dim, int v_dim);
 void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a);
 
 #endif

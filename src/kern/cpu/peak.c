@@ -21,15 +21,17 @@ typedef struct peak_job {
     apus_cpu level;
     apus_unit unit;
     uint8_t *data;
-    size_t bytes;   /* of a task */
-    size_t ahead;   /* bytes that are asked for before they are read */
+    size_t bytes; /* of a task */
+    size_t ahead; /* bytes that are asked for before they are read */
 } peak_job;
 
 #if defined(__x86_64__)
+/* clang-format off */
 #define REPEAT12(OP, v)                                                                            \
     OP(v, "0")                                                                                     \
     OP(v, "1") OP(v, "2") OP(v, "3") OP(v, "4") OP(v, "5") OP(v, "6") OP(v, "7") OP(v, "8")        \
         OP(v, "9") OP(v, "10") OP(v, "11")
+/* clang-format on */
 #define CLEAR(v, n) "vxorps %%xmm" n ", %%xmm" n ", %%xmm" n "\n\t"
 #define CLEAR_ALL   REPEAT12(CLEAR, "") CLEAR("", "12") CLEAR("", "14") CLEAR("", "15")
 #define CLOBBERS                                                                                   \
@@ -43,14 +45,14 @@ typedef struct peak_job {
                      : CLOBBERS)
 
 /* sum n += products of 15 and 14 */
-#define THREE(op, v, n)  op " %%" v "15, %%" v "14, %%" v n "\n\t"
-#define FMA(v, n)        THREE("vfmadd231ps", v, n)
-#define DOT16(v, n)      THREE("vpdpwssd", v, n)
-#define DOT8(v, n)       THREE("vpdpbusd", v, n)
+#define THREE(op, v, n) op " %%" v "15, %%" v "14, %%" v n "\n\t"
+#define FMA(v, n)       THREE("vfmadd231ps", v, n)
+#define DOT16(v, n)     THREE("vpdpwssd", v, n)
+#define DOT8(v, n)      THREE("vpdpbusd", v, n)
 /* AVX2 has no sum in the same instruction. */
-#define ADD(op, v, n)    op " %%" v "12, %%" v n ", %%" v n "\n\t"
-#define MADD16(v, n)     THREE("vpmaddwd", v, "12") ADD("vpaddd", v, n)
-#define MADD8(v, n)      THREE("vpmaddubsw", v, "12") ADD("vpaddw", v, n)
+#define ADD(op, v, n) op " %%" v "12, %%" v n ", %%" v n "\n\t"
+#define MADD16(v, n)  THREE("vpmaddwd", v, "12") ADD("vpaddd", v, n)
+#define MADD8(v, n)   THREE("vpmaddubsw", v, "12") ADD("vpaddw", v, n)
 
 static bool wide(apus_cpu level)
 {
@@ -61,13 +63,19 @@ static bool wide(apus_cpu level)
 static double ops_loops(apus_cpu level, apus_unit unit, long n)
 {
     if (wide(level)) {
-        if (unit == APUS_UNIT_F32) LOOP(FMA, "zmm");
-        else if (unit == APUS_UNIT_INT16) LOOP(DOT16, "zmm");
-        else if (unit == APUS_UNIT_INT8) LOOP(DOT8, "zmm");
+        if (unit == APUS_UNIT_F32)
+            LOOP(FMA, "zmm");
+        else if (unit == APUS_UNIT_INT16)
+            LOOP(DOT16, "zmm");
+        else if (unit == APUS_UNIT_INT8)
+            LOOP(DOT8, "zmm");
     } else if (level == APUS_CPU_AVX2) {
-        if (unit == APUS_UNIT_F32) LOOP(FMA, "ymm");
-        else if (unit == APUS_UNIT_INT16) LOOP(MADD16, "ymm");
-        else if (unit == APUS_UNIT_INT8) LOOP(MADD8, "ymm");
+        if (unit == APUS_UNIT_F32)
+            LOOP(FMA, "ymm");
+        else if (unit == APUS_UNIT_INT16)
+            LOOP(MADD16, "ymm");
+        else if (unit == APUS_UNIT_INT8)
+            LOOP(MADD8, "ymm");
     } else {
         return 0;
     }
@@ -103,11 +111,13 @@ static bool read_wide(const peak_job *j, const uint8_t *p, const uint8_t *end)
     return true;
 }
 #elif defined(__aarch64__)
+/* clang-format off */
 #define REPEAT24(OP)                                                                               \
     OP("0")                                                                                        \
     OP("1") OP("2") OP("3") OP("4") OP("5") OP("6") OP("7") OP("8") OP("9") OP("10") OP("11")      \
         OP("12") OP("13") OP("14") OP("15") OP("16") OP("17") OP("18") OP("19") OP("20") OP("21")  \
             OP("22") OP("23")
+/* clang-format on */
 #define CLEAR(n)  "movi v" n ".4s, #0\n\t"
 #define CLEAR_ALL REPEAT24(CLEAR) CLEAR("30") CLEAR("31")
 #define LOOP(OP, arch)                                                                             \
@@ -213,10 +223,14 @@ double ap_peak_ops(apus_cpu level, apus_unit unit, ap_pool *pool)
     switch (unit) {
     case APUS_UNIT_F32:
     case APUS_UNIT_INT16:
-    case APUS_UNIT_INT8: return peak_of_loops(level, unit, pool);
-    case APUS_UNIT_BF16_TILES: return ap_peak_tiles(level, AP_TILES_BF16, pool);
-    case APUS_UNIT_INT8_TILES: return ap_peak_tiles(level, AP_TILES_INT8, pool);
-    default: return 0;
+    case APUS_UNIT_INT8:
+        return peak_of_loops(level, unit, pool);
+    case APUS_UNIT_BF16_TILES:
+        return ap_peak_tiles(level, AP_TILES_BF16, pool);
+    case APUS_UNIT_INT8_TILES:
+        return ap_peak_tiles(level, AP_TILES_INT8, pool);
+    default:
+        return 0;
     }
 }
 

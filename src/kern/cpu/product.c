@@ -98,7 +98,8 @@ static void multiply(const ap_micro_matmul *mm, const block_rows *b, const float
 static void widen_panel(const ap_micro *m, const ap_mat *w, int p, int k0, int n, float *panel)
 {
     if (w->data) {
-        const uint8_t *packed = (const uint8_t *)w->data + (size_t)p * ap_q_panel_bytes(w->q, w->cols);
+        const uint8_t *packed =
+            (const uint8_t *)w->data + (size_t)p * ap_q_panel_bytes(w->q, w->cols);
         m->qwiden->widen(w->q, packed, w->cols, k0 / AP_Q_BLOCK, n / AP_Q_BLOCK, panel);
         return;
     }
@@ -163,30 +164,34 @@ static void ask_for(coming *c, int lines)
 /* Weights in integer form. Few rows: every panel streams past them; more: K blocks of two panels are
  * unpacked and meet all rows. soon: the panel that is read behind the last one. */
 static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int n_panel,
-                            const ap_qx *const *x, int rows, float *out, int ld, const uint8_t *soon)
+                            const ap_qx *const *x, int rows, float *out, int ld,
+                            const uint8_t *soon)
 {
     size_t bytes = ap_q_panel_bytes(w->q, w->cols), step = ap_q_block_bytes(w->q);
     const uint8_t *panel = (const uint8_t *)w->data + (size_t)p0 * bytes;
     if (rows <= AP_Q_FEW) {
-        if (m->few_panels)
-            m->few_panels(w->q, panel, n_panel, w->cols, x, rows, out, ld);
+        if (m->few_panels) m->few_panels(w->q, panel, n_panel, w->cols, x, rows, out, ld);
         for (int p = 0; p < n_panel && !m->few_panels; p++)
             m->few(w->q, panel + (size_t)p * bytes, w->cols, x, rows, out + p * AP_PANEL, ld);
         return;
     }
     alignas(64) ap_qpanel unpacked[Q_PANELS];
-    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, m->tile_rows), first[AP_TASK_ROWS + 1];
+    int blocks = w->cols / AP_Q_BLOCK, n_tiles = ap_div_up(rows, m->tile_rows),
+        first[AP_TASK_ROWS + 1];
     for (int t = 0; t <= n_tiles; t++) first[t] = ap_op_first(rows, t, n_tiles);
     for (int p = 0; p < n_panel; p += Q_PANELS) {
         int np = n_panel - p < Q_PANELS ? n_panel - p : Q_PANELS;
-        const uint8_t *at = panel + (size_t)p * bytes, *behind = p + np < n_panel ? at + (size_t)np * bytes : soon;
+        const uint8_t *at = panel + (size_t)p * bytes,
+                      *behind = p + np < n_panel ? at + (size_t)np * bytes : soon;
         for (int b0 = 0; b0 < blocks; b0 += m->k_blocks) {
             int n = blocks - b0 < m->k_blocks ? blocks - b0 : m->k_blocks;
-            for (int i = 0; i < np; i++) m->unpack(w->q, at + (size_t)i * bytes, w->cols, b0, n, &unpacked[i]);
+            for (int i = 0; i < np; i++)
+                m->unpack(w->q, at + (size_t)i * bytes, w->cols, b0, n, &unpacked[i]);
             bool last = b0 + n == blocks;
             int b1 = last ? 0 : b0 + n, n1 = blocks - b1 < m->k_blocks ? blocks - b1 : m->k_blocks;
             if (last) at = behind;
-            for (int i = 0; i < np; i++) ap_q_ask_for_scales(w->q, at + (size_t)i * bytes, w->cols, b1, n1);
+            for (int i = 0; i < np; i++)
+                ap_q_ask_for_scales(w->q, at + (size_t)i * bytes, w->cols, b1, n1);
             coming next = {at + (size_t)b1 * step, bytes, np, (int)((size_t)n1 * step / 64), 0};
             int lines = ap_div_up(next.n_line * np, n_tiles);
             for (int t = 0; t < n_tiles; t++) {
@@ -194,7 +199,8 @@ static void product_integer(const ap_micro_qdot *m, const ap_mat *w, int p0, int
                 int nr = first[t + 1] - first[t];
                 ask_for(&next, lines);
                 for (int r = 0; r < nr; r++) in[r] = x[first[t] + r] + b0;
-                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)first[t] * ld + p * AP_PANEL, ld, b0 > 0);
+                m->tile(w->q, unpacked, np, in, nr, n, out + (size_t)first[t] * ld + p * AP_PANEL,
+                        ld, b0 > 0);
             }
         }
     }
@@ -238,7 +244,8 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
     for (int j = 0; j < n_mat; j++) {
         float *out = tile + j * n_panel * AP_PANEL;
         if (w[j]->q.bits && !w[j]->q.is_float && x.q)
-            product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld, behind(w, j, n_mat, p0, n_panel));
+            product_integer(x.qdot, w[j], p0, n_panel, x.q, rows, out, ld,
+                            behind(w, j, n_mat, p0, n_panel));
         else if (w[j]->q.bits || !w[j]->data)
             product_widened(m, w[j], p0, n_panel, x.f, rows, out, ld);
         else if (rows <= AP_FEW_ROWS)

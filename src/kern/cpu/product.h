@@ -67,9 +67,13 @@ void ap_product(const ap_micro *m, const ap_mat *const *w, int n_mat, int p0, in
 void ap_quantise(const ap_exec *ex, const float *x, int64_t ldx, int rows, int cols, ap_qx *out);
 
 /* Bytes of a row in integer form. */
-static inline size_t ap_input_bytes(int cols) { return (size_t)(cols / AP_Q_BLOCK) * sizeof(ap_qx); }
+static inline size_t ap_input_bytes(int cols)
+{
+    return (size_t)(cols / AP_Q_BLOCK) * sizeof(ap_qx);
+}
 
-#define AP_INPUT_STACK ((size_t)AP_Q_MAX_COLS / AP_Q_BLOCK * sizeof(ap_qx)) /* one row of any matrix */
+#define AP_INPUT_STACK                                                                             \
+    ((size_t)AP_Q_MAX_COLS / AP_Q_BLOCK * sizeof(ap_qx)) /* one row of any matrix */
 
 /* Where a product's inputs in integer form go, and how many rows fit: the table's room or the stack. */
 typedef struct ap_input_room {
@@ -79,7 +83,8 @@ typedef struct ap_input_room {
 
 static inline ap_input_room ap_find_room(const ap_exec *ex, int cols, int rows, ap_qx *stack)
 {
-    size_t each = ap_input_bytes(cols), here = AP_INPUT_STACK / each, there = ex->input_bytes / each;
+    size_t each = ap_input_bytes(cols), here = AP_INPUT_STACK / each,
+           there = ex->input_bytes / each;
     ap_input_room r = {stack, rows};
     if (here >= (size_t)rows) return r;
     if (ex->inputs && there > here) {

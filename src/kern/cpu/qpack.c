@@ -31,13 +31,18 @@ static const ap_qform forms[AP_DTYPE_COUNT] = {
     [AP_Q6_K] = {.bits = 6, .scale = AP_QS_SUPER, .is_signed = true, .group = 16, .zero = 32},
     /* d (1/2 + n) / 4 times 8, 25, 43; d (1/2 + n) / 2 times 4, 12, ...; d (1 + 2n) times 1, 3, ...: factors
      * are 1 + 2n, and all products are exact */
-    [AP_IQ2_XXS] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 32, .zero = 128},
-    [AP_IQ2_XS] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
-    [AP_IQ2_S] = {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
-    [AP_IQ3_XXS] = {.bits = 4, .table = 3, .scale = AP_QS_SUPER, .shift = 1, .group = 32, .zero = 128},
+    [AP_IQ2_XXS] =
+        {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 32, .zero = 128},
+    [AP_IQ2_XS] =
+        {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
+    [AP_IQ2_S] =
+        {.bits = 3, .table = 5, .scale = AP_QS_SUPER, .shift = 3, .group = 16, .zero = 128},
+    [AP_IQ3_XXS] =
+        {.bits = 4, .table = 3, .scale = AP_QS_SUPER, .shift = 1, .group = 32, .zero = 128},
     [AP_IQ3_S] = {.bits = 4, .table = 4, .scale = AP_QS_SUPER, .group = 32, .zero = 128},
     [AP_IQ4_NL] = {.bits = 4, .table = 1, .scale = AP_QS_F16, .group = 32, .zero = 128},
-    [AP_IQ4_XS] = {.bits = 4, .table = 1, .scale = AP_QS_SUPER, .is_signed = true, .group = 32, .zero = 128},
+    [AP_IQ4_XS] =
+        {.bits = 4, .table = 1, .scale = AP_QS_SUPER, .is_signed = true, .group = 32, .zero = 128},
     [AP_MXFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 32, .zero = 128},
     [AP_MLX_MXFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 32, .zero = 128},
     [AP_MLX_NVFP4] = {.bits = 4, .table = 2, .scale = AP_QS_BF16, .group = 16, .zero = 128},
@@ -47,11 +52,17 @@ static const ap_qform forms[AP_DTYPE_COUNT] = {
 static ap_qform affine_form(const ap_tensor *t)
 {
     ap_qform f = {.affine = true};
-    if (t->bits < 2 || t->bits == 7 || t->bits > 8 || (t->group != 32 && t->group != 64 && t->group != 128)) return f;
-    if (t->scale_dtype == AP_F16) f.scale = AP_QS_F16;
-    else if (t->scale_dtype == AP_BF16) f.scale = AP_QS_BF16;
-    else if (t->scale_dtype == AP_F32) f.scale = AP_QS_F32;
-    else return f;
+    if (t->bits < 2 || t->bits == 7 || t->bits > 8 ||
+        (t->group != 32 && t->group != 64 && t->group != 128))
+        return f;
+    if (t->scale_dtype == AP_F16)
+        f.scale = AP_QS_F16;
+    else if (t->scale_dtype == AP_BF16)
+        f.scale = AP_QS_BF16;
+    else if (t->scale_dtype == AP_F32)
+        f.scale = AP_QS_F32;
+    else
+        return f;
     f.group = (uint8_t)t->group;
     f.bits = (uint8_t)t->bits;
     return f;
@@ -61,8 +72,10 @@ static ap_qform fp8_form(const ap_tensor *t)
 {
     ap_qform f = {.is_float = true, .group = 128, .scale = AP_QS_F32};
     if (t->bits != 8 || t->group != 128) return f;
-    if (t->scale_dtype == AP_BF16) f.scale = AP_QS_BF16;
-    else if (t->scale_dtype != AP_F32) return f;
+    if (t->scale_dtype == AP_BF16)
+        f.scale = AP_QS_BF16;
+    else if (t->scale_dtype != AP_F32)
+        return f;
     f.bits = 8;
     return f;
 }
@@ -75,9 +88,9 @@ ap_qform ap_q_form(const ap_tensor *t)
         : t->dtype == AP_FP8_BLOCK ? fp8_form(t)
                                    : forms[t->dtype];
     if (!f.bits || t->shape[0] <= 0 || t->shape[1] <= 0 || t->shape[1] > AP_Q_MAX_COLS) return none;
-    int unit = f.scale == AP_QS_SUPER                       ? AP_Q_SUPER
+    int unit = f.scale == AP_QS_SUPER                ? AP_Q_SUPER
                : f.group > AP_Q_BLOCK && !f.is_float ? f.group
-                                                            : AP_Q_BLOCK;
+                                                     : AP_Q_BLOCK;
     return t->shape[1] % unit == 0 ? f : none;
 }
 
@@ -86,8 +99,10 @@ size_t ap_q_panel_bytes(ap_qform f, int cols)
     size_t n = (size_t)cols, per = (size_t)AP_PANEL * (f.affine ? 2 : 1);
     size_t scales = (n + f.group - 1) / f.group * per;
     if (f.nibbles) scales /= 2;
-    if (f.scale == AP_QS_SUPER) scales += n / AP_Q_SUPER * per * 2;
-    else scales *= f.scale == AP_QS_F32 ? 4 : 2;
+    if (f.scale == AP_QS_SUPER)
+        scales += n / AP_Q_SUPER * per * 2;
+    else
+        scales *= f.scale == AP_QS_F32 ? 4 : 2;
     return n / AP_Q_BLOCK * ap_q_block_bytes(f) + ap_round_up(scales, 64);
 }
 
@@ -101,8 +116,14 @@ typedef struct chunk {
     uint16_t d, m;
 } chunk;
 
-static uint16_t load16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-static uint32_t load32(const uint8_t *p) { return (uint32_t)load16(p) | (uint32_t)load16(p + 2) << 16; }
+static uint16_t load16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+static uint32_t load32(const uint8_t *p)
+{
+    return (uint32_t)load16(p) | (uint32_t)load16(p + 2) << 16;
+}
 
 /* 16 bytes of nibbles: inputs 0..15 low, 16..31 high */
 static void nibbles(const uint8_t *p, uint8_t *q)
@@ -112,7 +133,6 @@ static void nibbles(const uint8_t *p, uint8_t *q)
         q[j + 16] = p[j] >> 4;
     }
 }
-
 
 /* Blocks of 32 with their own scale. */
 static void read_simple(ap_dtype t, const uint8_t *p, int n, chunk *c)
@@ -205,12 +225,16 @@ static void read_iq4_xs(const uint8_t *p, chunk *c)
 }
 
 /* Seven stored signs; the eighth makes their number even. */
-static uint32_t even_signs(uint32_t s) { return s | (uint32_t)(__builtin_popcount(s) & 1) << 7; }
+static uint32_t even_signs(uint32_t s)
+{
+    return s | (uint32_t)(__builtin_popcount(s) & 1) << 7;
+}
 
 /* n inputs of an entry of `size` bits each, a sign bit on top. */
 static void read_entry(uint32_t code, int size, int n, uint32_t signs, uint8_t *q)
 {
-    for (int j = 0; j < n; j++) q[j] = (uint8_t)((code >> size * j & ((1u << size) - 1)) | (signs >> j & 1) << size);
+    for (int j = 0; j < n; j++)
+        q[j] = (uint8_t)((code >> size * j & ((1u << size) - 1)) | (signs >> j & 1) << size);
 }
 
 static void read_iq2_xxs(const uint8_t *p, chunk *c)
@@ -220,7 +244,8 @@ static void read_iq2_xxs(const uint8_t *p, chunk *c)
         const uint8_t *group = p + 2 + i / 4 * 8;
         uint32_t word = load32(group + 4);
         c->s[i / 4] = 2 * (word >> 28) + 1;
-        read_entry(ap_grid_iq2_xxs[group[i % 4]], 2, 8, even_signs(word >> 7 * (i % 4) & 127), c->q + 8 * i);
+        read_entry(ap_grid_iq2_xxs[group[i % 4]], 2, 8, even_signs(word >> 7 * (i % 4) & 127),
+                   c->q + 8 * i);
     }
 }
 
@@ -230,9 +255,12 @@ static void read_iq2(ap_dtype t, const uint8_t *p, chunk *c)
     c->d = load16(p);
     for (int g = 0; g < 16; g++) c->s[g] = 2 * (uint32_t)(scales[g / 2] >> 4 * (g % 2) & 15) + 1;
     for (int i = 0; i < 32; i++) {
-        uint32_t word = load16(p + 2 + 2 * i), entry = p[2 + i] | (uint32_t)(p[66 + i / 4] >> 2 * (i % 4) & 3) << 8;
-        if (t == AP_IQ2_XS) read_entry(ap_grid_iq2_xs[word & 511], 2, 8, even_signs(word >> 9), c->q + 8 * i);
-        else read_entry(ap_grid_iq2_s[entry], 2, 8, p[34 + i], c->q + 8 * i);
+        uint32_t word = load16(p + 2 + 2 * i),
+                 entry = p[2 + i] | (uint32_t)(p[66 + i / 4] >> 2 * (i % 4) & 3) << 8;
+        if (t == AP_IQ2_XS)
+            read_entry(ap_grid_iq2_xs[word & 511], 2, 8, even_signs(word >> 9), c->q + 8 * i);
+        else
+            read_entry(ap_grid_iq2_s[entry], 2, 8, p[34 + i], c->q + 8 * i);
     }
 }
 
@@ -277,11 +305,13 @@ static void read_split(const ap_tensor *t, size_t row, int k0, int n, chunk *c)
 {
     size_t group = (size_t)t->group, per_row = ((size_t)t->shape[1] + group - 1) / group;
     size_t first = row / (size_t)t->group_rows * per_row + (size_t)k0 / group;
-    const uint8_t *p = (const uint8_t *)t->data + row * ap_tensor_row_bytes(t) + (size_t)k0 * (size_t)t->bits / 8;
+    const uint8_t *p =
+        (const uint8_t *)t->data + row * ap_tensor_row_bytes(t) + (size_t)k0 * (size_t)t->bits / 8;
     size_t size = ap_dtype_bytes(t->scale_dtype);
     for (size_t g = 0; g < ((size_t)n + group - 1) / group; g++) {
         c->s[g] = ap_q_split_scale(t, (const uint8_t *)t->scales + (first + g) * size);
-        if (t->biases) c->b[g] = ap_q_split_scale(t, (const uint8_t *)t->biases + (first + g) * size);
+        if (t->biases)
+            c->b[g] = ap_q_split_scale(t, (const uint8_t *)t->biases + (first + g) * size);
     }
     if (t->bits == 8) {
         memcpy(c->q, p, (size_t)n);
@@ -311,17 +341,37 @@ static void read_chunk(const ap_tensor *t, size_t row, int k0, int n, chunk *c)
                        (size_t)(k0 / block) * ap_dtype_block_bytes(t->dtype);
     switch (t->dtype) {
     case AP_Q4_K:
-    case AP_Q5_K: read_q45_k(t->dtype, p, c); break;
-    case AP_Q6_K: read_q6_k(p, c); break;
-    case AP_Q2_K: read_q2_k(p, c); break;
-    case AP_Q3_K: read_q3_k(p, c); break;
-    case AP_IQ4_XS: read_iq4_xs(p, c); break;
-    case AP_IQ2_XXS: read_iq2_xxs(p, c); break;
+    case AP_Q5_K:
+        read_q45_k(t->dtype, p, c);
+        break;
+    case AP_Q6_K:
+        read_q6_k(p, c);
+        break;
+    case AP_Q2_K:
+        read_q2_k(p, c);
+        break;
+    case AP_Q3_K:
+        read_q3_k(p, c);
+        break;
+    case AP_IQ4_XS:
+        read_iq4_xs(p, c);
+        break;
+    case AP_IQ2_XXS:
+        read_iq2_xxs(p, c);
+        break;
     case AP_IQ2_XS:
-    case AP_IQ2_S: read_iq2(t->dtype, p, c); break;
-    case AP_IQ3_XXS: read_iq3_xxs(p, c); break;
-    case AP_IQ3_S: read_iq3_s(p, c); break;
-    default: read_simple(t->dtype, p, n, c); break;
+    case AP_IQ2_S:
+        read_iq2(t->dtype, p, c);
+        break;
+    case AP_IQ3_XXS:
+        read_iq3_xxs(p, c);
+        break;
+    case AP_IQ3_S:
+        read_iq3_s(p, c);
+        break;
+    default:
+        read_simple(t->dtype, p, n, c);
+        break;
     }
 }
 
@@ -340,8 +390,10 @@ static void put_block(int bits, const uint8_t *q, size_t stride, uint8_t *dst)
                     dst[j * 64 + at] = v;
                     continue;
                 }
-                if (bits < 4) dst[j / 4 * 64 + at] |= (uint8_t)((v & 3) << (4 * (j % 2) + 2 * (j / 2 % 2)));
-                else dst[j / 2 * 64 + at] |= (uint8_t)((v & 15) << 4 * (j % 2));
+                if (bits < 4)
+                    dst[j / 4 * 64 + at] |= (uint8_t)((v & 3) << (4 * (j % 2) + 2 * (j / 2 % 2)));
+                else
+                    dst[j / 2 * 64 + at] |= (uint8_t)((v & 15) << 4 * (j % 2));
                 if (bits == 3) dst[128 + at] |= (uint8_t)((v >> 2 & 1) << (4 * (j % 2) + j / 2));
                 if (bits == 5) dst[256 + at] |= (uint8_t)((v >> 4 & 1) << j);
                 if (bits == 6) dst[256 + j / 4 * 64 + at] |= (uint8_t)((v >> 4 & 3) << 2 * (j % 4));

@@ -16,10 +16,10 @@
 
 #include "kern/kern.h"
 
-#define AP_Q_BLOCK 32            /* inputs that share a scale of the input side */
-#define AP_Q_SUPER 256
-#define AP_Q_MAX_COLS 32768      /* a row of inputs fits a small buffer */
-#define AP_Q_MAX_GROUPS 2        /* groups in a block */
+#define AP_Q_BLOCK      32 /* inputs that share a scale of the input side */
+#define AP_Q_SUPER      256
+#define AP_Q_MAX_COLS   32768 /* a row of inputs fits a small buffer */
+#define AP_Q_MAX_GROUPS 2     /* groups in a block */
 
 /* What 4 bits stand for, +128. 1: IQ4; 2: E2M1 in halves; 3: IQ3_XXS in halves and 4: IQ3_S, the sign in
  * bit 3. 5: IQ2, 3 bits, the sign in bit 2; twice. */
@@ -28,12 +28,24 @@ extern const uint8_t ap_qtable[6][16];
 /* The form of a tensor; bits 0 if it has none. */
 ap_qform ap_q_form(const ap_tensor *t);
 
-static inline size_t ap_q_block_bytes(ap_qform f) { return (size_t)f.bits * 64; }
-static inline bool ap_q_halves(ap_qform f) { return f.group == 16; }
+static inline size_t ap_q_block_bytes(ap_qform f)
+{
+    return (size_t)f.bits * 64;
+}
+static inline bool ap_q_halves(ap_qform f)
+{
+    return f.group == 16;
+}
 /* What the factors of d are multiplied by besides: a power of two. */
-static inline float ap_q_unit(ap_qform f) { return 1.0f / (float)(1 << f.shift); }
+static inline float ap_q_unit(ap_qform f)
+{
+    return 1.0f / (float)(1 << f.shift);
+}
 /* Do products of q and X fit 16 bits only if q is made signed? */
-static inline bool ap_q_wide(ap_qform f) { return f.bits == 8 || f.table; }
+static inline bool ap_q_wide(ap_qform f)
+{
+    return f.bits == 8 || f.table;
+}
 
 size_t ap_q_panel_bytes(ap_qform f, int cols);
 

@@ -33,13 +33,18 @@ static inline v4 load4(const uint8_t *p)
     memcpy(&v, p, 16);
     return v;
 }
-static inline void store4(uint32_t *p, v4 v) { memcpy(p, &v, 16); }
+static inline void store4(uint32_t *p, v4 v)
+{
+    memcpy(p, &v, 16);
+}
 
 /* 16 bytes of 4 rows: w[j] has 32-bit unit j of each. */
 static inline void transpose4(const uint8_t *row, size_t stride, v4 w[4])
 {
-    v4 a = load4(row), b = load4(row + stride), c = load4(row + 2 * stride), d = load4(row + 3 * stride);
-    v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    v4 a = load4(row), b = load4(row + stride), c = load4(row + 2 * stride),
+       d = load4(row + 3 * stride);
+    v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+       cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
     w[0] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
     w[1] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
     ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
@@ -71,7 +76,8 @@ static void put(int bits, quads q, uint8_t *dst)
         return;
     }
     uint32_t two[4][AP_PANEL];
-    for (int i = 0; i < 4; i++) EACH(r) two[i][r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
+    for (int i = 0; i < 4; i++)
+        EACH(r) two[i][r] = (q[2 * i][r] & NIBBLES) | (q[2 * i + 1][r] & NIBBLES) << 4;
     if (bits >= 4) {
         memcpy(to, two, sizeof two);
         to += 4 * AP_PANEL;
@@ -80,12 +86,13 @@ static void put(int bits, quads q, uint8_t *dst)
             EACH(r) to[r] = (two[i][r] & 0x33333333u) | (two[i + 1][r] & 0x33333333u) << 2;
         if (bits == 3)
             EACH(r)
-                to[r] = (two[0][r] >> 2 & 0x11111111u) | (two[1][r] >> 1 & 0x22222222u) | (two[2][r] & 0x44444444u) |
-                        (two[3][r] << 1 & 0x88888888u);
+                to[r] = (two[0][r] >> 2 & 0x11111111u) | (two[1][r] >> 1 & 0x22222222u) |
+                        (two[2][r] & 0x44444444u) | (two[3][r] << 1 & 0x88888888u);
     }
     if (bits == 5) {
         EACH(r) to[r] = q[0][r] >> 4 & ONES;
-        for (int j = 1; j < 8; j++) EACH(r) to[r] |= (q[j][r] >> 4 & ONES) << j;
+        for (int j = 1; j < 8; j++)
+            EACH(r) to[r] |= (q[j][r] >> 4 & ONES) << j;
     } else if (bits == 6) {
         for (int i = 0; i < 8; i += 4, to += AP_PANEL)
             EACH(r)
@@ -97,7 +104,8 @@ static void put(int bits, quads q, uint8_t *dst)
 /* Byte g of v[row] to to[g * step + row]. */
 static void put_bytes(const uint32_t *v, uint8_t *to, size_t step)
 {
-    for (int g = 0; g < 4; g++, to += step) EACH(r) to[r] = (uint8_t)(v[r] >> 8 * g);
+    for (int g = 0; g < 4; g++, to += step)
+        EACH(r) to[r] = (uint8_t)(v[r] >> 8 * g);
 }
 
 /* A 16-bit number of each row. */
@@ -110,10 +118,14 @@ static void put_halves(const uint8_t *p, size_t stride, uint8_t *to)
 static inline uint32_t spread(int bits, uint32_t v)
 {
     switch (bits) {
-    case 2: return (v & 3) | (v & 12) << 6 | (v & 0x30) << 12 | (v & 0xc0) << 18;
-    case 3: return (v & 7) | (v & 0x38) << 5 | (v & 0x1c0) << 10 | (v & 0xe00) << 15;
-    case 5: return (v & 0x1f) | (v & 0x3e0) << 3 | (v & 0x7c00) << 6 | (v & 0xf8000) << 9;
-    default: return (v & 0x3f) | (v & 0xfc0) << 2 | (v & 0x3f000) << 4 | (v & 0xfc0000) << 6;
+    case 2:
+        return (v & 3) | (v & 12) << 6 | (v & 0x30) << 12 | (v & 0xc0) << 18;
+    case 3:
+        return (v & 7) | (v & 0x38) << 5 | (v & 0x1c0) << 10 | (v & 0xe00) << 15;
+    case 5:
+        return (v & 0x1f) | (v & 0x3e0) << 3 | (v & 0x7c00) << 6 | (v & 0xf8000) << 9;
+    default:
+        return (v & 0x3f) | (v & 0xfc0) << 2 | (v & 0x3f000) << 4 | (v & 0xfc0000) << 6;
     }
 }
 
@@ -124,8 +136,7 @@ static void split_nibbles(const uint8_t *p, size_t stride, quads q)
 {
     ap_q_transpose(p, stride, 1, q[0]);
     for (int j = 0; j < 4; j++)
-        EACH(r)
-        {
+        EACH(r) {
             uint32_t v = q[j][r];
             q[j][r] = v & NIBBLES;
             q[j + 4][r] = v >> 4 & NIBBLES;
@@ -138,14 +149,14 @@ static void add_fifth_bits(const uint8_t *p, size_t stride, quads q)
     uint32_t high[AP_PANEL];
     EACH(r) high[r] = load32(p + (size_t)r * stride);
     for (int j = 0; j < 8; j++)
-        EACH(r)
-        {
+        EACH(r) {
             uint32_t v = high[r] >> 4 * j & 15;
             q[j][r] |= ((v | v << 7 | v << 14 | v << 21) & ONES) << 4;
         }
 }
 
-static void pack_simple(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, int cols, uint8_t *dst)
+static void pack_simple(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, int cols,
+                        uint8_t *dst)
 {
     size_t bytes = ap_dtype_block_bytes(t), step = ap_q_block_bytes(f);
     ap_qscales at = ap_q_scales_at(f, dst, cols, 0);
@@ -154,14 +165,17 @@ static void pack_simple(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride,
         quads q;
         if (t == AP_Q8_0) {
             ap_q_transpose(p + 2, stride, 2, q[0]);
-            for (int j = 0; j < 8; j++) EACH(r) q[j][r] ^= 0x80808080u;
+            for (int j = 0; j < 8; j++)
+                EACH(r) q[j][r] ^= 0x80808080u;
         } else {
             split_nibbles(p + bytes - 16, stride, q);
             if (t == AP_Q5_0 || t == AP_Q5_1) add_fifth_bits(p + bytes - 20, stride, q);
         }
         put(f.bits, q, dst);
-        if (t == AP_MXFP4) EACH(r) memcpy(scale + 2 * r, &(uint16_t){ap_half_of_e8m0(p[(size_t)r * stride])}, 2);
-        else put_halves(p, stride, scale);
+        if (t == AP_MXFP4)
+            EACH(r) memcpy(scale + 2 * r, &(uint16_t){ap_half_of_e8m0(p[(size_t)r * stride])}, 2);
+        else
+            put_halves(p, stride, scale);
         if (f.affine) put_halves(p + 2, stride, scale + at.step / 2);
     }
 }
@@ -180,8 +194,7 @@ static inline uint32_t less_32(uint32_t v)
 static void put_scale_min(const uint8_t *p, size_t stride, uint8_t *to, size_t step)
 {
     uint32_t v[4][AP_PANEL];
-    EACH(r)
-    {
+    EACH(r) {
         const uint8_t *row = p + (size_t)r * stride;
         uint32_t a = load32(row), b = load32(row + 4), c = load32(row + 8);
         v[0][r] = a & 0x3f3f3f3fu;
@@ -256,7 +269,9 @@ static void pack_q6_k(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst)
         }
         int from = g % 2 * 8, by = g % 4 / 2 * 4;
         for (int j = 0; j < 8; j++)
-            EACH(r) q[j][r] = (low[from + j][r] >> by & NIBBLES) | (high[j][r] >> 2 * (g % 4) & PAIRS) << 4;
+            EACH(r)
+                q[j][r] = (low[from + j][r] >> by & NIBBLES) | (high[j][r] >> 2 * (g % 4) & PAIRS)
+                                                                   << 4;
         put(f.bits, q, dst);
     }
 }
@@ -270,14 +285,17 @@ static void put_factors_16(const uint8_t *p, size_t stride, uint8_t *to, size_t 
 }
 
 /* high: the third bits of Q3_K, or NULL. */
-static void pack_q23_k(ap_qform f, const uint8_t *p, size_t stride, const uint8_t *high, uint8_t *dst)
+static void pack_q23_k(ap_qform f, const uint8_t *p, size_t stride, const uint8_t *high,
+                       uint8_t *dst)
 {
     quads t, h, q;
     if (high) ap_q_transpose(high, stride, 2, h[0]);
     for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
         if (g % 4 == 0) ap_q_transpose(p + 8 * g, stride, 2, t[0]);
-        for (int j = 0; j < 8; j++) EACH(r) q[j][r] = t[j][r] >> 2 * (g % 4) & PAIRS;
-        for (int j = 0; j < 8 && high; j++) EACH(r) q[j][r] |= (h[j][r] >> g & ONES) << 2;
+        for (int j = 0; j < 8; j++)
+            EACH(r) q[j][r] = t[j][r] >> 2 * (g % 4) & PAIRS;
+        for (int j = 0; j < 8 && high; j++)
+            EACH(r) q[j][r] |= (h[j][r] >> g & ONES) << 2;
         put(f.bits, q, dst);
     }
 }
@@ -285,15 +303,16 @@ static void pack_q23_k(ap_qform f, const uint8_t *p, size_t stride, const uint8_
 static void put_factors_q3_k(const uint8_t *p, size_t stride, uint8_t *to, size_t step)
 {
     uint32_t low[2][AP_PANEL], high[AP_PANEL], w[AP_PANEL];
-    EACH(r)
-    {
+    EACH(r) {
         const uint8_t *row = p + (size_t)r * stride;
         low[0][r] = load32(row);
         low[1][r] = load32(row + 4);
         high[r] = load32(row + 8);
     }
     for (int i = 0; i < 4; i++, to += 4 * step) {
-        EACH(r) w[r] = less_32((low[i % 2][r] >> i / 2 * 4 & NIBBLES) | (high[r] >> 2 * i & PAIRS) << 4);
+        EACH(r)
+            w[r] =
+                less_32((low[i % 2][r] >> i / 2 * 4 & NIBBLES) | (high[r] >> 2 * i & PAIRS) << 4);
         put_bytes(w, to, step);
     }
 }
@@ -302,8 +321,7 @@ static void put_factors_iq4_xs(const uint8_t *p, size_t stride, uint8_t *to, siz
 {
     uint32_t w[AP_PANEL];
     for (int i = 0; i < 2; i++, to += 4 * step) {
-        EACH(r)
-        {
+        EACH(r) {
             const uint8_t *row = p + (size_t)r * stride;
             uint32_t low = load16(row + 2 + 2 * i), high = row[i];
             low = (low | low << 8) & 0x00ff00ffu;
@@ -336,7 +354,10 @@ static inline uint32_t even_signs(uint32_t s)
 }
 
 /* 4 bits to a byte each */
-static inline uint32_t spread_ones(uint32_t v) { return (v | v << 7 | v << 14 | v << 21) & ONES; }
+static inline uint32_t spread_ones(uint32_t v)
+{
+    return (v | v << 7 | v << 14 | v << 21) & ONES;
+}
 
 /* 8 inputs: entries of 8 numbers of 2 bits, signs of 8 bits. */
 static void put_iq2(const uint32_t *code, const uint32_t *signs, uint32_t (*q)[AP_PANEL])
@@ -374,10 +395,12 @@ static void put_odd_factors(const uint8_t *p, size_t stride, int n_word, uint8_t
 /* Of the upper 4 bits of the words that also have 4 x 7 signs. */
 static void put_word_factors(uint32_t (*word)[AP_PANEL], uint8_t *to, size_t step)
 {
-    for (int g = 0; g < 8; g++, to += step) EACH(r) to[r] = (uint8_t)(word[g][r] >> 28 << 1 | 1);
+    for (int g = 0; g < 8; g++, to += step)
+        EACH(r) to[r] = (uint8_t)(word[g][r] >> 28 << 1 | 1);
 }
 
-static void pack_iq2_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor, size_t factor_step, uint8_t *dst)
+static void pack_iq2_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor,
+                         size_t factor_step, uint8_t *dst)
 {
     uint32_t entries[8][AP_PANEL], words[8][AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
     load_words(p + 2, stride, 2, entries);
@@ -415,8 +438,7 @@ static void pack_iq2_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst
     for (int g = 0; g < 8; g++, dst += ap_q_block_bytes(f)) {
         uint32_t low[AP_PANEL], high[AP_PANEL], word[AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
         quads q;
-        EACH(r)
-        {
+        EACH(r) {
             const uint8_t *row = p + (size_t)r * stride;
             low[r] = load32(row + 4 * g);
             word[r] = load32(row + 32 + 4 * g);
@@ -431,7 +453,8 @@ static void pack_iq2_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst
     }
 }
 
-static void pack_iq3_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor, size_t factor_step, uint8_t *dst)
+static void pack_iq3_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *factor,
+                         size_t factor_step, uint8_t *dst)
 {
     uint32_t words[8][AP_PANEL], code[AP_PANEL], signs[AP_PANEL];
     load_words(p + 66, stride, 1, words);
@@ -440,8 +463,10 @@ static void pack_iq3_xxs(ap_qform f, const uint8_t *p, size_t stride, uint8_t *f
         quads q;
         for (int e = 0; e < 8; e++) {
             EACH(r) code[r] = ap_grid_iq3_xxs[p[(size_t)r * stride + (size_t)(2 + 8 * g + e)]];
-            if (e % 2 == 0) EACH(r) signs[r] = even_signs(words[g][r] >> 7 * (e / 2) & 127);
-            else EACH(r) signs[r] >>= 4;
+            if (e % 2 == 0)
+                EACH(r) signs[r] = even_signs(words[g][r] >> 7 * (e / 2) & 127);
+            else
+                EACH(r) signs[r] >>= 4;
             put_iq3(code, signs, q[e]);
         }
         put(f.bits, q, dst);
@@ -457,7 +482,9 @@ static void pack_iq3_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst
         EACH(r) high[r] = p[(size_t)r * stride + (size_t)(64 + g)];
         EACH(r) word[r] = load32(p + (size_t)r * stride + 72 + 4 * g);
         for (int e = 0; e < 8; e++) {
-            EACH(r) code[r] = ap_grid_iq3_s[p[(size_t)r * stride + (size_t)(8 * g + e)] | (high[r] >> e & 1) << 8];
+            EACH(r)
+                code[r] = ap_grid_iq3_s[p[(size_t)r * stride + (size_t)(8 * g + e)] |
+                                        (high[r] >> e & 1) << 8];
             EACH(r) signs[r] = word[r] >> 4 * e;
             put_iq3(code, signs, q[e]);
         }
@@ -465,7 +492,8 @@ static void pack_iq3_s(ap_qform f, const uint8_t *p, size_t stride, uint8_t *dst
     }
 }
 
-static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, int cols, uint8_t *dst)
+static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, int cols,
+                       uint8_t *dst)
 {
     size_t bytes = ap_dtype_block_bytes(t), step = AP_Q_SUPER / AP_Q_BLOCK * ap_q_block_bytes(f);
     int d = t == AP_Q6_K ? 208 : t == AP_Q2_K ? 80 : t == AP_Q3_K ? 108 : 0;
@@ -492,7 +520,9 @@ static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, 
             put_factors_q3_k(p + 96, stride, factor, at.step);
             pack_q23_k(f, p + 32, stride, p, dst);
             break;
-        case AP_IQ2_XXS: pack_iq2_xxs(f, p, stride, factor, at.step, dst); break;
+        case AP_IQ2_XXS:
+            pack_iq2_xxs(f, p, stride, factor, at.step, dst);
+            break;
         case AP_IQ2_XS:
             put_odd_factors(p + 66, stride, 2, factor, at.step);
             pack_iq2_xs(f, p + 2, stride, dst);
@@ -501,7 +531,9 @@ static void pack_super(ap_dtype t, ap_qform f, const uint8_t *p, size_t stride, 
             put_odd_factors(p + 74, stride, 2, factor, at.step);
             pack_iq2_s(f, p + 2, stride, dst);
             break;
-        case AP_IQ3_XXS: pack_iq3_xxs(f, p, stride, factor, at.step, dst); break;
+        case AP_IQ3_XXS:
+            pack_iq3_xxs(f, p, stride, factor, at.step, dst);
+            break;
         case AP_IQ3_S:
             put_odd_factors(p + 106, stride, 1, factor, at.step);
             pack_iq3_s(f, p + 2, stride, dst);
@@ -538,8 +570,7 @@ static void read_split(int bits, const uint8_t *p, size_t stride, quads q)
         uint32_t t[4][AP_PANEL];
         ap_q_transpose(p, stride, 1, t[0]);
         for (int j = 0; j < 8; j++)
-            EACH(r)
-            {
+            EACH(r) {
                 uint32_t v = t[j / 2][r] >> 16 * (j % 2) & 0xffff;
                 v = (v | v << 8) & 0x00ff00ffu;
                 q[j][r] = (v | v << 4) & NIBBLES;
@@ -563,8 +594,7 @@ static void put_split_scale(const ap_tensor *t, const uint8_t *p, size_t stride,
     } else if (t->scale_dtype == AP_F16 || t->scale_dtype == AP_BF16) {
         put_halves(p, stride, to);
     } else {
-        EACH(r)
-        {
+        EACH(r) {
             uint16_t v = (uint16_t)ap_q_split_scale(t, p + (size_t)r * stride);
             memcpy(to + 2 * r, &v, 2);
         }
@@ -587,7 +617,9 @@ static void pack_split(const ap_tensor *t, ap_qform f, size_t row, uint8_t *dst)
     }
     for (int g = 0; g < n_group; g++, scale += at.step, first += size) {
         put_split_scale(t, (const uint8_t *)t->scales + first, scale_stride, scale);
-        if (f.affine) put_split_scale(t, (const uint8_t *)t->biases + first, scale_stride, scale + at.step / 2);
+        if (f.affine)
+            put_split_scale(t, (const uint8_t *)t->biases + first, scale_stride,
+                            scale + at.step / 2);
     }
 }
 
@@ -595,14 +627,18 @@ bool ap_q_pack_panel_fast(const ap_tensor *src, ap_qform f, int p, uint8_t *dst)
 {
     size_t row = (size_t)p * AP_PANEL, stride = ap_tensor_row_bytes(src);
     int cols = (int)src->shape[1];
-    if (row + AP_PANEL > (size_t)src->shape[0] || (src->group_rows > 1 && src->group_rows % AP_PANEL)) return false;
+    if (row + AP_PANEL > (size_t)src->shape[0] ||
+        (src->group_rows > 1 && src->group_rows % AP_PANEL))
+        return false;
     memset(dst + ap_q_panel_bytes(f, cols) - 64, 0, 64); /* padding */
     if (ap_dtype_block(src->dtype) == 0) {
         pack_split(src, f, row, dst);
         return true;
     }
     const uint8_t *data = (const uint8_t *)src->data + row * stride;
-    if (f.scale == AP_QS_SUPER) pack_super(src->dtype, f, data, stride, cols, dst);
-    else pack_simple(src->dtype, f, data, stride, cols, dst);
+    if (f.scale == AP_QS_SUPER)
+        pack_super(src->dtype, f, data, stride, cols, dst);
+    else
+        pack_simple(src->dtype, f, data, stride, cols, dst);
     return true;
 }

@@ -55,8 +55,8 @@ typedef struct job {
     float softcap;
     ap_act act;
     ap_amx_in in;
-    int n_pack;                                /* tasks that pack */
-    int tiles, n_row_blocks, group, n_groups;  /* of rows, of panels */
+    int n_pack;                               /* tasks that pack */
+    int tiles, n_row_blocks, group, n_groups; /* of rows, of panels */
 } job;
 
 static void pack_task(void *arg, int task, int worker)
@@ -94,7 +94,8 @@ static void put(const job *j, float *sums, int p0, int panels, int tile0, int ti
         for (int p = 0; p < panels; p += AP_TILED_WIDE / 16) {
             float *from = sums + (size_t)p * step + (size_t)t * 256;
             int n_panel = panels - p < AP_TILED_WIDE / 16 ? panels - p : AP_TILED_WIDE / 16;
-            int n0 = (p0 + p) * 16, n = j->w[0]->rows - n0 < n_panel * 16 ? j->w[0]->rows - n0 : n_panel * 16;
+            int n0 = (p0 + p) * 16,
+                n = j->w[0]->rows - n0 < n_panel * 16 ? j->w[0]->rows - n0 : n_panel * 16;
             if (j->n_mat == 2)
                 for (int i = 0; i < n_panel; i++) {
                     float *gate = from + (size_t)i * step, *up = gate + (size_t)panels * step;
@@ -149,7 +150,8 @@ static bool run(const ap_exec *ex, const job *all)
         j.in.at = stack;
     }
     if (fit == 0) return false;
-    int pieces = fit < (size_t)tiles ? ap_div_up(tiles, (int)fit) : 1, rows = ap_div_up(tiles, pieces) * 16;
+    int pieces = fit < (size_t)tiles ? ap_div_up(tiles, (int)fit) : 1,
+        rows = ap_div_up(tiles, pieces) * 16;
     for (int t = 0; t < all->n_tok; t += rows) {
         j.x = all->x + t * all->ldx;
         j.y = all->y + t * all->ldy;

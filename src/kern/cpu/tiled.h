@@ -32,14 +32,14 @@ typedef struct ap_moe_unit {
 typedef struct ap_tiled_moe {
     const ap_exec *ex;
     const ap_moe_args *a;
-    const int32_t *tok_of;    /* [pairs] token of a slot */
-    const ap_moe_unit *units; /* each cut at a multiple of 16 rows */
-    int n_unit, n_tile;       /* n_tile: tiles of rows of all units */
-    float *out;               /* f32 [pairs, 16 * n_slice] ld_out: results of slots */
+    const int32_t *tok_of;      /* [pairs] token of a slot */
+    const ap_moe_unit *units;   /* each cut at a multiple of 16 rows */
+    int n_unit, n_tile;         /* n_tile: tiles of rows of all units */
+    float *out;                 /* f32 [pairs, 16 * n_slice] ld_out: results of slots */
     int ld_out, slice, n_slice; /* first panel of the outputs in work, and how many */
-    uint8_t *x, *mid;         /* packed inputs of both products, unit by unit */
+    uint8_t *x, *mid;           /* packed inputs of both products, unit by unit */
     int hidden, ffn;
-    int widest;               /* tiles of rows of the largest unit */
+    int widest;                                         /* tiles of rows of the largest unit */
     int glu_group, glu_groups, down_group, down_groups; /* panels of a task; tasks of a unit */
 } ap_tiled_moe;
 
@@ -55,8 +55,14 @@ size_t ap_tiled_moe_padding(const ap_exec *ex, size_t pairs, int n_expert, int c
  * threads; then, for each slice of the outputs, down_tasks of them. */
 void ap_tiled_moe_begin(ap_tiled_moe *j);
 void ap_tiled_moe_slice(ap_tiled_moe *j, int panel, int n_panel);
-static inline int ap_tiled_glu_tasks(const ap_tiled_moe *j) { return j->n_unit * j->glu_groups; }
-static inline int ap_tiled_down_tasks(const ap_tiled_moe *j) { return j->n_unit * j->down_groups; }
+static inline int ap_tiled_glu_tasks(const ap_tiled_moe *j)
+{
+    return j->n_unit * j->glu_groups;
+}
+static inline int ap_tiled_down_tasks(const ap_tiled_moe *j)
+{
+    return j->n_unit * j->down_groups;
+}
 void ap_tiled_moe_glu(const ap_tiled_moe *j, int task);
 void ap_tiled_moe_down(const ap_tiled_moe *j, int task);
 

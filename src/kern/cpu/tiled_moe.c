@@ -18,7 +18,9 @@ size_t ap_tiled_moe_padding(const ap_exec *ex, size_t pairs, int n_expert, int c
     const ap_micro *m = ex->k->impl;
     if (!m->amx || ex->precision != APUS_PRECISION_FAST) return 0;
     /* an expert has less than 16 rows of padding, and at least AP_TILED_ROWS rows */
-    size_t padded = pairs / AP_TILED_ROWS < (size_t)n_expert ? pairs / AP_TILED_ROWS : (size_t)n_expert, bytes;
+    size_t padded =
+               pairs / AP_TILED_ROWS < (size_t)n_expert ? pairs / AP_TILED_ROWS : (size_t)n_expert,
+           bytes;
     return ap_mul_size(padded + 1, ap_amx_row_bytes(cols), &bytes) ? bytes : SIZE_MAX / 8;
 }
 
@@ -26,7 +28,8 @@ size_t ap_tiled_moe_bytes(const ap_exec *ex, size_t pairs, int n_expert, int col
 {
     size_t padding = ap_tiled_moe_padding(ex, pairs, n_expert, cols), bytes;
     if (!padding) return 0; /* no tiles */
-    if (!ap_mul_size(pairs / 16, ap_amx_row_bytes(cols), &bytes) || bytes > SIZE_MAX / 8) bytes = SIZE_MAX / 8;
+    if (!ap_mul_size(pairs / 16, ap_amx_row_bytes(cols), &bytes) || bytes > SIZE_MAX / 8)
+        bytes = SIZE_MAX / 8;
     return bytes + padding;
 }
 
@@ -55,8 +58,10 @@ static void pack_task(void *arg, int task, int worker)
     for (int tile = 0; tile < in.n_tile; tile++) {
         const float *x[16];
         int rows = u->rows - tile * 16 < 16 ? u->rows - tile * 16 : 16;
-        for (int r = 0; r < rows; r++) x[r] = j->a->x + j->tok_of[u->slot + tile * 16 + r] * j->a->ldx;
-        for (int b = 0; b < ap_amx_blocks(in.cols); b++) ap_tiled_pack(m->amx, side, &in, b, tile, x, rows);
+        for (int r = 0; r < rows; r++)
+            x[r] = j->a->x + j->tok_of[u->slot + tile * 16 + r] * j->a->ldx;
+        for (int b = 0; b < ap_amx_blocks(in.cols); b++)
+            ap_tiled_pack(m->amx, side, &in, b, tile, x, rows);
     }
 }
 
@@ -64,7 +69,8 @@ void ap_tiled_moe_begin(ap_tiled_moe *j)
 {
     j->widest = 1;
     for (int i = 0; i < j->n_unit; i++)
-        if (ap_div_up(j->units[i].rows, 16) > j->widest) j->widest = ap_div_up(j->units[i].rows, 16);
+        if (ap_div_up(j->units[i].rows, 16) > j->widest)
+            j->widest = ap_div_up(j->units[i].rows, 16);
     int glu = ap_div_up(j->ffn, AP_PANEL);
     j->glu_group = ap_tiled_group(j->ex, j->widest, j->n_unit, glu, j->hidden, 2);
     j->glu_groups = ap_div_up(glu, j->glu_group);
@@ -91,7 +97,8 @@ static void put_mid(const ap_micro *m, ap_amx_side from, ap_amx_side to, const f
         a = turned[0];
         if (b) b = turned[1];
     }
-    m->amx->pack_sums(to, a, b, ap_amx_at(mid, block, tile) + (size_t)(step % AP_AMX_STEPS) * AP_AMX_TILE);
+    m->amx->pack_sums(to, a, b,
+                      ap_amx_at(mid, block, tile) + (size_t)(step % AP_AMX_STEPS) * AP_AMX_TILE);
 }
 
 void ap_tiled_moe_glu(const ap_tiled_moe *j, int task)
@@ -133,7 +140,8 @@ void ap_tiled_moe_down(const ap_tiled_moe *j, int task)
         int n_row = u->rows - t * 16 < 16 ? u->rows - t * 16 : 16;
         for (int p = 0; p < panels; p += AP_TILED_WIDE / 16) {
             int n_panel = panels - p < AP_TILED_WIDE / 16 ? panels - p : AP_TILED_WIDE / 16;
-            ap_tiled_rows(m->amx, side, sums + (size_t)p * step + (size_t)t * 256, step, n_panel, rows, AP_TILED_WIDE);
+            ap_tiled_rows(m->amx, side, sums + (size_t)p * step + (size_t)t * 256, step, n_panel,
+                          rows, AP_TILED_WIDE);
             /* rows of `out` are padded to whole panels */
             for (int r = 0; r < n_row; r++)
                 memcpy(j->out + (size_t)(u->slot + t * 16 + r) * j->ld_out + (p0 + p) * 16,

@@ -15,8 +15,8 @@
 int ap_tiled_group(const ap_exec *ex, int tiles, int n_blocks, int panels, int cols, int n_mat);
 
 /* One K block of one tile of rows; x at input 0 of each row. */
-static inline void ap_tiled_pack(const ap_micro_amx *m, ap_amx_side side, const ap_amx_in *in, int block,
-                                 int tile, const float *const *x, int rows)
+static inline void ap_tiled_pack(const ap_micro_amx *m, ap_amx_side side, const ap_amx_in *in,
+                                 int block, int tile, const float *const *x, int rows)
 {
     const float *at[16];
     int k0 = block * AP_AMX_K, n = in->cols - k0 < AP_AMX_K ? in->cols - k0 : AP_AMX_K;
@@ -25,8 +25,8 @@ static inline void ap_tiled_pack(const ap_micro_amx *m, ap_amx_side side, const 
 }
 
 /* Sums of n_panel panels and one tile of rows, `step` floats from panel to panel, as 16 rows. */
-static inline void ap_tiled_rows(const ap_micro_amx *m, ap_amx_side side, const float *sums, size_t step,
-                                 int n_panel, float *out, int ld)
+static inline void ap_tiled_rows(const ap_micro_amx *m, ap_amx_side side, const float *sums,
+                                 size_t step, int n_panel, float *out, int ld)
 {
     for (int p = 0; p < n_panel; p++, sums += step) {
         if (side == AP_AMX_WEIGHTS_LEFT)

@@ -238,7 +238,8 @@ static void texts(void **state)
     REFUSED(apus_chat_parser_create(model, NULL, 4, NULL, ignore_event, NULL, &p, d));
     REFUSED(apus_chat_parser_create(model, NULL, 0, NULL, NULL, NULL, &p, d));
     REFUSED(apus_chat_parser_create(model, NULL, 0, NULL, ignore_event, NULL, NULL, d));
-    assert_int_equal(apus_chat_parser_create(model, NULL, 0, NULL, ignore_event, NULL, &p, NULL), APUS_OK);
+    assert_int_equal(apus_chat_parser_create(model, NULL, 0, NULL, ignore_event, NULL, &p, NULL),
+                     APUS_OK);
     assert_int_equal(apus_chat_parser_push(NULL, "a", 1), APUS_EINVAL);
     assert_int_equal(apus_chat_parser_push(p, NULL, 1), APUS_EINVAL);
     assert_int_equal(apus_chat_parser_push(p, NULL, 0), APUS_OK);
@@ -348,7 +349,8 @@ static void generating(void **state)
     REFUSED(apus_generate(session, tok, 0, &g, NULL, d));
     REFUSED(apus_generate(session, tok, -5, &g, NULL, d));
     REFUSED(apus_generate(session, tok, 2, &g, &r, d));
-    apus_generation one = {.size = sizeof one, .session = session, .prompt = tok, .n = 2, .settings = &g};
+    apus_generation one = {
+        .size = sizeof one, .session = session, .prompt = tok, .n = 2, .settings = &g};
     REFUSED(apus_generate_batch(NULL, &one, 1, d));
     REFUSED(apus_generate_batch(engine, NULL, 1, d));
     REFUSED(apus_generate_batch(engine, &one, 0, d));
@@ -420,7 +422,8 @@ static int begin(void **state)
     s.ctx = 100;
     s.threads = 1;
     if (apus_model_open("models/tiny-qwen", NULL, &model, &diag) ||
-        apus_engine_create(model, &s, &engine, &diag) || apus_session_create(engine, &session, &diag))
+        apus_engine_create(model, &s, &engine, &diag) ||
+        apus_session_create(engine, &session, &diag))
         print_error("%s\n", diag.text);
     return session ? 0 : -1;
 }
@@ -436,8 +439,10 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),    cmocka_unit_test(nothing_is_fine), cmocka_unit_test(models),
-        cmocka_unit_test(texts),    cmocka_unit_test(engines),         cmocka_unit_test(sessions),
-        cmocka_unit_test(generating), cmocka_unit_test(files),         cmocka_unit_test(allocators)};
+        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine),
+        cmocka_unit_test(models),     cmocka_unit_test(texts),
+        cmocka_unit_test(engines),    cmocka_unit_test(sessions),
+        cmocka_unit_test(generating), cmocka_unit_test(files),
+        cmocka_unit_test(allocators)};
     return cmocka_run_group_tests(tests, begin, end);
 }

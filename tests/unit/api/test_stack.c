@@ -71,7 +71,8 @@ static size_t measure(const char *name, void (*fn)(void *), void *arg)
 static void limited(const char *name, void (*fn)(void *), void *arg)
 {
     size_t used = measure(name, fn, arg);
-    if (used > APUS_STACK_BYTES) fail_msg("%s: %zu bytes of stack, APUS_STACK_BYTES is %d", name, used, APUS_STACK_BYTES);
+    if (used > APUS_STACK_BYTES)
+        fail_msg("%s: %zu bytes of stack, APUS_STACK_BYTES is %d", name, used, APUS_STACK_BYTES);
 }
 
 /* ---------------------------------------------------------------- computing */
@@ -143,11 +144,12 @@ static void compute(void *arg)
 static void every_way(const char *model)
 {
     for (int cpu = APUS_CPU_AVX2; cpu <= APUS_CPU_I8MM; cpu++)
-        for (int p = APUS_PRECISION_HIGH; p <= APUS_PRECISION_FAST && apus_cpu_has((apus_cpu)cpu); p++) {
+        for (int p = APUS_PRECISION_HIGH; p <= APUS_PRECISION_FAST && apus_cpu_has((apus_cpu)cpu);
+             p++) {
             way w = {model, (apus_cpu)cpu, (apus_precision)p, (apus_kv)(APUS_KV_F32 + p)};
             char name[300];
-            snprintf(name, sizeof name, "%s %s %s %s", strrchr(model, '/') + 1, apus_cpu_name(w.cpu),
-                     apus_precision_name(w.precision), apus_kv_name(w.kv));
+            snprintf(name, sizeof name, "%s %s %s %s", strrchr(model, '/') + 1,
+                     apus_cpu_name(w.cpu), apus_precision_name(w.precision), apus_kv_name(w.kv));
             limited(name, compute, &w);
         }
 }
@@ -155,10 +157,12 @@ static void every_way(const char *model)
 static void computing(void **state)
 {
     (void)state;
-    static const char *const models[] = {
-        "models/tiny-qwen", "models/tiny-gemma", "tests/golden_quant/data/g4moe_gguf_fusedmixed/model.gguf",
-        "tests/golden_quant/data/q3next_gguf_mixed/model.gguf", "tests/golden_quant/data/q35moe_mlx_mixed",
-        "tests/golden_quant/data/q35_fp8_f32"};
+    static const char *const models[] = {"models/tiny-qwen",
+                                         "models/tiny-gemma",
+                                         "tests/golden_quant/data/g4moe_gguf_fusedmixed/model.gguf",
+                                         "tests/golden_quant/data/q3next_gguf_mixed/model.gguf",
+                                         "tests/golden_quant/data/q35moe_mlx_mixed",
+                                         "tests/golden_quant/data/q35_fp8_f32"};
     for (int i = 0; i < 6; i++) every_way(models[i]);
     limited("ref", compute, &(way){models[3], APUS_CPU_REF, APUS_PRECISION_HIGH, APUS_KV_F32});
 }
@@ -247,16 +251,15 @@ static void texts(void **state)
 {
     (void)state;
     static const char *const forms[][3] = {
-        {"(", "1", ")"},      {"[", "1", "]"},          {"{'a':", "1", "}"}, {"not ", "1", ""}, {"-", "1", ""},
-        {"1 if ", "1", ""},   {"f(", "1", ")"},         {"x[", "1", "]"},    {"1 + (", "1", ")"}, {"1 ~ (", "1", ")"},
-        {"1|default(", "1", ")"}, {"1 if 1 else ", "1", ""}, {"1 ** ", "1", ""}, {"1 and (", "1", ")"}};
+        {"(", "1", ")"},     {"[", "1", "]"},          {"{'a':", "1", "}"},
+        {"not ", "1", ""},   {"-", "1", ""},           {"1 if ", "1", ""},
+        {"f(", "1", ")"},    {"x[", "1", "]"},         {"1 + (", "1", ")"},
+        {"1 ~ (", "1", ")"}, {"1|default(", "1", ")"}, {"1 if 1 else ", "1", ""},
+        {"1 ** ", "1", ""},  {"1 and (", "1", ")"}};
     static const char *const blocks[][3] = {
-        {"{% if 1 %}", "x", "{% endif %}"},
-        {"{% for i in [1] %}", "x", "{% endfor %}"},
-        {"{% macro m() %}", "x", "{% endmacro %}"},
-        {"{% filter trim %}", "x", "{% endfilter %}"},
-        {"{% set x %}", "x", "{% endset %}"},
-        {"{% call f() %}", "x", "{% endcall %}"}};
+        {"{% if 1 %}", "x", "{% endif %}"},         {"{% for i in [1] %}", "x", "{% endfor %}"},
+        {"{% macro m() %}", "x", "{% endmacro %}"}, {"{% filter trim %}", "x", "{% endfilter %}"},
+        {"{% set x %}", "x", "{% endset %}"},       {"{% call f() %}", "x", "{% endcall %}"}};
     copy_file("models/tiny-qwen/config.json", "config.json");
     copy_file("models/tiny-qwen/tokenizer.json", "tokenizer.json");
     char *chat = malloc(1 << 20), *inner = malloc(1 << 20), *json = malloc(1 << 20);
@@ -273,19 +276,24 @@ static void texts(void **state)
             limited(blocks[i][0], render, &(text){chat, messages, NULL});
         }
     limited("recursion", render,
-            &(text){"{% macro m(n) %}{{ ((((((((m(n + 1)|trim)|string)))))))) if n < 990 }}{% endmacro %}{{ m(0) }}",
+            &(text){"{% macro m(n) %}{{ ((((((((m(n + 1)|trim)|string)))))))) if n < 990 }}{% "
+                    "endmacro %}{{ m(0) }}",
                     messages, NULL});
     limited("recursive loop", render,
             &(text){"{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", messages, NULL});
     repeat(inner, 500, "{\"a\":[", "1", "]}");
     snprintf(json, 1 << 20, "[{\"role\":\"user\",\"content\":%s}]", inner);
-    limited("deep messages", render, &(text){"{{ messages }}{{ messages|tojson }}{{ messages == messages }}", json, NULL});
+    limited("deep messages", render,
+            &(text){"{{ messages }}{{ messages|tojson }}{{ messages == messages }}", json, NULL});
     repeat(inner, 240, "{\"a\":[", "1", "]}");
     snprintf(json, 1 << 20, "[{\"role\":\"user\",\"content\":%s}]", inner);
     limited("deep messages", render,
-            &(text){"{{ messages }}{{ messages|tojson(indent=1) }}{{ messages == messages }}{{ messages|string|length }}", json, NULL});
+            &(text){"{{ messages }}{{ messages|tojson(indent=1) }}{{ messages == messages }}{{ "
+                    "messages|string|length }}",
+                    json, NULL});
     repeat(inner, 240, "{\"properties\":{\"a\":", "{\"type\":\"string\"}", "}}");
-    snprintf(json, 1 << 20, "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":%s}}]", inner);
+    snprintf(json, 1 << 20,
+             "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":%s}}]", inner);
     limited("deep tools", render, &(text){"{{ tools|tojson }}", messages, json});
     free(chat);
     free(inner);
@@ -329,9 +337,11 @@ static void peaks(void *arg)
 static void making(void **state)
 {
     (void)state;
-    static const char *const types[] = {"q8_0", "q6_k", "q5_k", "q4_k", "q3_k",   "q2_k",   "q5_1",
-                                        "q5_0", "q4_1", "q4_0", "iq4_xs", "iq4_nl", "mxfp4", "mlx2", "mlx8"};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) limited(types[i], make, (void *)types[i]);
+    static const char *const types[] = {"q8_0",   "q6_k",   "q5_k",  "q4_k", "q3_k",
+                                        "q2_k",   "q5_1",   "q5_0",  "q4_1", "q4_0",
+                                        "iq4_xs", "iq4_nl", "mxfp4", "mlx2", "mlx8"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        limited(types[i], make, (void *)types[i]);
     limited("peaks", peaks, NULL);
 }
 

@@ -114,10 +114,10 @@ static void test_utf8(void **state)
         }
         assert_int_equal(ap_utf8_incomplete_tail(out, n), 0);
     }
-    static const char *const bad[] = {"\x80",         "\xC0\x80",     "\xC1\xBF",
-                                      "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80",
-                                      "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "a\xE2\x82z",
-                                      "12345678\xFF", "0123456789abcdef\xC3"};
+    static const char *const bad[] = {
+        "\x80",         "\xC0\x80",         "\xC1\xBF",         "\xE0\x80\x80",
+        "\xED\xA0\x80", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
+        "\xFF",         "a\xE2\x82z",       "12345678\xFF",     "0123456789abcdef\xC3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(ap_utf8_valid(bad[i], strlen(bad[i])));
     assert_true(ap_utf8_valid("0123456789abcdef\xC3\xA9g\xEF\xBF\xBD", 22));
@@ -163,7 +163,7 @@ static void test_memory(void **state)
     void *p = ap_malloc(0, 8);
     assert_non_null(p);
     ap_free(p);
-    static const size_t sizes[] = {0, 1, 100, 4096, (2u << 20) - 1, 2u << 20, (2u << 20) + 1,
+    static const size_t sizes[] = {0,       1, 100, 4096, (2u << 20) - 1, 2u << 20, (2u << 20) + 1,
                                    9u << 20};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         char *b = ap_big_alloc(sizes[i]);
@@ -200,10 +200,10 @@ static void test_diag(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_version),      cmocka_unit_test(test_cpu_names),
-        cmocka_unit_test(test_cpu_levels),   cmocka_unit_test(test_rng_reference),
-        cmocka_unit_test(test_rng_moments),  cmocka_unit_test(test_utf8),
-        cmocka_unit_test(test_arena),        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_version),     cmocka_unit_test(test_cpu_names),
+        cmocka_unit_test(test_cpu_levels),  cmocka_unit_test(test_rng_reference),
+        cmocka_unit_test(test_rng_moments), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_arena),       cmocka_unit_test(test_memory),
         cmocka_unit_test(test_diag),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -191,8 +191,8 @@ static void test_bad(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         ap_json *v = NULL;
         diag = (apus_diag){0};
-        apus_err err = ap_json_parse(&arena, rows[i].text, strlen(rows[i].text), "the/file", 0, &v,
-                                     &diag);
+        apus_err err =
+            ap_json_parse(&arena, rows[i].text, strlen(rows[i].text), "the/file", 0, &v, &diag);
         if (err != APUS_EFORMAT || !strstr(diag.text, rows[i].part))
             fail_msg("row %zu: %d %s", i, err, diag.text);
         assert_non_null(strstr(diag.text, "the/file"));

@@ -38,8 +38,7 @@ static void run_jobs(int threads, int jobs, int pause_us)
             assert_int_equal(atomic_load(&seen[i]), 1);
             assert_int_equal(plain[i], j + i);
         }
-        if (pause_us && j % 3 == 0)
-            nanosleep(&(struct timespec){0, (long)pause_us * 1000}, NULL);
+        if (pause_us && j % 3 == 0) nanosleep(&(struct timespec){0, (long)pause_us * 1000}, NULL);
     }
     ap_pool_run(p, task, &jobs, 0);
     ap_pool_free(p);

@@ -13,7 +13,7 @@ typedef struct fake_setup {
     /* what happened */
     int n_forward, max_tok, max_seq;
     int faults; /* pages that were missing, rows out of order, addresses of the wrong kind and the like */
-    bool lost;  /* the device fails from now on */
+    bool lost; /* the device fails from now on */
     /* cancel: in forward number `cancel_at` (counted from 1) apus_cancel is called; if the engine
      * lets the pass be cancelled it scribbles over everything it may write and returns false */
     int cancel_at;

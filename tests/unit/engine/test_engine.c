@@ -84,7 +84,8 @@ static void plans_add_up(void **state)
     assert_int_equal(p.kv_bytes_per_token, 8 + 16);
     assert_int_equal(p.state_bytes, 3 * AP_RECUR_BLOCKS * 64);
     assert_true(p.scratch_bytes > 3 * 640 * 4 + 4 * 97 * 4);
-    assert_int_equal(p.total_bytes, p.weight_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes + p.other_bytes);
+    assert_int_equal(p.total_bytes,
+                     p.weight_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes + p.other_bytes);
     assert_true(p.other_bytes > 4 << 20 && p.other_bytes < 64 << 20);
     apus_engine *e = NULL;
     assert_ok(apus_engine_create(m, &s, &e, &diag));
@@ -169,7 +170,8 @@ static void weights_that_do_not_fit_are_refused(void **state)
     assert_ok(ap_fit_weights("dir", 16 * b, 8 * b, 16 * b, &diag));
     assert_ok(ap_fit_weights("dir", 16 * b, 8 * b, 0, &diag));
     assert_int_equal(ap_fit_weights("dir", 16 * b, 8 * b, 10 * b, &diag), APUS_ENOMEM);
-    assert_non_null(strstr(diag.text, "dir: the weights take 16.000 GB in memory (16.0 bits each), 10.000 GB"));
+    assert_non_null(
+        strstr(diag.text, "dir: the weights take 16.000 GB in memory (16.0 bits each), 10.000 GB"));
     assert_non_null(strstr(diag.text, "with q8_0 weights it would take about 8.500 GB"));
     assert_int_equal(ap_fit_weights("dir", 16 * b, 8 * b, 5 * b, &diag), APUS_ENOMEM);
     assert_non_null(strstr(diag.text, "q4_k"));

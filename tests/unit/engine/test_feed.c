@@ -39,7 +39,13 @@ static void check_rows(int which, int chunk, int n)
     float *got = calloc((size_t)n * (size_t)fake.vocab, sizeof *got), want[256];
     random_tokens(tok, n, 11);
     for (int i = 0; i < n; i++) rows[i] = i;
-    apus_feed f = {.size = sizeof(apus_feed), .session = p.s, .tok = tok, .n = n, .logits = got, .rows = rows, .n_rows = n};
+    apus_feed f = {.size = sizeof(apus_feed),
+                   .session = p.s,
+                   .tok = tok,
+                   .n = n,
+                   .logits = got,
+                   .rows = rows,
+                   .n_rows = n};
     assert_ok(apus_feed_batch(e, &f, 1, NULL, NULL, &diag));
     for (int i = 0; i < n; i++) {
         oracle_push(&p.o, tok[i]);
@@ -113,7 +119,8 @@ static void batch_equals_alone(void **state)
                 if (n > room) n = room;
                 assert_true(n > 0);
                 random_tokens(tok[j], n, (uint64_t)(round * 10 + j));
-                f[j] = (apus_feed){.size = sizeof(apus_feed), .session = p[j].s, .tok = tok[j], .n = n};
+                f[j] = (apus_feed){
+                    .size = sizeof(apus_feed), .session = p[j].s, .tok = tok[j], .n = n};
                 if (random_int(&rng, 0, 3)) f[j].logits = logits + (size_t)j * 500 * 97;
                 if (f[j].logits && random_int(&rng, 0, 1)) {
                     for (int t = 0; t < n; t++)
@@ -208,7 +215,8 @@ static void bad_feeds_move_nothing(void **state)
     pair_feed(&b, 30, &rng);
     int32_t good[50] = {1, 2, 3}, bad[50] = {1, 2, 97}, negative[2] = {3, -1}, rows[2] = {2, 1};
     float logits[97 * 2];
-    apus_feed f[3] = {{.size = sizeof(apus_feed), .session = a.s, .tok = good, .n = 3}, {.size = sizeof(apus_feed), .session = b.s, .tok = bad, .n = 3}};
+    apus_feed f[3] = {{.size = sizeof(apus_feed), .session = a.s, .tok = good, .n = 3},
+                      {.size = sizeof(apus_feed), .session = b.s, .tok = bad, .n = 3}};
     int before = fake.n_forward;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     assert_non_null(strstr(diag.text, "feed 1: tok[2]"));
@@ -226,8 +234,13 @@ static void bad_feeds_move_nothing(void **state)
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     f[1] = (apus_feed){.size = sizeof(apus_feed), .session = b.s, .tok = NULL, .n = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
-    f[1] = (apus_feed){
-        .size = sizeof(apus_feed), .session = b.s, .tok = good, .n = 3, .logits = logits, .rows = rows, .n_rows = 2};
+    f[1] = (apus_feed){.size = sizeof(apus_feed),
+                       .session = b.s,
+                       .tok = good,
+                       .n = 3,
+                       .logits = logits,
+                       .rows = rows,
+                       .n_rows = 2};
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
     rows[0] = 0, rows[1] = 3;
     assert_int_equal(apus_feed_batch(e, f, 2, NULL, NULL, &diag), APUS_EINVAL);
@@ -271,10 +284,15 @@ static void not_finite(const float bad, bool full, int window, bool recur, int c
         float *logits = calloc(3 * 97, sizeof *logits);
         apus_feed f[3];
         for (int i = 0; i < 3; i++)
-            f[i] = (apus_feed){.size = sizeof *f, .session = p[i].s, .tok = tok, .n = n,
+            f[i] = (apus_feed){.size = sizeof *f,
+                               .session = p[i].s,
+                               .tok = tok,
+                               .n = n,
                                .logits = logits + 97 * i};
         fake.nan = bad;
-        fake.nan_at = fake.n_forward + 1 + (chunk == 1 ? n : 0); /* with one token in a step, the first lane is through then */
+        fake.nan_at =
+            fake.n_forward + 1 +
+            (chunk == 1 ? n : 0); /* with one token in a step, the first lane is through then */
         assert_int_equal(apus_feed_batch(e, f, 3, NULL, NULL, &diag), APUS_ENONFINITE);
         assert_non_null(strstr(diag.text, "not finite"));
         for (int i = 0; i < 3; i++) pair_check(&p[i]);
@@ -308,9 +326,12 @@ int main(int argc, char **argv)
 {
     help_args(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunk_size_changes_nothing), cmocka_unit_test(decoding_equals_prefill),
-        cmocka_unit_test(batch_equals_alone),         cmocka_unit_test(all_sessions_can_be_full),
-        cmocka_unit_test(windows_bound_the_pages),    cmocka_unit_test(bad_feeds_move_nothing),
+        cmocka_unit_test(chunk_size_changes_nothing),
+        cmocka_unit_test(decoding_equals_prefill),
+        cmocka_unit_test(batch_equals_alone),
+        cmocka_unit_test(all_sessions_can_be_full),
+        cmocka_unit_test(windows_bound_the_pages),
+        cmocka_unit_test(bad_feeds_move_nothing),
         cmocka_unit_test(logits_that_are_not_finite_are_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

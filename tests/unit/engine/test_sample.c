@@ -256,8 +256,9 @@ static void strange_logits_are_told_or_do_no_harm(void **state)
 {
     (void)state;
     const float inf = INFINITY, nan = NAN;
-    const float refused[][4] = {{nan, nan, nan, nan}, {-inf, -inf, -inf, -inf}, {nan, -inf, -3, 1},
-                                {1, inf, 3, 2},       {1, 2, 3, nan},           {inf, inf, inf, inf}};
+    const float refused[][4] = {{nan, nan, nan, nan}, {-inf, -inf, -inf, -inf},
+                                {nan, -inf, -3, 1},   {1, inf, 3, 2},
+                                {1, 2, 3, nan},       {inf, inf, inf, inf}};
     const float one[4] = {-inf, -inf, -3, -inf}, wide[4] = {3e38f, -3e38f, 3e38f, -inf};
     for (int mode = 0; mode < 5; mode++) {
         apus_sampling s = neutral();

@@ -156,8 +156,16 @@ static void cancelled_feeds_move_nothing(void **state)
         for (int j = 0; j < LONG; j++) tok[j] = random_int(&rng, 0, 96);
         int step = 1;
         for (;; step += step < 4 ? 1 : 5) {
-            apus_feed f[2] = {{.size = sizeof(apus_feed), .session = a.s, .tok = tok, .n = LONG, .logits = logits[0]},
-                              {.size = sizeof(apus_feed), .session = b.s, .tok = tok, .n = 50, .logits = logits[1]}};
+            apus_feed f[2] = {{.size = sizeof(apus_feed),
+                               .session = a.s,
+                               .tok = tok,
+                               .n = LONG,
+                               .logits = logits[0]},
+                              {.size = sizeof(apus_feed),
+                               .session = b.s,
+                               .tok = tok,
+                               .n = 50,
+                               .logits = logits[1]}};
             help_poison(e);
             fake.cancel_at = fake.n_forward + step;
             apus_err err = apus_feed_batch(e, f, 2, NULL, NULL, &diag);
@@ -309,7 +317,11 @@ static void random_feed(apus_engine *e, pair *p, ap_rng *rng)
         if (k > room) k = room;
         for (int t = 0; t < k; t++) tok[n][t] = random_int(rng, 0, 96);
         who[n] = &p[j];
-        f[n] = (apus_feed){.size = sizeof(apus_feed), .session = p[j].s, .tok = tok[n], .n = k, .logits = logits[n]};
+        f[n] = (apus_feed){.size = sizeof(apus_feed),
+                           .session = p[j].s,
+                           .tok = tok[n],
+                           .n = k,
+                           .logits = logits[n]};
         n++;
     }
     if (!n) return;

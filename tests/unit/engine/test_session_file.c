@@ -24,7 +24,8 @@ static int files_in_dir(void)
 {
     DIR *d = opendir(dir);
     int n = 0;
-    for (struct dirent *f; (f = readdir(d));) n += strcmp(f->d_name, ".") && strcmp(f->d_name, "..");
+    for (struct dirent *f; (f = readdir(d));)
+        n += strcmp(f->d_name, ".") && strcmp(f->d_name, "..");
     closedir(d);
     return n;
 }

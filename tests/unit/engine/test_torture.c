@@ -87,8 +87,9 @@ static apus_err compute(void *ctx)
     if (!err) err = apus_session_feed(f->s, f->tok, 300, logits[0], &diag);
     if (!err) err = apus_session_fork(f->s, &fork, &diag);
     if (!err) err = apus_session_rewind(fork, 130, &diag);
-    apus_feed feeds[2] = {{.size = sizeof(apus_feed), .session = f->s, .tok = f->tok, .n = 50, .logits = logits[0]},
-                          {.size = sizeof(apus_feed), .session = fork, .tok = f->tok, .n = 1, .logits = logits[1]}};
+    apus_feed feeds[2] = {
+        {.size = sizeof(apus_feed), .session = f->s, .tok = f->tok, .n = 50, .logits = logits[0]},
+        {.size = sizeof(apus_feed), .session = fork, .tok = f->tok, .n = 1, .logits = logits[1]}};
     if (!err) err = apus_feed_batch(f->e, feeds, 2, NULL, NULL, &diag);
     apus_generate_settings g;
     apus_sampling sampling;

@@ -203,14 +203,10 @@ static void test_yarn(void **state)
                {21, 8.759770025790203e-06},
                {22, 3.849816039291909e-06},
                {31, 4.1370427084075345e-08}},
-      small[] = {{1, 0.8058422207832336},
-                 {22, 0.00865964312106371},
-                 {23, 0.006978305988013744},
-                 {24, 0.005375321488827467},
-                 {30, 0.0010643609566614032},
-                 {39, 6.490394298452884e-05},
-                 {40, 4.4456985051510856e-05},
-                 {63, 3.102344408034696e-07}};
+      small[] = {{1, 0.8058422207832336},      {22, 0.00865964312106371},
+                 {23, 0.006978305988013744},   {24, 0.005375321488827467},
+                 {30, 0.0010643609566614032},  {39, 6.490394298452884e-05},
+                 {40, 4.4456985051510856e-05}, {63, 3.102344408034696e-07}};
     load("qwen3_5-35b-a3b-yarn");
     assert_true(c.context == 1010000 && c.rope_full.n_angle == 32);
     close_to(c.rope_full.attention_factor, 1.138629436111989, 1e-7);
@@ -247,48 +243,45 @@ typedef struct pair {
     const char *key, *value; /* value NULL: leave the key out */
 } pair;
 
-static const pair gemma[] = {
-    {"model_type", "\"gemma4_text\""},
-    {"num_hidden_layers", "8"},
-    {"hidden_size", "64"},
-    {"vocab_size", "1000"},
-    {"num_attention_heads", "4"},
-    {"num_key_value_heads", "2"},
-    {"head_dim", "16"},
-    {"global_head_dim", "32"},
-    {"intermediate_size", "128"},
-    {"sliding_window", "8"},
-    {"num_kv_shared_layers", "0"},
-    {"hidden_size_per_layer_input", "0"},
-    {NULL, NULL}};
+static const pair gemma[] = {{"model_type", "\"gemma4_text\""},
+                             {"num_hidden_layers", "8"},
+                             {"hidden_size", "64"},
+                             {"vocab_size", "1000"},
+                             {"num_attention_heads", "4"},
+                             {"num_key_value_heads", "2"},
+                             {"head_dim", "16"},
+                             {"global_head_dim", "32"},
+                             {"intermediate_size", "128"},
+                             {"sliding_window", "8"},
+                             {"num_kv_shared_layers", "0"},
+                             {"hidden_size_per_layer_input", "0"},
+                             {NULL, NULL}};
 
-static const pair qwen[] = {
-    {"model_type", "\"qwen3_5_text\""},
-    {"num_hidden_layers", "8"},
-    {"hidden_size", "64"},
-    {"vocab_size", "1000"},
-    {"num_attention_heads", "4"},
-    {"num_key_value_heads", "2"},
-    {"head_dim", "32"},
-    {"intermediate_size", "128"},
-    {"linear_num_key_heads", "2"},
-    {"linear_num_value_heads", "4"},
-    {"rope_parameters", "{\"rope_theta\":10000,\"rope_type\":\"default\"}"},
-    {NULL, NULL}};
+static const pair qwen[] = {{"model_type", "\"qwen3_5_text\""},
+                            {"num_hidden_layers", "8"},
+                            {"hidden_size", "64"},
+                            {"vocab_size", "1000"},
+                            {"num_attention_heads", "4"},
+                            {"num_key_value_heads", "2"},
+                            {"head_dim", "32"},
+                            {"intermediate_size", "128"},
+                            {"linear_num_key_heads", "2"},
+                            {"linear_num_value_heads", "4"},
+                            {"rope_parameters", "{\"rope_theta\":10000,\"rope_type\":\"default\"}"},
+                            {NULL, NULL}};
 
-static const pair moe[] = {
-    {"model_type", "\"qwen3_moe\""},
-    {"num_hidden_layers", "4"},
-    {"hidden_size", "64"},
-    {"vocab_size", "1000"},
-    {"num_attention_heads", "4"},
-    {"num_key_value_heads", "2"},
-    {"num_experts", "8"},
-    {"num_experts_per_tok", "2"},
-    {"moe_intermediate_size", "32"},
-    {"intermediate_size", "128"},
-    {"rope_theta", "10000.0"},
-    {NULL, NULL}};
+static const pair moe[] = {{"model_type", "\"qwen3_moe\""},
+                           {"num_hidden_layers", "4"},
+                           {"hidden_size", "64"},
+                           {"vocab_size", "1000"},
+                           {"num_attention_heads", "4"},
+                           {"num_key_value_heads", "2"},
+                           {"num_experts", "8"},
+                           {"num_experts_per_tok", "2"},
+                           {"moe_intermediate_size", "32"},
+                           {"intermediate_size", "128"},
+                           {"rope_theta", "10000.0"},
+                           {NULL, NULL}};
 
 static void write_file(const char *name, const char *text)
 {

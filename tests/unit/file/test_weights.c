@@ -319,8 +319,10 @@ static void test_prefix(void **state)
         st_write(in("model.safetensors"), rows[i].tensors);
         open_ok();
         const char *p = ap_weights_text_prefix(w);
-        if (rows[i].prefix) assert_string_equal(p, rows[i].prefix);
-        else assert_null(p);
+        if (rows[i].prefix)
+            assert_string_equal(p, rows[i].prefix);
+        else
+            assert_null(p);
         ap_weights_close(w);
         w = NULL;
     }

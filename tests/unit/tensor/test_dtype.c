@@ -78,8 +78,10 @@ static void test_bf16(void **state)
         float f = ap_bf16_to_f32((uint16_t)h);
         assert_int_equal(bits(f), h << 16);
         uint16_t back = ap_f32_to_bf16(f);
-        if (isnan(f)) assert_int_equal(back, h | 0x40);
-        else assert_int_equal(back, h);
+        if (isnan(f))
+            assert_int_equal(back, h | 0x40);
+        else
+            assert_int_equal(back, h);
     }
     /* Every pattern of the dropped half, on an even and an odd value. */
     for (uint32_t low = 0; low < 65536; low++) {

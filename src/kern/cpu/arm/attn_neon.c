@@ -12,8 +12,8 @@ static float rms_neon(const float *x, int n, float eps)
     float lane[16];
     int i = 0;
     TILE_UNROLL for (int v = 0; v < 4; v++) s[v] = vdupq_n_f32(0.0f);
-    for (; i + 16 <= n; i += 16)
-        TILE_UNROLL for (int v = 0; v < 4; v++) {
+    for (; i + 16 <= n; i += 16) TILE_UNROLL for (int v = 0; v < 4; v++)
+        {
             float32x4_t a = vld1q_f32(x + i + 4 * v);
             s[v] = ap_fma_neon(a, a, s[v]);
         }
@@ -69,7 +69,8 @@ static float softmax_neon(float *s, int lo, int hi, float scale, float *m, float
     for (int j = 0; j < 4; j++) top = lane[j] > top ? lane[j] : top;
     TILE_UNROLL for (int v = 0; v < 4; v++) sum[v] = vdupq_n_f32(0.0f);
     for (int j = 0; j < AP_PAGE; j += 16) /* weights are >= 0, so 0 + w is w */
-        TILE_UNROLL for (int v = 0; v < 4; v++) {
+        TILE_UNROLL for (int v = 0; v < 4; v++)
+        {
             float *at = s + j + 4 * v;
             float32x4_t p = ap_exp_neon(vsubq_f32(vld1q_f32(at), vdupq_n_f32(top)));
             p = ap_clear_neon(vmvnq_u32(seen(lo, hi, j + 4 * v)), p);
@@ -129,12 +130,11 @@ static void common_keys(int n_row, const int *lo, const int *hi, int step, int *
 static void row_f32(const float *p, int from, int to, const float *v, int head_dim, float *const *o)
 {
     p += from;
-    if (from < to)
-        tile(1, head_dim, &p, 1, v + from * head_dim, head_dim, to - from, o, true, 0);
+    if (from < to) tile(1, head_dim, &p, 1, v + from * head_dim, head_dim, to - from, o, true, 0);
 }
 
-static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
-                       const ap_kv_head *h, int head_dim, float *const *o, int64_t ahead)
+static void values_f32(const float *p, int n_row, const int *lo, const int *hi, const ap_kv_head *h,
+                       int head_dim, float *const *o, int64_t ahead)
 {
     const float *row[ROWS], *v = (const float *)(const void *)h->v;
     int from, to;
@@ -168,24 +168,25 @@ TILE_INLINE void sums(const int mr, const int nv, const float *a, const int64_t 
                       const bool add, int64_t ahead)
 {
     float32x4_t s[ROWS][8];
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        TILE_UNROLL for (int v = 0; v < nv; v++)
-            s[r][v] = add ? vld1q_f32(c[r] + at + 4 * v) : vdupq_n_f32(0.0f);
+    TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < nv; v++) s[r][v] =
+        add ? vld1q_f32(c[r] + at + 4 * v) : vdupq_n_f32(0.0f);
     for (int l = 0; l < n_l; l += 2, b += ldb) {
         if (ahead != 0)
             TILE_UNROLL for (int v = 0; v < nv; v += 4)
                 __builtin_prefetch((const char *)((uintptr_t)(b + 4 * v) + (uintptr_t)ahead), 0, 2);
-        TILE_UNROLL for (int half = 0; half < 2; half++) {
+        TILE_UNROLL for (int half = 0; half < 2; half++)
+        {
             float32x4_t x[8];
             TILE_UNROLL for (int v = 0; v < nv; v++) x[v] = of_pair(half, b + 4 * v);
-            TILE_UNROLL for (int r = 0; r < mr; r++) {
+            TILE_UNROLL for (int r = 0; r < mr; r++)
+            {
                 float y = tile_input(a + r * lda + l + half);
                 TILE_UNROLL for (int v = 0; v < nv; v++) s[r][v] = tile_fma(y, x[v], s[r][v]);
             }
         }
     }
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        TILE_UNROLL for (int v = 0; v < nv; v++) vst1q_f32(c[r] + at + 4 * v, s[r][v]);
+    TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < nv; v++)
+        vst1q_f32(c[r] + at + 4 * v, s[r][v]);
 }
 
 /* n columns, a multiple of 16; enough sums at once to hide the latency of fma. */
@@ -298,13 +299,12 @@ static void query_q8(const float *q, int head_dim, float *out)
 TILE_INLINE void dots(const int mr, const uint8_t flip, const int16_t *a, const int64_t lda,
                       const uint8_t *b, int n, int64_t ahead, int32x4_t (*sum)[4])
 {
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        TILE_UNROLL for (int v = 0; v < 4; v++) sum[r][v] = vdupq_n_s32(0);
+    TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < 4; v++) sum[r][v] =
+        vdupq_n_s32(0);
     for (int l = 0; l < n; l++, b += 64) {
         uint8x16x4_t b4 = vld4q_u8(b);
         int16x4_t x[Q8_ROWS];
-        if (ahead != 0)
-            __builtin_prefetch((const char *)((uintptr_t)b + (uintptr_t)ahead), 0, 2);
+        if (ahead != 0) __builtin_prefetch((const char *)((uintptr_t)b + (uintptr_t)ahead), 0, 2);
         TILE_UNROLL for (int r = 0; r < mr; r++) x[r] = vld1_s16(a + r * lda + 4 * l);
         STEP(0);
         STEP(1);
@@ -320,23 +320,20 @@ TILE_INLINE void scores8(const int mr, const query8 *q, const ap_kv_head *h, int
     const uint8_t *k = h->k;
     for (int j = 0; j < AP_PAGE; j += 16) {
         float32x4_t acc[Q8_ROWS][4];
-        TILE_UNROLL for (int r = 0; r < mr; r++)
-            TILE_UNROLL for (int v = 0; v < 4; v++) acc[r][v] = vdupq_n_f32(0.0f);
+        TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < 4; v++) acc[r][v] =
+            vdupq_n_f32(0.0f);
         for (int d = 0; d < head_dim; d += AP_KV_BLOCK) {
             int n = head_dim - d < AP_KV_BLOCK ? head_dim - d : AP_KV_BLOCK;
             const float *unit = h->ks + d / AP_KV_BLOCK * AP_PAGE + j;
             int32x4_t sum[Q8_ROWS][4];
             dots(mr, 0x80, q->x + d, ldq, k, n / 4, ahead, sum);
             k += n * 16;
-            TILE_UNROLL for (int r = 0; r < mr; r++)
-                TILE_UNROLL for (int v = 0; v < 4; v++)
-                    acc[r][v] = ap_fma_neon(vcvtq_f32_s32(sum[r][v]), vld1q_f32(unit + 4 * v),
-                                            acc[r][v]);
+            TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < 4; v++)
+                acc[r][v] =
+                    ap_fma_neon(vcvtq_f32_s32(sum[r][v]), vld1q_f32(unit + 4 * v), acc[r][v]);
         }
-        TILE_UNROLL for (int r = 0; r < mr; r++)
-            TILE_UNROLL for (int v = 0; v < 4; v++)
-                vst1q_f32(s + r * AP_PAGE + j + 4 * v,
-                          vmulq_n_f32(acc[r][v], *(&q->unit + r * AP_Q_STRIDE)));
+        TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < 4; v++) vst1q_f32(
+            s + r * AP_PAGE + j + 4 * v, vmulq_n_f32(acc[r][v], *(&q->unit + r * AP_Q_STRIDE)));
     }
 }
 
@@ -347,11 +344,11 @@ TILE_INLINE void values8(const int mr, const int16_t *w, const float *unit, cons
     for (int d = 0; d < head_dim; d += 16, v += AP_PAGE * 16) {
         int32x4_t sum[Q8_ROWS][4];
         dots(mr, 0, w, AP_PAGE, v, AP_PAGE / 4, ahead, sum);
-        TILE_UNROLL for (int r = 0; r < mr; r++)
-            TILE_UNROLL for (int i = 0; i < 4; i++) {
-                float *at = o[r] + d + 4 * i;
-                vst1q_f32(at, vfmaq_n_f32(vld1q_f32(at), vcvtq_f32_s32(sum[r][i]), unit[r]));
-            }
+        TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int i = 0; i < 4; i++)
+        {
+            float *at = o[r] + d + 4 * i;
+            vst1q_f32(at, vfmaq_n_f32(vld1q_f32(at), vcvtq_f32_s32(sum[r][i]), unit[r]));
+        }
     }
 }
 

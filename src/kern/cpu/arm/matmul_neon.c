@@ -10,11 +10,11 @@ typedef float input;
 #define FULL_PANELS          1
 #define FOR_TILE_ROWS(F, NP) F(1, NP) F(2, NP) F(3, NP) F(4, NP) F(5, NP) F(6, NP)
 /* 12 to 16 sums hide the latency of four units, 4 cycles each */
-#define FEW_PANELS_1         4
-#define FEW_PANELS_2         2
-#define FEW_PANELS_3         1
-#define FEW_PANELS_4         1
-#define AHEAD                1024
+#define FEW_PANELS_1 4
+#define FEW_PANELS_2 2
+#define FEW_PANELS_3 1
+#define FEW_PANELS_4 1
+#define AHEAD        1024
 
 #define vec_load  vld1q_f32
 #define vec_store vst1q_f32

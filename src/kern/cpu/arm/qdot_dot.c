@@ -10,7 +10,8 @@ static void quantise(const float *x, int n, ap_qx *out)
     for (int i = 0; i < n; i++, x += AP_Q_BLOCK, out++) {
         int16x8_t w[4];
         if (!round_inputs(AP_Q_HIGH, x, w, out)) continue;
-        UNROLL for (int j = 0; j < 4; j++) {
+        UNROLL
+        for (int j = 0; j < 4; j++) {
             int16x8_t hi = vshrq_n_s16(vaddq_s16(w[j], vdupq_n_s16(64)), 7);
             int8x8_t lo = vmovn_s16(vsubq_s16(w[j], vshlq_n_s16(hi, 7)));
             vst1q_s8(out->q + 16 * j, vcombine_s8(vmovn_s16(hi), lo));
@@ -70,11 +71,9 @@ INLINE int32x4_t whole_dot(bool high, const int8x16_t v[8], const ap_qx *at, int
     int32x4_t hi = vdupq_n_s32(0), lo = vdupq_n_s32(from);
     int8x16_t x;
     if (high) {
-        HIGH_STEP(0) HIGH_STEP(1) HIGH_STEP(2) HIGH_STEP(3)
-        return vmlaq_n_s32(lo, hi, 128);
+        HIGH_STEP(0) HIGH_STEP(1) HIGH_STEP(2) HIGH_STEP(3) return vmlaq_n_s32(lo, hi, 128);
     }
-    FAST_STEP(0) FAST_STEP(1)
-    return vaddq_s32(lo, hi);
+    FAST_STEP(0) FAST_STEP(1) return vaddq_s32(lo, hi);
 }
 
 /* acc + a block for 4 rows of weights; times: what the sums of X start the products with. */
@@ -106,25 +105,29 @@ INLINE void few_panel(bool high, int kind, bool halves, int R, ap_qform f, const
     size_t step = ap_q_block_bytes(f);
     const uint8_t *p = panel;
     uint8x16_t table = table_of(f);
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 4; h++) acc[r][h] = vdupq_n_f32(0.0f);
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int h = 0; h < 4; h++) acc[r][h] = vdupq_n_f32(0.0f);
     for (int b0 = 0; b0 < blocks; b0 += AP_Q_K_BLOCKS) {
         int n = blocks - b0 < AP_Q_K_BLOCKS ? blocks - b0 : AP_Q_K_BLOCKS;
         load_scales(f, panel, cols, b0, n, s, b);
         for (int i = 0; i < n; i++, p += step) {
             const float *si = s + i * wide, *bi = b + i * wide;
             for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
-            UNROLL for (int h = 0; h < 4; h++) {
+            UNROLL
+            for (int h = 0; h < 4; h++) {
                 int8x16_t v[8];
                 load_quarter(kind, p, h, table, v);
-                UNROLL for (int r = 0; r < R; r++)
+                UNROLL
+                for (int r = 0; r < R; r++)
                     acc[r][h] = block(high, halves, f.affine, v, si + 4 * h, bi + 4 * h,
                                       &x[r][b0 + i], mz, acc[r][h]);
             }
         }
     }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 4; h++) vst1q_f32(out + r * ld + 4 * h, acc[r][h]);
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int h = 0; h < 4; h++) vst1q_f32(out + r * ld + 4 * h, acc[r][h]);
 }
 
 /* Two rows at a time: the second pass finds the panel in the cache. */
@@ -136,8 +139,10 @@ INLINE void few_panel(bool high, int kind, bool halves, int R, ap_qform f, const
             few_panel(high, kind, halves, 2, f, panel, cols, x, out, ld);                          \
         if (rows) few_panel(high, kind, halves, 1, f, panel, cols, x, out, ld);                    \
     }
+/* clang-format off */
 #define FEWS(name, kind, halves)                                                                   \
     FEW(name, true, kind, halves) FEW(name##_x8, false, kind, halves)
+/* clang-format on */
 FEWS(table, TABLE, false)
 FEWS(table_h, TABLE, true)
 FEWS(2, 2, false)
@@ -198,18 +203,23 @@ INLINE void tile_quarter(bool high, bool halves, bool affine, int R, int times, 
 {
     const int wide = halves ? 32 : 16;
     float32x4_t acc[3];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = add ? vld1q_f32(out + r * ld) : vdupq_n_f32(0.0f);
+    UNROLL
+    for (int r = 0; r < R; r++) acc[r] = add ? vld1q_f32(out + r * ld) : vdupq_n_f32(0.0f);
     for (int i = 0; i < n; i++, q += 512, s += wide, b += wide) {
         int8x16_t v[8];
-        UNROLL for (int j = 0; j < 8; j++) v[j] = vreinterpretq_s8_u8(vld1q_u8(q + 16 * j));
-        UNROLL for (int r = 0; r < R; r++)
+        UNROLL
+        for (int j = 0; j < 8; j++) v[j] = vreinterpretq_s8_u8(vld1q_u8(q + 16 * j));
+        UNROLL
+        for (int r = 0; r < R; r++)
             acc[r] = block(high, halves, affine, v, s, b, &x[r][i], times, acc[r]);
     }
-    UNROLL for (int r = 0; r < R; r++) vst1q_f32(out + r * ld, acc[r]);
+    UNROLL
+    for (int r = 0; r < R; r++) vst1q_f32(out + r * ld, acc[r]);
 }
 
 INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_qpanel *w,
-                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld, bool add)
+                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld,
+                      bool add)
 {
     for (int c = 0; c < 4 * n_panel; c++) {
         const ap_qpanel *p = w + c / 4;

@@ -14,10 +14,12 @@ INLINE void load_quarter(int kind, const uint8_t *p, int h, uint8x16_t table, in
     uint8x16_t u[8];
     p += 16 * h;
     if (kind == 8) {
-        UNROLL for (int j = 0; j < 8; j++) u[j] = vld1q_u8(p + 64 * j);
+        UNROLL
+        for (int j = 0; j < 8; j++) u[j] = vld1q_u8(p + 64 * j);
     } else {
         const int bits = stored_bits(kind);
-        UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL
+        for (int i = 0; i < 4; i++) {
             uint8x16_t w = vld1q_u8(p + 64 * (bits < 4 ? i / 2 : i));
             if (bits < 4) w = join_bits(bits, i, w, bits == 3 ? vld1q_u8(p + 128) : w);
             nibbles(kind, table, w, u + 2 * i);
@@ -31,7 +33,8 @@ INLINE void load_quarter(int kind, const uint8_t *p, int h, uint8x16_t table, in
         high_bits(6, 0, vld1q_u8(p + 256), u);
         high_bits(6, 1, vld1q_u8(p + 320), u + 4);
     }
-    UNROLL for (int j = 0; j < 8; j++)
+    UNROLL
+    for (int j = 0; j < 8; j++)
         v[j] = vreinterpretq_s8_u8(wide_kind(kind) ? veorq_u8(u[j], vdupq_n_u8(128)) : u[j]);
 }
 
@@ -44,7 +47,8 @@ INLINE void unpack_blocks(bool pairs, int kind, uint8x16_t table, const uint8_t 
         for (int h = 0; h < 4; h++, q += 128) {
             int8x16_t v[8];
             load_quarter(kind, p, h, table, v);
-            UNROLL for (int j = 0; j < 8; j += 2) {
+            UNROLL
+            for (int j = 0; j < 8; j += 2) {
                 uint32x4_t a = vreinterpretq_u32_s8(v[j]), b = vreinterpretq_u32_s8(v[j + 1]);
                 vst1q_u8(q + 16 * j, vreinterpretq_u8_u32(pairs ? vzip1q_u32(a, b) : a));
                 vst1q_u8(q + 16 * j + 16, vreinterpretq_u8_u32(pairs ? vzip2q_u32(a, b) : b));

@@ -49,13 +49,15 @@ INLINE void dot(bool high, int from, int to, const int8x16_t v[8], const pair *x
 {
     int32x4_t hi[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
     sum[0] = sum[1] = start;
-    UNROLL for (int j = from; j < to; j++)
-        UNROLL for (int g = 0; g < 2; g++) {
-            if (high) hi[g] = vmmlaq_s32(hi[g], v[2 * j + g], x->hi[j]);
-            sum[g] = vmmlaq_s32(sum[g], v[2 * j + g], x->lo[j]);
-        }
+    UNROLL
+    for (int j = from; j < to; j++) UNROLL
+    for (int g = 0; g < 2; g++) {
+        if (high) hi[g] = vmmlaq_s32(hi[g], v[2 * j + g], x->hi[j]);
+        sum[g] = vmmlaq_s32(sum[g], v[2 * j + g], x->lo[j]);
+    }
     if (!high) return;
-    UNROLL for (int g = 0; g < 2; g++) sum[g] = vmlaq_n_s32(sum[g], hi[g], 128);
+    UNROLL
+    for (int g = 0; g < 2; g++) sum[g] = vmlaq_n_s32(sum[g], hi[g], 128);
 }
 
 INLINE float32x4_t twice(int g, float32x4_t s)
@@ -68,17 +70,21 @@ INLINE void block(bool high, bool halves, bool affine, const int8x16_t v[8], con
                   const float *b, const pair *x, float32x4_t acc[2])
 {
     const int n = halves ? 2 : 1;
-    UNROLL for (int h = 0; h < n; h++) {
+    UNROLL
+    for (int h = 0; h < n; h++) {
         int32x4_t sum[2];
         dot(high, 2 * h, halves ? 2 * h + 2 : 4, v, x, x->sum[h], sum);
         float32x4_t sh = vld1q_f32(s + AP_PANEL * h);
-        UNROLL for (int g = 0; g < 2; g++)
+        UNROLL
+        for (int g = 0; g < 2; g++)
             acc[g] = vfmaq_f32(acc[g], vmulq_f32(twice(g, sh), vcvtq_f32_s32(sum[g])), x->d);
     }
     if (!affine) return;
-    UNROLL for (int h = 0; h < n; h++) {
+    UNROLL
+    for (int h = 0; h < n; h++) {
         float32x4_t bh = vld1q_f32(b + AP_PANEL * h);
-        UNROLL for (int g = 0; g < 2; g++) acc[g] = vfmaq_f32(acc[g], twice(g, bh), x->xs[h]);
+        UNROLL
+        for (int g = 0; g < 2; g++) acc[g] = vfmaq_f32(acc[g], twice(g, bh), x->xs[h]);
     }
 }
 
@@ -89,23 +95,29 @@ INLINE void tile_quarter(bool high, bool halves, bool affine, int NP, const uint
 {
     const int wide = halves ? 32 : 16;
     float32x4_t a[PAIRS][2];
-    UNROLL for (int p = 0; p < NP; p++) a[p][0] = acc[p][0], a[p][1] = acc[p][1];
+    UNROLL
+    for (int p = 0; p < NP; p++) a[p][0] = acc[p][0], a[p][1] = acc[p][1];
     for (int i = 0; i < n; i++, q += 512, s += wide, b += wide) {
         int8x16_t v[8];
-        UNROLL for (int j = 0; j < 8; j++) v[j] = vreinterpretq_s8_u8(vld1q_u8(q + 16 * j));
-        UNROLL for (int p = 0; p < NP; p++) block(high, halves, affine, v, s, b, &x[i][p], a[p]);
+        UNROLL
+        for (int j = 0; j < 8; j++) v[j] = vreinterpretq_s8_u8(vld1q_u8(q + 16 * j));
+        UNROLL
+        for (int p = 0; p < NP; p++) block(high, halves, affine, v, s, b, &x[i][p], a[p]);
     }
-    UNROLL for (int p = 0; p < NP; p++) acc[p][0] = a[p][0], acc[p][1] = a[p][1];
+    UNROLL
+    for (int p = 0; p < NP; p++) acc[p][0] = a[p][0], acc[p][1] = a[p][1];
 }
 
 INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_qpanel *w,
-                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld, bool add)
+                      int n_panel, const ap_qx *const *x, int rows, int n, float *out, int64_t ld,
+                      bool add)
 {
     pair xp[AP_Q_K_BLOCKS][PAIRS];
     const int np = (rows + 1) / 2;
     for (int i = 0; i < n; i++)
         for (int p = 0; p < np; p++)
-            join(high, halves, times, x[2 * p] + i, x[2 * p + 1 < rows ? 2 * p + 1 : 2 * p] + i, &xp[i][p]);
+            join(high, halves, times, x[2 * p] + i, x[2 * p + 1 < rows ? 2 * p + 1 : 2 * p] + i,
+                 &xp[i][p]);
     for (int c = 0; c < 4 * n_panel; c++) {
         const ap_qpanel *panel = w + c / 4;
         const uint8_t *q = panel->q + c % 4 * 128;
@@ -118,9 +130,12 @@ INLINE void tile_form(bool high, bool halves, bool affine, int times, const ap_q
             acc[p][0] = vzip1q_f32(t0, t1);
             acc[p][1] = vzip2q_f32(t0, t1);
         }
-        if (np == 3) tile_quarter(high, halves, affine, 3, q, s, b, xp, n, acc);
-        else if (np == 2) tile_quarter(high, halves, affine, 2, q, s, b, xp, n, acc);
-        else tile_quarter(high, halves, affine, 1, q, s, b, xp, n, acc);
+        if (np == 3)
+            tile_quarter(high, halves, affine, 3, q, s, b, xp, n, acc);
+        else if (np == 2)
+            tile_quarter(high, halves, affine, 2, q, s, b, xp, n, acc);
+        else
+            tile_quarter(high, halves, affine, 1, q, s, b, xp, n, acc);
         for (int p = 0; p < np; p++) {
             float *o = out + 2 * p * ld + 4 * c;
             vst1q_f32(o, vuzp1q_f32(acc[p][0], acc[p][1]));
@@ -167,7 +182,7 @@ const ap_micro_qdot ap_qdot_i8mm = {.fast = &ap_qdot8_i8mm,
                                     .unpack = unpack,
                                     .tile = tile};
 const ap_micro_qdot ap_qdot8_i8mm = {.k_blocks = AP_Q_K_BLOCKS,
-                                    .tile_rows = AP_Q_TILE,
+                                     .tile_rows = AP_Q_TILE,
                                      .quantise = quantise8,
                                      .few = few8,
                                      .unpack = unpack,

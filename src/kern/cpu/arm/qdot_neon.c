@@ -10,7 +10,8 @@ static void quantise_to(int largest, const float *x, int n, ap_qx *out)
     for (int i = 0; i < n; i++, x += AP_Q_BLOCK, out++) {
         int16x8_t w[4];
         if (!round_inputs(largest, x, w, out)) continue;
-        UNROLL for (int j = 0; j < 4; j++) vst1q_s16(out->w + 8 * j, w[j]);
+        UNROLL
+        for (int j = 0; j < 4; j++) vst1q_s16(out->w + 8 * j, w[j]);
     }
 }
 
@@ -31,16 +32,17 @@ INLINE void unpack_blocks(int kind, uint8x16_t table, const uint8_t *p, size_t s
 {
     const uint8x16_t z = vdupq_n_u8((uint8_t)zero); /* 0 .. 128 */
     int16_t *q = (int16_t *)(void *)to;
-    for (int i = 0; i < n; i++, p += step)
-        UNROLL for (int g = 0; g < 4; g++) {
-            uint8x16_t v[8];
-            load_inputs(kind, p, g, table, v);
-            UNROLL for (int k = 0; k < 8; k++, q += 16) {
-                uint16x8_t lo = vsubl_u8(vget_low_u8(v[k]), vget_low_u8(z));
-                vst1q_s16(q, vreinterpretq_s16_u16(lo));
-                vst1q_s16(q + 8, vreinterpretq_s16_u16(vsubl_high_u8(v[k], z)));
-            }
+    for (int i = 0; i < n; i++, p += step) UNROLL
+    for (int g = 0; g < 4; g++) {
+        uint8x16_t v[8];
+        load_inputs(kind, p, g, table, v);
+        UNROLL
+        for (int k = 0; k < 8; k++, q += 16) {
+            uint16x8_t lo = vsubl_u8(vget_low_u8(v[k]), vget_low_u8(z));
+            vst1q_s16(q, vreinterpretq_s16_u16(lo));
+            vst1q_s16(q + 8, vreinterpretq_s16_u16(vsubl_high_u8(v[k], z)));
         }
+    }
 }
 
 /* To i16 [block][32][16 rows], zero taken off. */
@@ -61,8 +63,8 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 #define STEP(k, lo, hi)                                                                            \
     do {                                                                                           \
         int16x8_t lo_ = lo, hi_ = hi;                                                              \
-        UNROLL for (int r = 0; r < R; r++)                                                         \
-        {                                                                                          \
+        UNROLL                                                                                     \
+        for (int r = 0; r < R; r++) {                                                              \
             sum[r][0] = vmlal_laneq_s16(sum[r][0], vget_low_s16(lo_), xr[r], k);                   \
             sum[r][1] = vmlal_high_laneq_s16(sum[r][1], lo_, xr[r], k);                            \
             sum[r][2] = vmlal_laneq_s16(sum[r][2], vget_low_s16(hi_), xr[r], k);                   \
@@ -88,34 +90,37 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
 
 INLINE void start(int R, const int32_t *from, int32x4_t (*sum)[4])
 {
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 4; h++) sum[r][h] = vdupq_n_s32(from[r]);
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int h = 0; h < 4; h++) sum[r][h] = vdupq_n_s32(from[r]);
 }
 
 /* acc[r][16] takes the sums of group g of a block (of 16 inputs with halves). */
 INLINE void finish(int R, int32x4_t (*sum)[4], const float *s, const ap_qx *const *x, float *acc,
                    int64_t ld)
 {
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 4; h++) {
-            float *to = acc + r * ld + 4 * h;
-            vst1q_f32(to, scaled(sum[r][h], vld1q_f32(s + 4 * h), x[r]->d, vld1q_f32(to)));
-        }
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int h = 0; h < 4; h++) {
+        float *to = acc + r * ld + 4 * h;
+        vst1q_f32(to, scaled(sum[r][h], vld1q_f32(s + 4 * h), x[r]->d, vld1q_f32(to)));
+    }
 }
 
 INLINE void bias(int R, bool halves, const float *b, const ap_qx *const *x, float *acc, int64_t ld)
 {
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int h = 0; h < 4; h++) {
-            float *to = acc + r * ld + 4 * h;
-            float32x4_t a = vld1q_f32(to), first = vld1q_f32(b + 4 * h);
-            if (halves)
-                a = vfmaq_n_f32(vfmaq_n_f32(a, first, x[r]->xs16[0]),
-                                vld1q_f32(b + AP_PANEL + 4 * h), x[r]->xs16[1]);
-            else
-                a = vfmaq_n_f32(a, first, x[r]->xs);
-            vst1q_f32(to, a);
-        }
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int h = 0; h < 4; h++) {
+        float *to = acc + r * ld + 4 * h;
+        float32x4_t a = vld1q_f32(to), first = vld1q_f32(b + 4 * h);
+        if (halves)
+            a = vfmaq_n_f32(vfmaq_n_f32(a, first, x[r]->xs16[0]), vld1q_f32(b + AP_PANEL + 4 * h),
+                            x[r]->xs16[1]);
+        else
+            a = vfmaq_n_f32(a, first, x[r]->xs);
+        vst1q_f32(to, a);
+    }
 }
 
 #define BYTES_LO(k) vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v[k])))
@@ -127,17 +132,19 @@ INLINE void few_block(int kind, bool halves, int R, const uint8_t *p, uint8x16_t
                       float *acc)
 {
     int32x4_t sum[2][4];
-    UNROLL for (int g = 0; g < 4; g++) {
+    UNROLL
+    for (int g = 0; g < 4; g++) {
         uint8x16_t v[8];
         int16x8_t xr[2];
         if (g == 0 || (halves && g == 2)) {
             int32_t from[2];
-            UNROLL for (int r = 0; r < R; r++)
-                from[r] = -zero * (halves ? x[r]->sum16[g / 2] : x[r]->sum);
+            UNROLL
+            for (int r = 0; r < R; r++) from[r] = -zero * (halves ? x[r]->sum16[g / 2] : x[r]->sum);
             start(R, from, sum);
         }
         load_inputs(kind, p, g, table, v);
-        UNROLL for (int r = 0; r < R; r++) xr[r] = vld1q_s16(x[r]->w + 8 * g);
+        UNROLL
+        for (int r = 0; r < R; r++) xr[r] = vld1q_s16(x[r]->w + 8 * g);
         OCTET(BYTES_LO, BYTES_HI);
         if (g == 3 || (halves && g == 1))
             finish(R, sum, s + (halves ? g / 2 * AP_PANEL : 0), x, acc, AP_PANEL);
@@ -160,13 +167,15 @@ INLINE void few_panel(int kind, bool halves, int R, ap_qform f, const uint8_t *p
         load_scales(f, panel, cols, b0, n, s, b);
         for (int i = 0; i < n; i++, p += step) {
             const ap_qx *at[2];
-            UNROLL for (int r = 0; r < R; r++) at[r] = &x[r][b0 + i];
+            UNROLL
+            for (int r = 0; r < R; r++) at[r] = &x[r][b0 + i];
             for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p + AHEAD + a);
             few_block(kind, halves, R, p, table, f.zero, s + i * wide, b + i * wide, f.affine, at,
                       acc);
         }
     }
-    UNROLL for (int r = 0; r < R; r++) memcpy(out + (size_t)r * (size_t)ld, acc + r * AP_PANEL, 64);
+    UNROLL
+    for (int r = 0; r < R; r++) memcpy(out + (size_t)r * (size_t)ld, acc + r * AP_PANEL, 64);
 }
 
 /* Two rows at a time: the second pass finds the panel in the cache. */
@@ -218,11 +227,14 @@ INLINE void tile_block(int R, bool halves, bool affine, const int16_t *q, const 
     static const int32_t none[3] = {0};
     const ap_qx *at[3];
     int32x4_t sum[3][4];
-    UNROLL for (int r = 0; r < R; r++) at[r] = x[r] + i;
-    UNROLL for (int g = 0; g < 4; g++, q += 128) {
+    UNROLL
+    for (int r = 0; r < R; r++) at[r] = x[r] + i;
+    UNROLL
+    for (int g = 0; g < 4; g++, q += 128) {
         int16x8_t xr[3];
         if (g == 0 || (halves && g == 2)) start(R, none, sum);
-        UNROLL for (int r = 0; r < R; r++) xr[r] = vld1q_s16(at[r]->w + 8 * g);
+        UNROLL
+        for (int r = 0; r < R; r++) xr[r] = vld1q_s16(at[r]->w + 8 * g);
         OCTET(WORDS_LO, WORDS_HI);
         if (g == 3 || (halves && g == 1))
             finish(R, sum, s + (halves ? g / 2 * AP_PANEL : 0), at, out, ld);
@@ -230,8 +242,8 @@ INLINE void tile_block(int R, bool halves, bool affine, const int16_t *q, const 
     if (affine) bias(R, halves, b, at, out, ld);
 }
 
-INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel, const ap_qx *const *x,
-                      int rows, int n, float *out, int64_t ld)
+INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel,
+                      const ap_qx *const *x, int rows, int n, float *out, int64_t ld)
 {
     const int wide = halves ? 32 : 16;
     for (int p = 0; p < n_panel; p++)
@@ -240,20 +252,25 @@ INLINE void tile_form(bool halves, bool affine, const ap_qpanel *w, int n_panel,
                 const int16_t *q = (const int16_t *)(const void *)w[p].q + i * 512;
                 const float *s = w[p].s + i * wide, *b = w[p].b + i * wide;
                 float *o = out + r * ld + p * AP_PANEL;
-                if (rows - r >= 3) tile_block(3, halves, affine, q, s, b, x + r, i, o, ld);
-                else if (rows - r == 2) tile_block(2, halves, affine, q, s, b, x + r, i, o, ld);
-                else tile_block(1, halves, affine, q, s, b, x + r, i, o, ld);
+                if (rows - r >= 3)
+                    tile_block(3, halves, affine, q, s, b, x + r, i, o, ld);
+                else if (rows - r == 2)
+                    tile_block(2, halves, affine, q, s, b, x + r, i, o, ld);
+                else
+                    tile_block(1, halves, affine, q, s, b, x + r, i, o, ld);
             }
 }
 
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n,
-                 float *out, int ld, bool add)
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows,
+                 int n, float *out, int ld, bool add)
 {
     for (int r = 0; r < rows && !add; r++)
         memset(out + (size_t)r * (size_t)ld, 0, (size_t)n_panel * AP_PANEL * sizeof *out);
     if (ap_q_halves(f)) {
-        if (f.affine) tile_form(true, true, w, n_panel, x, rows, n, out, ld);
-        else tile_form(true, false, w, n_panel, x, rows, n, out, ld);
+        if (f.affine)
+            tile_form(true, true, w, n_panel, x, rows, n, out, ld);
+        else
+            tile_form(true, false, w, n_panel, x, rows, n, out, ld);
     } else if (f.affine) {
         tile_form(false, true, w, n_panel, x, rows, n, out, ld);
     } else {
@@ -262,10 +279,15 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const
 }
 
 const ap_micro_qdot ap_qdot_neon = {.fast = &ap_qdot8_neon,
-                                    .k_blocks = 8, .tile_rows = AP_Q_TILE,
+                                    .k_blocks = 8,
+                                    .tile_rows = AP_Q_TILE,
                                     .quantise = quantise,
                                     .few = few,
                                     .unpack = unpack,
                                     .tile = tile};
-const ap_micro_qdot ap_qdot8_neon = {
-    .k_blocks = 8, .tile_rows = AP_Q_TILE, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot8_neon = {.k_blocks = 8,
+                                     .tile_rows = AP_Q_TILE,
+                                     .quantise = quantise8,
+                                     .few = few,
+                                     .unpack = unpack,
+                                     .tile = tile};

@@ -16,24 +16,48 @@
 #define TABLE  0
 #define TABLE3 7
 
-INLINE int kind_of(ap_qform f) { return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE; }
+INLINE int kind_of(ap_qform f)
+{
+    return !f.table ? f.bits : f.bits == 3 ? TABLE3 : TABLE;
+}
 
 /* Do(kind) for the kind of f, a number written out. */
 #define BY_KIND(f, Do)                                                                             \
     switch (kind_of(f)) {                                                                          \
-    case TABLE: Do(TABLE); break;                                                                  \
-    case 2: Do(2); break;                                                                          \
-    case 3: Do(3); break;                                                                          \
-    case TABLE3: Do(TABLE3); break;                                                                \
-    case 4: Do(4); break;                                                                          \
-    case 5: Do(5); break;                                                                          \
-    case 6: Do(6); break;                                                                          \
-    default: Do(8);                                                                                \
+    case TABLE:                                                                                    \
+        Do(TABLE);                                                                                 \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        Do(2);                                                                                     \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        Do(3);                                                                                     \
+        break;                                                                                     \
+    case TABLE3:                                                                                   \
+        Do(TABLE3);                                                                                \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        Do(4);                                                                                     \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        Do(5);                                                                                     \
+        break;                                                                                     \
+    case 6:                                                                                        \
+        Do(6);                                                                                     \
+        break;                                                                                     \
+    default:                                                                                       \
+        Do(8);                                                                                     \
     }
 
-INLINE bool wide_kind(int kind) { return kind == 8 || kind == TABLE || kind == TABLE3; }
+INLINE bool wide_kind(int kind)
+{
+    return kind == 8 || kind == TABLE || kind == TABLE3;
+}
 
-INLINE uint8x16_t table_of(ap_qform f) { return vld1q_u8(ap_qtable[f.table]); }
+INLINE uint8x16_t table_of(ap_qform f)
+{
+    return vld1q_u8(ap_qtable[f.table]);
+}
 
 /* Bits 4 and up of the vectors 4g .. 4g+3, from 16 bytes of high bits (qpack.h); 5 bits: both g
  * have the same bytes. Shifted vectors are added: their places are empty. */
@@ -54,7 +78,10 @@ INLINE void high_bits(int kind, int g, uint8x16_t high, uint8x16_t v[4])
     }
 }
 
-INLINE int stored_bits(int kind) { return kind == TABLE3 ? 3 : kind == TABLE ? 4 : kind; }
+INLINE int stored_bits(int kind)
+{
+    return kind == TABLE3 ? 3 : kind == TABLE ? 4 : kind;
+}
 
 /* Vector i of nibbles, from its half of the numbers of 2 or 3 bits and the third bits. */
 INLINE uint8x16_t join_bits(int bits, int i, uint8x16_t two, uint8x16_t third)
@@ -81,13 +108,15 @@ INLINE void load_inputs(int kind, const uint8_t *p, int i, uint8x16_t table, uin
 {
     if (kind == 8) {
         uint8x16x4_t a = vld4q_u8(p + 128 * i), b = vld4q_u8(p + 128 * i + 64);
-        UNROLL for (int k = 0; k < 4; k++) v[k] = a.val[k], v[k + 4] = b.val[k];
+        UNROLL
+        for (int k = 0; k < 4; k++) v[k] = a.val[k], v[k + 4] = b.val[k];
         return;
     }
     const int bits = stored_bits(kind);
     uint8x16x4_t w = vld4q_u8(p + 64 * (bits < 4 ? i / 2 : i)), third = w;
     if (bits == 3) third = vld4q_u8(p + 128);
-    UNROLL for (int k = 0; k < 4; k++) {
+    UNROLL
+    for (int k = 0; k < 4; k++) {
         uint8x16_t two[2];
         if (bits < 4) w.val[k] = join_bits(bits, i, w.val[k], third.val[k]);
         nibbles(kind, table, w.val[k], two);
@@ -97,7 +126,8 @@ INLINE void load_inputs(int kind, const uint8_t *p, int i, uint8x16_t table, uin
     if (kind != 5 && kind != 6) return;
     /* vectors 2i and 2i+1 of the packed order, each in four parts */
     uint8x16x4_t high = vld4q_u8(p + 256 + (kind == 6 ? i / 2 * 64 : 0));
-    UNROLL for (int k = 0; k < 4; k++) {
+    UNROLL
+    for (int k = 0; k < 4; k++) {
         uint8x16_t h = high.val[k];
         if (kind == 5) {
             h = vshlq_u8(h, vdupq_n_s8((int8_t)(-2 * i)));
@@ -151,8 +181,8 @@ static inline void load_scales(ap_qform f, const uint8_t *panel, int cols, int b
                     float32x4_t d = vmulq_n_f32(half4(at.super + 8 * h), unit);
                     vst1q_f32(s + 4 * h, vmulq_f32(d, factor4(f, &at, h, false)));
                     if (!f.affine) continue;
-                    float32x4_t m = vmulq_f32(half4(at.super + 32 + 8 * h),
-                                              factor4(f, &at, h, true));
+                    float32x4_t m =
+                        vmulq_f32(half4(at.super + 32 + 8 * h), factor4(f, &at, h, true));
                     vst1q_f32(b + 4 * h, vnegq_f32(m));
                 } else {
                     vst1q_f32(s + 4 * h, number4(f, at.at, h));
@@ -168,7 +198,8 @@ INLINE bool round_inputs(int largest, const float *x, int16x8_t w[4], ap_qx *out
     float32x4_t v[8];
     uint32x4_t a = vdupq_n_u32(0);
     int32x4_t q[8], sum[2];
-    UNROLL for (int i = 0; i < 8; i++) {
+    UNROLL
+    for (int i = 0; i < 8; i++) {
         v[i] = vld1q_f32(x + 4 * i);
         a = vmaxq_u32(a, vreinterpretq_u32_f32(vabsq_f32(v[i])));
     }
@@ -181,12 +212,14 @@ INLINE bool round_inputs(int largest, const float *x, int16x8_t w[4], ap_qx *out
         return false;
     }
     float inv = (float)largest / amax;
-    UNROLL for (int i = 0; i < 8; i++) q[i] = vcvtnq_s32_f32(vmulq_n_f32(v[i], inv));
-    UNROLL for (int i = 0; i < 4; i++)
-        w[i] = vcombine_s16(vmovn_s32(q[2 * i]), vmovn_s32(q[2 * i + 1]));
-    UNROLL for (int h = 0; h < 2; h++)
-        sum[h] = vaddq_s32(vaddq_s32(q[4 * h], q[4 * h + 1]),
-                           vaddq_s32(q[4 * h + 2], q[4 * h + 3]));
+    UNROLL
+    for (int i = 0; i < 8; i++) q[i] = vcvtnq_s32_f32(vmulq_n_f32(v[i], inv));
+    UNROLL
+    for (int i = 0; i < 4; i++) w[i] = vcombine_s16(vmovn_s32(q[2 * i]), vmovn_s32(q[2 * i + 1]));
+    UNROLL
+    for (int h = 0; h < 2; h++)
+        sum[h] =
+            vaddq_s32(vaddq_s32(q[4 * h], q[4 * h + 1]), vaddq_s32(q[4 * h + 2], q[4 * h + 3]));
     int s0 = vaddvq_s32(sum[0]), s1 = vaddvq_s32(sum[1]);
     float d = amax * (1.0f / (float)largest);
     out->d = d;

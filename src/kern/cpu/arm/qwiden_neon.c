@@ -47,10 +47,12 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
             int at = (k * groups + (groups == 2 ? g / 2 : 0)) * AP_PANEL;
             uint8x16_t v[8];
             load_inputs(kind == FLOAT ? 8 : kind, p, g, table, v);
-            UNROLL for (int i = 0; i < 8; i++, out += AP_PANEL) {
+            UNROLL
+            for (int i = 0; i < 8; i++, out += AP_PANEL) {
                 float32x4_t w[4];
                 less_zero(kind, v[i], zero, w);
-                UNROLL for (int h = 0; h < 4; h++) {
+                UNROLL
+                for (int h = 0; h < 4; h++) {
                     float32x4_t y = vmulq_f32(w[h], vld1q_f32(s + at + 4 * h));
                     if (f.affine) y = vaddq_f32(y, vld1q_f32(b + at + 4 * h));
                     vst1q_f32(out + 4 * h, y);
@@ -62,8 +64,10 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
 static void widen(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
 {
 #define WIDEN(kind) widen_kind(kind, f, panel, cols, b0, n, out)
-    if (f.is_float) WIDEN(FLOAT);
-    else BY_KIND(f, WIDEN)
+    if (f.is_float)
+        WIDEN(FLOAT);
+    else
+        BY_KIND(f, WIDEN)
 }
 
 const ap_micro_qwiden ap_qwiden_neon = {.widen = widen};

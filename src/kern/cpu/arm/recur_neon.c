@@ -13,8 +13,8 @@ static float dot_neon(const float *x, const float *y, int n)
     int i = 0;
     TILE_UNROLL for (int v = 0; v < 4; v++) s[v] = vdupq_n_f32(0.0f);
     for (; i + 16 <= n; i += 16)
-        TILE_UNROLL for (int v = 0; v < 4; v++)
-            s[v] = ap_fma_neon(vld1q_f32(x + i + 4 * v), vld1q_f32(y + i + 4 * v), s[v]);
+        TILE_UNROLL for (int v = 0; v < 4; v++) s[v] =
+            ap_fma_neon(vld1q_f32(x + i + 4 * v), vld1q_f32(y + i + 4 * v), s[v]);
     if (i == n) return ap_sum16_neon(s);
     TILE_UNROLL for (int v = 0; v < 4; v++) vst1q_f32(lane + 4 * v, s[v]);
     for (; i < n; i++) lane[i % 16] = fmaf(x[i], y[i], lane[i % 16]);
@@ -32,8 +32,7 @@ static void gates_neon(int n, const float *a, float dt_bias, float neg_exp_a, co
 static void scale_neon(const float *x, float r, float s, int n, float *out)
 {
     int i = 0;
-    for (; i + 4 <= n; i += 4)
-        vst1q_f32(out + i, vmulq_n_f32(vmulq_n_f32(vld1q_f32(x + i), r), s));
+    for (; i + 4 <= n; i += 4) vst1q_f32(out + i, vmulq_n_f32(vmulq_n_f32(vld1q_f32(x + i), r), s));
     for (; i < n; i++) out[i] = (x[i] * r) * s;
 }
 
@@ -60,21 +59,24 @@ TILE_INLINE void row_sums(const int rows, const float *state, int k_dim, const f
 {
     float32x4_t ks[2][4], qs[2][4];
     int i = 0;
-    TILE_UNROLL for (int r = 0; r < rows; r++)
-        TILE_UNROLL for (int v = 0; v < 4; v++) ks[r][v] = qs[r][v] = vdupq_n_f32(0.0f);
+    TILE_UNROLL for (int r = 0; r < rows; r++) TILE_UNROLL for (int v = 0; v < 4; v++) ks[r][v] =
+        qs[r][v] = vdupq_n_f32(0.0f);
     for (; i + 16 <= k_dim; i += 16) {
         if (ahead != 0)
             TILE_UNROLL for (int r = 0; r < rows; r++) prefetch(state + r * k_dim + i, ahead);
-        TILE_UNROLL for (int v = 0; v < 4; v++) {
+        TILE_UNROLL for (int v = 0; v < 4; v++)
+        {
             float32x4_t kv = vld1q_f32(k + i + 4 * v), qv = vld1q_f32(q + i + 4 * v);
-            TILE_UNROLL for (int r = 0; r < rows; r++) {
+            TILE_UNROLL for (int r = 0; r < rows; r++)
+            {
                 float32x4_t s = vld1q_f32(state + r * k_dim + i + 4 * v);
                 ks[r][v] = ap_fma_neon(s, kv, ks[r][v]);
                 qs[r][v] = ap_fma_neon(s, qv, qs[r][v]);
             }
         }
     }
-    TILE_UNROLL for (int r = 0; r < rows; r++) {
+    TILE_UNROLL for (int r = 0; r < rows; r++)
+    {
         k_sum[r] = finish(ks[r], state + r * k_dim, k, i, k_dim);
         q_sum[r] = finish(qs[r], state + r * k_dim, q, i, k_dim);
     }
@@ -122,8 +124,7 @@ static void step_neon(float *state, int n_row, int k_dim, const float *k, const 
         int rows = n_row - base < 4 ? n_row - base : 4, r = 0;
         for (; r + 2 <= rows; r += 2)
             row_sums(2, s + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
-        for (; r < rows; r++)
-            row_sums(1, s + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
+        for (; r < rows; r++) row_sums(1, s + r * k_dim, k_dim, k, q, ahead, k_sum + r, q_sum + r);
         for (; r < 4; r++) k_sum[r] = q_sum[r] = vdupq_n_f32(0.0f);
 
         float32x4_t kv = vmulq_n_f32(sum_each(k_sum), g->decay);
@@ -159,10 +160,11 @@ TILE_INLINE void conv_channels(const int n_tok, const int n_tap, const float *co
 {
     float32x4_t acc[AP_CONV_TOKENS];
     TILE_UNROLL for (int t = 0; t < n_tok; t++) acc[t] = vdupq_n_f32(0.0f);
-    TILE_UNROLL for (int j = 0; j < n_tap; j++) {
+    TILE_UNROLL for (int j = 0; j < n_tap; j++)
+    {
         float32x4_t tap = ap_load_n_neon(w + j * ldw + c, n);
-        TILE_UNROLL for (int t = 0; t < n_tok; t++)
-            acc[t] = ap_fma_neon(tap, ap_load_n_neon(row[t + j] + c, n), acc[t]);
+        TILE_UNROLL for (int t = 0; t < n_tok; t++) acc[t] =
+            ap_fma_neon(tap, ap_load_n_neon(row[t + j] + c, n), acc[t]);
     }
     TILE_UNROLL for (int t = 0; t < n_tok; t++)
         ap_store_n_neon(out + t * ldout + c, ap_silu_neon(acc[t]), n);
@@ -183,17 +185,19 @@ static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, int 
 {
     const int n0 = n < 4 ? n : 4, n1 = n - n0;
     float32x4_t s[4][2];
-    TILE_UNROLL for (int r = 0; r < 4; r++) {
+    TILE_UNROLL for (int r = 0; r < 4; r++)
+    {
         s[r][0] = ap_load_n_neon(x + r * ldx, n0);
         s[r][1] = ap_load_n_neon(x + r * ldx + n0, n1);
     }
-    TILE_UNROLL for (int j = 0; j < 4; j++)
-        TILE_UNROLL for (int r = j + 1; r < 4; r++) {
-            float y = a[r * lda + j];
-            s[r][0] = vfmaq_n_f32(s[r][0], s[j][0], y);
-            s[r][1] = vfmaq_n_f32(s[r][1], s[j][1], y);
-        }
-    TILE_UNROLL for (int r = 0; r < 4; r++) {
+    TILE_UNROLL for (int j = 0; j < 4; j++) TILE_UNROLL for (int r = j + 1; r < 4; r++)
+    {
+        float y = a[r * lda + j];
+        s[r][0] = vfmaq_n_f32(s[r][0], s[j][0], y);
+        s[r][1] = vfmaq_n_f32(s[r][1], s[j][1], y);
+    }
+    TILE_UNROLL for (int r = 0; r < 4; r++)
+    {
         ap_store_n_neon(x + r * ldx, s[r][0], n0);
         ap_store_n_neon(x + r * ldx + n0, s[r][1], n1);
     }
@@ -207,7 +211,8 @@ static void solve_neon(int m, int n, const float *a, int64_t lda, float *x, int6
         for (int v = 0; v < n; v += 8)
             solve_strip(a + i * lda + i, lda, x + i * ldx + v, ldx, n - v < 8 ? n - v : 8);
     }
-    for (; i < m; i++) recur_gemm(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
+    for (; i < m; i++)
+        recur_gemm(1, n, i, a + i * lda, lda, 1, x, ldx, x + i * ldx, ldx, true, NULL);
 }
 
 static void transpose_block(const float *x, int64_t ldx, float *y, int64_t ldy)

@@ -32,22 +32,22 @@ TILE_INLINE void tile_body(const int mr, const int nv, const float *const *a, in
                            bool accumulate, int64_t ahead)
 {
     float32x4_t s[6][8];
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        TILE_UNROLL for (int v = 0; v < nv; v++)
-            s[r][v] = accumulate ? vld1q_f32(c[r] + 4 * v) : vdupq_n_f32(0.0f);
+    TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < nv; v++) s[r][v] =
+        accumulate ? vld1q_f32(c[r] + 4 * v) : vdupq_n_f32(0.0f);
     for (int64_t l = 0; l < kk; l++, b += ldb) {
         float32x4_t x[8];
         if (ahead != 0) /* a line has four vectors */
             TILE_UNROLL for (int v = 0; v < nv; v += 4)
                 __builtin_prefetch((const char *)((uintptr_t)(b + 4 * v) + (uintptr_t)ahead), 0, 2);
         TILE_UNROLL for (int v = 0; v < nv; v++) x[v] = vld1q_f32(b + 4 * v);
-        TILE_UNROLL for (int r = 0; r < mr; r++) {
+        TILE_UNROLL for (int r = 0; r < mr; r++)
+        {
             float y = tile_input(a[r] + l * ca);
             TILE_UNROLL for (int v = 0; v < nv; v++) s[r][v] = tile_fma(y, x[v], s[r][v]);
         }
     }
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        TILE_UNROLL for (int v = 0; v < nv; v++) vst1q_f32(c[r] + 4 * v, s[r][v]);
+    TILE_UNROLL for (int r = 0; r < mr; r++) TILE_UNROLL for (int v = 0; v < nv; v++)
+        vst1q_f32(c[r] + 4 * v, s[r][v]);
 }
 
 /* mr rows of n < 4 columns. */
@@ -55,8 +55,8 @@ TILE_INLINE void tile_tail(const int mr, int n, const float *const *a, int64_t c
                            int64_t ldb, int64_t kk, float *const *c, bool accumulate)
 {
     float32x4_t s[6];
-    TILE_UNROLL for (int r = 0; r < mr; r++)
-        s[r] = accumulate ? ap_load_n_neon(c[r], n) : vdupq_n_f32(0.0f);
+    TILE_UNROLL for (int r = 0; r < mr; r++) s[r] =
+        accumulate ? ap_load_n_neon(c[r], n) : vdupq_n_f32(0.0f);
     for (int64_t l = 0; l < kk; l++) {
         float32x4_t x = ap_load_n_neon(b + l * ldb, n);
         TILE_UNROLL for (int r = 0; r < mr; r++) s[r] = vfmaq_n_f32(s[r], x, a[r][l * ca]);

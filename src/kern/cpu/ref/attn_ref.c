@@ -111,8 +111,8 @@ static void scores_bf16(const float *q, int n_row, const ap_kv_head *h, int head
     scores(q, n_row, h->k, true, head_dim, s);
 }
 
-static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
-                       const ap_kv_head *h, int head_dim, float *const *o, int64_t ahead)
+static void values_f32(const float *p, int n_row, const int *lo, const int *hi, const ap_kv_head *h,
+                       int head_dim, float *const *o, int64_t ahead)
 {
     (void)ahead;
     values(p, n_row, lo, hi, h->v, false, head_dim, o);

@@ -88,7 +88,9 @@ static void scales(ap_qform f, const ap_qscales *at, float *s, float *b)
         if (f.scale == AP_QS_SUPER) {
             int factor = f.is_signed ? (int8_t)at->at[r] : f.nibbles ? at->at[r] & 15 : at->at[r];
             s[r] = super(at->super, r) * ap_q_unit(f) * (float)factor;
-            if (f.affine) b[r] = -(super(at->super + 32, r) * (float)(f.nibbles ? at->at[r] >> 4 : second[r]));
+            if (f.affine)
+                b[r] =
+                    -(super(at->super + 32, r) * (float)(f.nibbles ? at->at[r] >> 4 : second[r]));
         } else {
             s[r] = number(f, at->at, r);
             if (f.affine) b[r] = number(f, second, r);
@@ -104,7 +106,8 @@ static void unpack(ap_qform f, const uint8_t *panel, int cols, int b0, int n, ap
         ap_qscales at = ap_q_scales_at(f, panel, cols, b0 + i);
         unpack_block(f, p, out->q + (size_t)i * 512);
         for (int g = 0; g < groups; g++, at.at += at.step)
-            scales(f, &at, out->s + (i * groups + g) * AP_PANEL, out->b + (i * groups + g) * AP_PANEL);
+            scales(f, &at, out->s + (i * groups + g) * AP_PANEL,
+                   out->b + (i * groups + g) * AP_PANEL);
     }
 }
 
@@ -115,7 +118,8 @@ static int dot(const uint8_t *q, const int16_t *x, int row, int from, int to, in
     return start;
 }
 
-static float block(ap_qform f, const uint8_t *q, const float *s, const float *b, const ap_qx *x, int row, float acc)
+static float block(ap_qform f, const uint8_t *q, const float *s, const float *b, const ap_qx *x,
+                   int row, float acc)
 {
     if (ap_q_halves(f)) {
         for (int h = 0; h < 2; h++) {
@@ -129,8 +133,8 @@ static float block(ap_qform f, const uint8_t *q, const float *s, const float *b,
     return f.affine ? fmaf(b[row], x->xs, acc) : acc;
 }
 
-static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows, float *out,
-                int ld)
+static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, int rows,
+                float *out, int ld)
 {
     ap_qpanel w;
     int groups = ap_q_halves(f) ? 2 : 1, blocks = cols / AP_Q_BLOCK;
@@ -143,14 +147,15 @@ static void few(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *
                 const ap_qx *at = &x[r][b0 + i];
                 for (int c = 0; c < AP_PANEL; c++) {
                     float *o = &out[(size_t)r * ld + c];
-                    *o = block(f, w.q + i * 512, w.s + i * groups * AP_PANEL, w.b + i * groups * AP_PANEL, at, c, *o);
+                    *o = block(f, w.q + i * 512, w.s + i * groups * AP_PANEL,
+                               w.b + i * groups * AP_PANEL, at, c, *o);
                 }
             }
     }
 }
 
-static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows, int n, float *out,
-                 int ld, bool add)
+static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const *x, int rows,
+                 int n, float *out, int ld, bool add)
 {
     int groups = ap_q_halves(f) ? 2 : 1;
     for (int r = 0; r < rows; r++)
@@ -158,13 +163,22 @@ static void tile(ap_qform f, const ap_qpanel *w, int n_panel, const ap_qx *const
             const ap_qpanel *p = &w[c / AP_PANEL];
             float acc = add ? out[(size_t)r * ld + c] : 0;
             for (int i = 0; i < n; i++)
-                acc = block(f, p->q + i * 512, p->s + i * groups * AP_PANEL, p->b + i * groups * AP_PANEL, &x[r][i],
-                            c % AP_PANEL, acc);
+                acc = block(f, p->q + i * 512, p->s + i * groups * AP_PANEL,
+                            p->b + i * groups * AP_PANEL, &x[r][i], c % AP_PANEL, acc);
             out[(size_t)r * ld + c] = acc;
         }
 }
 
-const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref, .k_blocks = 16, .tile_rows = AP_Q_TILE, .quantise = quantise,
-                                   .few = few, .unpack = unpack, .tile = tile};
-const ap_micro_qdot ap_qdot8_ref = {
-    .k_blocks = 16, .tile_rows = AP_Q_TILE, .quantise = quantise8, .few = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot_ref = {.fast = &ap_qdot8_ref,
+                                   .k_blocks = 16,
+                                   .tile_rows = AP_Q_TILE,
+                                   .quantise = quantise,
+                                   .few = few,
+                                   .unpack = unpack,
+                                   .tile = tile};
+const ap_micro_qdot ap_qdot8_ref = {.k_blocks = 16,
+                                    .tile_rows = AP_Q_TILE,
+                                    .quantise = quantise8,
+                                    .few = few,
+                                    .unpack = unpack,
+                                    .tile = tile};

@@ -41,7 +41,10 @@ static inline void amx_begin(void)
     memset(&amx, 0xff, sizeof amx);
     amx_on = 1;
 }
-static inline void amx_end(void) { amx_on = 0; }
+static inline void amx_end(void)
+{
+    amx_on = 0;
+}
 static inline void amx_zero(int t)
 {
     amx_need();
@@ -70,7 +73,8 @@ static inline void amx_bf16(int c, int a, int b)
     for (int m = 0; m < 16; m++)
         for (int k = 0; k < 32; k++) {
             float v = amx_wide(amx.h[a][m][k]);
-            for (int n = 0; n < 16; n++) amx.f[c][m][n] += v * amx_wide(amx.h[b][k / 2][2 * n + k % 2]);
+            for (int n = 0; n < 16; n++)
+                amx.f[c][m][n] += v * amx_wide(amx.h[b][k / 2][2 * n + k % 2]);
         }
 }
 static inline void amx_int8(int c, int a, int b)
@@ -78,13 +82,14 @@ static inline void amx_int8(int c, int a, int b)
     amx_need();
     for (int m = 0; m < 16; m++)
         for (int k = 0; k < 64; k++)
-            for (int n = 0; n < 16; n++) amx.i[c][m][n] += amx.b[a][m][k] * amx.b[b][k / 4][4 * n + k % 4];
+            for (int n = 0; n < 16; n++)
+                amx.i[c][m][n] += amx.b[a][m][k] * amx.b[b][k / 4][4 * n + k % 4];
 }
-#define AMX_ZERO(c) amx_zero(c)
-#define AMX_LOAD(t, p, step) amx_load(t, p, step)
+#define AMX_ZERO(c)           amx_zero(c)
+#define AMX_LOAD(t, p, step)  amx_load(t, p, step)
 #define AMX_STORE(t, p, step) amx_store(t, p, step)
-#define AMX_BF16(c, a, b) amx_bf16(c, a, b)
-#define AMX_INT8(c, a, b) amx_int8(c, a, b)
+#define AMX_BF16(c, a, b)     amx_bf16(c, a, b)
+#define AMX_INT8(c, a, b)     amx_int8(c, a, b)
 #else
 static inline void amx_begin(void)
 {
@@ -96,16 +101,21 @@ static inline void amx_begin(void)
     }
     __asm__ volatile("ldtilecfg %0" : : "m"(config));
 }
-static inline void amx_end(void) { __asm__ volatile("tilerelease" : : : "memory"); }
+static inline void amx_end(void)
+{
+    __asm__ volatile("tilerelease" : : : "memory");
+}
 #define AMX_ZERO(c) __asm__ volatile("tilezero %%tmm" #c : :)
 #define AMX_LOAD(t, p, step)                                                                       \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t : : "r"(p), "r"((size_t)(step)) : "memory")
 #define AMX_STORE(t, p, step)                                                                      \
-    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" : : "r"(p), "r"((size_t)(step)) : "memory")
-#define AMX_BF16(c, a, b)                                                                          \
-    __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
-#define AMX_INT8(c, a, b)                                                                          \
-    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)"                                           \
+                     :                                                                             \
+                     : "r"(p), "r"((size_t)(step))                                                 \
+                     : "memor"                                                                     \
+                       "y")
+#define AMX_BF16(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+#define AMX_INT8(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 #endif
 
 #endif

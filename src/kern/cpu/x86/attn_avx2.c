@@ -97,8 +97,9 @@ static void merge_avx2(float *o, float c, const float *x, float by, int n)
     for (; i < n; i++) o[i] = fmaf(x[i], by, o[i] * c);
 }
 
-#define ROWS  6
-#define ALONE 8 /* of bf16 pages: registers for no more than one vector of sums each, but one pass */
+#define ROWS 6
+#define ALONE                                                                                      \
+    8 /* of bf16 pages: registers for no more than one vector of sums each, but one pass */
 
 static void query_avx2(const float *q, int head_dim, float *out)
 {
@@ -133,8 +134,8 @@ static void common_keys(int n_row, const int *lo, const int *hi, int step, int *
     if (*from > *to) *from = *to;
 }
 
-static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
-                       const ap_kv_head *h, int head_dim, float *const *o, int64_t ahead)
+static void values_f32(const float *p, int n_row, const int *lo, const int *hi, const ap_kv_head *h,
+                       int head_dim, float *const *o, int64_t ahead)
 {
     const float *row[ROWS], *v = (const float *)(const void *)h->v;
     int from, to;
@@ -164,8 +165,8 @@ static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
  * two in each row of b. Meanwhile memory is asked for as many bytes from `soon` on (NULL: none), one after the
  * other, whatever the order in which b is read; returns where to go on. */
 TILE_INLINE const uint32_t *sums(const int mr, const int nv, const float *a, const int64_t lda,
-                      const uint32_t *b, int64_t ldb, int n_l, float *const *c, int64_t at,
-                      const bool add, const uint32_t *soon)
+                                 const uint32_t *b, int64_t ldb, int n_l, float *const *c,
+                                 int64_t at, const bool add, const uint32_t *soon)
 {
     __m256 s[ALONE][8];
     const __m256i high = _mm256_set1_epi32((int)0xffff0000);
@@ -173,7 +174,8 @@ TILE_INLINE const uint32_t *sums(const int mr, const int nv, const float *a, con
         for (int v = 0; v < nv; v++)
             s[r][v] = add ? _mm256_loadu_ps(c[r] + at + 8 * v) : _mm256_setzero_ps();
     for (int l = 0; l < n_l; l += 2, b += ldb) {
-        for (int v = 0; soon && v < nv; v += 2) _mm_prefetch((const char *)(soon + 8 * v), _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v += 2)
+            _mm_prefetch((const char *)(soon + 8 * v), _MM_HINT_T1);
         if (soon) soon += 8 * nv;
         for (int half = 0; half < 2; half++) {
             __m256 x[8];
@@ -200,7 +202,8 @@ TILE_INLINE void sums_row(const int mr, const int nv, int n, const float *a, con
 {
     const uint32_t *soon = ap_kv_ahead(b, ahead);
     int at = 0;
-    for (; at + 8 * nv <= n; at += 8 * nv) soon = sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, soon);
+    for (; at + 8 * nv <= n; at += 8 * nv)
+        soon = sums(mr, nv, a, lda, b + at, ldb, n_l, c, at, add, soon);
     for (; at < n; at += 16) soon = sums(mr, 2, a, lda, b + at, ldb, n_l, c, at, add, soon);
 }
 
@@ -255,9 +258,9 @@ static void few_bf16(const float *p, int lo, int hi, const uint32_t *v, int head
             const uint32_t *at = v + (int64_t)(j / 2) * head_dim + d;
             __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)at);
             x = j & 1 ? _mm256_and_si256(x, high) : _mm256_slli_epi32(x, 16);
-            _mm256_storeu_ps(o + d, _mm256_fmadd_ps(_mm256_broadcast_ss(p + j),
-                                                    _mm256_castsi256_ps(x),
-                                                    _mm256_loadu_ps(o + d)));
+            _mm256_storeu_ps(o + d,
+                             _mm256_fmadd_ps(_mm256_broadcast_ss(p + j), _mm256_castsi256_ps(x),
+                                             _mm256_loadu_ps(o + d)));
         }
 }
 
@@ -379,6 +382,10 @@ const ap_micro_attn ap_attn_avx2 = {
     .softmax = softmax_avx2,
     .merge = merge_avx2,
     .f32 = {.rows = ROWS, .query = query_avx2, .scores = scores_f32, .values = values_f32},
-    .bf16 = {.rows = ROWS, .alone = ALONE, .query = query_avx2, .scores = scores_bf16, .values = values_bf16},
+    .bf16 = {.rows = ROWS,
+             .alone = ALONE,
+             .query = query_avx2,
+             .scores = scores_bf16,
+             .values = values_bf16},
     .q8 = {.rows = Q8_ROWS, .query = query_q8, .scores = scores_q8, .values = values_q8},
 };

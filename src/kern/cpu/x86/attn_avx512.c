@@ -92,9 +92,10 @@ static void merge_avx512(float *o, float c, const float *x, float by, int n)
  * for n_l values of l. b: f32 rows ldb apart; with `pairs` bf16, two l in each of them. The columns
  * are whole vectors unless nv is 1. Memory is asked for as many bytes from `soon` on, if it is not NULL;
  * returns where to go on. */
-TILE_INLINE const float *sums(const int mr, const int nv, const bool pairs, __mmask16 mask, const float *a,
-                      const int64_t lda, const float *b, int64_t ldb, int n_l, float *const *c,
-                      int64_t at, const bool add, const float *soon)
+TILE_INLINE const float *sums(const int mr, const int nv, const bool pairs, __mmask16 mask,
+                              const float *a, const int64_t lda, const float *b, int64_t ldb,
+                              int n_l, float *const *c, int64_t at, const bool add,
+                              const float *soon)
 {
     __m512 s[F32_ROWS][4];
     const __m512i high = _mm512_set1_epi32((int)0xffff0000);
@@ -103,7 +104,8 @@ TILE_INLINE const float *sums(const int mr, const int nv, const bool pairs, __mm
             s[r][v] = add ? _mm512_maskz_loadu_ps(mask, c[r] + at + 16 * v) : _mm512_setzero_ps();
     for (int l = 0; l < n_l; l += pairs ? 2 : 1, b += ldb) {
         __m512 x[4];
-        for (int v = 0; soon && v < nv; v++, soon += 16) _mm_prefetch((const char *)soon, _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v++, soon += 16)
+            _mm_prefetch((const char *)soon, _MM_HINT_T1);
         for (int half = 0; half < (pairs ? 2 : 1); half++) {
             for (int v = 0; v < nv; v++)
                 x[v] = !pairs ? _mm512_maskz_loadu_ps(mask, b + 16 * v)
@@ -133,8 +135,8 @@ TILE_INLINE void sums_row(const int mr, const bool pairs, int n, const float *a,
     for (; at + 16 * nv <= n; at += 16 * nv)
         soon = sums(mr, nv, pairs, 0xffff, a, lda, b + at, ldb, n_l, c, at, add, soon);
     for (; at < n; at += 16)
-        soon = sums(mr, 1, pairs, n - at < 16 ? ap_mask_avx512(n - at) : 0xffff, a, lda, b + at, ldb, n_l, c,
-                    at, add, soon);
+        soon = sums(mr, 1, pairs, n - at < 16 ? ap_mask_avx512(n - at) : 0xffff, a, lda, b + at,
+                    ldb, n_l, c, at, add, soon);
 }
 
 #define CASE(mr)                                                                                   \
@@ -255,8 +257,8 @@ TILE_INLINE void values_all(const bool pairs, const float *p, int n_row, const i
             few_f32(p + r * AP_PAGE, lo[r] > to ? lo[r] : to, hi[r], v, head_dim, o[r]);
 }
 
-static void values_f32(const float *p, int n_row, const int *lo, const int *hi,
-                       const ap_kv_head *h, int head_dim, float *const *o, int64_t ahead)
+static void values_f32(const float *p, int n_row, const int *lo, const int *hi, const ap_kv_head *h,
+                       int head_dim, float *const *o, int64_t ahead)
 {
     values_all(false, p, n_row, lo, hi, (const float *)(const void *)h->v, head_dim, o, ahead);
 }
@@ -310,10 +312,10 @@ TILE_INLINE void dots(const int mr, const bool unsigned_b, const int shift, cons
             memcpy(&h4, hi + r * lda + 4 * l, sizeof h4);
             memcpy(&l4, lo + r * lda + 4 * l, sizeof l4);
             __m512i yh = _mm512_set1_epi32(h4), yl = _mm512_set1_epi32(l4);
-            sh[r] = unsigned_b ? _mm512_dpbusd_epi32(sh[r], x, yh)
-                               : _mm512_dpbusd_epi32(sh[r], yh, x);
-            sl[r] = unsigned_b ? _mm512_dpbusd_epi32(sl[r], x, yl)
-                               : _mm512_dpbusd_epi32(sl[r], yl, x);
+            sh[r] =
+                unsigned_b ? _mm512_dpbusd_epi32(sh[r], x, yh) : _mm512_dpbusd_epi32(sh[r], yh, x);
+            sl[r] =
+                unsigned_b ? _mm512_dpbusd_epi32(sl[r], x, yl) : _mm512_dpbusd_epi32(sl[r], yl, x);
         }
     }
     for (int r = 0; r < mr; r++)
@@ -389,9 +391,9 @@ TILE_INLINE void values8(const int mr, const weights8 *w, const ap_kv_head *h, i
         __m512i sum[Q8_ROWS];
         dots(mr, false, 8, w->hi, w->lo, sizeof *w, v, AP_PAGE / 4, ahead, sum);
         for (int r = 0; r < mr; r++)
-            _mm512_storeu_ps(o[r] + d, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]),
-                                                       _mm512_set1_ps(w[r].unit),
-                                                       _mm512_loadu_ps(o[r] + d)));
+            _mm512_storeu_ps(o[r] + d,
+                             _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), _mm512_set1_ps(w[r].unit),
+                                             _mm512_loadu_ps(o[r] + d)));
     }
 }
 

@@ -16,8 +16,8 @@ static bool usable(int head_dim)
  * rows of lda bytes, b of ldb pairs. Memory is asked for as many bytes from `soon` on, if it is not NULL;
  * returns where to go on. */
 FAST_INLINE const uint32_t *sums(const int mr, const int nv, const uint8_t *a, const int64_t lda,
-                      const uint32_t *b, int64_t ldb, int n, float *const *c, int at,
-                      const bool add, const uint32_t *soon)
+                                 const uint32_t *b, int64_t ldb, int n, float *const *c, int at,
+                                 const bool add, const uint32_t *soon)
 {
     __m512 s[ROWS][4];
     for (int r = 0; r < mr; r++)
@@ -26,7 +26,8 @@ FAST_INLINE const uint32_t *sums(const int mr, const int nv, const uint8_t *a, c
     for (int l = 0; l < n; l++, b += ldb) {
         __m512i x[4];
         for (int v = 0; v < nv; v++) x[v] = _mm512_loadu_si512(b + 16 * v);
-        for (int v = 0; soon && v < nv; v++, soon += 16) _mm_prefetch((const char *)soon, _MM_HINT_T1);
+        for (int v = 0; soon && v < nv; v++, soon += 16)
+            _mm_prefetch((const char *)soon, _MM_HINT_T1);
         for (int r = 0; r < mr; r++) {
             int32_t pair;
             memcpy(&pair, a + r * lda + 4 * l, sizeof pair);

@@ -87,10 +87,12 @@ FAST_INLINE const uint8_t *fast_values(const uint8_t *v, int n_row, const int *l
     if (from == 0 && to == AP_PAGE) return v;
     for (int j = 0; j < AP_PAGE; j += 2) {
         size_t row = (size_t)head_dim * 4, at = (size_t)(j / 2) * row;
-        uint32_t keep = (j >= from && j < to ? 0xffffu : 0) | (j + 1 >= from && j + 1 < to ? 0xffff0000u : 0);
+        uint32_t keep =
+            (j >= from && j < to ? 0xffffu : 0) | (j + 1 >= from && j + 1 < to ? 0xffff0000u : 0);
         __m512i mask = _mm512_set1_epi32((int)keep);
         for (size_t i = 0; i < row; i += 64)
-            _mm512_storeu_si512(copy + at + i, _mm512_and_si512(mask, _mm512_loadu_si512(v + at + i)));
+            _mm512_storeu_si512(copy + at + i,
+                                _mm512_and_si512(mask, _mm512_loadu_si512(v + at + i)));
     }
     return copy;
 }

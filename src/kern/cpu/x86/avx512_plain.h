@@ -29,7 +29,7 @@ typedef union plain {
     __m256d half_d[2];
 } plain;
 
-#define PLAIN static __attribute__((unused, noinline))
+#define PLAIN   static __attribute__((unused, noinline))
 #define EACH(n) for (int i = 0; i < (n); i++)
 
 PLAIN __m512 plain_maskz_loadu_ps(unsigned m, const float *p)
@@ -47,13 +47,15 @@ PLAIN __m512d plain_maskz_loadu_pd(unsigned m, const double *p)
 PLAIN void plain_mask_storeu_ps(float *p, unsigned m, __m512 v)
 {
     plain r = {.f = v};
-    EACH(16) if (m >> i & 1) p[i] = r.ps[i];
+    EACH(16)
+        if (m >> i & 1) p[i] = r.ps[i];
 }
 PLAIN void plain256_mask_storeu_ps(float *p, unsigned m, __m256 v)
 {
     float x[8];
     memcpy(x, &v, sizeof x);
-    EACH(8) if (m >> i & 1) p[i] = x[i];
+    EACH(8)
+        if (m >> i & 1) p[i] = x[i];
 }
 PLAIN __m256i plain_cvtepi32_epi16(__m512i v)
 {
@@ -135,7 +137,8 @@ PLAIN __m512 plain_zextps256_ps512(__m256 v)
 PLAIN __m512 plain_mask3_fmadd_ps(__m512 a, __m512 b, __m512 c, unsigned m)
 {
     plain r = {.f = _mm512_fmadd_ps(a, b, c)}, old = {.f = c};
-    EACH(16) if (!(m >> i & 1)) r.ps[i] = old.ps[i];
+    EACH(16)
+        if (!(m >> i & 1)) r.ps[i] = old.ps[i];
     return r.f;
 }
 PLAIN int plain_reduce_add_epi32(__m512i v)
@@ -195,7 +198,10 @@ PLAIN __m512i plain_srai_epi32(__m512i v, int n)
 PLAIN __m512 plain_scalef_ps(__m512 y, __m512 n)
 {
     plain a = {.f = y}, b = {.f = n};
-    EACH(16) a.ps[i] = ldexpf(a.ps[i], b.ps[i] > 300 ? 300 : b.ps[i] < -300 ? -300 : (int)floorf(b.ps[i]));
+    EACH(16)
+        a.ps[i] = ldexpf(a.ps[i], b.ps[i] > 300    ? 300
+                                  : b.ps[i] < -300 ? -300
+                                                   : (int)floorf(b.ps[i]));
     return a.f;
 }
 
@@ -203,24 +209,24 @@ PLAIN __m512 plain_scalef_ps(__m512 y, __m512 n)
 #define _mm512_maskz_loadu_pd plain_maskz_loadu_pd
 #define _mm512_mask_storeu_ps plain_mask_storeu_ps
 #undef _mm256_mask_storeu_ps
-#define _mm256_mask_storeu_ps plain256_mask_storeu_ps
-#define _mm512_cvtepi32_epi16 plain_cvtepi32_epi16
-#define _mm512_cvtepi32_epi8 plain_cvtepi32_epi8
-#define _mm512_cvtepi32_ps plain_cvtepi32_ps
-#define _mm512_cvtps_epi32 plain_cvtps_epi32
-#define _mm512_cvtepi8_epi32 plain_cvtepi8_epi32
-#define _mm512_cvtepu8_epi32 plain_cvtepu8_epi32
-#define _mm512_cvtepu16_epi32 plain_cvtepu16_epi32
-#define _mm512_cvtph_ps plain_cvtph_ps
-#define _mm512_cvtpd_ps plain_cvtpd_ps
-#define _mm512_cvtps_pd plain_cvtps_pd
-#define _mm512_extractf32x8_ps plain_extractf32x8_ps
-#define _mm512_zextps256_ps512 plain_zextps256_ps512
-#define _mm512_mask3_fmadd_ps plain_mask3_fmadd_ps
+#define _mm256_mask_storeu_ps   plain256_mask_storeu_ps
+#define _mm512_cvtepi32_epi16   plain_cvtepi32_epi16
+#define _mm512_cvtepi32_epi8    plain_cvtepi32_epi8
+#define _mm512_cvtepi32_ps      plain_cvtepi32_ps
+#define _mm512_cvtps_epi32      plain_cvtps_epi32
+#define _mm512_cvtepi8_epi32    plain_cvtepi8_epi32
+#define _mm512_cvtepu8_epi32    plain_cvtepu8_epi32
+#define _mm512_cvtepu16_epi32   plain_cvtepu16_epi32
+#define _mm512_cvtph_ps         plain_cvtph_ps
+#define _mm512_cvtpd_ps         plain_cvtpd_ps
+#define _mm512_cvtps_pd         plain_cvtps_pd
+#define _mm512_extractf32x8_ps  plain_extractf32x8_ps
+#define _mm512_zextps256_ps512  plain_zextps256_ps512
+#define _mm512_mask3_fmadd_ps   plain_mask3_fmadd_ps
 #define _mm512_reduce_add_epi32 plain_reduce_add_epi32
 #define _mm512_reduce_max_epi32 plain_reduce_max_epi32
-#define _mm512_reduce_add_ps plain_reduce_add_ps
-#define _mm512_reduce_max_ps plain_reduce_max_ps
+#define _mm512_reduce_add_ps    plain_reduce_add_ps
+#define _mm512_reduce_max_ps    plain_reduce_max_ps
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 plain_shuffle_f32x4
 #undef _mm512_shufflehi_epi16

@@ -6,10 +6,12 @@ typedef __m512 vec, input;
 #define HALVES      1
 #define FULL_ROWS   12
 #define FULL_PANELS 2
+/* clang-format off */
 #define FOR_TILE_ROWS(F, NP)                                                                       \
     F(1, NP)                                                                                       \
     F(2, NP) F(3, NP) F(4, NP) F(5, NP) F(6, NP) F(7, NP) F(8, NP) F(9, NP) F(10, NP) F(11, NP)    \
         F(12, NP)
+/* clang-format on */
 /* four sums hide the latency of fma and outrun the memory of one core */
 #define FEW_PANELS_1 4
 #define FEW_PANELS_2 4

@@ -7,10 +7,11 @@
 #include "kern/cpu/x86/amx_tile.h"
 #include "kern/cpu/x86/qload_avx512.h"
 
-_Static_assert(AMX_TILE == AP_AMX_TILE && AP_PANEL == AMX_ROWS && AP_Q_BLOCK == AP_AMX_STEP, "one size of tile");
+_Static_assert(AMX_TILE == AP_AMX_TILE && AP_PANEL == AMX_ROWS && AP_Q_BLOCK == AP_AMX_STEP,
+               "one size of tile");
 _Static_assert(AP_AMX_STEPS == CHUNK, "the scales of a K block are made at once");
 
-#define PAIR 2
+#define PAIR   2
 #define GROUPS (AP_AMX_STEPS * AP_Q_MAX_GROUPS)
 
 /* ------------------------------------------------------------------ vectors */
@@ -27,16 +28,24 @@ INLINE void turn4(__m512i v[4])
 }
 
 /* Where turn4 leaves 16 bytes of lane r: offset in its four vectors. */
-INLINE int lane_at(int r) { return r % 4 * 64 + r / 4 * 16; }
+INLINE int lane_at(int r)
+{
+    return r % 4 * 64 + r / 4 * 16;
+}
 
-INLINE __m128i load16(const uint8_t *p) { return _mm_load_si128((const __m128i *)p); }
+INLINE __m128i load16(const uint8_t *p)
+{
+    return _mm_load_si128((const __m128i *)p);
+}
 
 /* 16 x 16 dwords, rows 64 bytes apart, transposed to rows of `step` bytes. */
 INLINE void turn16(const uint8_t *from, uint8_t *to, size_t step)
 {
-    UNROLL for (int q = 0; q < 4; q++) {
+    UNROLL
+    for (int q = 0; q < 4; q++) {
         __m512i v[4];
-        UNROLL for (int i = 0; i < 4; i++) {
+        UNROLL
+        for (int i = 0; i < 4; i++) {
             const uint8_t *p = from + i * 64 + q * 16;
             v[i] = _mm512_castsi128_si512(load16(p));
             v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x00f0, load16(p + 4 * 64));
@@ -44,7 +53,8 @@ INLINE void turn16(const uint8_t *from, uint8_t *to, size_t step)
             v[i] = _mm512_mask_broadcast_i32x4(v[i], 0xf000, load16(p + 12 * 64));
         }
         turn4(v);
-        UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(to + (size_t)(4 * q + i) * step, v[i]);
+        UNROLL
+        for (int i = 0; i < 4; i++) _mm512_store_si512(to + (size_t)(4 * q + i) * step, v[i]);
     }
 }
 
@@ -67,7 +77,8 @@ INLINE __m512i round_away(__m512 x)
 /* Upper halves of a and b alternating: pairs of inputs side by side. */
 INLINE __m512i zip_upper(__m512i a, __m512i b)
 {
-    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), _mm512_set1_epi32((int)0xffff0000u), b, 0xf8);
+    return _mm512_ternarylogic_epi32(_mm512_srli_epi32(a, 16), _mm512_set1_epi32((int)0xffff0000u),
+                                     b, 0xf8);
 }
 
 /* Words that make the upper halves of 32 dwords one vector, in the order of the side. */
@@ -81,7 +92,10 @@ static __m512i upper_in_order(ap_amx_side side)
 
 /* ------------------------------------------------------------------ inputs */
 
-static __mmask16 lanes(int n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1 << n) - 1); }
+static __mmask16 lanes(int n)
+{
+    return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1 << n) - 1);
+}
 
 static void pack(ap_amx_side side, const float *const *x, int rows, int n, uint8_t *out)
 {
@@ -119,7 +133,8 @@ static void pack_sums(ap_amx_side side, const float *a, const float *b, uint8_t 
     }
     __m512i order = upper_in_order(side);
     for (int r = 0; r < 16; r++) {
-        __m512i x = round_even(_mm512_load_ps(a + r * 16)), y = round_even(_mm512_load_ps(b + r * 16));
+        __m512i x = round_even(_mm512_load_ps(a + r * 16)),
+                y = round_even(_mm512_load_ps(b + r * 16));
         _mm512_store_si512(out + r * 64, _mm512_permutex2var_epi16(x, order, y));
     }
 }
@@ -139,10 +154,10 @@ typedef void (*unit_fn)(unpacker *u, int panel, int step);
 typedef struct source {
     unit_fn unit;
     const ap_mat *w;
-    ap_qscales scales;     /* of the first panel's first K block */
-    size_t panel, step;    /* bytes of a panel; of a step's numbers */
-    size_t block_scales;   /* bytes of the scales (or factors) of a K block */
-    size_t block_super;    /* of its d and m */
+    ap_qscales scales;   /* of the first panel's first K block */
+    size_t panel, step;  /* bytes of a panel; of a step's numbers */
+    size_t block_scales; /* bytes of the scales (or factors) of a K block */
+    size_t block_super;  /* of its d and m */
     bool looks_up;
     _Alignas(64) float numbers[16]; /* with looks_up: what the q stand for */
 } source;
@@ -154,9 +169,10 @@ struct unpacker {
     const uint8_t *from[PAIR]; /* packed numbers of the block */
     int n_panel, n_step, k0;
     int panel, step; /* the next; panel == n_panel: done */
-    const uint8_t *soon; /* numbers of the block that is unpacked after this one; memory is asked for them */
-    size_t soon_panel;   /* bytes from its first panel to the second */
-    size_t soon_step;    /* bytes of a step */
+    const uint8_t
+        *soon; /* numbers of the block that is unpacked after this one; memory is asked for them */
+    size_t soon_panel;                             /* bytes from its first panel to the second */
+    size_t soon_step;                              /* bytes of a step */
     _Alignas(64) float s[PAIR][GROUPS * AP_PANEL]; /* scale and bias of each step (or half) */
     _Alignas(64) float b[PAIR][GROUPS * AP_PANEL];
     _Alignas(64) uint8_t table[AP_PANEL][64]; /* of the running group: the bf16 of each q, twice */
@@ -174,7 +190,8 @@ static void unit_copy(unpacker *u, int panel, int step)
     uint8_t *to = unit_to(u, panel, step);
     int pairs = (u->of->w->cols + 1 - (u->k0 + step * AP_AMX_STEP)) / 2;
     for (int i = 0; i < 16; i++)
-        _mm512_store_si512(to + i * 64, i < pairs ? _mm512_load_si512(from + i * 64) : _mm512_setzero_si512());
+        _mm512_store_si512(to + i * 64,
+                           i < pairs ? _mm512_load_si512(from + i * 64) : _mm512_setzero_si512());
 }
 
 /* What the 16 q of a form of 4 bits, or fewer, stand for, less the zero point. */
@@ -202,11 +219,14 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     _Alignas(64) uint8_t q[256];
     __m512i v[4], pick = _mm512_loadu_si512(twice), shift = _mm512_loadu_si512(by);
     __m512 all = _mm512_load_ps(u->of->numbers);
-    UNROLL for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
+    UNROLL
+    for (int i = 0; i < 4; i++) v[i] = load_nibbles(bits, from, i);
     turn4(v);
-    UNROLL for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
+    UNROLL
+    for (int i = 0; i < 4; i++) _mm512_store_si512(q + 64 * i, v[i]);
     FROM_MEMORY_ONLY(q);
-    UNROLL for (int r = 0; r < AP_PANEL; r++) {
+    UNROLL
+    for (int r = 0; r < AP_PANEL; r++) {
         __m512i table;
         if (how == REUSE) {
             table = _mm512_load_si512(u->table[r]);
@@ -233,9 +253,12 @@ INLINE void look_up(unpacker *u, int panel, int step, int bits, use how, bool af
     }                                                                                              \
     static void unit_groups_##bits(unpacker *u, int panel, int step)                               \
     {                                                                                              \
-        if (step * AP_AMX_STEP % u->of->w->q.group) look_up(u, panel, step, bits, REUSE, false);   \
-        else if (u->of->w->q.affine) look_up(u, panel, step, bits, KEEP, true);                    \
-        else look_up(u, panel, step, bits, KEEP, false);                                           \
+        if (step * AP_AMX_STEP % u->of->w->q.group)                                                \
+            look_up(u, panel, step, bits, REUSE, false);                                           \
+        else if (u->of->w->q.affine)                                                               \
+            look_up(u, panel, step, bits, KEEP, true);                                             \
+        else                                                                                       \
+            look_up(u, panel, step, bits, KEEP, false);                                            \
     }
 LOOK_UP(2)
 LOOK_UP(3)
@@ -257,12 +280,14 @@ INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
     __m512i even[4] = {v[0], v[2], v[4], v[6]}, odd[4] = {v[1], v[3], v[5], v[7]};
     turn4(even);
     turn4(odd);
-    UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         _mm512_store_si512(q + 64 * i, even[i]);
         _mm512_store_si512(q + 256 + 64 * i, odd[i]);
     }
     FROM_MEMORY_ONLY(q);
-    UNROLL for (int r = 0; r < AP_PANEL; r++) {
+    UNROLL
+    for (int r = 0; r < AP_PANEL; r++) {
         __m512i x = _mm512_broadcast_i32x4(load16(q + lane_at(r)));
         x = _mm512_mask_broadcast_i32x4(x, 0xf0f0, load16(q + 256 + lane_at(r)));
         __m512 vs = _mm512_set1_ps(s[r]), vb = _mm512_set1_ps(b[r]);
@@ -279,7 +304,10 @@ INLINE void widen(unpacker *u, int panel, int step, int kind, bool halves)
 }
 
 #define WIDEN(name, kind, halves)                                                                  \
-    static void unit_##name(unpacker *u, int panel, int step) { widen(u, panel, step, kind, halves); }
+    static void unit_##name(unpacker *u, int panel, int step)                                      \
+    {                                                                                              \
+        widen(u, panel, step, kind, halves);                                                       \
+    }
 WIDEN(table_h, TABLE, true)
 WIDEN(table3_h, TABLE3, true)
 WIDEN(2_h, 2, true)
@@ -290,7 +318,10 @@ WIDEN(6_h, 6, true)
 WIDEN(8, 8, false)
 
 /* Does the form go by lookups, which take zero off themselves? */
-static bool looks_up(ap_qform f) { return f.bits <= 4 && !ap_q_halves(f); }
+static bool looks_up(ap_qform f)
+{
+    return f.bits <= 4 && !ap_q_halves(f);
+}
 
 /* NULL: a form that there is not. */
 static unit_fn unit_of(ap_qform f)
@@ -298,11 +329,16 @@ static unit_fn unit_of(ap_qform f)
     static const unit_fn tables[5][3] = {[2] = {unit_make_2, unit_make_affine_2, unit_groups_2},
                                          [3] = {unit_make_3, unit_make_affine_3, unit_groups_3},
                                          [4] = {unit_make_4, unit_make_affine_4, unit_groups_4}};
-    static const unit_fn others[9][2] = {[TABLE] = {NULL, unit_table_h}, [TABLE3] = {NULL, unit_table3_h},
-                                         [2] = {NULL, unit_2_h}, [3] = {NULL, unit_3_h}, [5] = {unit_5},
-                                         [6] = {unit_6, unit_6_h}, [8] = {unit_8}};
+    static const unit_fn others[9][2] = {[TABLE] = {NULL, unit_table_h},
+                                         [TABLE3] = {NULL, unit_table3_h},
+                                         [2] = {NULL, unit_2_h},
+                                         [3] = {NULL, unit_3_h},
+                                         [5] = {unit_5},
+                                         [6] = {unit_6, unit_6_h},
+                                         [8] = {unit_8}};
     if (!f.bits) return unit_copy;
-    return looks_up(f) ? tables[f.bits][f.group > AP_AMX_STEP ? 2 : f.affine] : others[kind_of(f)][ap_q_halves(f)];
+    return looks_up(f) ? tables[f.bits][f.group > AP_AMX_STEP ? 2 : f.affine]
+                       : others[kind_of(f)][ap_q_halves(f)];
 }
 
 static ap_amx_side side_of(const ap_mat *w)
@@ -315,7 +351,8 @@ static ap_amx_side side_of(const ap_mat *w)
 static source source_of(const ap_mat *w)
 {
     ap_qform f = w->q;
-    source o = {.unit = unit_of(f), .w = w, .panel = (size_t)(w->cols + 1) / 2 * 64, .step = AMX_TILE};
+    source o = {
+        .unit = unit_of(f), .w = w, .panel = (size_t)(w->cols + 1) / 2 * 64, .step = AMX_TILE};
     if (!f.bits) return o;
     o.panel = ap_q_panel_bytes(f, w->cols);
     o.step = ap_q_block_bytes(f);
@@ -337,7 +374,8 @@ static ap_qscales scales_of(const source *o, int panel, int block)
 
 static const uint8_t *numbers_of(const source *o, int panel, int block)
 {
-    return (const uint8_t *)o->w->data + (size_t)panel * o->panel + (size_t)block * AP_AMX_STEPS * o->step;
+    return (const uint8_t *)o->w->data + (size_t)panel * o->panel +
+           (size_t)block * AP_AMX_STEPS * o->step;
 }
 
 static void begin_scales(unpacker *u, int i, ap_qscales at)
@@ -386,7 +424,8 @@ static void begin_soon(unpacker *u, const source *o, int panel, int block)
 static inline bool advance(unpacker *u)
 {
     if (u->panel == u->n_panel) return false;
-    const uint8_t *soon = u->soon + (size_t)u->panel * u->soon_panel + (size_t)u->step * u->soon_step;
+    const uint8_t *soon =
+        u->soon + (size_t)u->panel * u->soon_panel + (size_t)u->step * u->soon_step;
     for (size_t a = 0; a < u->soon_step; a += 64) __builtin_prefetch(soon + a);
     u->of->unit(u, u->panel, u->step);
     if (++u->step == u->n_step) {
@@ -404,7 +443,7 @@ typedef enum start { FROM_ZERO, FROM_MEMORY, FROM_TILES } start;
 typedef struct sweep {
     const uint8_t *w, *x; /* [panel][step], [tile of rows][step] */
     int n_step, n_tile;
-    float *sums;          /* of the first panel; the second's are n_tile blocks behind */
+    float *sums; /* of the first panel; the second's are n_tile blocks behind */
     start from;
     bool store;
     unpacker *next;
@@ -413,8 +452,10 @@ typedef struct sweep {
 
 #define DOT(c, w, x)                                                                               \
     do {                                                                                           \
-        if (left) AMX_BF16(c, w, x);                                                               \
-        else AMX_BF16(c, x, w);                                                                    \
+        if (left)                                                                                  \
+            AMX_BF16(c, w, x);                                                                     \
+        else                                                                                       \
+            AMX_BF16(c, x, w);                                                                     \
     } while (0)
 
 /* Sums 0, 1 of the first panel and 2, 3 of the second; weights in 4, 5; rows in 6, 7. */
@@ -466,10 +507,14 @@ INLINE void sweep_rows(bool left, bool two, const sweep *s)
 
 static void run_sweep(bool left, bool two, const sweep *s)
 {
-    if (left && two) sweep_rows(true, true, s);
-    else if (left) sweep_rows(true, false, s);
-    else if (two) sweep_rows(false, true, s);
-    else sweep_rows(false, false, s);
+    if (left && two)
+        sweep_rows(true, true, s);
+    else if (left)
+        sweep_rows(true, false, s);
+    else if (two)
+        sweep_rows(false, true, s);
+    else
+        sweep_rows(false, false, s);
 }
 
 /* A pair of panels and a K block. */
@@ -507,17 +552,21 @@ static void product(ap_amx_side side, const ap_mat *const *w, int n_mat, int p0,
     for (int i = -1; i < n; i++) {
         const place soon = after(then, n_mat, n_panel, n_block, deep);
         if (i + 1 < n) {
-            begin(&next, &of[then.mat], p0 + then.panel, n_panel - then.panel < PAIR ? 1 : PAIR, then.block,
-                  panels[(i + 1) % 2]);
-            begin_soon(&next, &of[soon.mat], p0 + soon.panel + (i + 2 < n ? 0 : n_panel), soon.block);
+            begin(&next, &of[then.mat], p0 + then.panel, n_panel - then.panel < PAIR ? 1 : PAIR,
+                  then.block, panels[(i + 1) % 2]);
+            begin_soon(&next, &of[soon.mat], p0 + soon.panel + (i + 2 < n ? 0 : n_panel),
+                       soon.block);
         }
         if (i >= 0) {
             sweep s = {.w = panels[i % 2],
                        .x = ap_amx_at(in, now.block, tile),
                        .n_step = ap_amx_block_steps(in->cols, now.block),
                        .n_tile = n_tile,
-                       .sums = sums + (size_t)(now.mat * n_panel + now.panel) * (size_t)n_tile * 256,
-                       .from = now.block == 0 ? FROM_ZERO : deep ? FROM_TILES : FROM_MEMORY,
+                       .sums =
+                           sums + (size_t)(now.mat * n_panel + now.panel) * (size_t)n_tile * 256,
+                       .from = now.block == 0 ? FROM_ZERO
+                               : deep         ? FROM_TILES
+                                              : FROM_MEMORY,
                        .store = !deep || now.block == n_block - 1,
                        .next = &next,
                        .units = deep ? PAIR : 1};

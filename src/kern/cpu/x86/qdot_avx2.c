@@ -12,13 +12,18 @@ static void quantise(const float *x, int n, ap_qx *out)
 /* Of wide q, which load_half makes signed, sign and all. */
 INLINE __m256i even(bool wide, __m256i v)
 {
-    return wide ? _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8) : _mm256_and_si256(v, _mm256_set1_epi16(255));
+    return wide ? _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8)
+                : _mm256_and_si256(v, _mm256_set1_epi16(255));
 }
-INLINE __m256i odd(bool wide, __m256i v) { return wide ? _mm256_srai_epi16(v, 8) : _mm256_srli_epi16(v, 8); }
+INLINE __m256i odd(bool wide, __m256i v)
+{
+    return wide ? _mm256_srai_epi16(v, 8) : _mm256_srli_epi16(v, 8);
+}
 
 /* ------------------------------------------------------------------ weights */
 
-INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step, int n, int zero, uint8_t *q)
+INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step, int n, int zero,
+                          uint8_t *q)
 {
     const bool wide = wide_kind(kind);
     const __m256i z = _mm256_set1_epi16((short)(wide ? zero - 128 : zero));
@@ -26,7 +31,8 @@ INLINE void unpack_blocks(int kind, __m256i table, const uint8_t *p, size_t step
         for (int h = 0; h < 2; h++) {
             __m256i v[8];
             load_half(kind, p, h, table, v);
-            UNROLL for (int j = 0; j < 8; j++) {
+            UNROLL
+            for (int j = 0; j < 8; j++) {
                 __m256i *to = (__m256i *)(q + 128 * j + 32 * h);
                 _mm256_store_si256(to, _mm256_sub_epi16(even(wide, v[j]), z));
                 _mm256_store_si256(to + 2, _mm256_sub_epi16(odd(wide, v[j]), z));
@@ -55,25 +61,30 @@ INLINE __m256i two(const ap_qx *x, int j)
 }
 
 /* A block of 8 rows with R rows of inputs. */
-INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform f, const float *s, const float *b,
-                      const ap_qx *const *x, int block, __m256 *acc)
+INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform f, const float *s,
+                      const float *b, const ap_qx *const *x, int block, __m256 *acc)
 {
     const int zero = wide_kind(kind) ? f.zero - 128 : f.zero;
     __m256i dot[AP_Q_FEW][2];
-    UNROLL for (int r = 0; r < R; r++) {
+    UNROLL
+    for (int r = 0; r < R; r++) {
         const ap_qx *at = &x[r][block];
         dot[r][0] = _mm256_set1_epi32(-zero * (halves ? at->sum16[0] : at->sum));
         dot[r][1] = halves ? _mm256_set1_epi32(-zero * at->sum16[1]) : _mm256_setzero_si256();
     }
-    UNROLL for (int j = 0; j < 8; j++) {
+    UNROLL
+    for (int j = 0; j < 8; j++) {
         __m256i e = even(wide_kind(kind), v[j]), o = odd(wide_kind(kind), v[j]);
-        UNROLL for (int r = 0; r < R; r++) {
+        UNROLL
+        for (int r = 0; r < R; r++) {
             const ap_qx *at = &x[r][block];
-            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(e, two(at, 2 * j)), _mm256_madd_epi16(o, two(at, 2 * j + 1)));
+            __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(e, two(at, 2 * j)),
+                                           _mm256_madd_epi16(o, two(at, 2 * j + 1)));
             dot[r][j / 4] = _mm256_add_epi32(dot[r][j / 4], sum);
         }
     }
-    UNROLL for (int r = 0; r < R; r++) {
+    UNROLL
+    for (int r = 0; r < R; r++) {
         const ap_qx *at = &x[r][block];
         __m256 a = acc[r];
         if (halves) {
@@ -91,21 +102,25 @@ INLINE void few_block(int kind, bool halves, int R, const __m256i v[8], ap_qform
 #include "kern/cpu/x86/qfew_avx2.h"
 
 /* Rows of a tile: 2 x 3 sums in registers over all blocks. */
-#define TILE_ROWS 3
+#define TILE_ROWS  3
 #define TILE_BYTES 1024
 
 /* The zero point is off q already, and all kinds are alike. */
-INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q, const ap_qx *const *x, int i, int g,
-                      __m256i (*sum)[2])
+INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
+                      const ap_qx *const *x, int i, int g, __m256i (*sum)[2])
 {
     const int n = halves ? 8 : 16;
     (void)kind, (void)times;
-    UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    UNROLL for (int j = n * g; j < n * g + n; j++) {
+    UNROLL
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+    UNROLL
+    for (int j = n * g; j < n * g + n; j++) {
         __m256i w[2] = {load(q + 64 * j), load(q + 64 * j + 32)};
-        UNROLL for (int r = 0; r < R; r++) {
+        UNROLL
+        for (int r = 0; r < R; r++) {
             __m256i xr = two(&x[r][i], j);
-            UNROLL for (int h = 0; h < 2; h++) {
+            UNROLL
+            for (int h = 0; h < 2; h++) {
                 sum[r][h] = _mm256_add_epi32(sum[r][h], _mm256_madd_epi16(w[h], xr));
                 IN_THIS_ORDER(sum[r][h]);
             }
@@ -117,5 +132,10 @@ INLINE void tile_dots(int kind, int R, bool halves, int times, const uint8_t *q,
 
 AP_Q_TILE_FORMS(tile, 4)
 
-const ap_micro_qdot ap_qdot_avx2 = {
-    .fast = &ap_qdot8_avx2, .k_blocks = 8, .tile_rows = TILE_ROWS, .quantise = quantise, .few_panels = few, .unpack = unpack, .tile = tile};
+const ap_micro_qdot ap_qdot_avx2 = {.fast = &ap_qdot8_avx2,
+                                    .k_blocks = 8,
+                                    .tile_rows = TILE_ROWS,
+                                    .quantise = quantise,
+                                    .few_panels = few,
+                                    .unpack = unpack,
+                                    .tile = tile};

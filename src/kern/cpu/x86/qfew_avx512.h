@@ -7,7 +7,7 @@
 
 #include "kern/cpu/x86/qload_avx512.h"
 
-#define AHEAD 2048     /* bytes of weights of a panel */
+#define AHEAD       2048 /* bytes of weights of a panel */
 #define MOST_PANELS 4
 #define MOST_SCALES (CHUNK * AP_Q_MAX_GROUPS * AP_PANEL)
 
@@ -28,7 +28,8 @@ INLINE __m512i two(const ap_qx *x, int j, int o)
 /* The last steps of a block or of half a block. */
 INLINE __m512 scaled(__m512i dot, const float *s, float d, __m512 acc)
 {
-    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_load_ps(s), _mm512_cvtepi32_ps(dot)), _mm512_set1_ps(d), acc);
+    return _mm512_fmadd_ps(_mm512_mul_ps(_mm512_load_ps(s), _mm512_cvtepi32_ps(dot)),
+                           _mm512_set1_ps(d), acc);
 }
 INLINE __m512 biased(const float *b, float xs, __m512 acc)
 {
@@ -43,64 +44,78 @@ typedef struct few_sums {
     __m512 acc[AP_Q_FEW][MOST_PANELS];
 } few_sums;
 
-INLINE void few_dots(bool high, int kind, int R, int P, bool apart, const uint8_t *const *p, __m512i table, const ap_qx *const *x,
-                     few_sums *t)
+INLINE void few_dots(bool high, int kind, int R, int P, bool apart, const uint8_t *const *p,
+                     __m512i table, const ap_qx *const *x, few_sums *t)
 {
-    UNROLL for (int i = 0; i < 4; i++)
-        UNROLL for (int k = 0; k < P; k++) {
-            __m512i v[4];
-            if (high) load_words(kind, p[k], i, table, v);
-            else load_pair(kind, p[k], i, table, v);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m512i *to = &t->dot[r][k][apart ? i / 2 : 0];
-                UNROLL for (int j = 0; j < 4; j++) {
-                    if (high) *to = _mm512_dpwssd_epi32(*to, v[j], two(x[r], 2 * i + j / 2, j % 2));
-                    else if (j < 2) *to = _mm512_dpbusd_epi32(*to, v[j], four(x[r], 2 * i + j));
-                }
+    UNROLL
+    for (int i = 0; i < 4; i++) UNROLL
+    for (int k = 0; k < P; k++) {
+        __m512i v[4];
+        if (high)
+            load_words(kind, p[k], i, table, v);
+        else
+            load_pair(kind, p[k], i, table, v);
+        UNROLL
+        for (int r = 0; r < R; r++) {
+            __m512i *to = &t->dot[r][k][apart ? i / 2 : 0];
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                if (high)
+                    *to = _mm512_dpwssd_epi32(*to, v[j], two(x[r], 2 * i + j / 2, j % 2));
+                else if (j < 2)
+                    *to = _mm512_dpbusd_epi32(*to, v[j], four(x[r], 2 * i + j));
             }
         }
+    }
 }
 
 /* zero: what q has too much. */
-INLINE void few_block(bool high, int kind, int R, int P, bool halves, bool affine, int zero, const uint8_t *const *p,
-                      __m512i table, const ap_qx *const *x, const float *s, const float *b, few_sums *t)
+INLINE void few_block(bool high, int kind, int R, int P, bool halves, bool affine, int zero,
+                      const uint8_t *const *p, __m512i table, const ap_qx *const *x, const float *s,
+                      const float *b, few_sums *t)
 {
     const bool apart = halves || R * P < 8; /* short chains of sums, if registers last */
-    UNROLL for (int r = 0; r < R; r++) {
+    UNROLL
+    for (int r = 0; r < R; r++) {
         __m512i start[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         if (!affine) start[0] = _mm512_set1_epi32(-zero * (halves ? x[r]->sum16[0] : x[r]->sum));
         if (!affine && halves) start[1] = _mm512_set1_epi32(-zero * x[r]->sum16[1]);
-        UNROLL for (int k = 0; k < P; k++) t->dot[r][k][0] = start[0], t->dot[r][k][1] = start[1];
+        UNROLL
+        for (int k = 0; k < P; k++) t->dot[r][k][0] = start[0], t->dot[r][k][1] = start[1];
     }
     few_dots(high, kind, R, P, apart, p, table, x, t);
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int k = 0; k < P; k++) {
-            const float *sk = s + k * MOST_SCALES, *bk = b + k * MOST_SCALES;
-            __m512 a = t->acc[r][k];
-            if (halves) {
-                a = scaled(t->dot[r][k][0], sk, x[r]->d, a);
-                a = scaled(t->dot[r][k][1], sk + AP_PANEL, x[r]->d, a);
-                if (affine) a = biased(bk + AP_PANEL, x[r]->xs16[1], biased(bk, x[r]->xs16[0], a));
-            } else {
-                a = scaled(apart ? _mm512_add_epi32(t->dot[r][k][0], t->dot[r][k][1]) : t->dot[r][k][0], sk, x[r]->d, a);
-                if (affine) a = biased(bk, x[r]->xs, a);
-            }
-            t->acc[r][k] = a;
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int k = 0; k < P; k++) {
+        const float *sk = s + k * MOST_SCALES, *bk = b + k * MOST_SCALES;
+        __m512 a = t->acc[r][k];
+        if (halves) {
+            a = scaled(t->dot[r][k][0], sk, x[r]->d, a);
+            a = scaled(t->dot[r][k][1], sk + AP_PANEL, x[r]->d, a);
+            if (affine) a = biased(bk + AP_PANEL, x[r]->xs16[1], biased(bk, x[r]->xs16[0], a));
+        } else {
+            a = scaled(apart ? _mm512_add_epi32(t->dot[r][k][0], t->dot[r][k][1]) : t->dot[r][k][0],
+                       sk, x[r]->d, a);
+            if (affine) a = biased(bk, x[r]->xs, a);
         }
+        t->acc[r][k] = a;
+    }
 }
 
 /* P panels, one behind the other in memory. */
-INLINE void few_panels(bool high, int kind, int R, int P, bool halves, bool affine, ap_qform f, const uint8_t *panel,
-                       int cols, const ap_qx *const *x, float *out, int ld)
+INLINE void few_panels(bool high, int kind, int R, int P, bool halves, bool affine, ap_qform f,
+                       const uint8_t *panel, int cols, const ap_qx *const *x, float *out, int ld)
 {
     _Alignas(64) float s[MOST_PANELS * MOST_SCALES], b[MOST_PANELS * MOST_SCALES];
     const int blocks = cols / AP_Q_BLOCK;
     const size_t step = ap_q_block_bytes(f), bytes = ap_q_panel_bytes(f, cols);
-    const size_t jump = (size_t)P * bytes - (size_t)blocks * step; /* from a panel's end to the next one */
+    const size_t jump =
+        (size_t)P * bytes - (size_t)blocks * step; /* from a panel's end to the next one */
     __m512i table = table_of(f);
     few_sums t;
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int k = 0; k < P; k++) t.acc[r][k] = _mm512_setzero_ps();
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int k = 0; k < P; k++) t.acc[r][k] = _mm512_setzero_ps();
     for (int b0 = 0; b0 < blocks; b0 += CHUNK) {
         int n = blocks - b0 < CHUNK ? blocks - b0 : CHUNK;
         for (int k = 0; k < P; k++) {
@@ -113,22 +128,27 @@ INLINE void few_panels(bool high, int kind, int R, int P, bool halves, bool affi
             const ap_qx *row[AP_Q_FEW];
             const size_t at = (size_t)(b0 + i) * step;
             const size_t ahead = at + AHEAD < (size_t)blocks * step ? AHEAD : AHEAD + jump;
-            UNROLL for (int k = 0; k < P; k++) {
+            UNROLL
+            for (int k = 0; k < P; k++) {
                 p[k] = panel + (size_t)k * bytes + at;
                 for (size_t a = 0; a < step; a += 64) __builtin_prefetch(p[k] + ahead + a);
             }
-            UNROLL for (int r = 0; r < R; r++) row[r] = &x[r][b0 + i];
+            UNROLL
+            for (int r = 0; r < R; r++) row[r] = &x[r][b0 + i];
             int scale = i * (halves ? 2 * AP_PANEL : AP_PANEL);
-            few_block(high, kind, R, P, halves, affine, f.zero, p, table, row, s + scale, b + scale, &t);
+            few_block(high, kind, R, P, halves, affine, f.zero, p, table, row, s + scale, b + scale,
+                      &t);
         }
     }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int k = 0; k < P; k++) _mm512_storeu_ps(out + r * ld + k * AP_PANEL, t.acc[r][k]);
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int k = 0; k < P; k++) _mm512_storeu_ps(out + r * ld + k * AP_PANEL, t.acc[r][k]);
 }
 
 /* Bodies: 1 and 2 rows x 4 panels, 4 rows x 2, and 4 x 1 for all else, with a row twice where there are
  * fewer. */
-typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x, float *out, int ld);
+typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *const *x,
+                       float *out, int ld);
 
 #define FEW(name, high, kind, R, P, halves, affine)                                                \
     static void few_##name##_##R##_##P(ap_qform f, const uint8_t *panel, int cols,                 \
@@ -136,6 +156,7 @@ typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *
     {                                                                                              \
         few_panels(high, kind, R, P, halves, affine, f, panel, cols, x, out, ld);                  \
     }
+/* clang-format off */
 #define FEWS(name, high, kind, halves, affine)                                                     \
     FEW(name, high, kind, 1, 4, halves, affine) FEW(name, high, kind, 2, 4, halves, affine)        \
     FEW(name, high, kind, 4, 2, halves, affine) FEW(name, high, kind, 4, 1, halves, affine)
@@ -164,6 +185,7 @@ typedef void (*few_fn)(ap_qform f, const uint8_t *panel, int cols, const ap_qx *
     {                                                                                              \
         run_few(fews[kind_of(f)][ap_q_halves(f)][f.affine], f, panel, n_panel, cols, x, rows, out, ld); \
     }
+/* clang-format on */
 
 static void run_few(const few_fn *body, ap_qform f, const uint8_t *panel, int n_panel, int cols,
                     const ap_qx *const *x, int rows, float *out, int ld)
@@ -173,7 +195,8 @@ static void run_few(const few_fn *body, ap_qform f, const uint8_t *panel, int n_
     const ap_qx *four_rows[AP_Q_FEW];
     _Alignas(64) float sums[AP_Q_FEW * 2 * AP_PANEL];
     for (int r = 0; r < AP_Q_FEW; r++) four_rows[r] = x[r < rows ? r : 0];
-    for (int left = n_panel, n; left > 0; left -= n, panel += (size_t)n * bytes, out += n * AP_PANEL) {
+    for (int left = n_panel, n; left > 0;
+         left -= n, panel += (size_t)n * bytes, out += n * AP_PANEL) {
         n = left >= side ? side : 1;
         if (n == 4) {
             body[rows - 1](f, panel, cols, x, out, ld);

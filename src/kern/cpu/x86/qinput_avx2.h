@@ -24,7 +24,8 @@ static inline int sum_of(__m256i v)
     return _mm_cvtsi128_si32(s);
 }
 
-static inline __attribute__((always_inline)) void quantise_block(bool high, const float *x, ap_qx *out)
+static inline __attribute__((always_inline)) void quantise_block(bool high, const float *x,
+                                                                 ap_qx *out)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256 v[4];

@@ -8,7 +8,8 @@
 
 #include "kern/cpu/micro_qdot.h"
 
-static inline __attribute__((always_inline)) void quantise_block(bool high, const float *x, ap_qx *out)
+static inline __attribute__((always_inline)) void quantise_block(bool high, const float *x,
+                                                                 ap_qx *out)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512 x0 = _mm512_loadu_ps(x), x1 = _mm512_loadu_ps(x + 16);
@@ -23,10 +24,12 @@ static inline __attribute__((always_inline)) void quantise_block(bool high, cons
         return;
     }
     __m512 inv = _mm512_set1_ps((high ? (float)AP_Q_HIGH : (float)AP_Q_FAST) / amax);
-    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv)), q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
+    __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inv)),
+            q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inv));
     int s0 = _mm512_reduce_add_epi32(q0), s1 = _mm512_reduce_add_epi32(q1);
     if (high) {
-        __m512i w = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(q0)), _mm512_cvtepi32_epi16(q1), 1);
+        __m512i w = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(q0)),
+                                       _mm512_cvtepi32_epi16(q1), 1);
         w = _mm512_shufflehi_epi16(_mm512_shufflelo_epi16(w, 0xd8), 0xd8);
         _mm512_storeu_si512(out->w, w);
     } else {

@@ -29,9 +29,11 @@ INLINE __m256 less_zero(int kind, __m256i v, int i, __m256 less)
     return _mm256_sub_ps(_mm256_cvtepi32_ps(v), less);
 }
 
-INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
+INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int b0, int n,
+                       float *out)
 {
-    _Alignas(64) float s[BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL], b[BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
+    _Alignas(64) float s[BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL],
+        b[BLOCKS * AP_Q_MAX_GROUPS * AP_PANEL];
     const int groups = ap_q_halves(f) ? 2 : 1;
     size_t step = ap_q_block_bytes(f);
     const uint8_t *p = panel + (size_t)b0 * step;
@@ -42,15 +44,18 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
         for (int h = 0; h < 2; h++) {
             __m256i v[8];
             if (kind == FLOAT) {
-                UNROLL for (int j = 0; j < 8; j++) v[j] = load(p + 64 * j + 32 * h);
+                UNROLL
+                for (int j = 0; j < 8; j++) v[j] = load(p + 64 * j + 32 * h);
             } else {
                 load_half(kind, p, h, table, v);
             }
-            UNROLL for (int j = 0; j < 8; j++) {
+            UNROLL
+            for (int j = 0; j < 8; j++) {
                 int g = (k * groups + (groups == 2 ? j / 4 : 0)) * AP_PANEL + 8 * h;
                 float *to = out + (k * AP_Q_BLOCK + 4 * j) * AP_PANEL + 8 * h;
                 __m256 vs = _mm256_load_ps(s + g), vb = f.affine ? _mm256_load_ps(b + g) : vs;
-                UNROLL for (int i = 0; i < 4; i++) {
+                UNROLL
+                for (int i = 0; i < 4; i++) {
                     __m256 w = _mm256_mul_ps(less_zero(kind, v[j], i, less), vs);
                     _mm256_store_ps(to + i * AP_PANEL, f.affine ? _mm256_add_ps(w, vb) : w);
                 }
@@ -61,8 +66,10 @@ INLINE void widen_kind(int kind, ap_qform f, const uint8_t *panel, int cols, int
 static void widen(ap_qform f, const uint8_t *panel, int cols, int b0, int n, float *out)
 {
 #define WIDEN(kind) widen_kind(kind, f, panel, cols, b0, n, out)
-    if (f.is_float) WIDEN(FLOAT);
-    else BY_KIND(f, WIDEN)
+    if (f.is_float)
+        WIDEN(FLOAT);
+    else
+        BY_KIND(f, WIDEN)
 }
 
 const ap_micro_qwiden ap_qwiden_avx2 = {.widen = widen};

@@ -66,6 +66,9 @@ static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus
 {
     char at[24];
     which(i, at);
+    if (f->size != sizeof *f)
+        return ap_fail(diag, APUS_EINVAL, "%sapus_feed.size: expected %zu, found %zu", at,
+                       sizeof *f, f->size);
     if (!f->session || f->session->engine != e || !f->session->used)
         return ap_fail(diag, APUS_EINVAL, "%snot a session of this engine", at);
     if (f->n < 1 || !f->tok)
@@ -91,17 +94,14 @@ static apus_err check_feeds(apus_engine *e, const apus_feed *feeds, int n_feeds,
         return ap_fail(diag, APUS_EINVAL, "n_feeds: expected 1 to %d, found %d", e->size.n_session,
                        feeds ? n_feeds : 0);
     apus_err err = APUS_OK;
-    int i = 0;
-    for (; i < n_feeds && !err; i++) {
-        err = check_feed(e, &feeds[i], n_feeds == 1 ? ONLY : i, diag);
-        if (!err && feeds[i].session->in_call) {
-            err = ap_fail(diag, APUS_EINVAL, "feed %d: its session is in the batch already", i);
-            break;
-        }
-        if (!err) feeds[i].session->in_call = true;
+    int n = 0; /* good ones, marked */
+    while (n < n_feeds && !err) {
+        err = check_feed(e, &feeds[n], n_feeds == 1 ? ONLY : n, diag);
+        if (!err && feeds[n].session->in_call)
+            err = ap_fail(diag, APUS_EINVAL, "feed %d: its session is in the batch already", n);
+        if (!err) feeds[n++].session->in_call = true;
     }
-    for (int j = 0; j < i; j++)
-        if (feeds[j].session && feeds[j].session->engine == e) feeds[j].session->in_call = false;
+    for (int i = 0; i < n; i++) feeds[i].session->in_call = false;
     return err;
 }
 
@@ -447,10 +447,6 @@ apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds, apus_pro
                          void *progress_ctx, apus_diag *diag)
 {
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_feed_batch: an engine is needed");
-    for (int i = 0; feeds && i < n_feeds; i++)
-        if (feeds[i].size != sizeof *feeds)
-            return ap_fail(diag, APUS_EINVAL, "apus_feed.size: expected %zu, found %zu",
-                           sizeof *feeds, feeds[i].size);
     apus_err err = ap_call_begin(e, diag);
     if (err) return err;
     err = ap_feed(e, feeds, n_feeds, progress, progress_ctx, diag);

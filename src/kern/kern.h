@@ -9,7 +9,8 @@
  * operations that depends neither on T, S, chunking, thread count nor processor level. So results
  * are bit-equal however a batch is composed, and `ref`, `avx2` and `avx512` agree to the bit. What
  * this asks of an implementation is written at each slot as "Order:". exp is ap_expf (micro.h) in
- * every level. Never contract a*b+c unless the Order says fma.
+ * every level. Never contract a*b+c unless the Order says fma. Other devices have Orders of their own
+ * for sums, and say which promises they keep (docs/cuda.md).
  *
  * Pointers are device memory (device.h) unless a comment says host; the structs themselves, and what they
  * point to that is a struct of this header, are on the host and may be gone when a slot returns. Slots
@@ -417,6 +418,44 @@ typedef struct ap_sample_args {
     void *scratch; /* sample_scratch_bytes(n, V), 64-byte aligned */
 } ap_sample_args;
 
+/* ------------------------------------------------------------------ groups
+ * What a backend may run as one launch or one parallel region. Each is defined as a sequence of the operations
+ * above, in their Orders (groups.c). */
+
+#define AP_GROUP 4
+
+/* h = norm(x); then y[i] = h w[i]^T: norm, then matmul for each. */
+typedef struct ap_project_args {
+    const float *x;    /* f32 [T, K] */
+    const float *norm; /* f32 [K] */
+    float eps;
+    float *h;                  /* f32 [T, K] out */
+    const ap_mat *w[AP_GROUP]; /* of K columns */
+    float *y[AP_GROUP];        /* f32 [T, rows of w[i]] */
+    int n_mat, n_tok;
+} ap_project_args;
+
+/* A mixture's part of a layer: h = norm(x); the router's choice; y = y + what the chosen experts make of h; and with
+ * a shared expert y = y + sigmoid(shared_gate h) * (what it makes of h). project, route, moe, glu, matmul, elem. */
+typedef struct ap_mix_args {
+    const float *x, *norm; /* f32 [T, H], [H] */
+    float eps;
+    float *h;             /* f32 [T, H] out */
+    const ap_mat *router; /* [E, H] */
+    float *logits;        /* f32 [T, E] out */
+    int32_t *ids;         /* i32 [T, K] out */
+    float *weights;       /* f32 [T, K] out */
+    bool norm_topk;
+    const ap_expert *experts;  /* [E] */
+    const ap_expert *shared;   /* or NULL */
+    const ap_mat *shared_gate; /* [1, H] */
+    float *t, *mid, *gate;     /* f32 [T, H], [T, F of shared], [T]: room */
+    float *y;                  /* f32 [T, H] */
+    int n_tok, n_expert, n_used;
+    ap_act act;
+    void *scratch; /* moe_scratch_bytes(...) */
+} ap_mix_args;
+
 /* ------------------------------------------------------------------ the table */
 
 struct ap_kern {
@@ -457,6 +496,8 @@ struct ap_kern {
                                   int k_dim, int v_dim);
     void (*delta)(const ap_exec *x, const ap_delta_args *a);
     void (*elem)(const ap_exec *x, const ap_elem_args *a);
+    void (*project)(const ap_exec *x, const ap_project_args *a);
+    void (*mix)(const ap_exec *x, const ap_mix_args *a);
     size_t (*sample_scratch_bytes)(const ap_exec *x, int n, int vocab);
     void (*sample)(const ap_exec *x, const ap_sample_args *a);
 };

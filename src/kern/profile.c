@@ -1,5 +1,7 @@
 #include "kern/profile.h"
 
+#include "kern/groups.h"
+
 #include <string.h>
 
 #include "base/file.h"
@@ -212,6 +214,8 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed.conv = conv;
     p->timed.delta = delta;
     p->timed.elem = elem;
+    p->timed.project = ap_group_project;
+    p->timed.mix = ap_group_mix;
     p->timed.sample = sample;
     ex->k = &p->timed;
     ex->profile = p;

@@ -173,7 +173,7 @@ void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
     }
 }
 
-/* w->x += Attn(w->h) */
+/* w->x += Attn(norm(w->x)) */
 static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                       int l)
 {
@@ -184,9 +184,14 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     int64_t q_width = (int64_t)c->n_head * (D + gate);
     ap_kv kv = ap_step_kv(m, s, l);
 
-    ap_matmul(ex, w->h, &a->q, w->q, T);
-    ap_matmul(ex, w->h, &a->k, w->k, T);
-    ap_matmul(ex, w->h, &a->v, w->v, T);
+    ex->k->project(ex, &(ap_project_args){.x = w->x,
+                                          .norm = m->layer[l].norm_in,
+                                          .eps = c->norm_eps,
+                                          .h = w->h,
+                                          .w = {&a->q, &a->k, &a->v},
+                                          .y = {w->q, w->k, w->v},
+                                          .n_mat = 3,
+                                          .n_tok = T});
     ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
                                   .k = w->k,
                                   .v = w->v,
@@ -230,7 +235,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     ap_matmul_add(ex, w->att, &a->o, w->x, T);
 }
 
-/* w->x += GDN(w->h) */
+/* w->x += GDN(norm(w->x)) */
 static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                       int l)
 {
@@ -238,10 +243,14 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     const ap_gdn_weights *g = &m->layer[l].gdn;
     int T = s->batch->n_tok, Hv = c->gdn_v_head, vd = Hv * c->gdn_v_dim;
     int channels = 2 * c->gdn_k_head * c->gdn_k_dim + vd;
-    ap_matmul(ex, w->h, &g->qkv, w->gdn_qkv, T);
-    ap_matmul(ex, w->h, &g->z, w->gdn_z, T);
-    ap_matmul(ex, w->h, &g->a, w->gdn_a, T);
-    ap_matmul(ex, w->h, &g->b, w->gdn_b, T);
+    ex->k->project(ex, &(ap_project_args){.x = w->x,
+                                          .norm = m->layer[l].norm_in,
+                                          .eps = c->norm_eps,
+                                          .h = w->h,
+                                          .w = {&g->qkv, &g->z, &g->a, &g->b},
+                                          .y = {w->gdn_qkv, w->gdn_z, w->gdn_a, w->gdn_b},
+                                          .n_mat = 4,
+                                          .n_tok = T});
     ex->k->conv(ex, &(ap_conv_args){.x = w->gdn_qkv,
                                     .weight = g->conv,
                                     .out = w->gdn_conv,
@@ -274,7 +283,7 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     ap_matmul_add(ex, w->gdn_out, &g->out, w->x, T);
 }
 
-/* w->x += FFN(w->h) */
+/* w->x += FFN(norm(w->x)) */
 static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                          int l)
 {
@@ -282,60 +291,47 @@ static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_ste
     const ap_layer *y = &m->layer[l];
     int T = s->batch->n_tok, H = c->hidden;
     if (!c->layer[l].moe) {
+        ap_norm(ex, w->x, y->norm_post, w->h, T, H, c->norm_eps);
         ap_ffn_run(ex, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
         return;
     }
-    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
-    ex->k->route(ex, &(ap_route_args){.logits = w->router,
-                                      .ids = w->ids,
-                                      .weights = w->wts,
-                                      .n_tok = T,
-                                      .n_expert = c->n_expert,
-                                      .n_used = c->n_expert_used,
-                                      .norm = c->norm_topk});
-    ex->k->moe(ex, &(ap_moe_args){
-                       .x = w->h,
+    ap_expert shared = {y->moe.shared.gate, y->moe.shared.up, y->moe.shared.down};
+    ex->k->mix(ex, &(ap_mix_args){
+                       .x = w->x,
+                       .norm = y->norm_post,
+                       .eps = c->norm_eps,
+                       .h = w->h,
+                       .router = &y->moe.router,
+                       .logits = w->router,
                        .ids = w->ids,
                        .weights = w->wts,
+                       .norm_topk = c->norm_topk,
                        .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
+                       .shared = c->shared_ffn ? &shared : NULL,
+                       .shared_gate = &y->moe.shared_gate,
+                       .t = w->t,
+                       .mid = w->act,
+                       .gate = w->gate1,
                        .y = w->x,
-                       .ldx = H,
-                       .ldy = H,
                        .n_tok = T,
                        .n_expert = c->n_expert,
                        .n_used = c->n_expert_used,
                        .act = AP_ACT_SILU,
-                       .accumulate = true,
                        .scratch = w->op});
-    if (!c->shared_ffn) return;
-    ap_ffn_run(ex, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
-    ap_matmul(ex, w->h, &y->moe.shared_gate, w->gate1, T);
-    ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
-                                    .y = w->x,
-                                    .x = w->t,
-                                    .gate = w->gate1,
-                                    .ldy = H,
-                                    .ldx = H,
-                                    .rows = T,
-                                    .n = H,
-                                    .n_block = 1});
 }
 
 apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                           const volatile int *cancel, apus_diag *diag)
 {
     const ap_config *c = m->c;
-    int T = s->batch->n_tok, H = c->hidden;
-    ap_embed_rows(m, ex, s, &m->embed, 1.0f, w->x, H);
+    ap_embed_rows(m, ex, s, &m->embed, 1.0f, w->x, c->hidden);
     for (int l = 0; l < c->n_layer; l++) {
         if (ap_step_cancelled(cancel))
             return ap_fail(diag, APUS_ECANCELLED, "the step was cancelled");
-        ap_norm(ex, w->x, m->layer[l].norm_in, w->h, T, H, c->norm_eps);
         if (c->layer[l].kind == AP_LAYER_LINEAR)
             delta_net(m, ex, s, w, l);
         else
             attention(m, ex, s, w, l);
-        ap_norm(ex, w->x, m->layer[l].norm_post, w->h, T, H, c->norm_eps);
         feed_forward(m, ex, s, w, l);
     }
     return APUS_OK;

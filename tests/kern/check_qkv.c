@@ -248,6 +248,21 @@ static void check_pages(kc *c, const setup *u, const kc_kern *who, float *got, f
         kc_fail(c, "%s: the %s pages differ", who ? who->name : "ref", kv_name(u->a.kv.type));
 }
 
+/* A device's tokens in pieces are, to the bit, its tokens at once. */
+static void check_alone(kc *c, setup *u, const kc_kern *kern)
+{
+    float *out, *pages, *out2, *pages2;
+    size_t bytes = u->page_floats * (size_t)u->n_page * sizeof(float);
+    run_pieces(c, u, &kern->x, 0, &out, &pages);
+    for (int piece = 1; piece <= 7; piece += 6) {
+        run_pieces(c, u, &kern->x, piece, &out2, &pages2);
+        kc_again(c, kern, "q in pieces", out2, u->s->D, out, u->s->D, u->a.n_tok * u->s->heads,
+                 u->s->D);
+        if (memcmp(pages, pages2, bytes))
+            kc_fail(c, "%s: pages in pieces of %d differ", kern->name, piece);
+    }
+}
+
 /* Pages of the other types hold what f32 pages hold, rounded, and nothing else. */
 static void check_type(kc *c, setup *u, apus_kv type, const setup *exact, float *exact_pages)
 {
@@ -265,6 +280,7 @@ static void check_type(kc *c, setup *u, apus_kv type, const setup *exact, float 
     for (int k = -1; k < c->n_kern; k++) {
         run_pieces(c, u, k < 0 ? c->ref : &c->kern[k].x, pieces[(k + 1) % 3], &out, &pages);
         check_pages(c, u, k < 0 ? NULL : &c->kern[k], pages, want);
+        if (k >= 0 && !c->kern[k].exact) check_alone(c, u, &c->kern[k]);
     }
 }
 
@@ -284,6 +300,7 @@ void check_qkv(kc *c)
             run_pieces(c, &u, &c->kern[k].x, pieces[k % 3], &out2, &pages2);
             kc_same(c, &c->kern[k], "q", out2, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
             check_pages(c, &u, &c->kern[k], pages2, pages);
+            if (!c->kern[k].exact) check_alone(c, &u, &c->kern[k]);
         }
         if (!ap_kv_layer_bytes(APUS_KV_BF16, s->groups, s->D)) continue;
         setup rounded = u;

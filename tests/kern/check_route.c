@@ -81,6 +81,7 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
         kc_fail(c, "ids differ from the oracle's");
     kc_same(c, NULL, "weights", want, n_used, order, n_used, n_tok, n_used);
     kc_close(c, "weights", KC_ROUTE, want, n_used, w64, mag, n_tok, n_used);
+    const float *whole = NULL;
     for (int k = 0; k < 2 * c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k / 2];
         int step = k % 2 ? 1 : n_tok;
@@ -96,15 +97,22 @@ static void check_route_case(kc *c, int n_tok, int n_expert, int n_used, int kin
         }
         if (n && memcmp(want_ids, ids, n * sizeof(int32_t)))
             kc_fail(c, "%s: ids differ", kern->name);
+        if (k % 2) {
+            kc_again(c, kern, "weights, rows alone", w, n_used, whole, n_used, n_tok, n_used);
+            continue;
+        }
         kc_same(c, kern, "weights", w, n_used, want, n_used, n_tok, n_used);
+        whole = kc_first(c, kern, w, want, n);
     }
 }
 
 /* Ids stay distinct and in range when logits are NaN: they index experts afterwards. */
 static void check_nan(kc *c)
 {
-    float l[8] = {NAN, 1.0f, NAN, NAN, 3.0f, NAN, NAN, NAN}, w[4];
-    int32_t ids[4], want[4] = {4, 1, 0, 2};
+    const float logits[8] = {NAN, 1.0f, NAN, NAN, 3.0f, NAN, NAN, NAN};
+    const int32_t want[4] = {4, 1, 0, 2};
+    float *l = kc_copy(c, logits, 8), *w = kc_out(c, 4);
+    int32_t *ids = kc_bytes(c, sizeof want);
     kc_case(c, "NaN logits");
     for (int k = 0; k < c->n_kern; k++) {
         ap_route_args a = {.logits = l,

@@ -8,8 +8,11 @@
 #include "base/mem.h"
 #include "harness.h"
 
-#define GUARD     256 /* bytes of canary on either side */
-#define BIG       ((size_t)2 << 20)
+#define GUARD 256 /* bytes of canary on either side */
+#define BIG   ((size_t)2 << 20)
+#define CHUNK                                                                                      \
+    ((size_t)64                                                                                    \
+     << 20) /* of a device's memory: a call for each of many thousand blocks takes minutes */
 #define CANARY    0xA7
 #define POISON    0x7fc5a5a5u /* a quiet NaN that no kernel makes */
 #define MAX_SHOWN 8           /* failures printed per slot */
@@ -27,6 +30,8 @@ void kc_case(kc *c, const char *fmt, ...)
     vsnprintf(c->where, sizeof c->where, fmt, ap);
     va_end(ap);
     c->loose = KC_LOOSE;
+    c->part = KC_PART;
+    c->mag = NULL;
 }
 
 void kc_finish(const ap_exec *ex)
@@ -50,26 +55,59 @@ void kc_fail(kc *c, const char *fmt, ...)
 
 /* ------------------------------------------------------------------ memory */
 
-/* Large ones as the engine has its weights; small ones on the host where a sanitizer sees them. */
-static uint8_t *take(ap_device *dev, size_t bytes)
+struct kc_chunk {
+    struct kc_chunk *next;
+    uint8_t *mem;
+    size_t bytes, used;
+};
+
+static uint8_t *take_of_chunk(kc *c, size_t bytes)
 {
-    if (dev->is_host && bytes < BIG) return aligned_alloc(64, bytes);
-    return dev->op->alloc_shared(dev, bytes);
+    struct kc_chunk *k = c->chunks;
+    if (!k || k->bytes - k->used < bytes) {
+        if (!(k = malloc(sizeof *k))) return NULL;
+        *k = (struct kc_chunk){.next = c->chunks, .bytes = bytes > CHUNK ? bytes : CHUNK};
+        if (!(k->mem = c->dev->op->alloc_shared(c->dev, k->bytes))) {
+            free(k);
+            return NULL;
+        }
+        c->chunks = k;
+    }
+    k->used += bytes;
+    return k->mem + k->used - bytes;
 }
 
-static void give_back(ap_device *dev, uint8_t *p, size_t bytes)
+/* Large ones as the engine has its weights; small ones on the host where a sanitizer sees them. */
+static uint8_t *take(kc *c, size_t bytes)
 {
-    if (dev->is_host && bytes < BIG)
+    if (!c->dev->is_host) return take_of_chunk(c, bytes);
+    return bytes < BIG ? aligned_alloc(64, bytes) : c->dev->op->alloc_shared(c->dev, bytes);
+}
+
+static void give_back(kc *c, uint8_t *p, size_t bytes)
+{
+    if (!c->dev->is_host) return; /* with the chunks */
+    if (bytes < BIG)
         free(p);
     else
-        dev->op->free_shared(dev, p, bytes);
+        c->dev->op->free_shared(c->dev, p, bytes);
+}
+
+static void free_chunks(kc *c)
+{
+    while (c->chunks) {
+        struct kc_chunk *k = c->chunks;
+        c->chunks = k->next;
+        c->dev->op->free_shared(c->dev, k->mem, k->bytes);
+        free(k);
+    }
 }
 
 void *kc_bytes(kc *c, size_t n)
 {
     struct kc_block *b = malloc(sizeof *b);
     size_t total = ap_round_up(n + 2 * GUARD, 64);
-    if (!b || !(b->base = take(c->dev, total))) {
+    if (!b || !(b->base = take(c, total))) {
         fprintf(stderr, "kcheck: out of memory\n");
         exit(2);
     }
@@ -96,9 +134,10 @@ void kc_release(kc *c)
         if (!intact(b->base + GUARD + b->n, b->total - GUARD - b->n))
             kc_fail(c, "wrote behind a buffer of %zu bytes", b->n);
         c->blocks = b->next;
-        give_back(c->dev, b->base, b->total);
+        give_back(c, b->base, b->total);
         free(b);
     }
+    free_chunks(c);
 }
 
 static uint32_t bits(float f)
@@ -293,11 +332,10 @@ void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n
         }
 }
 
-/* How far a row's values may be off: 0 = not at all. */
-static double room_of(const kc *c, const kc_kern *who, const float *want, int64_t n)
+/* How far a row's values may be off, beside their own part of c->mag. */
+static double room_of(const kc *c, const float *want, int64_t n)
 {
     double most = 0;
-    if (!who || who->exact) return 0;
     for (int64_t i = 0; i < n; i++)
         if (isfinite(want[i])) most = fmax(most, fabs((double)want[i]));
     return c->loose * most + 1e-30;
@@ -310,21 +348,51 @@ static bool agree(float got, float want, double room)
     return room > 0 && fabs((double)got - (double)want) <= room;
 }
 
+static void report_value(kc *c, const kc_kern *who, const char *what, int64_t r, int64_t i,
+                         float got, float want)
+{
+    kc_fail(c, "%s: %s[%lld, %lld] = %.9g (%08x), expected %.9g (%08x)", who ? who->name : "ref",
+            what, (long long)r, (long long)i, (double)got, bits(got), (double)want, bits(want));
+}
+
 void kc_same(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
              const float *want, int64_t ldwant, int64_t rows, int64_t n)
 {
+    bool exact = !who || who->exact;
     for (int64_t r = 0; r < rows; r++) {
-        double room = room_of(c, who, want + r * ldwant, n);
+        double room = exact ? 0 : room_of(c, want + r * ldwant, n);
         for (int64_t i = 0; i < n; i++) {
             float g = got[r * ldgot + i], w = want[r * ldwant + i];
+            double part = exact || !c->mag ? 0 : c->part * c->mag[r * n + i];
             c->values++;
-            if (agree(g, w, room)) continue;
-            kc_fail(c, "%s: %s[%lld, %lld] = %.9g (%08x), expected %.9g (%08x)",
-                    who ? who->name : "ref", what, (long long)r, (long long)i, (double)g, bits(g),
-                    (double)w, bits(w));
+            if (agree(g, w, room + part)) continue;
+            report_value(c, who, what, r, i, g, w);
             return;
         }
     }
+}
+
+void kc_again(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
+              const float *first, int64_t ldfirst, int64_t rows, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < n; i++) {
+            float g = got[r * ldgot + i], w = first[r * ldfirst + i];
+            c->values++;
+            if (agree(g, w, 0)) continue;
+            report_value(c, who, what, r, i, g, w);
+            return;
+        }
+}
+
+const float *kc_first(kc *c, const kc_kern *who, const float *own, const float *ref, size_t n)
+{
+    return who->exact ? ref : kc_copy(c, own, n);
+}
+
+bool kc_tells(const kc_kern *who, double loose, int n)
+{
+    return !who || who->exact || loose < KC_LOOSE_FAST || n >= 15;
 }
 
 void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,

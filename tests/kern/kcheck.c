@@ -48,6 +48,8 @@ static const slot slots[] = {
     SLOT(delta_scratch_bytes, NULL),
     SLOT(delta, bench_delta),
     SLOT(elem, bench_elem),
+    SLOT(project, NULL),
+    SLOT(mix, NULL),
     SLOT(sample_scratch_bytes, NULL),
     SLOT(sample, bench_sample),
 };

@@ -45,18 +45,24 @@ typedef struct kc {
     bool bench;       /* inputs without denormals, which cost f32 kernels a factor of twenty */
     const char *slot; /* the slot under test */
     char where[128];  /* the case under test, for messages: kc_case */
-    double loose;     /* of devices that are not exact: off by this part of a row's largest value */
-    int fails;        /* of this slot */
-    int64_t values;   /* compared so far */
+    double loose; /* of devices that are not exact: off by this part of a row's largest value, */
+    double part;  /* and by this part of what was added up, where that is known: */
+    const double
+        *mag;  /* [rows, n] sums of magnitudes of what kc_same compares next; NULL = not known */
+    int fails; /* of this slot */
+    int64_t values; /* compared so far */
     struct kc_block *blocks;
+    struct kc_chunk *chunks; /* memory of other devices than the CPU, for blocks */
 } kc;
 
 /* Run a slot and wait for its results. */
 #define kc_call(ex, slot, ...) ((ex)->k->slot((ex), __VA_ARGS__), kc_finish(ex))
 void kc_finish(const ap_exec *ex);
 
-#define KC_LOOSE      2e-4 /* what kc_case sets: f32 in another order */
-#define KC_LOOSE_FAST 3e-2 /* of precision FAST: inputs of 8 bits or bf16 */
+#define KC_LOOSE      2e-4          /* what kc_case sets: f32 in another order */
+#define KC_LOOSE_FAST 6e-2          /* of precision FAST: inputs of 8 bits or bf16 */
+#define KC_PART       (64 * KC_EPS) /* what kc_case sets */
+#define KC_PART_INT15 2e-5 /* inputs of 15 bits: one of them may be rounded to its neighbour */
 
 /* Name the case that follows. */
 void kc_case(kc *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -100,6 +106,15 @@ void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n
  * c->loose if it is not exact: rows x n. */
 void kc_same(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
              const float *want, int64_t ldwant, int64_t rows, int64_t n);
+/* What `who` has computed once more, in another batch or another way that must not matter, equals `first` to the
+ * bit, on every device. */
+void kc_again(kc *c, const kc_kern *who, const char *what, const float *got, int64_t ldgot,
+              const float *first, int64_t ldfirst, int64_t rows, int64_t n);
+/* What kc_again compares with: f32 [n] of who's own, or ref's, which those that are exact equal. */
+const float *kc_first(kc *c, const kc_kern *who, const float *own, const float *ref, size_t n);
+/* Does the largest of n values of a row tell how large its errors are? Where those are large, a row of a few
+ * values that all cancel may be off by more. */
+bool kc_tells(const kc_kern *who, double loose, int n);
 /* Within tol of the oracle; mag may be NULL. want and mag are dense [rows, n]. */
 void kc_close(kc *c, const char *what, kc_tol tol, const float *got, int64_t ld, const double *want,
               const double *mag, int64_t rows, int64_t n);
@@ -147,6 +162,8 @@ void check_attn(kc *c);
 void check_conv(kc *c);
 void check_delta_scratch_bytes(kc *c);
 void check_delta(kc *c);
+void check_project(kc *c);
+void check_mix(kc *c);
 void check_sample_scratch_bytes(kc *c);
 void check_sample(kc *c);
 
@@ -160,6 +177,9 @@ void bench_matmul_quant(kc_bench *b);
 /* A random tensor of form i of those that have an integer form, [rows, units * a number of its own];
  * false: there is no form i. */
 bool kc_quant_tensor(kc *c, int i, int rows, int units, ap_tensor *out);
+
+/* Random weights of type t: floats, or the first of the integer forms that has it. */
+ap_tensor kc_weights(kc *c, ap_dtype t, int rows, int cols);
 
 /* products in bf16 tiles; parts of the above */
 void check_matmul_amx(kc *c);

@@ -1,0 +1,79 @@
+#include "kern/groups.h"
+
+static void norm(const ap_exec *x, const float *in, const float *weight, float eps, float *out,
+                 int rows, int n)
+{
+    x->k->norm(x, &(ap_norm_args){.x = in,
+                                  .weight = weight,
+                                  .out = out,
+                                  .ldx = n,
+                                  .ldout = n,
+                                  .rows = rows,
+                                  .n = n,
+                                  .eps = eps});
+}
+
+static void matmul(const ap_exec *x, const float *in, const ap_mat *w, float *y, int n_tok)
+{
+    x->k->matmul(x, &(ap_matmul_args){
+                        .x = in, .w = w, .y = y, .ldx = w->cols, .ldy = w->rows, .n_tok = n_tok});
+}
+
+void ap_group_project(const ap_exec *x, const ap_project_args *a)
+{
+    norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, a->w[0]->cols);
+    for (int i = 0; i < a->n_mat; i++) matmul(x, a->h, a->w[i], a->y[i], a->n_tok);
+}
+
+static void shared_expert(const ap_exec *x, const ap_mix_args *a)
+{
+    const ap_expert *s = a->shared;
+    int H = s->gate.cols;
+    x->k->glu(x, &(ap_glu_args){.x = a->h,
+                                .gate = &s->gate,
+                                .up = &s->up,
+                                .y = a->mid,
+                                .ldx = H,
+                                .ldy = s->gate.rows,
+                                .n_tok = a->n_tok,
+                                .act = a->act});
+    matmul(x, a->mid, &s->down, a->t, a->n_tok);
+    matmul(x, a->h, a->shared_gate, a->gate, a->n_tok);
+    x->k->elem(x, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
+                                  .y = a->y,
+                                  .x = a->t,
+                                  .gate = a->gate,
+                                  .ldy = H,
+                                  .ldx = H,
+                                  .rows = a->n_tok,
+                                  .n = H,
+                                  .n_block = 1});
+}
+
+void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
+{
+    int H = a->router->cols;
+    norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, H);
+    matmul(x, a->h, a->router, a->logits, a->n_tok);
+    x->k->route(x, &(ap_route_args){.logits = a->logits,
+                                    .ids = a->ids,
+                                    .weights = a->weights,
+                                    .n_tok = a->n_tok,
+                                    .n_expert = a->n_expert,
+                                    .n_used = a->n_used,
+                                    .norm = a->norm_topk});
+    x->k->moe(x, &(ap_moe_args){.x = a->h,
+                                .ids = a->ids,
+                                .weights = a->weights,
+                                .experts = a->experts,
+                                .y = a->y,
+                                .ldx = H,
+                                .ldy = H,
+                                .n_tok = a->n_tok,
+                                .n_expert = a->n_expert,
+                                .n_used = a->n_used,
+                                .act = a->act,
+                                .accumulate = true,
+                                .scratch = a->scratch});
+    if (a->shared) shared_expert(x, a);
+}

@@ -1,10 +1,14 @@
 #include "kern/kern.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cpu.h"
 #include "kern/cpu/cpu_table.h"
 #include "kern/cpu/product.h"
+#ifdef AP_HAVE_CUDA
+#include "kern/cuda/device_cuda.h"
+#endif
 
 apus_err ap_kern_cpu(apus_cpu level, const ap_kern **out, apus_diag *diag)
 {
@@ -29,11 +33,16 @@ static bool names_cuda(const char *name)
 apus_err ap_device_open(const char *name, apus_cpu level, int threads, ap_device **out,
                         apus_diag *diag)
 {
-    if (!name || !strcmp(name, "auto") || !strcmp(name, "cpu"))
-        return ap_device_cpu(level, threads, out, diag);
-    if (!names_cuda(name))
+    bool best = !name || !strcmp(name, "auto");
+    if (!best && !strcmp(name, "cpu")) return ap_device_cpu(level, threads, out, diag);
+    if (!best && !names_cuda(name))
         return ap_fail(diag, APUS_EINVAL,
                        "device: expected auto, cpu, cuda or cuda:N, found '%.40s'", name);
+#ifdef AP_HAVE_CUDA
+    if (!best || ap_cuda_count() > 0)
+        return ap_device_cuda(best || !name[4] ? 0 : atoi(name + 5), threads, out, diag);
+#endif
+    if (best) return ap_device_cpu(level, threads, out, diag);
     return ap_fail(diag, APUS_EUNSUPPORTED,
                    "device %s: this build of apus runs on the CPU alone; choose cpu or auto", name);
 }

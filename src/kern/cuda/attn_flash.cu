@@ -1,0 +1,460 @@
+/* attn_flash.cu - attention of many rows: tiles of query rows against pages of keys, on the tensor cores.
+ *
+ * A block has a tile of 32 * ROW_WARPS rows and walks the pages that any of them sees, ascending. Warps are
+ * ROW_WARPS x COL_WARPS: for the scores a warp takes 32 rows and a share of the page's keys, for the values
+ * the same rows and a share of the dims; the weights go from one to the other through shared memory. While
+ * scores are formed the page's values arrive, while values are added the next page's keys.
+ *
+ * Keys and values lie in shared memory as in the page, pairs of what is summed side by side, with rows 8
+ * words longer: one 16-byte load gives a lane the operands of 4 matrices (mma.h), of 4 keys (or dims) next
+ * to each other: column r of matrix j is neighbour 4r + j. */
+#include "kern/cuda/attn.cuh"
+#include "kern/cuda/mma.cuh"
+
+#include <math_constants.h>
+
+#define THREADS 256
+#define P_LD    72 /* bf16 from row to row of the weights */
+#define K_LD    72 /* words from row to row of the keys */
+
+struct flash_job {
+    ap_attn_in in;
+    int which, tokens; /* of a tile */
+};
+
+/* Sizes of a block for a head dim. */
+template <int D> struct shape {
+    static constexpr int col_warps = D > 256 ? 4 : 2, row_warps = 8 / col_warps;
+    static constexpr int rows = 32 * row_warps;
+    static constexpr int keys = AP_PAGE / col_warps, key_tiles = keys / 8;
+    static constexpr int dims = D / col_warps, dim_tiles = dims / 8;
+    static constexpr int q_ld = D + 8, v_ld = D + 8; /* bf16; words */
+};
+
+template <int D> struct flash_room {
+    uint16_t q[shape<D>::rows * shape<D>::q_ld];
+    uint32_t k[D / 2 * K_LD];
+    uint32_t v[AP_PAGE / 2 * shape<D>::v_ld];
+    uint16_t p[shape<D>::rows * P_LD];
+    float top[shape<D>::col_warps][shape<D>::rows]; /* of a warp's keys; at the end: its sum */
+    int lo[shape<D>::rows], hi[shape<D>::rows];     /* visible keys */
+    int min_lo, max_lo, min_hi, max_hi;
+    int first, n, tokens, seq; /* the tile's first row of the step, rows, tokens */
+};
+
+/* ------------------------------------------------------------------ tiles */
+
+template <int D> static __device__ bool open_tile(const flash_job &j, flash_room<D> *m)
+{
+    int first, left, lane = (int)threadIdx.x;
+    int tile =
+        (int)(gridDim.x - 1 - blockIdx.x); /* late tiles see the most keys: they come first */
+    if (!ap_attn_tile(j.in, j.which, j.tokens, tile, &first, &left)) return false;
+    int tokens = min(j.tokens, left), min_lo = INT_MAX, max_lo = 0, min_hi = INT_MAX, max_hi = 0;
+    for (int i = lane; i < shape<D>::rows; i += 32) {
+        int token = i / j.in.group, lo = 0, hi = 0;
+        if (token < tokens) {
+            lo = ap_attn_first(j.in, j.in.pos[first + token]);
+            hi = max(j.in.see_end[first + token], lo);
+            min_lo = min(min_lo, lo), max_lo = max(max_lo, lo);
+            min_hi = min(min_hi, hi), max_hi = max(max_hi, hi);
+        }
+        m->lo[i] = lo;
+        m->hi[i] = hi;
+    }
+    min_lo = __reduce_min_sync(0xffffffffu, min_lo);
+    max_lo = __reduce_max_sync(0xffffffffu, max_lo);
+    min_hi = __reduce_min_sync(0xffffffffu, min_hi);
+    max_hi = __reduce_max_sync(0xffffffffu, max_hi);
+    if (lane == 0) {
+        m->min_lo = min_lo, m->max_lo = max_lo, m->min_hi = min_hi, m->max_hi = max_hi;
+        m->first = first;
+        m->tokens = tokens;
+        m->n = tokens * j.in.group;
+        m->seq = j.in.seq_of[first];
+    }
+    return true;
+}
+
+/* Row i of the tile in q and out. */
+template <int D>
+static __device__ __forceinline__ size_t row_at(const flash_job &j, const flash_room<D> *m, int i)
+{
+    int group = j.in.group;
+    return ((size_t)(m->first + i / group) * (size_t)j.in.n_head +
+            (size_t)((int)blockIdx.y * group) + (size_t)(i % group)) *
+           D;
+}
+
+template <int D> static __device__ void load_queries(const flash_job &j, flash_room<D> *m)
+{
+    for (int i = (int)threadIdx.x; i < shape<D>::rows * (D / 4); i += THREADS) {
+        int row = i / (D / 4), d = i % (D / 4) * 4;
+        float4 x = make_float4(0, 0, 0, 0);
+        if (row < m->n) x = *(const float4 *)(j.in.q + row_at<D>(j, m, row) + d);
+        *(uint2 *)(m->q + row * shape<D>::q_ld + d) =
+            make_uint2(ap_bf16_pair(x.x, x.y), ap_bf16_pair(x.z, x.w));
+    }
+}
+
+/* ------------------------------------------------------------------ pages */
+
+/* Four 8-bit values times by, as two pairs. */
+static __device__ __forceinline__ uint2 widen(uint32_t x, const float by[4])
+{
+    float f[4];
+    for (int i = 0; i < 4; i++) f[i] = (float)(int8_t)(x >> 8 * i) * by[i];
+    return make_uint2(ap_bf16_pair(f[0], f[1]), ap_bf16_pair(f[2], f[3]));
+}
+
+/* Four words as two rows of four pairs. */
+static __device__ __forceinline__ void put_rows(uint32_t *to, int ld, const uint2 w[4])
+{
+    *(uint4 *)to = make_uint4(w[0].x, w[1].x, w[2].x, w[3].x);
+    *(uint4 *)(to + ld) = make_uint4(w[0].y, w[1].y, w[2].y, w[3].y);
+}
+
+template <int D, int KV> static __device__ void load_keys(const ap_attn_page &p, flash_room<D> *m)
+{
+    if constexpr (KV == APUS_KV_BF16) {
+        for (int i = (int)threadIdx.x; i < D / 2 * 16; i += THREADS)
+            ap_copy16(m->k + i / 16 * K_LD + i % 16 * 4, p.k + (size_t)i * 16);
+        ap_copies_commit();
+    } else {
+        for (int i = (int)threadIdx.x; i < D / 4 * 16; i += THREADS) { /* 4 dims of 4 keys */
+            int key = i % 16 * 4, d = i / 16;
+            uint4 x = *(const uint4 *)(p.k + (size_t)(key / 16) * D * 16 + d * 64 + key % 16 * 4);
+            float4 s = *(const float4 *)(p.ks + d / 16 * AP_PAGE + key);
+            const uint32_t in[4] = {x.x, x.y, x.z, x.w};
+            const float by[4] = {s.x, s.y, s.z, s.w};
+            uint2 w[4];
+            for (int e = 0; e < 4; e++) {
+                const float same[4] = {by[e], by[e], by[e], by[e]};
+                w[e] = widen(in[e] ^ 0x80808080u, same);
+            }
+            put_rows(m->k + 2 * d * K_LD + key, K_LD, w);
+        }
+    }
+}
+
+template <int D, int KV> static __device__ void load_values(const ap_attn_page &p, flash_room<D> *m)
+{
+    constexpr int ld = shape<D>::v_ld;
+    if constexpr (KV == APUS_KV_BF16) {
+        for (int i = (int)threadIdx.x; i < AP_PAGE / 2 * (D / 4); i += THREADS)
+            ap_copy16(m->v + i / (D / 4) * ld + i % (D / 4) * 4, p.v + (size_t)i * 16);
+        ap_copies_commit();
+    } else {
+        for (int i = (int)threadIdx.x; i < D / 4 * 16; i += THREADS) { /* 4 keys of 4 dims */
+            int d = i % (D / 4) * 4, key = i / (D / 4) * 4;
+            uint4 x =
+                *(const uint4 *)(p.v + (size_t)(d / 16) * AP_PAGE * 16 + key * 16 + d % 16 * 4);
+            float4 s = *(const float4 *)(p.vs + key);
+            const uint32_t in[4] = {x.x, x.y, x.z, x.w};
+            const float by[4] = {s.x, s.y, s.z, s.w};
+            uint2 w[4];
+            for (int e = 0; e < 4; e++) w[e] = widen(in[e], by);
+            put_rows(m->v + key / 2 * ld + d, ld, w);
+        }
+    }
+}
+
+/* Values that no row sees may be anything, infinities too: out with them. */
+template <int D> static __device__ void mask_values(flash_room<D> *m, int lo, int hi)
+{
+    for (int i = (int)threadIdx.x; i < AP_PAGE / 2 * D; i += THREADS) {
+        int key = i / D * 2;
+        uint32_t keep = (key >= lo && key < hi ? 0xffffu : 0u) |
+                        (key + 1 >= lo && key + 1 < hi ? 0xffff0000u : 0u);
+        if (keep != 0xffffffffu) m->v[i / D * shape<D>::v_ld + i % D] &= keep;
+    }
+}
+
+/* ------------------------------------------------------------------ a warp's work */
+
+/* A warp's registers: matrices of 16 rows, [2] times 32 rows. Rows of a lane: 16i + r and 16i + r + 8. */
+template <int D> struct regs {
+    float o[2][shape<D>::dim_tiles][4];
+    float m[2][2], l[2][2];
+};
+
+/* s = q K^T for the warp's rows and keys. */
+template <int D>
+static __device__ __forceinline__ void scores(const flash_room<D> *m,
+                                              float s[2][shape<D>::key_tiles][4])
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, r = lane / 4, c = lane % 4;
+    int row = 32 * (warp / S::col_warps), key = S::keys * (warp % S::col_warps);
+    const uint16_t *q = m->q + (row + lane % 16) * S::q_ld + lane / 16 * 8;
+    const uint32_t *k = m->k + c * K_LD + key + r * S::key_tiles;
+#pragma unroll 4
+    for (int d = 0; d < D; d += 16) {
+        uint32_t a[2][4], b[2][S::key_tiles];
+        ap_load_4(a[0], q + d);
+        ap_load_4(a[1], q + 16 * S::q_ld + d);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t *at = k + (d / 2 + 4 * i) * K_LD;
+            if constexpr (S::key_tiles == 4)
+                *(uint4 *)b[i] = *(const uint4 *)at;
+            else
+                *(uint2 *)b[i] = *(const uint2 *)at;
+        }
+#pragma unroll
+        for (int n = 0; n < S::key_tiles; n++)
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+                ap_mma_bf16(s[i][n], a[i][0], a[i][1], a[i][2], a[i][3], b[0][n], b[1][n]);
+    }
+}
+
+/* Position in the page of the key of s[.][n][e]. */
+template <int D> static __device__ __forceinline__ int key_of(int n, int e)
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    return S::keys * (warp % S::col_warps) + (2 * (lane % 4) + e % 2) * S::key_tiles + n;
+}
+
+/* Scale, hide what is not visible, and hand on the largest of each row. */
+template <int D>
+static __device__ __forceinline__ void tops(flash_room<D> *m, float s[2][shape<D>::key_tiles][4],
+                                            float scale, int start)
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32,
+        row = 32 * (warp / S::col_warps) + lane / 4;
+    bool all = start >= m->max_lo && start + AP_PAGE <= m->min_hi;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float top = -CUDART_INF_F;
+            int at = row + 16 * i + 8 * h, lo = m->lo[at] - start, hi = m->hi[at] - start;
+#pragma unroll
+            for (int n = 0; n < S::key_tiles; n++)
+#pragma unroll
+                for (int e = 2 * h; e < 2 * h + 2; e++) {
+                    int key = key_of<D>(n, e);
+                    s[i][n][e] =
+                        all || (key >= lo && key < hi) ? s[i][n][e] * scale : -CUDART_INF_F;
+                    top = fmaxf(top, s[i][n][e]);
+                }
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+            if (lane % 4 == 0) m->top[warp % S::col_warps][at] = top;
+        }
+}
+
+/* Weights of the warp's keys to shared memory, and o, l to the new m. */
+template <int D>
+static __device__ __forceinline__ void weights(flash_room<D> *m, float s[2][shape<D>::key_tiles][4],
+                                               regs<D> *w)
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32,
+        row = 32 * (warp / S::col_warps) + lane / 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int at = row + 16 * i + 8 * h;
+            float top = w->m[i][h], sum = 0;
+#pragma unroll
+            for (int k = 0; k < S::col_warps; k++) top = fmaxf(top, m->top[k][at]);
+            float ref =
+                top == -CUDART_INF_F ? 0.0f : top; /* nothing visible so far: weights are 0 */
+            float c = ap_exp2(w->m[i][h] - ref);
+            w->m[i][h] = top;
+            float p[2 * S::key_tiles];
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+#pragma unroll
+                for (int n = 0; n < S::key_tiles; n++) {
+                    float v = ap_exp2(s[i][n][2 * h + e] - ref);
+                    p[e * S::key_tiles + n] = v;
+                    sum += v;
+                }
+            w->l[i][h] = fmaf(w->l[i][h], c, sum);
+            uint16_t *to = m->p + at * P_LD + key_of<D>(0, 0);
+            if constexpr (S::key_tiles == 4)
+                *(uint4 *)to = make_uint4(ap_bf16_pair(p[0], p[1]), ap_bf16_pair(p[2], p[3]),
+                                          ap_bf16_pair(p[4], p[5]), ap_bf16_pair(p[6], p[7]));
+            else
+                *(uint2 *)to = make_uint2(ap_bf16_pair(p[0], p[1]), ap_bf16_pair(p[2], p[3]));
+#pragma unroll
+            for (int n = 0; n < S::dim_tiles; n++) {
+                w->o[i][n][2 * h] *= c;
+                w->o[i][n][2 * h + 1] *= c;
+            }
+        }
+}
+
+/* o += p V for the warp's rows and dims. */
+template <int D>
+static __device__ __forceinline__ void add_values(const flash_room<D> *m, regs<D> *w)
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, r = lane / 4, c = lane % 4;
+    int row = 32 * (warp / S::col_warps), dim = S::dims * (warp % S::col_warps);
+    const uint16_t *p = m->p + (row + lane % 16) * P_LD + lane / 16 * 8;
+    const uint32_t *v = m->v + c * S::v_ld + dim + 4 * r;
+#pragma unroll
+    for (int k = 0; k < AP_PAGE; k += 16) {
+        uint32_t a[2][4];
+        ap_load_4(a[0], p + k);
+        ap_load_4(a[1], p + 16 * P_LD + k);
+#pragma unroll
+        for (int n = 0; n < S::dim_tiles; n += 4) {
+            uint32_t b[2][4];
+            *(uint4 *)b[0] = *(const uint4 *)(v + (k / 2) * S::v_ld + n * 8);
+            *(uint4 *)b[1] = *(const uint4 *)(v + (k / 2 + 4) * S::v_ld + n * 8);
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    ap_mma_bf16(w->o[i][n + e], a[i][0], a[i][1], a[i][2], a[i][3], b[0][e],
+                                b[1][e]);
+        }
+    }
+}
+
+template <int D> static __device__ void put_out(const flash_job &j, flash_room<D> *m, regs<D> *w)
+{
+    using S = shape<D>;
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, c = lane % 4;
+    int row = 32 * (warp / S::col_warps) + lane / 4, dim = S::dims * (warp % S::col_warps) + 8 * c;
+    for (int i = 0; i < 4; i++) {
+        float l = w->l[i / 2][i % 2];
+        l += __shfl_xor_sync(0xffffffffu, l, 1);
+        l += __shfl_xor_sync(0xffffffffu, l, 2);
+        if (c == 0) m->top[warp % S::col_warps][row + 8 * i] = l;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int at = row + 16 * i + 8 * h;
+            if (at >= m->n) continue;
+            float l = 0;
+            for (int k = 0; k < S::col_warps; k++) l += m->top[k][at];
+            float by = 1.0f / l;
+            float *out = j.in.out + row_at<D>(j, m, at) + dim;
+#pragma unroll
+            for (int n = 0; n < S::dim_tiles;
+                 n += 4) /* column 2c of 4 matrices, then column 2c + 1 */
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    *(float4 *)(out + n * 8 + 4 * e) =
+                        make_float4(w->o[i][n][2 * h + e] * by, w->o[i][n + 1][2 * h + e] * by,
+                                    w->o[i][n + 2][2 * h + e] * by, w->o[i][n + 3][2 * h + e] * by);
+        }
+}
+
+/* ------------------------------------------------------------------ the kernel */
+
+/* Grid: x tiles, y KV heads. */
+template <int D, int KV> __global__ void __launch_bounds__(THREADS) attn_flash(const flash_job j)
+{
+    extern __shared__ __align__(16) uint8_t mem[];
+    flash_room<D> *m = (flash_room<D> *)mem;
+    int there = 1;
+    ap_grid_wait();
+    if (threadIdx.x < 32) there = open_tile<D>(j, m);
+    if (!__syncthreads_and(there)) return;
+
+    const int32_t *table = j.in.page + (size_t)j.in.seq[m->seq].table * (size_t)j.in.page_ld;
+    int page = m->min_lo / AP_PAGE, end = (m->max_hi + AP_PAGE - 1) / AP_PAGE, g = (int)blockIdx.y;
+    ap_attn_page here = ap_attn_page_at<KV>(j.in, table[page], g);
+    load_keys<D, KV>(here, m);
+    load_queries<D>(j, m);
+    regs<D> w = {};
+    for (int i = 0; i < 4; i++) w.m[i / 2][i % 2] = -CUDART_INF_F;
+    for (; page < end; page++) {
+        int start = page * AP_PAGE, lo = m->min_lo - start, hi = m->max_hi - start;
+        float s[2][shape<D>::key_tiles][4] = {};
+        ap_copies_wait<0>();
+        __syncthreads(); /* keys are there, and nobody reads the last page's values any more */
+        load_values<D, KV>(here, m);
+        scores<D>(m, s);
+        tops<D>(m, s, j.in.scale, start);
+        __syncthreads(); /* nobody reads the keys any more */
+        bool more = page + 1 < end;
+        if (more) {
+            here = ap_attn_page_at<KV>(j.in, table[page + 1], g);
+            load_keys<D, KV>(here, m);
+        }
+        weights<D>(m, s, &w);
+        if (more)
+            ap_copies_wait<1>();
+        else
+            ap_copies_wait<0>();
+        __syncthreads(); /* weights and values are there */
+        if (lo > 0 || hi < AP_PAGE) {
+            mask_values<D>(m, lo, hi);
+            __syncthreads();
+        }
+        add_values<D>(m, &w);
+    }
+    put_out<D>(j, m, &w);
+}
+
+/* ------------------------------------------------------------------ launches */
+
+static int tile_rows(int head_dim)
+{
+    return head_dim > 256 ? shape<512>::rows : shape<256>::rows;
+}
+
+static size_t room_bytes(int head_dim)
+{
+    return head_dim == 64    ? sizeof(flash_room<64>)
+           : head_dim == 128 ? sizeof(flash_room<128>)
+           : head_dim == 256 ? sizeof(flash_room<256>)
+           : head_dim == 512 ? sizeof(flash_room<512>)
+                             : SIZE_MAX;
+}
+
+bool ap_attn_flash_takes(const ap_exec *x, const ap_attn_args *a)
+{
+    return a->kv.type != APUS_KV_F32 &&
+           room_bytes(a->head_dim) <= ap_cuda_shared_bytes(ap_cuda_of(x)) &&
+           a->n_head / a->n_kv_head <= tile_rows(a->head_dim);
+}
+
+template <int D, int KV> static void launch(const ap_exec *x, const flash_job &j, int tiles)
+{
+    dim3 grid((unsigned)tiles, (unsigned)j.in.n_kv_head);
+    ap_launch(x, attn_flash<D, KV>, grid, dim3(THREADS), sizeof(flash_room<D>), j);
+}
+
+template <int D> static void launch_type(const ap_exec *x, const flash_job &j, int tiles, int type)
+{
+    if (type == APUS_KV_BF16)
+        launch<D, APUS_KV_BF16>(x, j, tiles);
+    else
+        launch<D, APUS_KV_Q8>(x, j, tiles);
+}
+
+void ap_attn_flash(const ap_exec *x, const ap_attn_args *a, const ap_attn_in *in, int which)
+{
+    flash_job j = {*in, which, tile_rows(in->head_dim) / in->group};
+    int tiles = ap_attn_tiles(a->kv.batch, which, j.tokens);
+    if (tiles == 0) return;
+    switch (in->head_dim) {
+    case 64:
+        launch_type<64>(x, j, tiles, a->kv.type);
+        break;
+    case 128:
+        launch_type<128>(x, j, tiles, a->kv.type);
+        break;
+    case 256:
+        launch_type<256>(x, j, tiles, a->kv.type);
+        break;
+    default:
+        launch_type<512>(x, j, tiles, a->kv.type);
+        break;
+    }
+}

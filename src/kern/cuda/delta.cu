@@ -1,0 +1,310 @@
+/* delta.cu - the gated delta rule: the slot, and the recurrent form, token by token.
+ *
+ * Value channels never interact, so a block owns some of them of one head of one sequence, with their rows
+ * of the state in registers: 4 lanes a row. Two more warps prepare the next tokens meanwhile (gates in
+ * double, q and k normalised). The gated norm needs whole heads: the blocks of a head are a cluster and hand
+ * each other their sums of squares; without clusters a second kernel does the norm. */
+#include "kern/cuda/cluster.cuh"
+#include "kern/cuda/delta.cuh"
+
+#define SLICES  4  /* blocks of a head: a cluster */
+#define BLOCK   16 /* tokens that are prepared at once */
+#define HELPERS 64 /* threads that prepare */
+
+struct step_job {
+    ap_delta_args a;
+    const ap_seq *seq;
+    int from, below; /* only sequences of [from, below) tokens */
+    int rows;        /* of a block, a multiple of 4 */
+};
+
+struct gate {
+    float decay, less1, beta, kq;
+};
+
+/* A block of tokens, prepared. KD: floats of a key in shared memory. */
+template <int KD> struct prepared {
+    float q[BLOCK][KD], k[BLOCK][KD];
+    float v[BLOCK][64], z[BLOCK][64]; /* of the block's rows */
+    gate g[BLOCK];
+};
+
+template <int KD> struct step_room {
+    prepared<KD> ready[2];
+    float o[BLOCK][64];
+    float squares[2][BLOCK];
+};
+
+/* ------------------------------------------------------------------ preparing */
+
+/* One warp: q^, k^ and their product. */
+template <int KD>
+static __device__ void prepare_keys(const ap_delta_args &a, int64_t t, int n, int key_head,
+                                    prepared<KD> *p)
+{
+    constexpr int each = (KD + 127) / 128; /* vectors of a lane */
+    int lane = (int)threadIdx.x % 32, Dk = a.k_dim;
+    float scale = (float)(1.0 / sqrt((double)Dk));
+#pragma unroll 4
+    for (int i = 0; i < n; i++) {
+        const float4 *q = (const float4 *)ap_delta_query(a, t + i, key_head);
+        const float4 *k = q + (int64_t)a.n_k_head * Dk / 4;
+        float4 x[each], y[each];
+        float qq = 0, kk = 0, kq = 0;
+#pragma unroll
+        for (int e = 0; e < each; e++) {
+            int at = lane + 32 * e;
+            x[e] = y[e] = make_float4(0, 0, 0, 0);
+            if (4 * at < Dk) x[e] = q[at], y[e] = k[at];
+            qq = fmaf(x[e].x, x[e].x,
+                      fmaf(x[e].y, x[e].y, fmaf(x[e].z, x[e].z, fmaf(x[e].w, x[e].w, qq))));
+            kk = fmaf(y[e].x, y[e].x,
+                      fmaf(y[e].y, y[e].y, fmaf(y[e].z, y[e].z, fmaf(y[e].w, y[e].w, kk))));
+        }
+        float rq = 1.0f / sqrtf(ap_warp_sum(qq) + 1e-6f),
+              rk = 1.0f / sqrtf(ap_warp_sum(kk) + 1e-6f);
+#pragma unroll
+        for (int e = 0; e < each; e++) {
+            int at = lane + 32 * e;
+            x[e] = make_float4(x[e].x * rq * scale, x[e].y * rq * scale, x[e].z * rq * scale,
+                               x[e].w * rq * scale);
+            y[e] = make_float4(y[e].x * rk, y[e].y * rk, y[e].z * rk, y[e].w * rk);
+            kq = fmaf(x[e].x, y[e].x,
+                      fmaf(x[e].y, y[e].y, fmaf(x[e].z, y[e].z, fmaf(x[e].w, y[e].w, kq))));
+            if (4 * at >= KD) continue;
+            *((float4 *)p->q[i] + at) = x[e];
+            *((float4 *)p->k[i] + at) = y[e];
+        }
+        kq = ap_warp_sum(kq);
+        if (lane == 0) p->g[i].kq = kq;
+    }
+}
+
+/* One warp: gates, values and z of rows [row, row + rows) of head h. */
+template <int KD>
+static __device__ void prepare_values(const ap_delta_args &a, int64_t t, int n, int h, int row,
+                                      int rows, prepared<KD> *p)
+{
+    int lane = (int)threadIdx.x % 32;
+#pragma unroll 4
+    for (int i = 0; i < n; i++)
+        for (int r = lane; r < rows; r += 32) {
+            p->v[i][r] = ap_delta_value(a, t + i, h)[row + r];
+            p->z[i][r] = a.z[(t + i) * a.ldz + (int64_t)h * a.v_dim + row + r];
+        }
+    if (lane >= n) return;
+    float beta;
+    double g = ap_delta_gate(a, t + lane, h, &beta);
+    p->g[lane].decay = (float)exp(g);
+    p->g[lane].less1 = (float)expm1(g);
+    p->g[lane].beta = beta;
+}
+
+/* ------------------------------------------------------------------ steps */
+
+static __device__ __forceinline__ float dot4(float4 a, float4 b, float acc)
+{
+    return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, acc))));
+}
+
+/* s + (k d + less1 s), or k d + decay s */
+static __device__ __forceinline__ float grow(float s, float k, float d, const gate &g)
+{
+    return g.decay >= 0.5f ? s + fmaf(k, d, g.less1 * s) : fmaf(k, d, g.decay * s);
+}
+
+/* n tokens for the thread's part of a row. part: which of the 4. */
+template <int N, int KD>
+static __device__ __forceinline__ void steps(float4 s[N], const prepared<KD> *p, int n, int row,
+                                             int part, float (*o)[64])
+{
+    for (int i = 0; i < n; i++) {
+        const float4 *q = (const float4 *)p->q[i] + part, *k = (const float4 *)p->k[i] + part;
+        const gate g = p->g[i];
+        float kv[2] = {0, 0}, qv[2] = {0, 0};
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            kv[e % 2] = dot4(s[e], k[4 * e], kv[e % 2]);
+            qv[e % 2] = dot4(s[e], q[4 * e], qv[e % 2]);
+        }
+        kv[0] += kv[1], qv[0] += qv[1];
+        for (int m = 1; m < 4; m *= 2) {
+            kv[0] += __shfl_xor_sync(0xffffffffu, kv[0], m);
+            qv[0] += __shfl_xor_sync(0xffffffffu, qv[0], m);
+        }
+        float d = g.beta * (p->v[i][row] - g.decay * kv[0]);
+        if (part == 0) o[i][row] = fmaf(g.kq, d, g.decay * qv[0]);
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            float4 x = k[4 * e];
+            s[e].x = grow(s[e].x, x.x, d, g);
+            s[e].y = grow(s[e].y, x.y, d, g);
+            s[e].z = grow(s[e].z, x.z, d, g);
+            s[e].w = grow(s[e].w, x.w, d, g);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ outputs */
+
+/* Sums of squares of the block's rows, token by token. */
+static __device__ void sum_squares(const float (*o)[64], int n, int rows, float *squares)
+{
+    int lane = (int)threadIdx.x % 32, warps = (int)blockDim.x / 32;
+    for (int i = (int)threadIdx.x / 32; i < n; i += warps) {
+        float sum = 0;
+        for (int r = lane; r < rows; r += 32) sum = fmaf(o[i][r], o[i][r], sum);
+        sum = ap_warp_sum(sum);
+        if (lane == 0) squares[i] = sum;
+    }
+}
+
+/* Rows [row, row + rows) of head h, tokens [t, t + n). */
+template <int CL, int KD>
+static __device__ void put_out(const ap_delta_args &a, const step_room<KD> *m, int which, int64_t t,
+                               int n, int h, int row, int rows)
+{
+    for (int e = (int)threadIdx.x; e < n * rows; e += (int)blockDim.x) {
+        int i = e / rows, r = e % rows;
+        float y = m->o[i][r], squares = 0;
+        if (CL > 1) {
+            for (int c = 0; c < CL; c++) squares += ap_cluster_read<CL>(&m->squares[which][i], c);
+            y = ap_delta_gated(y, squares, a, row + r, m->ready[which].z[i][r]);
+        }
+        a.out[((t + i) * a.n_v_head + h) * a.v_dim + row + r] = y;
+    }
+}
+
+/* The norm, in place, where blocks could not do it: a warp a token and head. */
+static __global__ void __launch_bounds__(256) delta_norm(const step_job j)
+{
+    const ap_delta_args &a = j.a;
+    int lane = (int)threadIdx.x % 32, h = (int)blockIdx.y;
+    ap_grid_wait();
+    ap_seq s = j.seq[blockIdx.z];
+    int64_t t = s.begin + (int64_t)(blockIdx.x * 8 + threadIdx.x / 32);
+    if (t >= s.begin + s.n_tok || s.n_tok < j.from || s.n_tok >= j.below) return;
+    float *o = a.out + (t * a.n_v_head + h) * a.v_dim, sum = 0;
+    for (int i = lane; i < a.v_dim; i += 32) sum = fmaf(o[i], o[i], sum);
+    sum = ap_warp_sum(sum);
+    for (int i = lane; i < a.v_dim; i += 32)
+        o[i] = ap_delta_gated(o[i], sum, a, i, a.z[t * a.ldz + (int64_t)h * a.v_dim + i]);
+}
+
+/* ------------------------------------------------------------------ the kernel */
+
+/* N: vectors of the state that a thread has: k_dim <= 16 N. Grid: x slices, y value heads, z sequences.
+ * Threads: 4 for each row, in whole warps, then the helpers. */
+template <int N, int CL>
+static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_job j)
+{
+    constexpr int KD = 16 * N;
+    extern __shared__ __align__(16) uint8_t mem[];
+    step_room<KD> *m = (step_room<KD> *)mem;
+    const ap_delta_args &a = j.a;
+    int workers = (int)blockDim.x - HELPERS, thread = (int)threadIdx.x;
+    int h = (int)blockIdx.y, first = (int)(blockIdx.x % SLICES) * j.rows;
+    int rows = max(min(j.rows, a.v_dim - first), 0), row = thread / 4, part = thread % 4;
+    bool helper = thread >= workers, mine = !helper && row < rows;
+    ap_grid_wait();
+    const ap_seq seq = j.seq[blockIdx.z];
+    if (seq.n_tok < j.from || seq.n_tok >= j.below) return;
+
+    float4 s[N];
+    float4 *state = (float4 *)(ap_delta_state(a, seq, h) + (size_t)(first + row) * (size_t)a.k_dim);
+#pragma unroll
+    for (int e = 0; e < N; e++) {
+        s[e] = make_float4(0, 0, 0, 0);
+        if (mine && 4 * (4 * e + part) < a.k_dim) s[e] = state[4 * e + part];
+    }
+    int key_head = ap_delta_key_head(a, h);
+    for (int t = -BLOCK; t < seq.n_tok; t += BLOCK) {
+        int n = min(BLOCK, seq.n_tok - t), which = (t / BLOCK) & 1;
+        int next = t + BLOCK, ahead = min(BLOCK, seq.n_tok - next);
+        if (!helper && t >= 0)
+            steps<N, KD>(s, &m->ready[which], n, min(row, 63), part, m->o);
+        else if (helper && ahead > 0 && thread - workers < 32)
+            prepare_keys<KD>(a, seq.begin + next, ahead, key_head, &m->ready[which ^ 1]);
+        else if (helper && ahead > 0)
+            prepare_values<KD>(a, seq.begin + next, ahead, h, first, rows, &m->ready[which ^ 1]);
+        __syncthreads();
+        if (t < 0) continue;
+        if (CL > 1) {
+            sum_squares(m->o, n, rows, m->squares[which]);
+            ap_cluster_sync<CL>();
+        }
+        put_out<CL, KD>(a, m, which, seq.begin + t, n, h, first, rows);
+        if (ahead > 0) __syncthreads();
+    }
+#pragma unroll
+    for (int e = 0; e < N; e++)
+        if (mine && 4 * (4 * e + part) < a.k_dim) state[4 * e + part] = s[e];
+    if (CL > 1) ap_cluster_sync<CL>(); /* others read this block's sums */
+}
+
+/* ------------------------------------------------------------------ launches */
+
+template <int N> static void launch(const ap_exec *x, const step_job &j, unsigned n_seq)
+{
+    dim3 grid(SLICES, (unsigned)j.a.n_v_head, n_seq);
+    dim3 block((unsigned)((j.rows * 4 + 31) / 32 * 32 + HELPERS));
+    if (ap_cuda_of(x)->arch >= 90)
+        ap_launch_cluster(x, delta_steps<N, SLICES>, grid, block, SLICES, sizeof(step_room<16 * N>),
+                          j);
+    else
+        ap_launch_cluster(x, delta_steps<N, 1>, grid, block, 1, sizeof(step_room<16 * N>), j);
+}
+
+/* Tokens of the longest sequence that has fewer than `below`. */
+static int longest(const ap_batch *b, int below)
+{
+    int most = b->n_seq == b->n_tok ? 1 : 0;
+    for (int i = 0; i < b->n_seq; i++)
+        if (b->seq[i].n_tok < below && b->seq[i].n_tok > most) most = b->seq[i].n_tok;
+    return most;
+}
+
+/* The recurrent form, for sequences of fewer than `below` tokens. */
+static void recurrent(const ap_exec *x, const ap_delta_args *a, int below)
+{
+    const ap_batch *b = a->state.batch;
+    unsigned S = (unsigned)b->n_seq;
+    if (longest(b, below) == 0) return;
+    step_job j = {*a, b->seq_dev, 1, below, ((a->v_dim + SLICES - 1) / SLICES + 3) / 4 * 4};
+    if (a->k_dim <= 16)
+        launch<1>(x, j, S);
+    else if (a->k_dim <= 32)
+        launch<2>(x, j, S);
+    else if (a->k_dim <= 64)
+        launch<4>(x, j, S);
+    else if (a->k_dim <= 128)
+        launch<8>(x, j, S);
+    else
+        launch<16>(x, j, S);
+}
+
+/* The norm of all outputs. */
+static void norms(const ap_exec *x, const ap_delta_args *a)
+{
+    const ap_batch *b = a->state.batch;
+    step_job j = {*a, b->seq_dev, 1, INT_MAX, 0};
+    dim3 grid((unsigned)((longest(b, INT_MAX) + 7) / 8), (unsigned)a->n_v_head, (unsigned)b->n_seq);
+    ap_launch(x, delta_norm, grid, dim3(256), 0, j);
+}
+
+/* ------------------------------------------------------------------ the slot */
+
+size_t ap_cuda_delta_scratch_bytes(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,
+                                   int k_dim, int v_dim)
+{
+    return ap_delta_chunked_scratch(x, n_tok, n_k_head, n_v_head, k_dim, v_dim);
+}
+
+void ap_cuda_delta(const ap_exec *x, const ap_delta_args *a)
+{
+    bool chunked = (a->form == AP_DELTA_CHUNKED || x->precision == APUS_PRECISION_FAST) &&
+                   ap_delta_chunked_takes(x, a);
+    recurrent(x, a, chunked ? AP_DELTA_MANY : INT_MAX);
+    if (chunked) ap_delta_chunked(x, a);
+    if (ap_cuda_of(x)->arch < 90) norms(x, a);
+}

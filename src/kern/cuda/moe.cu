@@ -1,0 +1,363 @@
+/* moe.cu - routed experts: sort pairs by expert, gate and up, down, combine in the order of ranks.
+ *
+ * The experts of a layer lie one behind the other with one form, so an expert is a number of bytes away from
+ * the first one; where they do not, each is launched by itself. What an expert gives to a pair does not depend
+ * on the other pairs, so the order of pairs within an expert is free. */
+#include "matmul.cuh"
+
+enum { PLAN_THREADS = 1024, TILE = 64 };
+
+/* What lies where in the scratch. */
+struct room {
+    int32_t *first;       /* [E + 1] */
+    int32_t *rank;        /* [T*K] of a pair among its expert's */
+    int32_t *pair;        /* [T*K] */
+    int32_t *active;      /* [E] experts with pairs */
+    int32_t *tile_expert; /* [tiles] */
+    int32_t *tile_first;  /* [tiles] */
+    int32_t *iota;        /* [E] 0, 1, 2, ... */
+    int32_t *count;       /* n_active, n_tile */
+    float *mid;           /* [T*K, F] act(gate) * up */
+    float *out;           /* [T*K, H] */
+    void *x_q, *mid_q;
+    size_t total;
+};
+
+static size_t take(size_t *at, size_t bytes)
+{
+    size_t here = *at;
+    *at += (bytes + 255) / 256 * 256;
+    return here;
+}
+
+static int most_tiles(int64_t pairs, int n_expert, int tile)
+{
+    return (int)(pairs / tile + (pairs < n_expert ? pairs : n_expert));
+}
+
+static room lay_out(uint8_t *mem, int n_tok, int n_expert, int n_used, int hidden, int ffn)
+{
+    room r;
+    size_t at = 0, E = (size_t)n_expert, P = (size_t)n_tok * (size_t)n_used;
+    size_t tiles = (size_t)most_tiles((int64_t)P, n_expert, TILE);
+#define PLACE(field, type, n) r.field = (type *)(mem + take(&at, (n) * sizeof(type)))
+    PLACE(first, int32_t, E + 1);
+    PLACE(rank, int32_t, P);
+    PLACE(pair, int32_t, P);
+    PLACE(active, int32_t, E);
+    PLACE(tile_expert, int32_t, tiles);
+    PLACE(tile_first, int32_t, tiles);
+    PLACE(iota, int32_t, E);
+    PLACE(count, int32_t, 2);
+    PLACE(mid, float, (P + 1) * (size_t)ffn); /* and of a shared expert (decode.cu) */
+    PLACE(out, float, P *(size_t)hidden);
+#undef PLACE
+    r.x_q = mem + take(&at, ap_qin_bytes(n_tok, hidden));
+    r.mid_q = mem + take(&at, ap_qin_bytes((int64_t)P, ffn));
+    r.total = at;
+    return r;
+}
+
+size_t ap_cuda_moe_scratch_bytes(const ap_exec *x, int n_tok, int n_expert, int n_used, int hidden,
+                                 int ffn)
+{
+    double most = (double)n_tok * n_used * ((double)hidden + ffn) * 12.0;
+    (void)x;
+    if (most > 1e15) return SIZE_MAX - 63;
+    return lay_out(NULL, n_tok, n_expert, n_used, hidden, ffn).total;
+}
+
+/* First pairs and tiles of the experts, by one warp, 32 experts at a time. count: pairs of each; becomes first. */
+static __device__ void lay_out_experts(int32_t *count, int n_expert, int tile, const room &r)
+{
+    int lane = threadIdx.x, sum = 0, active = 0, tiles = 0;
+    for (int e0 = 0; e0 < n_expert; e0 += 32) {
+        int e = e0 + lane, n = e < n_expert ? count[e] : 0, t = (n + tile - 1) / tile;
+        int sn = n, st = t;
+        unsigned with = __ballot_sync(0xffffffffu, n > 0);
+        for (int i = 1; i < 32; i *= 2) {
+            int vn = __shfl_up_sync(0xffffffffu, sn, i), vt = __shfl_up_sync(0xffffffffu, st, i);
+            if (lane >= i) {
+                sn += vn;
+                st += vt;
+            }
+        }
+        if (e < n_expert) {
+            int first = sum + sn - n;
+            r.first[e] = count[e] = first;
+            if (n) r.active[active + __popc(with & ((1u << lane) - 1))] = e;
+            for (int i = 0; i < t; i++) {
+                r.tile_expert[tiles + st - t + i] = e;
+                r.tile_first[tiles + st - t + i] = first + i * tile;
+            }
+        }
+        sum += __shfl_sync(0xffffffffu, sn, 31);
+        tiles += __shfl_sync(0xffffffffu, st, 31);
+        active += __popc(with);
+    }
+    if (lane == 0) {
+        r.first[n_expert] = sum;
+        r.count[0] = active;
+        r.count[1] = tiles;
+    }
+}
+
+/* Sort pairs by expert, in one block; shared memory counts. Memory answers several pairs of a thread at a time. */
+static __global__ void __launch_bounds__(PLAN_THREADS)
+    plan(const int32_t *ids, int pairs, int n_expert, int tile, room r)
+{
+    constexpr int N = 8;
+    extern __shared__ int32_t count[]; /* [E] */
+    ap_grid_wait();
+    for (int e = threadIdx.x; e < n_expert; e += PLAN_THREADS) {
+        count[e] = 0;
+        r.iota[e] = e;
+    }
+    __syncthreads();
+    for (int p0 = threadIdx.x; p0 < pairs; p0 += N * PLAN_THREADS) {
+        int e[N];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            e[i] = p0 + i * PLAN_THREADS < pairs ? ids[p0 + i * PLAN_THREADS] : -1;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (e[i] >= 0) r.rank[p0 + i * PLAN_THREADS] = atomicAdd(&count[e[i]], 1);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) lay_out_experts(count, n_expert, tile, r);
+    __syncthreads();
+    for (int p0 = threadIdx.x; p0 < pairs; p0 += N * PLAN_THREADS) {
+        int at[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int p = p0 + i * PLAN_THREADS;
+            at[i] = p < pairs ? count[ids[p]] + r.rank[p] : -1;
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (at[i] >= 0) r.pair[at[i]] = p0 + i * PLAN_THREADS;
+    }
+}
+
+/* y (+)= the weighted sum of a token's experts, ranks ascending: N outputs a thread. */
+template <int N>
+static __global__ void combine(const float *out, const float *weights, int n_used, int hidden,
+                               float *y, int64_t ldy, bool accumulate)
+{
+    struct alignas(4 * N) few {
+        float v[N];
+    };
+    ap_grid_wait();
+    int t = blockIdx.y, h = (blockIdx.x * blockDim.x + threadIdx.x) * N;
+    if (h >= hidden) return;
+    few acc = {};
+#pragma unroll 8
+    for (int j = 0; j < n_used; j++) {
+        int64_t p = (int64_t)t * n_used + j;
+        few o = *(const few *)(out + p * hidden + h);
+        float w = weights[p];
+#pragma unroll
+        for (int i = 0; i < N; i++) acc.v[i] = fmaf(w, o.v[i], acc.v[i]);
+    }
+    few *to = (few *)(y + t * ldy + h);
+    if (accumulate) {
+        few old = *to;
+#pragma unroll
+        for (int i = 0; i < N; i++) acc.v[i] = old.v[i] + acc.v[i];
+    }
+    *to = acc;
+}
+
+static bool same(const ap_mat *a, const ap_mat *b)
+{
+    return a->dtype == b->dtype && a->rows == b->rows && a->cols == b->cols &&
+           a->q.bits == b->q.bits && a->q.table == b->q.table && a->q.scale == b->q.scale &&
+           a->q.group == b->q.group && a->data && b->data;
+}
+
+bool ap_cuda_expert_stride(const ap_expert *x, int n, size_t member, size_t *stride)
+{
+    const ap_mat *m0 = (const ap_mat *)((const uint8_t *)x + member);
+    *stride = 0;
+    for (int e = 1; e < n; e++) {
+        const ap_mat *m = (const ap_mat *)((const uint8_t *)(x + e) + member);
+        if (!same(m0, m)) return false;
+        if (e == 1) *stride = (size_t)((const uint8_t *)m->data - (const uint8_t *)m0->data);
+        if ((const uint8_t *)m->data != (const uint8_t *)m0->data + *stride * (size_t)e)
+            return false;
+    }
+    return m0->data != NULL;
+}
+
+struct job {
+    const ap_exec *x;
+    const ap_moe_args *a;
+    room r;
+    int hidden, ffn, pairs;
+    bool tiled, wide; /* wide: in bf16, tiled too */
+};
+
+static bool in_integers(const ap_exec *x, const ap_mat *w)
+{
+    return w->q.bits && !w->q.is_float && x->precision != APUS_PRECISION_EXACT;
+}
+
+static void product(const job *j, const ap_product_args &p, int groups)
+{
+    if (j->wide)
+        ap_cuda_wide(j->x, &p, groups);
+    else
+        ap_cuda_product(j->x, &p, j->tiled, groups);
+}
+
+/* Rows of inputs in the form that the kernels read. */
+static void convert(const job *j, const float *from, int64_t ld, int rows, int cols, ap_qin to)
+{
+    if (j->wide)
+        ap_cuda_to_bf16(j->x, from, ld, rows, cols, (uint16_t *)to.hi);
+    else
+        ap_cuda_quantise(j->x, from, ld, rows, cols, to);
+}
+
+/* One projection, or with `up` two at once, of the experts that `p` names. */
+static void project(const job *j, ap_product_args p, const ap_mat *w, const ap_mat *up,
+                    const float *in, int64_t ldin, ap_qin planes, int groups)
+{
+    bool glu = up != NULL, quick = in_integers(j->x, w) && (!glu || in_integers(j->x, up));
+    bool pairwise = !glu || (w->q.bits == up->q.bits && w->q.table == up->q.table &&
+                             (w->q.group == 16) == (up->q.group == 16));
+    bool alone = j->pairs == j->a->n_used && !p.first; /* one token */
+    if (j->wide || (quick && (pairwise || !alone))) {
+        p.w[0] = ap_qmat_of(w);
+        if (glu) p.w[1] = ap_qmat_of(up);
+        p.x = alone ? in : NULL;
+        p.ldx = ldin;
+        p.in = planes;
+        p.b16 = (const uint16_t *)planes.hi;
+        p.mode = glu ? AP_PUT_GLU : AP_PUT_STORE;
+        if (glu && !alone && !p.y16) { /* gate, then up times what it acts on */
+            p.mode = AP_PUT_STORE;
+            product(j, p, groups);
+            p.mode = AP_PUT_TIMES;
+            p.w[0] = ap_qmat_of(up);
+            p.stride[0] = p.stride[1];
+        }
+        product(j, p, groups);
+        return;
+    }
+    p.x = in;
+    p.ldx = ldin;
+    p.mode = AP_PUT_STORE;
+    ap_cuda_float_experts(j->x, w, &p, groups);
+    if (!glu) return;
+    p.mode = AP_PUT_TIMES;
+    p.stride[0] = p.stride[1];
+    ap_cuda_float_experts(j->x, up, &p, groups);
+}
+
+/* The experts one by one: those without pairs have no matrices. */
+static void each_expert(const job *j, ap_product_args p, bool down, const float *in, int64_t ldin,
+                        ap_qin planes)
+{
+    job one = *j;
+    one.tiled = one.wide = false;
+    for (int e = 0; e < j->a->n_expert; e++) {
+        const ap_expert *x = &j->a->experts[e];
+        if (!x->gate.data) continue;
+        p.expert = j->r.iota + e;
+        p.n_active = NULL;
+        p.stride[0] = p.stride[1] = 0;
+        /* the kernels add stride * e: none */
+        project(&one, p, down ? &x->down : &x->gate, down ? NULL : &x->up, in, ldin, planes, 1);
+    }
+}
+
+static const ap_expert *any_expert(const ap_moe_args *a)
+{
+    for (int e = 0; e < a->n_expert; e++)
+        if (a->experts[e].gate.data) return &a->experts[e];
+    return NULL;
+}
+
+void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
+{
+    const ap_expert *e0 = any_expert(a);
+    if (!e0) {
+        ap_cuda_check(ap_cuda_of(x), cudaErrorInvalidValue, "experts without weights");
+        return;
+    }
+    job j = {x,
+             a,
+             lay_out((uint8_t *)a->scratch, a->n_tok, a->n_expert, a->n_used, e0->gate.cols,
+                     e0->gate.rows),
+             e0->gate.cols,
+             e0->gate.rows,
+             a->n_tok * a->n_used,
+             false,
+             false};
+    size_t gate, up, down;
+    bool even = ap_cuda_expert_stride(a->experts, a->n_expert, offsetof(ap_expert, gate), &gate) &&
+                ap_cuda_expert_stride(a->experts, a->n_expert, offsetof(ap_expert, up), &up) &&
+                ap_cuda_expert_stride(a->experts, a->n_expert, offsetof(ap_expert, down), &down);
+    bool one = a->n_tok == 1 && even;
+    bool quick = in_integers(x, &e0->gate) && in_integers(x, &e0->up) && in_integers(x, &e0->down);
+    bool many = even && j.pairs >= 8 * a->n_expert;
+    j.wide = many && ap_cuda_is_wide(x, &e0->gate) && ap_cuda_is_wide(x, &e0->up) &&
+             ap_cuda_is_wide(x, &e0->down);
+    j.tiled = j.wide || (many && quick);
+    int tile = j.wide ? AP_WIDE_ROWS : TILE;
+    ap_product_args p = {};
+    p.n_used = a->n_used;
+    p.act = a->act;
+    p.n_row = j.pairs;
+    if (one) {
+        p.expert = a->ids;
+    } else {
+        ap_launch(x, plan, dim3(1), dim3(PLAN_THREADS), (size_t)a->n_expert * 4, a->ids, j.pairs,
+                  a->n_expert, tile, j.r);
+        p.expert = j.tiled ? j.r.tile_expert : j.r.active;
+        p.n_active = j.r.count + (j.tiled ? 1 : 0);
+        p.first = j.r.first;
+        p.tile_first = j.r.tile_first;
+        p.pair = j.r.pair;
+    }
+    int groups = one       ? a->n_used
+                 : j.tiled ? most_tiles(j.pairs, a->n_expert, tile)
+                           : (j.pairs < a->n_expert ? j.pairs : a->n_expert);
+
+    /* gate and up */
+    ap_qin x_q = ap_qin_at(j.r.x_q, a->n_tok, j.hidden),
+           mid_q = ap_qin_at(j.r.mid_q, j.pairs, j.ffn);
+    if (j.wide || (!one && (in_integers(x, &e0->gate) || in_integers(x, &e0->up))))
+        convert(&j, a->x, a->ldx, a->n_tok, j.hidden, x_q);
+    p.y = j.r.mid;
+    p.ldy = j.ffn;
+    p.by_token = true;
+    p.stride[0] = gate;
+    p.stride[1] = up;
+    bool joint = j.wide && ap_cuda_wide_pair(&e0->gate, &e0->up);
+    if (joint) p.y16 = (uint16_t *)mid_q.hi;
+    if (even)
+        project(&j, p, &a->experts[0].gate, &a->experts[0].up, a->x, one ? 0 : a->ldx, x_q, groups);
+    else
+        each_expert(&j, p, false, a->x, a->ldx, x_q);
+
+    /* down */
+    p.y16 = NULL;
+    if (!joint && (j.wide || (!one && in_integers(x, &e0->down))))
+        convert(&j, j.r.mid, j.ffn, j.pairs, j.ffn, mid_q);
+    p.y = j.r.out;
+    p.ldy = j.hidden;
+    p.by_token = false;
+    p.stride[0] = down;
+    if (even)
+        project(&j, p, &a->experts[0].down, NULL, j.r.mid, j.ffn, mid_q, groups);
+    else
+        each_expert(&j, p, true, j.r.mid, j.ffn, mid_q);
+
+    bool fours = j.hidden % 4 == 0 && a->ldy % 4 == 0 && ((uintptr_t)a->y & 15) == 0;
+    int each = fours ? 1024 : 256; /* outputs of a block */
+    ap_launch(x, fours ? combine<4> : combine<1>,
+              dim3((unsigned)(j.hidden + each - 1) / each, (unsigned)a->n_tok), dim3(256), 0,
+              (const float *)j.r.out, a->weights, a->n_used, j.hidden, a->y, a->ldy, a->accumulate);
+}

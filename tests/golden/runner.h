@@ -8,15 +8,19 @@
 #include "apus/apus.h"
 #include "gold.h"
 
-#define TOL_GOLD  1e-3 /* to the reference; or twice its own noise where that is more */
-#define TOL_SELF  1e-4 /* between our own ways of computing, where bits are not demanded */
-#define GAP_NEAR  1e-3 /* best two logits closer than this: either token may be chosen */
-#define RGAP_NEAR 1e-6 /* two experts closer than this: either may be chosen */
+#define TOL_GOLD 1e-3 /* to the reference; or twice its own noise where that is more */
+#define TOL_DEVICE                                                                                 \
+    2e-3 /* of devices that add up in an order of their own: of the logits' standard deviation */
+#define TOL_SELF 1e-4 /* between our own ways of computing, where bits are not demanded */
+#define GAP_NEAR 1e-3 /* best two logits closer than this: either token may be chosen */
+#define RGAP_NEAR                                                                                  \
+    1e-6 /* two experts closer than this: either may be chosen; by devices within ten times this */
 
 typedef struct options {
     const char *data, *model;
     bool quick, verbose;
     apus_cpu cpu;
+    const char *device; /* NULL = the CPU */
 } options;
 
 /* What one model's run has found. */
@@ -24,6 +28,10 @@ typedef struct report {
     const char *name;
     int checks, failures, not_bit_equal;
     bool verbose;
+    const char *device; /* NULL = the CPU */
+    double gold, noise; /* largest distance to the reference; its own */
+    double kv[3];       /* distance to f32 pages, of apus_kv less 1 */
+    int rows, near_token, near_router;
 } report;
 
 /* Everything computed for one prompt: the rows the golden has, and the logits of 32 more steps
@@ -44,6 +52,7 @@ typedef struct rig_spec {
     int threads, chunk, sessions;
     bool gdn_chunked;
     apus_kv kv; /* AUTO = F32 */
+    const char *device;
 } rig_spec;
 
 /* What the checks of a model share. */

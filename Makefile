@@ -10,7 +10,7 @@ build demo check check-all install:
 	@./setup $@
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 
 lint:
 	cmake --preset release -B build >/dev/null

@@ -44,7 +44,9 @@ apus_err ap_device_open(const char *name, apus_cpu level, int threads, ap_device
 #endif
     if (best) return ap_device_cpu(level, threads, out, diag);
     return ap_fail(diag, APUS_EUNSUPPORTED,
-                   "device %s: this build of apus runs on the CPU alone; choose cpu or auto", name);
+                   "device %s: this build of apus has the CPU alone (cmake -DAPUS_CUDA=ON builds "
+                   "CUDA); choose cpu or auto",
+                   name);
 }
 
 size_t ap_mat_bytes(const ap_mat *w)

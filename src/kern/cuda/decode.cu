@@ -139,16 +139,11 @@ static __global__ void __launch_bounds__(ONE_THREADS, 4) project(project_args a)
     m.y[row] = ap_sum_parts(&red[threadIdx.x / AP_PANEL * p.parts][r], p.parts);
 }
 
-static bool quick_form(const ap_exec *x, const ap_mat *w)
-{
-    return w->q.bits && !w->q.is_float && x->precision != APUS_PRECISION_EXACT;
-}
-
 /* Rarer ones go one after the other. */
 static bool fits(const ap_exec *x, const ap_mat *w)
 {
-    return quick_form(x, w) ? has_kernel(w->q)
-                            : !w->q.bits && (w->dtype == AP_BF16 || w->dtype == AP_F32);
+    return ap_in_integers(x, w) ? has_kernel(w->q)
+                                : !w->q.bits && (w->dtype == AP_BF16 || w->dtype == AP_F32);
 }
 
 static bool project_one(const ap_exec *x, const ap_project_args *p)
@@ -171,7 +166,7 @@ static bool project_one(const ap_exec *x, const ap_project_args *p)
         const ap_mat *w = p->w[i];
         project_mat *m = &a.m[i];
         int panels = (w->rows + AP_PANEL - 1) / AP_PANEL, each = 1;
-        m->kind = quick_form(x, w) ? AP_W_FORM : w->dtype == AP_BF16 ? AP_W_BF16 : AP_W_F32;
+        m->kind = ap_in_integers(x, w) ? AP_W_FORM : w->dtype == AP_BF16 ? AP_W_BF16 : AP_W_F32;
         m->y = p->y[i];
         m->rows = w->rows;
         m->first = blocks;
@@ -324,8 +319,9 @@ static bool same_shape(const ap_mat *a, const ap_mat *b)
 
 static bool expert_fits(const ap_exec *x, const ap_expert *e)
 {
-    return quick_form(x, &e->gate) && quick_form(x, &e->up) && quick_form(x, &e->down) &&
-           has_kernel(e->gate.q) && has_kernel(e->down.q) && alike(&e->gate, &e->up);
+    return ap_in_integers(x, &e->gate) && ap_in_integers(x, &e->up) &&
+           ap_in_integers(x, &e->down) && has_kernel(e->gate.q) && has_kernel(e->down.q) &&
+           alike(&e->gate, &e->up);
 }
 
 /* Shared memory of a block of the two launches. */

@@ -572,14 +572,9 @@ static void run(const ap_exec *x, const ap_mat *w, const ap_mat *up, ap_product_
     }
 }
 
-static bool in_integers(const ap_exec *x, const ap_mat *w)
-{
-    return w->q.bits && !w->q.is_float && x->precision != APUS_PRECISION_EXACT;
-}
-
 void ap_cuda_matmul(const ap_exec *x, const ap_matmul_args *m)
 {
-    if (!in_integers(x, m->w) && !(m->n_tok > MANY && ap_cuda_is_wide(x, m->w))) {
+    if (!ap_in_integers(x, m->w) && !(m->n_tok > MANY && ap_cuda_is_wide(x, m->w))) {
         ap_cuda_float_matmul(x, m);
         return;
     }
@@ -602,7 +597,8 @@ static bool same_form(const ap_mat *a, const ap_mat *b)
 void ap_cuda_glu(const ap_exec *x, const ap_glu_args *g)
 {
     bool wide = g->n_tok > MANY && ap_cuda_is_wide(x, g->gate) && ap_cuda_wide_pair(g->gate, g->up);
-    if (wide || (in_integers(x, g->gate) && in_integers(x, g->up) && same_form(g->gate, g->up))) {
+    if (wide ||
+        (ap_in_integers(x, g->gate) && ap_in_integers(x, g->up) && same_form(g->gate, g->up))) {
         ap_product_args a = {};
         a.w[0] = ap_qmat_of(g->gate);
         a.w[1] = ap_qmat_of(g->up);
@@ -621,7 +617,7 @@ void ap_cuda_glu(const ap_exec *x, const ap_glu_args *g)
     gate.ldy = g->ldy;
     gate.n_tok = g->n_tok;
     ap_cuda_matmul(x, &gate);
-    if (in_integers(x, g->up)) {
+    if (ap_in_integers(x, g->up)) {
         ap_product_args a = {};
         a.w[0] = ap_qmat_of(g->up);
         a.y = g->y;

@@ -36,6 +36,12 @@ struct ap_product_args {
     bool by_token; /* inputs' row of a pair is its token's; else its own */
 };
 
+/* Do products of w multiply integers? */
+static inline bool ap_in_integers(const ap_exec *x, const ap_mat *w)
+{
+    return w->q.bits && !w->q.is_float && x->precision != APUS_PRECISION_EXACT;
+}
+
 /* groups: of 8 rows, of tiles, or of experts. */
 void ap_cuda_product(const ap_exec *x, const ap_product_args *a, bool tiled, int groups);
 

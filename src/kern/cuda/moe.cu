@@ -197,11 +197,6 @@ struct job {
     bool tiled, wide; /* wide: in bf16, tiled too */
 };
 
-static bool in_integers(const ap_exec *x, const ap_mat *w)
-{
-    return w->q.bits && !w->q.is_float && x->precision != APUS_PRECISION_EXACT;
-}
-
 static void product(const job *j, const ap_product_args &p, int groups)
 {
     if (j->wide)
@@ -223,7 +218,7 @@ static void convert(const job *j, const float *from, int64_t ld, int rows, int c
 static void project(const job *j, ap_product_args p, const ap_mat *w, const ap_mat *up,
                     const float *in, int64_t ldin, ap_qin planes, int groups)
 {
-    bool glu = up != NULL, quick = in_integers(j->x, w) && (!glu || in_integers(j->x, up));
+    bool glu = up != NULL, quick = ap_in_integers(j->x, w) && (!glu || ap_in_integers(j->x, up));
     bool pairwise = !glu || (w->q.bits == up->q.bits && w->q.table == up->q.table &&
                              (w->q.group == 16) == (up->q.group == 16));
     bool alone = j->pairs == j->a->n_used && !p.first; /* one token */
@@ -300,7 +295,8 @@ void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
                 ap_cuda_expert_stride(a->experts, a->n_expert, offsetof(ap_expert, up), &up) &&
                 ap_cuda_expert_stride(a->experts, a->n_expert, offsetof(ap_expert, down), &down);
     bool one = a->n_tok == 1 && even;
-    bool quick = in_integers(x, &e0->gate) && in_integers(x, &e0->up) && in_integers(x, &e0->down);
+    bool quick =
+        ap_in_integers(x, &e0->gate) && ap_in_integers(x, &e0->up) && ap_in_integers(x, &e0->down);
     bool many = even && j.pairs >= 8 * a->n_expert;
     j.wide = many && ap_cuda_is_wide(x, &e0->gate) && ap_cuda_is_wide(x, &e0->up) &&
              ap_cuda_is_wide(x, &e0->down);
@@ -328,7 +324,7 @@ void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
     /* gate and up */
     ap_qin x_q = ap_qin_at(j.r.x_q, a->n_tok, j.hidden),
            mid_q = ap_qin_at(j.r.mid_q, j.pairs, j.ffn);
-    if (j.wide || (!one && (in_integers(x, &e0->gate) || in_integers(x, &e0->up))))
+    if (j.wide || (!one && (ap_in_integers(x, &e0->gate) || ap_in_integers(x, &e0->up))))
         convert(&j, a->x, a->ldx, a->n_tok, j.hidden, x_q);
     p.y = j.r.mid;
     p.ldy = j.ffn;
@@ -344,7 +340,7 @@ void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
 
     /* down */
     p.y16 = NULL;
-    if (!joint && (j.wide || (!one && in_integers(x, &e0->down))))
+    if (!joint && (j.wide || (!one && ap_in_integers(x, &e0->down))))
         convert(&j, j.r.mid, j.ffn, j.pairs, j.ffn, mid_q);
     p.y = j.r.out;
     p.ldy = j.hidden;

@@ -306,21 +306,4 @@ static __device__ __forceinline__ void ap_quantise_block(float4 x, char4 *hi, ch
     }
 }
 
-/* Store what ap_quantise_block has made: of block `block` of a row whose planes begin at hi, lo; l: lane of 8. */
-template <int PLANES>
-static __device__ __forceinline__ void ap_quantise_store(float4 x, int8_t *hi, int8_t *lo, float *d,
-                                                         int32_t *sum, int block, int l)
-{
-    char4 h, low;
-    float scale;
-    int s;
-    ap_quantise_block<PLANES>(x, &h, &low, &scale, &s);
-    s += __shfl_xor_sync(0xffffffffu, s, 1);
-    s += __shfl_xor_sync(0xffffffffu, s, 2);
-    if (PLANES == 2) *(char4 *)(hi + block * 32 + l * 4) = h;
-    *(char4 *)(lo + block * 32 + l * 4) = low;
-    if ((l & 3) == 0) sum[block * 2 + l / 4] = s;
-    if (l == 0) d[block] = scale;
-}
-
 #endif

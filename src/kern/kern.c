@@ -5,7 +5,7 @@
 
 #include "base/cpu.h"
 #include "kern/cpu/cpu_table.h"
-#include "kern/cpu/product.h"
+#include "kern/cpu/product/product.h"
 #ifdef AP_HAVE_CUDA
 #include "kern/cuda/device_cuda.h"
 #endif

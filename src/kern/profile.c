@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "kern/cpu/unit.h"
+#include "kern/cpu/product/unit.h"
 
 /* The entry of an operation; a new one as long as there is room. */
 static ap_profile_entry *find(ap_profile *p, const char *op, const char *type, int rows, int cols,

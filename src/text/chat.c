@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "text/template.h"
+#include "text/jinja/template.h"
 
 #define MAX_TEMPLATE_FILE ((size_t)1 << 20)
 #define MAX_CONFIG_FILE   ((size_t)256 << 20) /* tokenizer_config.json lists added tokens */

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
-#include "kern/cpu/tiled.h"
+#include "kern/cpu/micro/micro.h"
+#include "kern/cpu/product/tiled.h"
 #include "tensor/quant.h"
 
 /* The table at precision FAST. */

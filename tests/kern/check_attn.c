@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "harness.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/micro.h"
 #include "kv_view.h"
 
 #define MAX_SEQ 4

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro_recur.h"
+#include "kern/cpu/micro/micro_recur.h"
 
 #define MAX_SEQ 3
 #define MAX_K   512

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/micro.h"
 
 static const ap_dtype types[] = {AP_F32, AP_F16, AP_BF16};
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/micro.h"
 
 enum { MAX_EXPERTS = 64 };
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/micro.h"
 #include "tensor/quant.h"
 
 typedef struct form {

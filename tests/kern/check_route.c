@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/micro.h"
 
 /* The n_used largest by repeated search: another algorithm than ref's. */
 static void choose64(const float *l, int n_expert, int n_used, int32_t *ids)

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "kcheck.h"
-#include "kern/cpu/micro.h"
-#include "kern/cpu/micro_elem.h"
+#include "kern/cpu/micro/micro.h"
+#include "kern/cpu/micro/micro_elem.h"
 
 static double sigmoid64(double x)
 {

@@ -1,7 +1,7 @@
 #include "kern/cpu/cpu_table.h"
 
-#include "kern/cpu/ops.h"
-#include "kern/cpu/ops_state.h"
+#include "kern/cpu/ops/ops.h"
+#include "kern/cpu/ops/ops_state.h"
 #include "kern/groups.h"
 
 /* One for each level, all with the same slots: what differs is behind impl. */

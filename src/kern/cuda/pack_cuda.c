@@ -4,8 +4,8 @@
 
 #include "base/mem.h"
 #include "base/num.h"
-#include "kern/cpu/ops.h"
-#include "kern/cpu/product.h"
+#include "kern/cpu/ops/ops.h"
+#include "kern/cpu/product/product.h"
 #include "kern/cuda/device_cuda.h"
 #include "tensor/quant.h"
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/sysmem.h"
-#include "kern/cpu/ops.h"
+#include "kern/cpu/ops/ops.h"
 
 fake_setup fake;
 bool fake_host;

@@ -10,7 +10,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "text/template.h"
+#include "text/jinja/template.h"
 
 static void answer(apus_err err, const char *text, size_t len, const apus_diag *diag)
 {

@@ -14,7 +14,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "text/template.h"
+#include "text/jinja/template.h"
 
 static const char *data_dir, *official_dir;
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "kern/cpu/arm/tile_neon.h"
-#include "kern/cpu/micro_attn.h"
+#include "kern/cpu/micro/micro_attn.h"
 
 static float rms_neon(const float *x, int n, float eps)
 {
@@ -352,7 +352,7 @@ TILE_INLINE void values8(const int mr, const int16_t *w, const float *unit, cons
     }
 }
 
-#include "kern/cpu/attn_q8_body.h"
+#include "kern/cpu/micro/attn_q8_body.h"
 
 const ap_micro_attn ap_attn_neon = {
     .rms = rms_neon,

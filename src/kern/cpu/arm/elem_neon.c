@@ -29,6 +29,6 @@ static inline vec vec_bf16(const uint8_t *p)
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }
 
-#include "kern/cpu/elem_body.h"
+#include "kern/cpu/micro/elem_body.h"
 
 const ap_micro_elem ap_elem_neon = ELEM_TABLE;

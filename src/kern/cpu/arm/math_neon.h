@@ -5,7 +5,7 @@
 #include <arm_neon.h>
 #include <math.h>
 
-#include "kern/cpu/math_coef.h"
+#include "kern/cpu/micro/math_coef.h"
 
 /* a * b + c */
 static inline float32x4_t ap_fma_neon(float32x4_t a, float32x4_t b, float32x4_t c)

@@ -60,6 +60,6 @@ static inline vec w_odd(const uint8_t *w, int half)
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(vld1q_u8(w + 16 * half)), high));
 }
 
-#include "kern/cpu/matmul_body.h"
+#include "kern/cpu/micro/matmul_body.h"
 
 const ap_micro_matmul ap_matmul_neon = MATMUL_TABLE;

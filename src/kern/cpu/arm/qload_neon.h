@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")

@@ -1,8 +1,8 @@
 /* qwiden_neon.c - packed weights to f32, 16 rows x 1 input at a time: the load takes every fourth
  * byte. */
 #include "kern/cpu/arm/qload_neon.h"
-#include "kern/cpu/micro_matmul.h"
-#include "kern/cpu/micro_qwiden.h"
+#include "kern/cpu/micro/micro_matmul.h"
+#include "kern/cpu/micro/micro_qwiden.h"
 
 #define BLOCKS (AP_K_BLOCK / AP_Q_BLOCK)
 #define FLOAT  1 /* e4m3; other kinds as in qload_neon.h */

@@ -3,8 +3,8 @@
 #include <stdbool.h>
 
 #include "kern/cpu/arm/tile_neon.h"
-#include "kern/cpu/micro_recur.h"
-#include "kern/cpu/recur_body.h"
+#include "kern/cpu/micro/micro_recur.h"
+#include "kern/cpu/micro/recur_body.h"
 
 static float dot_neon(const float *x, const float *y, int n)
 {
@@ -178,7 +178,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
     if (c < n) conv_channels(n_tok, n_tap, row, c, w, ldw, n - c, out, ldout);
 }
 
-#include "kern/cpu/recur_cut_body.h"
+#include "kern/cpu/micro/recur_cut_body.h"
 
 /* 4 rows of n <= 8 values in registers: as soon as a row is final, all later ones take it. */
 static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, int n)

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro.h"
-#include "kern/cpu/micro_attn.h"
+#include "kern/cpu/micro/micro.h"
+#include "kern/cpu/micro/micro_attn.h"
 
 static float rms_ref(const float *x, int n, float eps)
 {

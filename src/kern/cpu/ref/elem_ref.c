@@ -1,7 +1,7 @@
 /* elem_ref.c - the scalar definition of the row kernels (micro_elem.h). */
 #include <math.h>
 
-#include "kern/cpu/micro_elem.h"
+#include "kern/cpu/micro/micro_elem.h"
 
 static float sum_sq_ref(const float *x, int n)
 {

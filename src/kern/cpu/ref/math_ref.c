@@ -1,8 +1,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/math_coef.h"
-#include "kern/cpu/micro.h"
+#include "kern/cpu/micro/math_coef.h"
+#include "kern/cpu/micro/micro.h"
 
 static uint32_t bits_of(float x)
 {

@@ -1,7 +1,7 @@
 /* matmul_ref.c - the scalar definition of products with packed weights (micro_matmul.h). */
 #include <math.h>
 
-#include "kern/cpu/micro_matmul.h"
+#include "kern/cpu/micro/micro_matmul.h"
 
 /* Row c of the panel at input i. */
 static float weight(ap_dtype t, const uint8_t *panel, int i, int c)

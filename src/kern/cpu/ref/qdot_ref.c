@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 static void quantise_block(int largest, const float *x, ap_qx *out)
 {

@@ -1,8 +1,8 @@
 /* qwiden_ref.c - the scalar definition of widening packed weights (micro_qwiden.h). */
 #include <math.h>
 
-#include "kern/cpu/micro_qdot.h"
-#include "kern/cpu/micro_qwiden.h"
+#include "kern/cpu/micro/micro_qdot.h"
+#include "kern/cpu/micro/micro_qwiden.h"
 
 /* 4 exponent bits with bias 7, 3 fraction bits, no infinities. */
 static float e4m3(uint8_t b)

@@ -1,9 +1,9 @@
 /* recur_ref.c - the scalar definition of the recurrent kernels (micro_recur.h). */
 #include <math.h>
 
-#include "kern/cpu/micro.h"
-#include "kern/cpu/micro_recur.h"
-#include "kern/cpu/recur_body.h"
+#include "kern/cpu/micro/micro.h"
+#include "kern/cpu/micro/micro_recur.h"
+#include "kern/cpu/micro/recur_body.h"
 
 static float dot_ref(const float *x, const float *y, int n)
 {

@@ -3,7 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kern/cpu/micro_attn.h"
+#include "kern/cpu/micro/micro_attn.h"
 #include "kern/cpu/x86/math_avx2.h"
 #include "kern/cpu/x86/tile_avx2.h"
 
@@ -373,7 +373,7 @@ TILE_INLINE void values8(const int mr, const int16_t *w, const float *unit, cons
     }
 }
 
-#include "kern/cpu/attn_q8_body.h"
+#include "kern/cpu/micro/attn_q8_body.h"
 
 const ap_micro_attn ap_attn_avx2 = {
     .rms = rms_avx2,

@@ -3,7 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kern/cpu/micro_attn.h"
+#include "kern/cpu/micro/micro_attn.h"
 #include "kern/cpu/x86/math_avx512.h"
 #include "kern/cpu/x86/tile_avx512.h"
 

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_attn.h"
+#include "kern/cpu/micro/micro_attn.h"
 
 #define FAST_INLINE static inline __attribute__((always_inline))
 

@@ -1,7 +1,7 @@
 /* delta_amx.c - products of split inputs in bf16 tiles, for the chunked delta rule (micro_recur.h). */
 #include <immintrin.h>
 
-#include "kern/cpu/micro_recur.h"
+#include "kern/cpu/micro/micro_recur.h"
 #include "kern/cpu/x86/amx_tile.h"
 
 #define INLINE static inline __attribute__((always_inline))

@@ -62,6 +62,6 @@ static inline float sum16(const vec s[2])
     return ap_sum16_avx2(s[0], s[1]);
 }
 
-#include "kern/cpu/elem_body.h"
+#include "kern/cpu/micro/elem_body.h"
 
 const ap_micro_elem ap_elem_avx2 = ELEM_TABLE;

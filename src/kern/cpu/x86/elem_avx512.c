@@ -62,6 +62,6 @@ static inline float sum16(const vec s[1])
     return ap_sum16_avx512(s[0]);
 }
 
-#include "kern/cpu/elem_body.h"
+#include "kern/cpu/micro/elem_body.h"
 
 const ap_micro_elem ap_elem_avx512 = ELEM_TABLE;

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "kern/cpu/math_coef.h"
+#include "kern/cpu/micro/math_coef.h"
 
 static inline __m256 ap_exp_avx2(__m256 x)
 {

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "kern/cpu/math_coef.h"
+#include "kern/cpu/micro/math_coef.h"
 
 static inline __m512 ap_exp_avx512(__m512 x)
 {

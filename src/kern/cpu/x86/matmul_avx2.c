@@ -63,6 +63,6 @@ static inline vec w_odd(const uint8_t *w, int half)
         _mm256_and_si256(_mm256_load_si256((const __m256i *)w + half), high));
 }
 
-#include "kern/cpu/matmul_body.h"
+#include "kern/cpu/micro/matmul_body.h"
 
 const ap_micro_matmul ap_matmul_avx2 = MATMUL_TABLE;

@@ -69,6 +69,6 @@ static inline vec w_odd(const uint8_t *w, int half)
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_load_si512(w), high));
 }
 
-#include "kern/cpu/matmul_body.h"
+#include "kern/cpu/micro/matmul_body.h"
 
 const ap_micro_matmul ap_matmul_avx512 = MATMUL_TABLE;

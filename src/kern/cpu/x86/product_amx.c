@@ -2,8 +2,8 @@
  *
  * Two panels of weights x two tiles of rows meet in four tiles of f32 sums. While they do, the next two
  * panels' K block is unpacked, a step of a panel at a time: tile and vector units work side by side. */
-#include "kern/cpu/micro_amx.h"
-#include "kern/cpu/qpack.h"
+#include "kern/cpu/micro/micro_amx.h"
+#include "kern/cpu/pack/qpack.h"
 #include "kern/cpu/x86/amx_tile.h"
 #include "kern/cpu/x86/qload_avx512.h"
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 static inline int most_of(__m256i v)
 {

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 static inline __attribute__((always_inline)) void quantise_block(bool high, const float *x,
                                                                  ap_qx *out)

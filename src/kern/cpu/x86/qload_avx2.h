@@ -6,7 +6,7 @@
 #include <immintrin.h>
 
 #include "base/num.h"
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")

@@ -4,7 +4,7 @@
 #define AP_KERN_CPU_X86_QSCALE_H
 
 #include "base/num.h"
-#include "kern/cpu/qpack.h"
+#include "kern/cpu/pack/qpack.h"
 
 #define CHUNK 8 /* blocks whose scales are made at once: AP_Q_SUPER inputs */
 _Static_assert(CHUNK *AP_Q_BLOCK == AP_Q_SUPER, "a chunk has one d");

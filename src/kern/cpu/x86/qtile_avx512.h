@@ -1,6 +1,6 @@
 /* qtile_avx512.h - tile_block for every number of rows and panels and every form, and the choice
  * between them: included by qdot_avx512.c and qdot8_avx512.c behind their tile_block. */
-#include "kern/cpu/micro_qdot.h"
+#include "kern/cpu/micro/micro_qdot.h"
 
 typedef void (*tile_fn)(int zero, const ap_qpanel *w, const ap_qx *const *x, int n, float *out,
                         int ld, bool add);

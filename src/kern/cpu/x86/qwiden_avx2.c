@@ -1,8 +1,8 @@
 /* qwiden_avx2.c - packed weights to f32, 8 rows per vector. */
 #include <math.h>
 
-#include "kern/cpu/micro_matmul.h"
-#include "kern/cpu/micro_qwiden.h"
+#include "kern/cpu/micro/micro_matmul.h"
+#include "kern/cpu/micro/micro_qwiden.h"
 #include "kern/cpu/x86/qload_avx2.h"
 
 #define BLOCKS (AP_K_BLOCK / AP_Q_BLOCK)

@@ -2,8 +2,8 @@
  * other q become floats by the exponent trick: 2^23 + q has q as its last bits. */
 #include <math.h>
 
-#include "kern/cpu/micro_matmul.h"
-#include "kern/cpu/micro_qwiden.h"
+#include "kern/cpu/micro/micro_matmul.h"
+#include "kern/cpu/micro/micro_qwiden.h"
 #include "kern/cpu/x86/qload_avx512.h"
 
 #define BLOCKS (AP_K_BLOCK / AP_Q_BLOCK)

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <stdbool.h>
 
-#include "kern/cpu/micro_recur.h"
-#include "kern/cpu/recur_body.h"
+#include "kern/cpu/micro/micro_recur.h"
+#include "kern/cpu/micro/recur_body.h"
 #include "kern/cpu/x86/math_avx2.h"
 #include "kern/cpu/x86/tile_avx2.h"
 
@@ -180,7 +180,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
     }
 }
 
-#include "kern/cpu/recur_cut_body.h"
+#include "kern/cpu/micro/recur_cut_body.h"
 
 /* 4 rows of two vectors in registers: as soon as a row is final, all later ones take it. */
 static void solve_strip(const float *a, int64_t lda, float *x, int64_t ldx, __m256i m0, __m256i m1)

@@ -1,0 +1,15 @@
+#include "kern/cpu/ops/ops.h"
+
+#define STEPS_PER_TASK   2048 /* around a microsecond, what waking a worker costs */
+#define TASKS_PER_THREAD 4
+
+int ap_op_tasks(const ap_exec *ex, int64_t rows, int64_t cost)
+{
+    int threads = ap_pool_threads(ex->dev->pool);
+    if (rows <= 0) return 0;
+    if (threads == 1) return 1;
+    int64_t n = rows * cost / STEPS_PER_TASK, most = (int64_t)threads * TASKS_PER_THREAD;
+    if (n > most) n = most;
+    if (n > rows) n = rows;
+    return n < 1 ? 1 : (int)n;
+}

@@ -1,0 +1,354 @@
+/* ops_moe.c - routed experts: sort, gate and up, down, combine.
+ *
+ * The T*K (token, rank) pairs are sorted by expert; a pair's place in that order is its slot. Slots
+ * of one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a
+ * small matrix product, and all tasks of all units form one flat list, so that the workers finish
+ * together whatever the routing is. Experts that go by tiles (tiled.h) have the first slots and units
+ * of their own.
+ *
+ * The second product and the combination go through the outputs in slices, so that what experts give
+ * to thousands of tokens stays in the caches and small. */
+#include <stdalign.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/num.h"
+#include "kern/cpu/micro/micro_elem.h"
+#include "kern/cpu/ops/ops.h"
+#include "kern/cpu/product/product.h"
+#include "kern/cpu/product/tiled.h"
+
+#define COMBINE_CHUNK 512
+#define SLICE_BYTES   ((size_t)8 << 20) /* of all pairs' results */
+#define SLICE_PANELS  16 /* at least: shorter runs of outputs are read and written badly */
+
+/* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
+typedef struct layout {
+    size_t slot_of, tok_of, start, units, out, x_q, pairs, total;
+    int slice; /* panels of a slice */
+} layout;
+
+/* What lies where behind `pairs`, once it is known which pairs go by tiles. */
+typedef struct pair_layout {
+    size_t x_t, mid_t, mid, mid_q, end;
+    int ld_mid; /* floats of a row of mid */
+} pair_layout;
+
+typedef struct moe_job {
+    const ap_exec *ex;
+    const ap_micro *m;
+    const ap_moe_args *a;
+    const ap_micro_qdot *qdot;
+    int32_t *slot_of;   /* [T*K] slot of a pair */
+    int32_t *tok_of;    /* [T*K] token of a slot */
+    int32_t *start;     /* [E] pairs of an expert; then its next slot */
+    ap_moe_unit *units; /* those of tiles, then the others */
+    float *mid;   /* [T*K - n_tiled_slot, F] act(gate) * up of the slots behind those of tiles, */
+    float *out;   /* [T*K, ld_out]: the outputs of a slice */
+    ap_qx *mid_q; /* and for weights in integer form [.., F/32] */
+    ap_qx *x_q;   /* [T, H/32] x */
+    int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
+    int slice, n_slice; /* the slice's first panel and its panels */
+    int n_tiled_slot;   /* slots of units by tiles */
+    ap_tiled_moe tiled;
+    ap_split split; /* of one unit */
+} moe_job;
+
+/* Places `n` items of `size` bytes at *at; saturates instead of wrapping around. */
+static size_t place(size_t *at, size_t n, size_t size)
+{
+    size_t here = *at, bytes, end;
+    if (!ap_mul_size(n, size, &bytes) || !ap_add_size(here, bytes, &end) || end > SIZE_MAX - 63) {
+        *at = SIZE_MAX - 63;
+        return here;
+    }
+    *at = ap_round_up(end, 64);
+    return here;
+}
+
+static int slice_panels(size_t pairs, int hidden)
+{
+    int panels = ap_div_up(hidden, AP_PANEL);
+    size_t fit = SLICE_BYTES / (AP_PANEL * sizeof(float)) / (pairs ? pairs : 1);
+    if (fit < SLICE_PANELS) fit = SLICE_PANELS;
+    return fit < (size_t)panels ? (int)fit / 2 * 2 : panels;
+}
+
+/* `tiled` of the pairs go by tiles, the others by what ops_moe.c does itself. */
+static pair_layout lay_out_pairs(const ap_exec *ex, size_t at, size_t pairs, size_t tiled,
+                                 int n_expert, int hidden, int ffn)
+{
+    pair_layout l = {.ld_mid = (ffn + 15) / 16 * 16};
+    size_t plain = pairs - tiled;
+    l.x_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, hidden));
+    l.mid_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, ffn));
+    l.mid = place(&at, plain, (size_t)l.ld_mid * sizeof(float));
+    l.mid_q = place(&at, ex->precision != APUS_PRECISION_EXACT ? plain : 0, ap_input_bytes(ffn));
+    l.end = at;
+    return l;
+}
+
+static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden, int ffn)
+{
+    layout l = {0};
+    size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
+    l.slice = slice_panels(pairs, hidden);
+    l.slot_of = place(&at, pairs, sizeof(int32_t));
+    l.tok_of = place(&at, pairs, sizeof(int32_t));
+    l.start = place(&at, (size_t)n_expert, sizeof(int32_t));
+    /* an expert has one unit that is not full, at most */
+    l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
+    /* never more for fewer tokens: a step may have any number up to the one that was planned for */
+    size_t out = pairs, row = AP_PANEL * sizeof(float);
+    if (l.slice * AP_PANEL < hidden)
+        out = ap_max_size(pairs * SLICE_PANELS, SLICE_BYTES / row);
+    else
+        row *= (size_t)l.slice;
+    l.out = place(&at, out, row);
+    if (ex->precision != APUS_PRECISION_EXACT)
+        l.x_q = place(&at, (size_t)n_tok, ap_input_bytes(hidden));
+    l.pairs = at;
+    /* every pair is on one of both sides: the larger one, and what padding takes in tiles */
+    size_t most = ap_round_up(pairs, 16);
+    size_t all_tiled = lay_out_pairs(ex, at, most, most, n_expert, hidden, ffn).end;
+    size_t all_plain = lay_out_pairs(ex, at, most, 0, n_expert, hidden, ffn).end;
+    size_t padding = ap_tiled_moe_padding(ex, most, n_expert, hidden) +
+                     ap_tiled_moe_padding(ex, most, n_expert, ffn);
+    l.total = ap_max_size(all_tiled > padding ? all_tiled - padding : 0, all_plain);
+    place(&l.total, 1, padding + 4 * 64); /* each part is rounded up */
+    return l;
+}
+
+size_t ap_cpu_moe_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden,
+                                int ffn)
+{
+    return lay_out(ex, n_tok, n_expert, n_used, hidden, ffn).total;
+}
+
+/* Slots and units of an expert with `rows` pairs; returns the rows of the largest unit. */
+static int add_units(moe_job *j, int e, int rows, bool tiled, int *slot)
+{
+    ap_tiled_moe *t = &j->tiled;
+    int widest = 0, most = tiled ? AP_TILED_UNIT : AP_TASK_ROWS;
+    int n = ap_div_up(rows, most), rough = tiled ? 16 : 1;
+    for (int u = 0; u < n; u++) {
+        int begin = ap_op_first(rows, u, n) / rough * rough;
+        int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;
+        ap_moe_unit *at = tiled ? &j->units[t->n_unit++] : &j->units[j->n_units++];
+        *at = (ap_moe_unit){
+            .expert = e, .slot = *slot + begin, .rows = end - begin, .tile = t->n_tile};
+        if (tiled) t->n_tile += (end - begin + 15) / 16;
+        if (end - begin > widest) widest = end - begin;
+    }
+    j->start[e] = *slot;
+    *slot += rows;
+    return widest;
+}
+
+/* Counting sort of the pairs by expert, those of tiles first; returns the rows of the largest other
+ * unit. */
+static int sort_pairs(moe_job *j)
+{
+    const ap_moe_args *a = j->a;
+    int pairs = a->n_tok * a->n_used, slot = 0, widest = 0;
+    memset(j->start, 0, (size_t)a->n_expert * sizeof(int32_t));
+    for (int i = 0; i < pairs; i++) j->start[a->ids[i]]++;
+    /* an expert is taken in the second round unless it was in the first: which that is depends on its
+     * rows, and start[e] then is no longer their number */
+    for (int e = 0; e < a->n_expert; e++) {
+        int rows = j->start[e];
+        if (!rows || !ap_tiled_expert(j->ex, &a->experts[e], rows)) continue;
+        add_units(j, e, rows, true, &slot);
+        j->start[e] = -1 - j->start[e];
+    }
+    j->n_tiled_slot = slot;
+    j->units += j->tiled.n_unit;
+    for (int e = 0; e < a->n_expert; e++) {
+        int rows = j->start[e], n;
+        if (rows < 0) {
+            j->start[e] = -1 - rows;
+        } else if (rows) {
+            n = add_units(j, e, rows, false, &slot);
+            if (n > widest) widest = n;
+        }
+    }
+    for (int i = 0; i < pairs; i++) {
+        int to = j->start[a->ids[i]]++;
+        j->slot_of[i] = to;
+        j->tok_of[to] = i / a->n_used;
+    }
+    return widest;
+}
+
+static void glu_task(void *arg, int task, int worker)
+{
+    const moe_job *j = arg;
+    int tiled = ap_tiled_glu_tasks(&j->tiled);
+    if (task < tiled) {
+        ap_tiled_moe_glu(&j->tiled, task);
+        return;
+    }
+    task -= tiled;
+    const ap_moe_unit *u = &j->units[task / j->split.n_groups];
+    const ap_expert *e = &j->a->experts[u->expert];
+    alignas(64) float tile[AP_TASK_FLOATS];
+    const float *x[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS] = {0};
+    (void)worker;
+
+    int p0 = task % j->split.n_groups * j->split.group, left = ap_n_panels(&e->gate) - p0;
+    int panels = left < j->split.group ? left : j->split.group;
+    int wide = panels * AP_PANEL, n0 = p0 * AP_PANEL;
+    int n = j->ffn - n0 < wide ? j->ffn - n0 : wide;
+    const ap_mat *w[2] = {&e->gate, &e->up};
+    for (int r = 0; r < u->rows; r++) {
+        x[r] = j->a->x + j->tok_of[u->slot + r] * j->a->ldx;
+        if (j->x_q)
+            q[r] = j->x_q + (size_t)j->tok_of[u->slot + r] * (size_t)(j->hidden / AP_Q_BLOCK);
+    }
+    ap_product(j->m, w, 2, p0, panels, (ap_rows){x, j->x_q ? q : NULL, j->qdot}, u->rows, tile,
+               2 * wide);
+    for (int r = 0; r < u->rows; r++) {
+        const float *gate = tile + (size_t)r * 2 * wide;
+        float *mid = j->mid + (size_t)(u->slot - j->n_tiled_slot + r) * j->ld_mid + n0;
+        j->m->elem->act_mul(j->a->act, gate, gate + wide, mid, n);
+    }
+}
+
+static void down_task(void *arg, int task, int worker)
+{
+    const moe_job *j = arg;
+    int tiled = ap_tiled_down_tasks(&j->tiled);
+    if (task < tiled) {
+        ap_tiled_moe_down(&j->tiled, task);
+        return;
+    }
+    task -= tiled;
+    const ap_moe_unit *u = &j->units[task / j->split.n_groups];
+    const ap_mat *w = &j->a->experts[u->expert].down;
+    const float *x[AP_TASK_ROWS];
+    const ap_qx *q[AP_TASK_ROWS] = {0};
+    (void)worker;
+
+    int p0 = task % j->split.n_groups * j->split.group, left = j->n_slice - p0;
+    int panels = left < j->split.group ? left : j->split.group;
+    for (int r = 0; r < u->rows; r++) {
+        size_t at = (size_t)(u->slot - j->n_tiled_slot + r);
+        x[r] = j->mid + at * (size_t)j->ld_mid;
+        if (j->mid_q) q[r] = j->mid_q + at * (size_t)(j->ffn / AP_Q_BLOCK);
+    }
+    /* rows of `out` are padded to whole panels, so that sums may land there at once */
+    ap_product(j->m, &w, 1, j->slice + p0, panels, (ap_rows){x, j->mid_q ? q : NULL, j->qdot},
+               u->rows, j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
+}
+
+static void combine_row(const moe_job *j, int t)
+{
+    const ap_moe_args *a = j->a;
+    const int32_t *slot = j->slot_of + (size_t)t * a->n_used;
+    const float *weight = a->weights + (size_t)t * a->n_used;
+    int first = j->slice * AP_PANEL, width = j->n_slice * AP_PANEL;
+    float *y = a->y + t * a->ldy + first;
+    alignas(64) float acc[COMBINE_CHUNK];
+    if (width > j->hidden - first) width = j->hidden - first;
+    for (int i = 0; i < width; i += COMBINE_CHUNK) {
+        int n = width - i < COMBINE_CHUNK ? width - i : COMBINE_CHUNK;
+        memset(acc, 0, (size_t)n * sizeof(float));
+        for (int r = 0; r < a->n_used; r++)
+            j->m->elem->add_scaled(acc, weight[r], j->out + (size_t)slot[r] * j->ld_out + i, n);
+        if (a->accumulate)
+            j->m->elem->add(y + i, acc, n);
+        else
+            memcpy(y + i, acc, (size_t)n * sizeof(float));
+    }
+}
+
+static void combine_task(void *arg, int task, int worker)
+{
+    const moe_job *j = arg;
+    (void)worker;
+    int end = ap_op_first(j->a->n_tok, task + 1, j->n_tasks);
+    for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) combine_row(j, t);
+}
+
+static void begin_tiled(moe_job *j)
+{
+    j->tiled = (ap_tiled_moe){.ex = j->ex,
+                              .a = j->a,
+                              .tok_of = j->tok_of,
+                              .units = j->units,
+                              .out = j->out,
+                              .ld_out = j->ld_out,
+                              .hidden = j->hidden,
+                              .ffn = j->ffn};
+}
+
+static void quantise_mid(const moe_job *j)
+{
+    int rows = j->a->n_tok * j->a->n_used - j->n_tiled_slot;
+    ap_quantise(j->ex, j->mid, j->ld_mid, rows, j->ffn, j->mid_q);
+}
+
+/* The outputs of at most n panels from j->slice on. */
+static void run_slice(moe_job *j, int rows, int n)
+{
+    int left = ap_n_panels(&j->a->experts[j->a->ids[0]].down) - j->slice;
+    j->n_slice = left < n ? left : n;
+    ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
+    j->split = ap_split_product(j->ex, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
+    ap_op_run(j->ex, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
+    j->n_tasks = ap_op_tasks(j->ex, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
+    ap_op_run(j->ex, combine_task, j, j->n_tasks);
+}
+
+void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
+{
+    if (a->n_tok == 0) return;
+    const ap_expert *e = &a->experts[a->ids[0]];
+    int hidden = e->gate.cols, ffn = e->gate.rows;
+    layout l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
+    uint8_t *s = a->scratch;
+    moe_job j = {
+        .ex = ex,
+        .m = ex->k->impl,
+        .a = a,
+        .qdot = ap_qdot_of(ex),
+        .slot_of = (int32_t *)(s + l.slot_of),
+        .tok_of = (int32_t *)(s + l.tok_of),
+        .start = (int32_t *)(s + l.start),
+        .units = (ap_moe_unit *)(s + l.units),
+        .out = (float *)(s + l.out),
+        .x_q = (ap_qx *)(s + l.x_q),
+        .ld_out = l.slice * AP_PANEL,
+        .hidden = hidden,
+        .ffn = ffn,
+    };
+    begin_tiled(&j);
+    int rows = sort_pairs(&j);
+    pair_layout p = lay_out_pairs(ex, l.pairs, (size_t)a->n_tok * (size_t)a->n_used,
+                                  (size_t)j.n_tiled_slot, a->n_expert, hidden, ffn);
+    j.tiled.x = s + p.x_t;
+    j.tiled.mid = s + p.mid_t;
+    j.mid = (float *)(s + p.mid);
+    j.ld_mid = p.ld_mid;
+    j.mid_q = (ap_qx *)(s + p.mid_q);
+    ap_tiled_moe_begin(&j.tiled);
+    bool glu_q = false, down_q = false; /* is any expert in integer form? */
+    for (int u = 0; u < j.n_units; u++) {
+        const ap_expert *x = &a->experts[j.units[u].expert];
+        glu_q |= ap_meets_integers(ex, &x->gate) || ap_meets_integers(ex, &x->up);
+        down_q |= ap_meets_integers(ex, &x->down);
+    }
+    if (!glu_q)
+        j.x_q = NULL;
+    else
+        ap_quantise(ex, a->x, a->ldx, a->n_tok, hidden, j.x_q);
+    j.split = ap_split_product(ex, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
+    ap_op_run(ex, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
+    if (!down_q)
+        j.mid_q = NULL;
+    else
+        quantise_mid(&j);
+    for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice)
+        run_slice(&j, rows, l.slice);
+}

@@ -180,6 +180,18 @@ static double loose_of(apus_precision p)
     return p == APUS_PRECISION_FAST ? KC_LOOSE_FAST : 2 * KC_LOOSE;
 }
 
+/* What a kernel must come to: with precision FAST a device has inputs of its own form, so it is held to
+ * the finer result of HIGH, not to the roundings of ref. */
+static const float *wanted(const kc_kern *kern, const float *ref, const float *fine)
+{
+    return kern->exact ? ref : fine;
+}
+
+static ap_exec fine_precision(const ap_exec *ex, apus_precision p)
+{
+    return with_precision(ex, p == APUS_PRECISION_FAST ? APUS_PRECISION_HIGH : p);
+}
+
 /* Tiles of matrix units round otherwise than the Order: check_amx.c. */
 static bool follows_order(const ap_exec *ex, apus_precision p)
 {
@@ -294,7 +306,7 @@ static void check_self(kc *c, const kc_kern *kern, apus_precision p, const char 
 }
 
 static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap_matmul_args *args,
-                         const float *old, const float *want, int N)
+                         const float *old, const float *of_ref, const float *fine, int N)
 {
     ap_matmul_args a = *args;
     c->loose = loose_of(p);
@@ -307,7 +319,7 @@ static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap
         ap_exec kern = with_precision(&c->kern[k].x, p);
         if (!follows_order(&kern, p)) continue;
         ap_mat its = kc_mat_of(c, &c->kern[k], src, args->w);
-        const float *whole = NULL;
+        const float *whole = NULL, *want = wanted(&c->kern[k], of_ref, fine);
         a.w = &its;
         for (int with = 0; with < 2; with++) {
             kc_poison(y, ny);
@@ -340,10 +352,11 @@ static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap
 
 static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int K, bool accumulate)
 {
-    ap_exec ref = with_precision(c->ref, p);
+    ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
     int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
-    float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny);
+    float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny),
+          *fine = p == APUS_PRECISION_FAST ? kc_out(c, ny) : want;
     double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
     describe(c, f, p == APUS_PRECISION_FAST ? "fast" : "high", T, N, K);
     if (T > 2) memset(x + ldx, 0, (size_t)K * sizeof(float)); /* a row of zeros */
@@ -361,11 +374,17 @@ static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int
     kc_call(&ref, matmul, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
+    if (p == APUS_PRECISION_FAST) {
+        a.y = fine;
+        for (int t = 0; t < T && accumulate; t++)
+            memcpy(fine + t * ldy, old + t * ldy, (size_t)N * sizeof(float));
+        kc_call(&high, matmul, &a);
+    }
     if (p == APUS_PRECISION_HIGH) {
         c->mag = mag;
         c->part = KC_PART_INT15;
     }
-    check_levels(c, p, &src, &a, old, want, N);
+    check_levels(c, p, &src, &a, old, want, fine, N);
 }
 
 /* Infinities, NaNs and denormals of a row stay in that row. */
@@ -387,7 +406,7 @@ static void check_special(kc *c, apus_precision p, const form *f)
     for (int r = 0; r < T; r++)
         for (int n = 0; n < N; n++)
             if (!isfinite(want[r * N + n]) != (r == 1 || r == 2)) kc_fail(c, "row %d", r);
-    check_levels(c, p, &src, &a, NULL, want, N);
+    check_levels(c, p, &src, &a, NULL, want, want, N);
 }
 
 /* Exact mode is the product with the numbers that the format defines, in the Order of f32 weights. */
@@ -494,29 +513,40 @@ static void check_glu_alone(kc *c, const kc_kern *kern, const ap_exec *ex, const
     kc_again(c, kern, "rows alone", a->y, a->ldy, whole, a->ldy, a->n_tok, (int64_t)F);
 }
 
+/* y = act(gate x) * (up x), with u for the second factor. */
+static void glu_by_parts(const ap_exec *ref, const ap_matmul_args *a, const ap_mat *gate,
+                         const ap_mat *up, ap_act which, float *y, float *u)
+{
+    ap_matmul_args part = *a;
+    part.w = gate;
+    part.y = y;
+    kc_call(ref, matmul, &part);
+    part.w = up;
+    part.y = u;
+    kc_call(ref, matmul, &part);
+    for (int64_t j = 0; j < a->n_tok * a->ldy; j++) y[j] = act(which, y[j], u[j]);
+}
+
 /* The same through plain matmuls: gate and up of the same or of different forms, or one in f32. */
 void check_glu_quant(kc *c)
 {
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_exec ref = with_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
         int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
         size_t n = (size_t)T * F;
         describe(c, f, "glu", T, F, K);
         float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n),
-              *y = kc_out(c, n);
+              *y = kc_out(c, n), *fine = p == APUS_PRECISION_FAST ? kc_out(c, n) : g;
         ap_tensor sg = weights(c, f, F, K),
                   su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
         c->loose = loose_of(p);
-        ap_matmul_args a = {.x = x, .w = &gate, .y = g, .ldx = K, .ldy = F, .n_tok = T};
         ap_act which = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
-        kc_call(&ref, matmul, &a);
-        a.w = &up;
-        a.y = u;
-        kc_call(&ref, matmul, &a);
-        for (size_t j = 0; j < n; j++) g[j] = act(which, g[j], u[j]);
+        ap_matmul_args a = {.x = x, .ldx = K, .ldy = F, .n_tok = T};
+        glu_by_parts(&ref, &a, &gate, &up, which, g, u);
+        if (p == APUS_PRECISION_FAST) glu_by_parts(&high, &a, &gate, &up, which, fine, u);
         for (int k = 0; k < c->n_kern; k++) {
             ap_mat its_gate = kc_mat_of(c, &c->kern[k], &sg, &gate),
                    its_up = kc_mat_of(c, &c->kern[k], &su, &up);
@@ -532,7 +562,8 @@ void check_glu_quant(kc *c)
             if (!follows_order(&kern, p)) continue;
             kc_poison(y, n);
             kc_call(&kern, glu, &b);
-            if (kc_tells(&c->kern[k], c->loose, F)) kc_same(c, &c->kern[k], "y", y, F, g, F, T, F);
+            if (kc_tells(&c->kern[k], c->loose, F))
+                kc_same(c, &c->kern[k], "y", y, F, wanted(&c->kern[k], g, fine), F, T, F);
             if (p != APUS_PRECISION_FAST && !c->kern[k].exact)
                 check_glu_alone(c, &c->kern[k], &kern, &b);
         }
@@ -574,13 +605,39 @@ static void check_moe_alone(kc *c, const kc_kern *kern, const ap_exec *ex, const
     kc_again(c, kern, "rows alone", a->y, a->ldy, whole, a->ldy, a->n_tok, a->ldy);
 }
 
+/* Experts through glu and matmul, token by token, combined in rank order. */
+static void moe_by_parts(const ap_exec *ref, const ap_expert *experts, const ap_moe_args *a,
+                         float *want, float *mid, float *out)
+{
+    for (int t = 0; t < a->n_tok; t++) {
+        float *to = want + t * a->ldy;
+        memset(to, 0, (size_t)a->ldy * sizeof(float));
+        for (int r = t * a->n_used; r < (t + 1) * a->n_used; r++) {
+            const ap_expert *e = &experts[a->ids[r]];
+            ap_glu_args up = {.x = a->x + t * a->ldx,
+                              .gate = &e->gate,
+                              .up = &e->up,
+                              .y = mid,
+                              .ldx = a->ldx,
+                              .ldy = e->gate.rows,
+                              .n_tok = 1,
+                              .act = a->act};
+            kc_call(ref, glu, &up);
+            ap_matmul_args down = {
+                .x = mid, .w = &e->down, .y = out, .ldx = e->gate.rows, .ldy = a->ldy, .n_tok = 1};
+            kc_call(ref, matmul, &down);
+            for (int h = 0; h < a->ldy; h++) to[h] = fmaf(a->weights[r], out[h], to[h]);
+        }
+    }
+}
+
 /* The same through plain matmuls, token by token. Many tokens are sorted into tiles on devices. */
 void check_moe_quant(kc *c)
 {
     enum { E = 5, R = 2, MOST = 40 };
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_exec ref = with_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i + 4) % N_FORMS];
         int H = 256, F = 256, T = i % 5 == 0 ? MOST : 9;
         describe(c, f, "moe", T, F, H);
@@ -595,34 +652,29 @@ void check_moe_quant(kc *c)
                                kc_mat(c, c->ref, &src[j][2])};
         }
         float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H),
-              *y = kc_out(c, (size_t)T * H);
+              *y = kc_out(c, (size_t)T * H),
+              *fine = p == APUS_PRECISION_FAST ? kc_out(c, (size_t)T * H) : want;
         float *mid = kc_out(c, (size_t)F), *out = kc_out(c, (size_t)H),
               *weight = kc_out(c, MOST * R);
         int32_t *ids = kc_bytes(c, MOST * R * sizeof *ids);
+        ap_moe_args a = {.x = x,
+                         .ids = ids,
+                         .weights = weight,
+                         .experts = its,
+                         .y = y,
+                         .ldx = H,
+                         .ldy = H,
+                         .n_tok = T,
+                         .n_expert = E,
+                         .n_used = R,
+                         .act = AP_ACT_SILU};
         for (int t = 0; t < T; t++) {
             ids[t * R] = kc_int(c, 0, E - 1);
             ids[t * R + 1] = (ids[t * R] + kc_int(c, 1, E - 1)) % E;
-            memset(want + (size_t)t * H, 0, (size_t)H * sizeof(float));
-            for (int r = 0; r < R; r++) {
-                const ap_expert *x1 = &e[ids[t * R + r]];
-                weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
-                kc_call(&ref, glu,
-                        &(ap_glu_args){.x = x + (size_t)t * H,
-                                       .gate = &x1->gate,
-                                       .up = &x1->up,
-                                       .y = mid,
-                                       .ldx = H,
-                                       .ldy = F,
-                                       .n_tok = 1,
-                                       .act = AP_ACT_SILU});
-                kc_call(&ref, matmul,
-                        &(ap_matmul_args){
-                            .x = mid, .w = &x1->down, .y = out, .ldx = F, .ldy = H, .n_tok = 1});
-                for (int h = 0; h < H; h++)
-                    want[(size_t)t * H + h] =
-                        fmaf(weight[t * R + r], out[h], want[(size_t)t * H + h]);
-            }
+            for (int r = 0; r < R; r++) weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
         }
+        moe_by_parts(&ref, e, &a, want, mid, out);
+        if (p == APUS_PRECISION_FAST) moe_by_parts(&high, e, &a, fine, mid, out);
         for (int k = 0; k < c->n_kern; k++) {
             ap_exec copy = with_precision(&c->kern[k].x, p), *ex = &copy;
             if (!follows_order(ex, p)) continue;
@@ -631,20 +683,9 @@ void check_moe_quant(kc *c)
                 pack_member(c, ex, &src[0][m], E, &its[0].gate + m, i % 2);
             void *scratch = kc_bytes(c, ex->k->moe_scratch_bytes(ex, T, E, R, H, F));
             kc_poison(y, (size_t)T * H);
-            ap_moe_args a = {.x = x,
-                             .ids = ids,
-                             .weights = weight,
-                             .experts = its,
-                             .y = y,
-                             .ldx = H,
-                             .ldy = H,
-                             .n_tok = T,
-                             .n_expert = E,
-                             .n_used = R,
-                             .act = AP_ACT_SILU,
-                             .scratch = scratch};
+            a.scratch = scratch;
             kc_call(ex, moe, &a);
-            kc_same(c, &c->kern[k], "y", y, H, want, H, T, H);
+            kc_same(c, &c->kern[k], "y", y, H, wanted(&c->kern[k], want, fine), H, T, H);
             if (p != APUS_PRECISION_FAST && !c->kern[k].exact)
                 check_moe_alone(c, &c->kern[k], ex, &a);
         }

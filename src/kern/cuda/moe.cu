@@ -277,6 +277,7 @@ static const ap_expert *any_expert(const ap_moe_args *a)
 void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
 {
     const ap_expert *e0 = any_expert(a);
+    if (!a->n_tok) return;
     if (!e0) {
         ap_cuda_check(ap_cuda_of(x), cudaErrorInvalidValue, "experts without weights");
         return;

@@ -310,8 +310,8 @@ typedef struct ap_qkv_args {
  * add up pairs and blocks in an order of its own; keys that no row of the step sees have no effect.
  * Only pages with a key that some row of the task sees are read. */
 typedef struct ap_attn_args {
-    const float *q; /* f32 [T, n_head, D] */
-    float *out;     /* f32 [T, n_head, D]; not q: it is written while q is read */
+    const float *q; /* f32 [T, n_head, D] on 16 bytes */
+    float *out;     /* f32 [T, n_head, D] on 16 bytes; not q: it is written while q is read */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
@@ -360,14 +360,14 @@ typedef struct ap_conv_args {
 typedef enum ap_delta_form { AP_DELTA_RECURRENT, AP_DELTA_CHUNKED } ap_delta_form;
 
 typedef struct ap_delta_args {
-    const float *qkv;       /* f32 [T, 2*Hk*Dk + Hv*Dv] after conv and silu: q | k | v */
+    const float *qkv;       /* f32 [T, 2*Hk*Dk + Hv*Dv] on 16 bytes, after conv and silu: q | k | v */
     const float *a, *b, *z; /* f32 [T, Hv] lda, [T, Hv] ldb, [T, Hv*Dv] ldz */
     int64_t lda, ldb, ldz;
     const float *neg_exp_a, *dt_bias; /* f32 [Hv]; neg_exp_a = -exp(A_log) */
     const float *norm_weight;         /* f32 [Dv] */
     float eps;
     float *out;        /* f32 [T, Hv*Dv]; none of the inputs */
-    ap_recur_at state; /* f32 [Hv, Dv, Dk] read and replaced */
+    ap_recur_at state; /* f32 [Hv, Dv, Dk] on 16 bytes, read and replaced */
     int n_tok, n_k_head, n_v_head, k_dim, v_dim;
     bool tiled; /* v head h reads key head h % Hk instead */
     ap_delta_form form;

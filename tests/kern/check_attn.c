@@ -115,7 +115,7 @@ static void make(kc *c, const shape *s, apus_kv type, setup *u)
                                  .type = type,
                                  .group = s->window > 0,
                                  .batch = u->batch},
-                          .q = kc_in(c, u->count, 1),
+                          .q = kc_copy(c, kc_in(c, u->count, 1), u->count),
                           .n_tok = T,
                           .n_head = s->heads,
                           .n_kv_head = s->groups,

@@ -74,6 +74,11 @@ static void make_alike(kc *c, const shape *s, float *qkv, int T)
     }
 }
 
+static float *on_vector(kc *c, size_t n, double scale)
+{
+    return kc_copy(c, kc_in(c, n, scale), n);
+}
+
 static void make(kc *c, const shape *s, setup *u)
 {
     int T = 0;
@@ -81,11 +86,11 @@ static void make(kc *c, const shape *s, setup *u)
     size_t Hv = (size_t)s->Hv, Dv = (size_t)s->Dv, tok = (size_t)T;
     *u = (setup){
         .s = s, .state_floats = (size_t)s->n_seq * Hv * Dv * (size_t)s->Dk, .count = tok * Hv * Dv};
-    float *qkv = kc_in(c, tok * row_floats(s), 0.5), *neg_a = kc_in(c, Hv, 1);
+    float *qkv = on_vector(c, tok * row_floats(s), 0.5), *neg_a = kc_in(c, Hv, 1);
     if (s->alike > 0) make_alike(c, s, qkv, T);
     for (size_t h = 0; h < Hv; h++)
         neg_a[h] = -(s->neg_a > 0 ? (float)s->neg_a : expf(2 * (float)ap_rng_normal(&c->rng)));
-    u->state = kc_in(c, u->state_floats, 0.3);
+    u->state = on_vector(c, u->state_floats, 0.3);
     u->a = (ap_delta_args){.qkv = qkv,
                            .a = kc_in(c, tok * (Hv + 1), 1),
                            .lda = s->Hv + 1,

@@ -96,16 +96,26 @@ static __device__ void penalise(const ap_sample_row &r, float *x, int vocab, uin
     }
 }
 
+/* All biases of the id at i, in their order, if i is the first that names it. */
+static __device__ void add_biases(const ap_sample_row &r, int i, float *x, int vocab)
+{
+    int32_t id = r.bias_id[i];
+    if (id < 0 || id >= vocab) return;
+    for (int j = 0; j < i; j++)
+        if (r.bias_id[j] == id) return;
+    float v = x[id];
+    for (int j = i; j < r.n_bias; j++)
+        if (r.bias_id[j] == id) v = clamped(v, v + r.bias[j]);
+    x[id] = v;
+}
+
 static __global__ void __launch_bounds__(BLOCK) adjust(sample_params p)
 {
     const ap_sample_row &r = p.row[blockIdx.x];
     float *x = p.logits + (size_t)blockIdx.x * p.vocab;
     ap_grid_wait();
     if (has_penalty(r)) penalise(r, x, p.vocab, p.count + (size_t)blockIdx.x * p.vocab);
-    for (int i = (int)threadIdx.x; i < r.n_bias; i += BLOCK) {
-        int32_t id = r.bias_id[i];
-        if (id >= 0 && id < p.vocab) x[id] = clamped(x[id], x[id] + r.bias[i]);
-    }
+    for (int i = (int)threadIdx.x; i < r.n_bias; i += BLOCK) add_biases(r, i, x, p.vocab);
 }
 
 /* ------------------------------------------------------------------ scan */

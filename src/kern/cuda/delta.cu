@@ -47,15 +47,14 @@ static __device__ void prepare_keys(const ap_delta_args &a, int64_t t, int n, in
     float scale = (float)(1.0 / sqrt((double)Dk));
 #pragma unroll 4
     for (int i = 0; i < n; i++) {
-        const float4 *q = (const float4 *)ap_delta_query(a, t + i, key_head);
-        const float4 *k = q + (int64_t)a.n_k_head * Dk / 4;
+        const float *q = ap_delta_query(a, t + i, key_head), *k = q + (int64_t)a.n_k_head * Dk;
         float4 x[each], y[each];
         float qq = 0, kk = 0, kq = 0;
 #pragma unroll
         for (int e = 0; e < each; e++) {
             int at = lane + 32 * e;
-            x[e] = y[e] = make_float4(0, 0, 0, 0);
-            if (4 * at < Dk) x[e] = q[at], y[e] = k[at];
+            x[e] = ap_delta_load(q, at, Dk);
+            y[e] = ap_delta_load(k, at, Dk);
             qq = fmaf(x[e].x, x[e].x,
                       fmaf(x[e].y, x[e].y, fmaf(x[e].z, x[e].z, fmaf(x[e].w, x[e].w, qq))));
             kk = fmaf(y[e].x, y[e].x,
@@ -211,12 +210,10 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
     if (seq.n_tok < j.from || seq.n_tok >= j.below) return;
 
     float4 s[N];
-    float4 *state = (float4 *)(ap_delta_state(a, seq, h) + (size_t)(first + row) * (size_t)a.k_dim);
+    float *state = ap_delta_state(a, seq, h) + (size_t)(first + row) * (size_t)a.k_dim;
+    int dims = mine ? a.k_dim : 0;
 #pragma unroll
-    for (int e = 0; e < N; e++) {
-        s[e] = make_float4(0, 0, 0, 0);
-        if (mine && 4 * (4 * e + part) < a.k_dim) s[e] = state[4 * e + part];
-    }
+    for (int e = 0; e < N; e++) s[e] = ap_delta_load(state, 4 * e + part, dims);
     int key_head = ap_delta_key_head(a, h);
     for (int t = -BLOCK; t < seq.n_tok; t += BLOCK) {
         int n = min(BLOCK, seq.n_tok - t), which = (t / BLOCK) & 1;
@@ -237,8 +234,7 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
         if (ahead > 0) __syncthreads();
     }
 #pragma unroll
-    for (int e = 0; e < N; e++)
-        if (mine && 4 * (4 * e + part) < a.k_dim) state[4 * e + part] = s[e];
+    for (int e = 0; e < N; e++) ap_delta_store(state, 4 * e + part, dims, s[e]);
     if (CL > 1) ap_cluster_sync<CL>(); /* others read this block's sums */
 }
 

@@ -38,6 +38,30 @@ static __device__ __forceinline__ const float *ap_delta_value(const ap_delta_arg
     return ap_delta_row(a, t) + 2 * (int64_t)a.n_k_head * a.k_dim + (int64_t)h * a.v_dim;
 }
 
+/* Numbers 4 * at ... of a row of n, zeros beyond it; rows of odd shapes are not on vectors. */
+static __device__ __forceinline__ float4 ap_delta_load(const float *row, int at, int n)
+{
+    const float *p = row + 4 * at;
+    int left = n - 4 * at;
+    if (left >= 4 && ((uintptr_t)p & 15) == 0) return *(const float4 *)p;
+    return make_float4(left > 0 ? p[0] : 0.0f, left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f,
+                       left > 3 ? p[3] : 0.0f);
+}
+
+static __device__ __forceinline__ void ap_delta_store(float *row, int at, int n, float4 v)
+{
+    float *p = row + 4 * at;
+    int left = n - 4 * at;
+    if (left >= 4 && ((uintptr_t)p & 15) == 0) {
+        *(float4 *)p = v;
+        return;
+    }
+    if (left > 0) p[0] = v.x;
+    if (left > 1) p[1] = v.y;
+    if (left > 2) p[2] = v.z;
+    if (left > 3) p[3] = v.w;
+}
+
 static __device__ __forceinline__ float *ap_delta_state(const ap_delta_args &a, const ap_seq &s,
                                                         int h)
 {

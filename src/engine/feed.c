@@ -6,7 +6,8 @@
  * The recurrent states are copied before the call (ap_recur_backup). That copy has tens of
  * megabytes in large models, so short calls - a few tokens for each session, as in decoding - go
  * without it and cannot be interrupted once their first step has begun. Should they fail nevertheless,
- * with logits that are not finite, the sessions' tokens are run again from a snapshot.
+ * with logits that are not finite, the sessions' tokens are run again from a snapshot. Experts that are read
+ * from disk take longer than the copy and may fail, so with them every call has one.
  *
  * Asked of a forward pass that is cancelled: every K and V value in the pages of its step is either
  * what was there or what the whole pass would have written. A rewind may run old tokens again over
@@ -209,6 +210,7 @@ static void make_step(call *c, ap_step *st, ap_lane **direct)
                     .recur_block_floats = e->size.recur_block_bytes / sizeof(float),
                     .logits = e->logits + (size_t)c->kept * (size_t)e->size.vocab,
                     .scratch = e->scratch,
+                    .experts = e->model->experts,
                     .delta_form = e->delta_form,
                     .kv = e->size.kv};
     for (int g = 0; g < AP_KV_GROUPS; g++) {
@@ -346,7 +348,7 @@ static void undo(call *c)
 static void begin_call(call *c, const apus_feed *feeds)
 {
     bool states = c->e->states.base != NULL;
-    c->stoppable = !states;
+    c->stoppable = !states || c->e->model->experts; /* a read may fail in any step */
     for (int i = 0; i < c->n_lane; i++) {
         c->total += feeds[i].n;
         c->stoppable = c->stoppable || feeds[i].n > SHORT_CALL;

@@ -18,6 +18,7 @@ struct apus_model {
     ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
     ap_chat *chat;           /* likewise */
     ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
+    ap_expert_source *experts; /* NULL: impl has them all, or there are none */
     ap_device *dev;          /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
     apus_precision precision;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */

@@ -100,7 +100,7 @@ static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes 
     /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
     int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
     z.logit_rows = rows > z.n_session ? rows : z.n_session;
-    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, ex, z.chunk);
+    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, ex, z.chunk, m->experts != NULL);
     ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(ex, &z);
     size_t total = z.kv_bytes;
     ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);

@@ -225,13 +225,15 @@ typedef struct ap_moe_args {
     const float *x;           /* f32 [T, H] ldx */
     const int32_t *ids;       /* i32 [T, K] */
     const float *weights;     /* f32 [T, K] */
-    const ap_expert *experts; /* [E]; those named in ids are usable */
+    const ap_expert *experts; /* [E]; those named in ids are usable. Not for waves */
     float *y;                 /* f32 [T, H] ldy */
     int64_t ldx, ldy;
     int n_tok, n_expert, n_used;
+    int hidden, ffn; /* H and F; for waves, else the experts tell */
     ap_act act;
     bool accumulate;
-    void *scratch; /* moe_scratch_bytes(T, E, K, H, F), 64-byte aligned */
+    void *
+        scratch; /* moe_scratch_bytes(T, E, K, H, F), or moe_waves_scratch_bytes; 64-byte aligned */
 } ap_moe_args;
 
 /* cos and sin tables of a step. Angle = (float)pos * inv_freq[i], one f32 product; cos and sin of
@@ -486,6 +488,16 @@ struct ap_kern {
     size_t (*moe_scratch_bytes)(const ap_exec *x, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn);
     void (*moe)(const ap_exec *x, const ap_moe_args *a);
+    /* The same to the bit with experts that are not at hand all at once; NULL: not on this backend. moe_begin
+     * writes those that have a token, ascending, to need, i32 [E] on the host, and returns their number; each
+     * of them is in exactly one moe_wave, in any order: expert[i], i < n, is the one with number id[i]. y is
+     * written by moe_end. All calls have the same a, and nobody else writes to its scratch in between. */
+    size_t (*moe_waves_scratch_bytes)(const ap_exec *x, int n_tok, int n_expert, int n_used,
+                                      int hidden, int ffn);
+    int (*moe_begin)(const ap_exec *x, const ap_moe_args *a, int32_t *need);
+    void (*moe_wave)(const ap_exec *x, const ap_moe_args *a, const int32_t *id,
+                     const ap_expert *expert, int n);
+    void (*moe_end)(const ap_exec *x, const ap_moe_args *a);
     void (*rope)(const ap_exec *x, const ap_rope_args *a);
     void (*qkv)(const ap_exec *x, const ap_qkv_args *a);
     size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head,

@@ -139,6 +139,30 @@ static void moe(const ap_exec *ex, const ap_moe_args *a)
     add(e, ns, a->n_tok, sum.flops, sum.bytes);
 }
 
+/* In waves: the entry of moe, a call for each wave. */
+static void moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
+                     const ap_expert *expert, int n)
+{
+    ap_exec in = inner(ex);
+    int64_t begin = ap_time_ns(), pairs = 0;
+    in.k->moe_wave(&in, a, id, expert, n);
+    int64_t ns = end(ex, begin);
+    double bytes = 0;
+    for (int i = 0; i < n; i++) {
+        const ap_expert *e = &expert[i];
+        bytes += (double)(ap_mat_bytes(&e->gate) + ap_mat_bytes(&e->up) + ap_mat_bytes(&e->down));
+        for (int64_t p = 0; p < (int64_t)a->n_tok * a->n_used; p++) pairs += a->ids[p] == id[i];
+    }
+    if (!pairs) return;
+    const ap_mat *const w[2] = {&expert->gate, &expert->up};
+    ap_profile_entry *e = find_mat(ex, "moe", w, 2, (int)((pairs + n - 1) / n));
+    e->experts += n;
+    add(e, ns, a->n_tok,
+        mat_flops(&expert->gate, pairs) + mat_flops(&expert->up, pairs) +
+            mat_flops(&expert->down, pairs),
+        bytes);
+}
+
 /* ------------------------------------------------------------------ states */
 
 static void attn(const ap_exec *ex, const ap_attn_args *a)
@@ -208,6 +232,7 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed.glu = glu;
     p->timed.route = route;
     p->timed.moe = moe;
+    p->timed.moe_wave = moe_wave;
     p->timed.rope = rope;
     p->timed.qkv = qkv;
     p->timed.attn = attn;

@@ -4,7 +4,7 @@
 
 #include "file/config.h"
 #include "file/weights.h"
-#include "kern/kern.h"
+#include "kern/expert_source.h"
 
 /* Kinds of memory that a session of this model needs; state/ makes it. Layers that own K/V are in
  * one of two groups: full (keep all pages) and sliding (free pages that left the window). */
@@ -23,8 +23,9 @@ typedef struct ap_step {
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
     float *recur;                   /* f32 [blocks, recur_block_floats], read and replaced */
     size_t recur_block_floats;
-    float *logits; /* f32 [n_out, V] */
-    void *scratch; /* ap_model_scratch_bytes(c, ex, T) */
+    float *logits;             /* f32 [n_out, V] */
+    void *scratch;             /* ap_model_scratch_bytes(c, ex, T, experts != NULL) */
+    ap_expert_source *experts; /* NULL: the model has them all */
     ap_delta_form delta_form;
     apus_kv kv; /* what the pages hold; not AUTO */
 } ap_step;
@@ -49,10 +50,12 @@ size_t ap_model_packed_bytes(const ap_model_impl *m);
 /* From the config alone. kv: not AUTO. False: pages of this type do not take a head size of the model. */
 bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out);
 
-/* Scratch of a step of at most n_tok tokens. */
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok);
+/* Scratch of a step of at most n_tok tokens.
+ *   waves  experts come from a source; the table has moe_wave */
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, bool waves);
 
-/* Run a step: everything was checked and allocated before. Errors of a device show when it finishes.
+/* Run a step: everything was checked and allocated before. Errors of a device show when it finishes; those
+ * of step->experts here, with states and K/V as after a cancel.
  *   cancel  polled between layers; when set the pass stops early: ECANCELLED.
  *           Recurrent states are then undefined and must be restored; K/V of the step's rows are old or
  *           right, never mixed up. May be NULL. Not looked at in steps that a device records. */

@@ -57,15 +57,20 @@ static size_t carve_delta(ap_work *w, const ap_config *c, const ap_exec *ex, siz
     return at;
 }
 
+static size_t moe_scratch(const ap_config *c, const ap_exec *ex, int n_tok, bool waves)
+{
+    size_t (*bytes)(const ap_exec *, int, int, int, int, int) =
+        waves ? ex->k->moe_waves_scratch_bytes : ex->k->moe_scratch_bytes;
+    return bytes(ex, n_tok, c->n_expert, c->n_expert_used, c->hidden, c->expert_ffn);
+}
+
 static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_exec *ex, int ffn, bool moe,
-                        int n_tok, uint8_t *base, size_t at)
+                        int n_tok, bool waves, uint8_t *base, size_t at)
 {
     size_t T = (size_t)n_tok, K = (size_t)c->n_expert_used, F32 = sizeof(float);
     if (moe) {
-        carve(base, &at,
-              ex->k->moe_scratch_bytes(ex, n_tok, c->n_expert, c->n_expert_used, c->hidden,
-                                       c->expert_ffn),
-              1);
+        carve(base, &at, moe_scratch(c, ex, n_tok, waves), 1);
+        if (waves) w->need = carve(base, &at, (size_t)c->n_expert, sizeof(int32_t));
         w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
         w->ids = carve(base, &at, T * K, sizeof(int32_t));
         w->wts = carve(base, &at, T * K, F32);
@@ -85,7 +90,8 @@ static int widest_input(const ap_config *c, int ffn)
     return widest;
 }
 
-void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, void *mem)
+void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, bool waves,
+                  void *mem)
 {
     int ffn = c->shared_ffn;
     bool linear = false, moe = false;
@@ -115,7 +121,7 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, 
     w->op = base ? base + at : NULL;
     size_t end = carve_attention(w, c, ex, T, base, at);
     if (linear) end = ap_max_size(end, carve_delta(w, c, ex, T, base, at));
-    w->bytes = ap_max_size(end, carve_ffn(w, c, ex, ffn, moe, n_tok, base, at));
+    w->bytes = ap_max_size(end, carve_ffn(w, c, ex, ffn, moe, n_tok, waves, base, at));
 }
 
 /* The system maps 64 KB around each row that is read of a table in a file, which adds up to the whole table in
@@ -261,6 +267,48 @@ void ap_ffn_run(const ap_exec *ex, const ap_ffn *f, ap_act act, const float *x, 
                                   .n_tok = n_tok,
                                   .act = act});
     matmul(ex, tmp, &f->down, y, n_tok, accumulate, 0);
+}
+
+ap_moe_args ap_moe_of(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    return (ap_moe_args){.ids = w->ids,
+                         .weights = w->wts,
+                         .experts = s->experts ? NULL : ap_experts_of(m->experts, l),
+                         .ldx = c->hidden,
+                         .ldy = c->hidden,
+                         .n_tok = s->batch->n_tok,
+                         .n_expert = c->n_expert,
+                         .n_used = c->n_expert_used,
+                         .hidden = c->hidden,
+                         .ffn = c->expert_ffn,
+                         .scratch = w->op};
+}
+
+void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
+                  const ap_moe_args *a)
+{
+    if (!s->experts) return;
+    int n = ex->k->moe_begin(ex, a, w->need);
+    s->experts->op->want(s->experts, l, w->need, n);
+}
+
+apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag)
+{
+    if (!s->experts) {
+        ex->k->moe(ex, a);
+        return APUS_OK;
+    }
+    const ap_expert_source_ops *op = s->experts->op;
+    ap_wave wave;
+    apus_err err = op->get(s->experts, ex, &wave, diag);
+    while (!err && wave.n) {
+        ex->k->moe_wave(ex, a, wave.id, wave.expert, wave.n);
+        err = op->get(s->experts, ex, &wave, diag);
+    }
+    op->done(s->experts);
+    if (!err) ex->k->moe_end(ex, a);
+    return err;
 }
 
 void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)

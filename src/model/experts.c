@@ -31,9 +31,7 @@ ap_expert *ap_experts_slot(ap_experts *e, int layer, int expert)
     return &e->slot[(size_t)layer * (size_t)e->n_expert + (size_t)expert];
 }
 
-const ap_expert *ap_experts_acquire(ap_experts *e, int layer, const int32_t *ids, int n)
+const ap_expert *ap_experts_of(const ap_experts *e, int layer)
 {
-    (void)ids;
-    (void)n;
-    return ap_experts_slot(e, layer, 0);
+    return &e->slot[(size_t)layer * (size_t)e->n_expert];
 }

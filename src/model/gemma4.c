@@ -150,18 +150,23 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     ap_matmul(ex, w->att, &a->o, w->t, s->batch->n_tok);
 }
 
-/* w->t = FFN(w->x), with its own norms before and between */
-static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
-                         int l)
+/* w->t = norm(MLP(norm(w->x))), the last norm with a mixture only */
+static void dense_part(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T)
+{
+    const ap_layer *y = &m->layer[l];
+    int H = m->c->hidden;
+    float eps = m->c->norm_eps;
+    ap_norm(ex, w->x, y->norm_pre_ffn, w->h, T, H, eps);
+    ap_ffn_run(ex, &y->ffn, AP_ACT_GELU_TANH, w->h, w->t, false, T, w->act);
+    if (m->c->layer[l].moe) ap_norm(ex, w->t, y->norm_post_dense, w->t, T, H, eps);
+}
+
+/* The choice of experts for w->x. */
+static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
-    int T = s->batch->n_tok, H = c->hidden;
-    ap_norm(ex, w->x, y->norm_pre_ffn, w->h, T, H, c->norm_eps);
-    ap_ffn_run(ex, &y->ffn, AP_ACT_GELU_TANH, w->h, w->t, false, T, w->act);
-    if (!c->layer[l].moe) return;
-
-    ap_norm(ex, w->t, y->norm_post_dense, w->t, T, H, c->norm_eps);
+    int H = c->hidden;
     /* The router reads the residual stream itself, normed without a weight. */
     ap_norm(ex, w->x, y->router_scale, w->h, T, H, c->norm_eps);
     ap_matmul(ex, w->h, &y->moe.router, w->router, T);
@@ -173,21 +178,30 @@ static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_ste
                                       .n_expert = c->n_expert,
                                       .n_used = c->n_expert_used,
                                       .norm = true});
+}
+
+/* w->t = FFN(w->x), with its own norms before and between */
+static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                             ap_work *w, int l, apus_diag *diag)
+{
+    const ap_config *c = m->c;
+    const ap_layer *y = &m->layer[l];
+    int T = s->batch->n_tok, H = c->hidden;
+    if (!c->layer[l].moe) {
+        dense_part(m, ex, w, l, T);
+        return APUS_OK;
+    }
+    choose(m, ex, w, l, T);
+    ap_moe_args a = ap_moe_of(m, s, w, l);
+    a.x = w->h;
+    a.y = w->moe;
+    a.act = AP_ACT_GELU_TANH;
+    ap_moe_begin(ex, s, w, l, &a);
+    dense_part(m, ex, w, l, T); /* while experts are read */
     ap_norm(ex, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
-    ex->k->moe(ex, &(ap_moe_args){
-                       .x = w->h,
-                       .ids = w->ids,
-                       .weights = w->wts,
-                       .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                       .y = w->moe,
-                       .ldx = H,
-                       .ldy = H,
-                       .n_tok = T,
-                       .n_expert = c->n_expert,
-                       .n_used = c->n_expert_used,
-                       .act = AP_ACT_GELU_TANH,
-                       .scratch = w->op});
-    ap_norm_add(ex, w->moe, y->norm_post_moe, w->t, T, H, c->norm_eps, 1.0f);
+    apus_err err = ap_moe_end(ex, s, &a, diag);
+    if (!err) ap_norm_add(ex, w->moe, y->norm_post_moe, w->t, T, H, c->norm_eps, 1.0f);
+    return err;
 }
 
 apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
@@ -204,7 +218,8 @@ apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_s
         ap_norm(ex, w->x, y->norm_in, w->h, T, H, c->norm_eps);
         attention(m, ex, s, w, l);
         ap_norm_add(ex, w->t, y->norm_post, w->x, T, H, c->norm_eps, 1.0f);
-        feed_forward(m, ex, s, w, l);
+        apus_err err = feed_forward(m, ex, s, w, l, diag);
+        if (err) return err;
         /* layer_scalar multiplies the whole stream, after the last addition of the layer. */
         ap_norm_add(ex, w->t, y->norm_post_ffn, w->x, T, H, c->norm_eps,
                     P ? 1.0f : y->layer_scalar);

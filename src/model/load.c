@@ -180,10 +180,10 @@ size_t ap_model_packed_bytes(const ap_model_impl *m)
     return m->mem_bytes + m->in_place;
 }
 
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok)
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, bool waves)
 {
     ap_work w;
-    ap_work_init(&w, c, ex, n_tok, NULL);
+    ap_work_init(&w, c, ex, n_tok, waves, NULL);
     return w.bytes;
 }
 
@@ -228,7 +228,7 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
     ap_work w;
     ap_exec run = *ex;
     bool decode = s->batch->n_tok == s->batch->n_seq && !ex->profile;
-    ap_work_init(&w, m->c, ex, s->batch->n_tok, s->scratch);
+    ap_work_init(&w, m->c, ex, s->batch->n_tok, s->experts != NULL, s->scratch);
     run.inputs = w.inputs;
     run.input_bytes = w.input_bytes;
     apus_err err =

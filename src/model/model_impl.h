@@ -172,6 +172,7 @@ struct ap_work {
     float *router;          /* f32 [T, E] */
     int32_t *ids;           /* i32 [T, K] */
     float *wts;             /* f32 [T, K] */
+    int32_t *need;          /* i32 [E] experts of a layer, for a source */
     float *moe;             /* f32 [T, H] output of the experts */
     float *gate1;           /* f32 [T] shared expert's gate */
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
@@ -182,8 +183,10 @@ struct ap_work {
     size_t bytes;
 };
 
-/* Carve the buffers for n_tok tokens from mem (64-byte aligned), or only compute w->bytes with mem NULL. */
-void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, void *mem);
+/* Carve the buffers for n_tok tokens from mem (64-byte aligned), or only compute w->bytes with mem NULL.
+ *   waves  experts come from a source */
+void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, bool waves,
+                  void *mem);
 
 /* out[t] = table[tok[t]] * scale for the step's tokens; table: embed or ple_embed. */
 void ap_embed_rows(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, const ap_mat *table,
@@ -208,6 +211,14 @@ void ap_norm_add(const ap_exec *ex, const float *x, const float *w, float *out, 
 /* y (+)= Down(act(Gate x) * Up x) */
 void ap_ffn_run(const ap_exec *ex, const ap_ffn *f, ap_act act, const float *x, float *y,
                 bool accumulate, int n_tok, float *tmp);
+
+/* What the routed experts of layer l are given; x, y, act and accumulate are the caller's to set. */
+ap_moe_args ap_moe_of(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l);
+/* Run them, once w->ids are there, in two halves: what does not need the experts is computed in between, while a
+ * step's source reads them. x is looked at in the second half, which must follow; its error is the step's. */
+void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
+                  const ap_moe_args *a);
+apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag);
 
 /* The flag is set by other threads and signal handlers. */
 static inline bool ap_step_cancelled(const volatile int *cancel)

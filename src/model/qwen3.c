@@ -283,41 +283,89 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     ap_matmul_add(ex, w->gdn_out, &g->out, w->x, T);
 }
 
-/* w->x += FFN(norm(w->x)) */
-static void feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
-                         int l)
+/* w->x += mixture(norm(w->x)), with experts that are all there */
+static void mix(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    const ap_layer *y = &m->layer[l];
+    ap_expert shared = {y->moe.shared.gate, y->moe.shared.up, y->moe.shared.down};
+    ex->k->mix(ex, &(ap_mix_args){.x = w->x,
+                                  .norm = y->norm_post,
+                                  .eps = c->norm_eps,
+                                  .h = w->h,
+                                  .router = &y->moe.router,
+                                  .logits = w->router,
+                                  .ids = w->ids,
+                                  .weights = w->wts,
+                                  .norm_topk = c->norm_topk,
+                                  .experts = ap_experts_of(m->experts, l),
+                                  .shared = c->shared_ffn ? &shared : NULL,
+                                  .shared_gate = &y->moe.shared_gate,
+                                  .t = w->t,
+                                  .mid = w->act,
+                                  .gate = w->gate1,
+                                  .y = w->x,
+                                  .n_tok = s->batch->n_tok,
+                                  .n_expert = c->n_expert,
+                                  .n_used = c->n_expert_used,
+                                  .act = AP_ACT_SILU,
+                                  .scratch = w->op});
+}
+
+/* The same bits with experts from the step's source. The shared expert is computed while others are read. */
+static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                                ap_work *w, int l, apus_diag *diag)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
     int T = s->batch->n_tok, H = c->hidden;
-    if (!c->layer[l].moe) {
-        ap_norm(ex, w->x, y->norm_post, w->h, T, H, c->norm_eps);
-        ap_ffn_run(ex, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
-        return;
+    ap_norm(ex, w->x, y->norm_post, w->h, T, H, c->norm_eps);
+    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
+    ex->k->route(ex, &(ap_route_args){.logits = w->router,
+                                      .ids = w->ids,
+                                      .weights = w->wts,
+                                      .n_tok = T,
+                                      .n_expert = c->n_expert,
+                                      .n_used = c->n_expert_used,
+                                      .norm = c->norm_topk});
+    ap_moe_args a = ap_moe_of(m, s, w, l);
+    a.x = w->h;
+    a.y = w->x;
+    a.act = AP_ACT_SILU;
+    a.accumulate = true;
+    ap_moe_begin(ex, s, w, l, &a);
+    if (c->shared_ffn) {
+        ap_ffn_run(ex, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
+        ap_matmul(ex, w->h, &y->moe.shared_gate, w->gate1, T);
     }
-    ap_expert shared = {y->moe.shared.gate, y->moe.shared.up, y->moe.shared.down};
-    ex->k->mix(ex, &(ap_mix_args){
-                       .x = w->x,
-                       .norm = y->norm_post,
-                       .eps = c->norm_eps,
-                       .h = w->h,
-                       .router = &y->moe.router,
-                       .logits = w->router,
-                       .ids = w->ids,
-                       .weights = w->wts,
-                       .norm_topk = c->norm_topk,
-                       .experts = ap_experts_acquire(m->experts, l, w->ids, T * c->n_expert_used),
-                       .shared = c->shared_ffn ? &shared : NULL,
-                       .shared_gate = &y->moe.shared_gate,
-                       .t = w->t,
-                       .mid = w->act,
-                       .gate = w->gate1,
-                       .y = w->x,
-                       .n_tok = T,
-                       .n_expert = c->n_expert,
-                       .n_used = c->n_expert_used,
-                       .act = AP_ACT_SILU,
-                       .scratch = w->op});
+    apus_err err = ap_moe_end(ex, s, &a, diag);
+    if (!err && c->shared_ffn)
+        ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
+                                        .y = w->x,
+                                        .x = w->t,
+                                        .gate = w->gate1,
+                                        .ldy = H,
+                                        .ldx = H,
+                                        .rows = T,
+                                        .n = H,
+                                        .n_block = 1});
+    return err;
+}
+
+/* w->x += FFN(norm(w->x)) */
+static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                             ap_work *w, int l, apus_diag *diag)
+{
+    const ap_layer *y = &m->layer[l];
+    int T = s->batch->n_tok;
+    if (m->c->layer[l].moe && s->experts) return mix_from_source(m, ex, s, w, l, diag);
+    if (m->c->layer[l].moe) {
+        mix(m, ex, s, w, l);
+    } else {
+        ap_norm(ex, w->x, y->norm_post, w->h, T, m->c->hidden, m->c->norm_eps);
+        ap_ffn_run(ex, &y->ffn, AP_ACT_SILU, w->h, w->x, true, T, w->act);
+    }
+    return APUS_OK;
 }
 
 apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
@@ -332,7 +380,8 @@ apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
             delta_net(m, ex, s, w, l);
         else
             attention(m, ex, s, w, l);
-        feed_forward(m, ex, s, w, l);
+        apus_err err = feed_forward(m, ex, s, w, l, diag);
+        if (err) return err;
     }
     return APUS_OK;
 }

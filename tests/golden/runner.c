@@ -36,6 +36,7 @@ void rig_close(rig *g)
 {
     apus_engine_free(g->engine);
     apus_model_close(g->model);
+    few_slots_free(g->slots);
     memset(g, 0, sizeof *g);
 }
 
@@ -53,6 +54,7 @@ int rig_open(report *r, const char *folder, const gold *g, rig_spec spec, rig *o
         fail(r, "apus_model_open: %s", d.text);
         return -1;
     }
+    if (spec.expert_slots) out->slots = few_slots_make(out->model, spec.expert_slots);
     apus_engine_settings_default(&es);
     es.cpu = spec.cpu;
     es.threads = spec.threads;

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "apus/apus.h"
+#include "few_slots.h"
 #include "gold.h"
 
 #define TOL_GOLD 1e-3 /* to the reference; or twice its own noise where that is more */
@@ -45,6 +46,7 @@ typedef struct trace {
 typedef struct rig {
     apus_model *model;
     apus_engine *engine;
+    few_slots *slots; /* NULL: experts are resident, or there are none */
 } rig;
 
 typedef struct rig_spec {
@@ -53,6 +55,7 @@ typedef struct rig_spec {
     bool gdn_chunked;
     apus_kv kv; /* AUTO = F32 */
     const char *device;
+    int expert_slots; /* 0 = all experts are resident */
 } rig_spec;
 
 /* What the checks of a model share. */

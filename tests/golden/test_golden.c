@@ -8,7 +8,7 @@
  * pages for pieces of a text of up to 8 tokens, which it may compute in another form; to the reference within a
  * share of the logits.
  *
- * Uses the public interface only. Exit status 0: all passed; 1: a check failed; 2: usage. */
+ * Uses the public interface only, but for few_slots.c. Exit status 0: all passed; 1: a check failed; 2: usage. */
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -54,7 +54,7 @@ static int check_reference(bench *b)
     return rc;
 }
 
-/* The same prompts with another engine, or fed in pieces. */
+/* The same prompts with another engine, or fed in pieces. Engines with slots for experts are to use them. */
 static void check_variant(bench *b, const char *what, rig_spec spec, int piece, int limit,
                           bool exact)
 {
@@ -65,6 +65,7 @@ static void check_variant(bench *b, const char *what, rig_spec spec, int piece, 
             run_prompt(b->r, &e, &b->g, &b->g.prompt[k], piece, &b->work[k]) == 0)
             compare_self(b->r, &b->g, k, what, &b->base[k], &b->work[k], 0, GOLD_GREEDY, exact);
     }
+    if (e.slots && !few_slots_waves(e.slots)) fail(b->r, "%s: no expert went through a slot", what);
     rig_close(&e);
 }
 
@@ -89,7 +90,8 @@ static void check_chunks(bench *b)
     }
 }
 
-static void check_levels(bench *b)
+/* Every level of this processor; expert_slots as in rig_spec. */
+static void check_levels(bench *b, int expert_slots)
 {
     static const apus_cpu levels[] = {APUS_CPU_REF,  APUS_CPU_AVX2, APUS_CPU_AVX512, APUS_CPU_AMX,
                                       APUS_CPU_NEON, APUS_CPU_DOT,  APUS_CPU_I8MM};
@@ -104,9 +106,26 @@ static void check_levels(bench *b)
         rig_spec spec = plain(b);
         spec.cpu = level;
         spec.threads = 2;
-        snprintf(what, sizeof what, "level %s", apus_cpu_name(level));
-        check_variant(b, what, spec, 0, level == APUS_CPU_REF ? 70 : 1 << 30, false);
+        spec.expert_slots = expert_slots;
+        snprintf(what, sizeof what, "level %s, %d expert slots", apus_cpu_name(level),
+                 expert_slots);
+        check_variant(b, what, spec, 0, level == APUS_CPU_REF ? 70 : 1 << 30, expert_slots > 0);
     }
+}
+
+/* Experts in waves of one up to all: the bits of the resident ones. */
+static void check_slots(bench *b)
+{
+    static const int slots[] = {1, 2, 3, 256};
+    char what[64];
+    if (b->o->device) return; /* no waves there */
+    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
+        rig_spec spec = plain(b);
+        spec.expert_slots = slots[i];
+        snprintf(what, sizeof what, "%d expert slots", slots[i]);
+        check_variant(b, what, spec, i == 1 ? 7 : 0, 1 << 30, true);
+    }
+    check_levels(b, 1);
 }
 
 /* The chunk form of the delta rule: held to the reference, not to our bits. */
@@ -446,17 +465,16 @@ static void check_generate(bench *b)
     rig_close(&e);
 }
 
-static bool has_recurrent(const char *folder)
+static apus_info info_of(const char *folder)
 {
     apus_model_settings ms;
     apus_model *m = NULL;
     apus_info info = {.size = sizeof info};
     apus_model_settings_default(&ms);
     ms.load = APUS_LOAD_INFO;
-    if (apus_model_open(folder, &ms, &m, NULL) != APUS_OK) return false;
-    bool yes = apus_model_info(m, &info, NULL) == APUS_OK && info.n_recurrent > 0;
+    if (apus_model_open(folder, &ms, &m, NULL) == APUS_OK) apus_model_info(m, &info, NULL);
     apus_model_close(m);
-    return yes;
+    return info;
 }
 
 /* Do the heads fit pages of other types than f32? */
@@ -510,8 +528,9 @@ static int check_model(const options *o, const char *folder, const char *name)
         check_variant(b, "two threads", two, 0, 1 << 30, true);
         two.threads = 3;
         check_variant(b, "three threads, pieces of 33", two, 33, 1 << 30, true);
-        check_levels(b);
-        if (has_recurrent(folder)) check_gdn_chunked(b);
+        check_levels(b, 0);
+        if (info_of(folder).n_recurrent > 0) check_gdn_chunked(b);
+        if (info_of(folder).n_moe > 0) check_slots(b);
         if (has_rounded_pages(folder)) {
             check_kv(b, APUS_KV_BF16, KV_BF16);
             check_kv(b, APUS_KV_Q8, KV_Q8);

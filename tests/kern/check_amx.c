@@ -336,6 +336,7 @@ static void check_moe_case(kc *c, int form, int down_form, int T, int H, int F)
         kc_call(&kern, moe, &a);
         kc_written(c, "y", y, T, H, H);
         kc_same(c, &c->kern[k], "y", y, H, want, H, T, H);
+        check_in_waves(c, &c->kern[k], &kern, &a, H, F);
     }
 }
 

@@ -686,6 +686,7 @@ void check_moe_quant(kc *c)
             a.scratch = scratch;
             kc_call(ex, moe, &a);
             kc_same(c, &c->kern[k], "y", y, H, wanted(&c->kern[k], want, fine), H, T, H);
+            check_in_waves(c, &c->kern[k], ex, &a, H, F);
             if (p != APUS_PRECISION_FAST && !c->kern[k].exact)
                 check_moe_alone(c, &c->kern[k], ex, &a);
         }

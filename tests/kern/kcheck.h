@@ -154,6 +154,10 @@ void check_glu(kc *c);
 void check_route(kc *c);
 void check_moe_scratch_bytes(kc *c);
 void check_moe(kc *c);
+void check_moe_waves_scratch_bytes(kc *c);
+void check_moe_begin(kc *c);
+void check_moe_wave(kc *c);
+void check_moe_end(kc *c);
 void check_elem(kc *c);
 void check_rope(kc *c);
 void check_qkv(kc *c);
@@ -173,6 +177,11 @@ void check_matmul_quant(kc *c);
 void check_glu_quant(kc *c);
 void check_moe_quant(kc *c);
 void bench_matmul_quant(kc_bench *b);
+
+/* The experts of *a, H inputs and F in the middle, in waves of one up to all: the bits of moe. Nothing where the
+ * table has no waves; y and scratch are not used. */
+void check_in_waves(kc *c, const kc_kern *who, const ap_exec *ex, const ap_moe_args *a, int H,
+                    int F);
 
 /* A random tensor of form i of those that have an integer form, [rows, units * a number of its own];
  * false: there is no form i. */

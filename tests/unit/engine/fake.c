@@ -214,9 +214,9 @@ bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
     return true;
 }
 
-size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok)
+size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, bool waves)
 {
-    (void)c, (void)ex;
+    (void)c, (void)ex, (void)waves;
     return (size_t)n_tok * 8;
 }
 

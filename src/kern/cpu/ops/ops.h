@@ -17,6 +17,12 @@ void ap_cpu_route(const ap_exec *ex, const ap_route_args *a);
 size_t ap_cpu_moe_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn);
 void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a);
+size_t ap_cpu_moe_waves_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used,
+                                      int hidden, int ffn);
+int ap_cpu_moe_begin(const ap_exec *ex, const ap_moe_args *a, int32_t *need);
+void ap_cpu_moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
+                     const ap_expert *expert, int n);
+void ap_cpu_moe_end(const ap_exec *ex, const ap_moe_args *a);
 void ap_cpu_elem(const ap_exec *ex, const ap_elem_args *a);
 size_t ap_cpu_sample_scratch_bytes(const ap_exec *ex, int n, int vocab);
 void ap_cpu_sample(const ap_exec *ex, const ap_sample_args *a);

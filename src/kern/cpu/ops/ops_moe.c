@@ -3,11 +3,11 @@
  * The T*K (token, rank) pairs are sorted by expert; a pair's place in that order is its slot. Slots
  * of one expert lie together and are cut into units of at most AP_TASK_ROWS rows; every unit is a
  * small matrix product, and all tasks of all units form one flat list, so that the workers finish
- * together whatever the routing is. Experts that go by tiles (tiled.h) have the first slots and units
- * of their own.
+ * together whatever the routing is. Units that go by tiles (tiled.h) come first.
  *
- * The second product and the combination go through the outputs in slices, so that what experts give
- * to thousands of tokens stays in the caches and small. */
+ * With all experts at hand, the second product and the combination go through the outputs in slices,
+ * so that what experts give to thousands of tokens stays in the caches and small. In waves, what they
+ * give waits in whole rows until the last one has come. */
 #include <stdalign.h>
 #include <string.h>
 
@@ -24,7 +24,7 @@
 
 /* What lies where in the scratch; offsets in bytes, each a multiple of 64. */
 typedef struct layout {
-    size_t slot_of, tok_of, start, units, out, x_q, pairs, total;
+    size_t memo, slot_of, tok_of, start, units, out, x_q, pairs, total;
     int slice; /* panels of a slice */
 } layout;
 
@@ -34,22 +34,31 @@ typedef struct pair_layout {
     int ld_mid; /* floats of a row of mid */
 } pair_layout;
 
+/* What a wave leaves to the next one. */
+typedef struct memo {
+    bool has_x_q; /* x is there in integer form */
+} memo;
+
 typedef struct moe_job {
     const ap_exec *ex;
     const ap_micro *m;
     const ap_moe_args *a;
     const ap_micro_qdot *qdot;
+    const int32_t *id;       /* [n_expert] whose experts are at hand; NULL: of all, in order */
+    const ap_expert *expert; /* [n_expert] */
+    int n_expert;
+    memo *memo;
     int32_t *slot_of;   /* [T*K] slot of a pair */
     int32_t *tok_of;    /* [T*K] token of a slot */
-    int32_t *start;     /* [E] pairs of an expert; then its next slot */
+    int32_t *start;     /* [E + 1] first slot of an expert */
     ap_moe_unit *units; /* those of tiles, then the others */
-    float *mid;   /* [T*K - n_tiled_slot, F] act(gate) * up of the slots behind those of tiles, */
-    float *out;   /* [T*K, ld_out]: the outputs of a slice */
-    ap_qx *mid_q; /* and for weights in integer form [.., F/32] */
-    ap_qx *x_q;   /* [T, H/32] x */
+    float *mid;         /* [n_plain, ld_mid] act(gate) * up of the rows of units without tiles, */
+    ap_qx *mid_q;       /* and for weights in integer form [.., F/32] */
+    float *out;         /* [T*K, ld_out]: the outputs of a slice */
+    ap_qx *x_q;         /* [T, H/32] x */
     int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
-    int slice, n_slice; /* the slice's first panel and its panels */
-    int n_tiled_slot;   /* slots of units by tiles */
+    int slice, n_slice;   /* the slice's first panel and its panels */
+    int n_tiled, n_plain; /* rows of units by tiles, and of the others */
     ap_tiled_moe tiled;
     ap_split split; /* of one unit */
 } moe_job;
@@ -74,12 +83,11 @@ static int slice_panels(size_t pairs, int hidden)
     return fit < (size_t)panels ? (int)fit / 2 * 2 : panels;
 }
 
-/* `tiled` of the pairs go by tiles, the others by what ops_moe.c does itself. */
-static pair_layout lay_out_pairs(const ap_exec *ex, size_t at, size_t pairs, size_t tiled,
+/* `tiled` pairs go by tiles, `plain` ones by what ops_moe.c does itself. */
+static pair_layout lay_out_pairs(const ap_exec *ex, size_t at, size_t plain, size_t tiled,
                                  int n_expert, int hidden, int ffn)
 {
     pair_layout l = {.ld_mid = (ffn + 15) / 16 * 16};
-    size_t plain = pairs - tiled;
     l.x_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, hidden));
     l.mid_t = place(&at, 1, ap_tiled_moe_bytes(ex, tiled, n_expert, ffn));
     l.mid = place(&at, plain, (size_t)l.ld_mid * sizeof(float));
@@ -88,14 +96,16 @@ static pair_layout lay_out_pairs(const ap_exec *ex, size_t at, size_t pairs, siz
     return l;
 }
 
-static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden, int ffn)
+static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden, int ffn,
+                      bool waves)
 {
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
-    l.slice = slice_panels(pairs, hidden);
+    l.slice = waves ? ap_div_up(hidden, AP_PANEL) : slice_panels(pairs, hidden);
+    l.memo = place(&at, 1, sizeof(memo));
     l.slot_of = place(&at, pairs, sizeof(int32_t));
     l.tok_of = place(&at, pairs, sizeof(int32_t));
-    l.start = place(&at, (size_t)n_expert, sizeof(int32_t));
+    l.start = place(&at, (size_t)n_expert + 1, sizeof(int32_t));
     /* an expert has one unit that is not full, at most */
     l.units = place(&at, pairs / AP_TASK_ROWS + (size_t)n_expert, sizeof(ap_moe_unit));
     /* never more for fewer tokens: a step may have any number up to the one that was planned for */
@@ -110,7 +120,7 @@ static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, in
     l.pairs = at;
     /* every pair is on one of both sides: the larger one, and what padding takes in tiles */
     size_t most = ap_round_up(pairs, 16);
-    size_t all_tiled = lay_out_pairs(ex, at, most, most, n_expert, hidden, ffn).end;
+    size_t all_tiled = lay_out_pairs(ex, at, 0, most, n_expert, hidden, ffn).end;
     size_t all_plain = lay_out_pairs(ex, at, most, 0, n_expert, hidden, ffn).end;
     size_t padding = ap_tiled_moe_padding(ex, most, n_expert, hidden) +
                      ap_tiled_moe_padding(ex, most, n_expert, ffn);
@@ -122,63 +132,80 @@ static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, in
 size_t ap_cpu_moe_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used, int hidden,
                                 int ffn)
 {
-    return lay_out(ex, n_tok, n_expert, n_used, hidden, ffn).total;
+    return lay_out(ex, n_tok, n_expert, n_used, hidden, ffn, false).total;
 }
 
-/* Slots and units of an expert with `rows` pairs; returns the rows of the largest unit. */
-static int add_units(moe_job *j, int e, int rows, bool tiled, int *slot)
+size_t ap_cpu_moe_waves_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert, int n_used,
+                                      int hidden, int ffn)
 {
-    ap_tiled_moe *t = &j->tiled;
-    int widest = 0, most = tiled ? AP_TILED_UNIT : AP_TASK_ROWS;
-    int n = ap_div_up(rows, most), rough = tiled ? 16 : 1;
-    for (int u = 0; u < n; u++) {
-        int begin = ap_op_first(rows, u, n) / rough * rough;
-        int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;
-        ap_moe_unit *at = tiled ? &j->units[t->n_unit++] : &j->units[j->n_units++];
-        *at = (ap_moe_unit){
-            .expert = e, .slot = *slot + begin, .rows = end - begin, .tile = t->n_tile};
-        if (tiled) t->n_tile += (end - begin + 15) / 16;
-        if (end - begin > widest) widest = end - begin;
-    }
-    j->start[e] = *slot;
-    *slot += rows;
-    return widest;
+    return lay_out(ex, n_tok, n_expert, n_used, hidden, ffn, true).total;
 }
 
-/* Counting sort of the pairs by expert, those of tiles first; returns the rows of the largest other
- * unit. */
-static int sort_pairs(moe_job *j)
+/* ------------------------------------------------------------------ sorting */
+
+/* Counting sort of the pairs by expert. */
+static void sort_pairs(const moe_job *j)
 {
     const ap_moe_args *a = j->a;
-    int pairs = a->n_tok * a->n_used, slot = 0, widest = 0;
-    memset(j->start, 0, (size_t)a->n_expert * sizeof(int32_t));
+    int pairs = a->n_tok * a->n_used, slot = 0;
+    memset(j->start, 0, ((size_t)a->n_expert + 1) * sizeof(int32_t));
     for (int i = 0; i < pairs; i++) j->start[a->ids[i]]++;
-    /* an expert is taken in the second round unless it was in the first: which that is depends on its
-     * rows, and start[e] then is no longer their number */
     for (int e = 0; e < a->n_expert; e++) {
         int rows = j->start[e];
-        if (!rows || !ap_tiled_expert(j->ex, &a->experts[e], rows)) continue;
-        add_units(j, e, rows, true, &slot);
-        j->start[e] = -1 - j->start[e];
-    }
-    j->n_tiled_slot = slot;
-    j->units += j->tiled.n_unit;
-    for (int e = 0; e < a->n_expert; e++) {
-        int rows = j->start[e], n;
-        if (rows < 0) {
-            j->start[e] = -1 - rows;
-        } else if (rows) {
-            n = add_units(j, e, rows, false, &slot);
-            if (n > widest) widest = n;
-        }
+        j->start[e] = slot;
+        slot += rows;
     }
     for (int i = 0; i < pairs; i++) {
         int to = j->start[a->ids[i]]++;
         j->slot_of[i] = to;
         j->tok_of[to] = i / a->n_used;
     }
+    /* each start has moved to the next one's */
+    memmove(j->start + 1, j->start, (size_t)a->n_expert * sizeof(int32_t));
+    j->start[0] = 0;
+}
+
+/* Units of the i-th expert at hand; returns the rows of the largest. */
+static int add_units(moe_job *j, int i, bool tiled)
+{
+    ap_tiled_moe *t = &j->tiled;
+    int id = j->id ? j->id[i] : i, slot = j->start[id], rows = j->start[id + 1] - slot;
+    int widest = 0, most = tiled ? AP_TILED_UNIT : AP_TASK_ROWS;
+    int n = ap_div_up(rows, most), rough = tiled ? 16 : 1;
+    for (int u = 0; u < n; u++) {
+        int begin = ap_op_first(rows, u, n) / rough * rough;
+        int end = u + 1 < n ? ap_op_first(rows, u + 1, n) / rough * rough : rows;
+        j->units[t->n_unit + j->n_units] = (ap_moe_unit){
+            .expert = i,
+            .slot = slot + begin,
+            .rows = end - begin,
+            .tile = t->n_tile,
+            .row = j->n_plain,
+        };
+        *(tiled ? &t->n_unit : &j->n_units) += 1;
+        *(tiled ? &j->n_tiled : &j->n_plain) += end - begin;
+        if (tiled) t->n_tile += (end - begin + 15) / 16;
+        if (end - begin > widest) widest = end - begin;
+    }
     return widest;
 }
+
+/* Units of the experts at hand, those of tiles first; returns the rows of the largest other one. */
+static int cut_units(moe_job *j)
+{
+    int widest = 0;
+    for (int tiled = 1; tiled >= 0; tiled--)
+        for (int i = 0; i < j->n_expert; i++) {
+            int id = j->id ? j->id[i] : i, rows = j->start[id + 1] - j->start[id], n;
+            if (!rows || ap_tiled_expert(j->ex, &j->expert[i], rows) != tiled) continue;
+            n = add_units(j, i, tiled);
+            if (!tiled && n > widest) widest = n;
+        }
+    j->units += j->tiled.n_unit;
+    return widest;
+}
+
+/* ------------------------------------------------------------------ products */
 
 static void glu_task(void *arg, int task, int worker)
 {
@@ -190,7 +217,7 @@ static void glu_task(void *arg, int task, int worker)
     }
     task -= tiled;
     const ap_moe_unit *u = &j->units[task / j->split.n_groups];
-    const ap_expert *e = &j->a->experts[u->expert];
+    const ap_expert *e = &j->expert[u->expert];
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS];
     const ap_qx *q[AP_TASK_ROWS] = {0};
@@ -210,7 +237,7 @@ static void glu_task(void *arg, int task, int worker)
                2 * wide);
     for (int r = 0; r < u->rows; r++) {
         const float *gate = tile + (size_t)r * 2 * wide;
-        float *mid = j->mid + (size_t)(u->slot - j->n_tiled_slot + r) * j->ld_mid + n0;
+        float *mid = j->mid + (size_t)(u->row + r) * j->ld_mid + n0;
         j->m->elem->act_mul(j->a->act, gate, gate + wide, mid, n);
     }
 }
@@ -225,7 +252,7 @@ static void down_task(void *arg, int task, int worker)
     }
     task -= tiled;
     const ap_moe_unit *u = &j->units[task / j->split.n_groups];
-    const ap_mat *w = &j->a->experts[u->expert].down;
+    const ap_mat *w = &j->expert[u->expert].down;
     const float *x[AP_TASK_ROWS];
     const ap_qx *q[AP_TASK_ROWS] = {0};
     (void)worker;
@@ -233,7 +260,7 @@ static void down_task(void *arg, int task, int worker)
     int p0 = task % j->split.n_groups * j->split.group, left = j->n_slice - p0;
     int panels = left < j->split.group ? left : j->split.group;
     for (int r = 0; r < u->rows; r++) {
-        size_t at = (size_t)(u->slot - j->n_tiled_slot + r);
+        size_t at = (size_t)(u->row + r);
         x[r] = j->mid + at * (size_t)j->ld_mid;
         if (j->mid_q) q[r] = j->mid_q + at * (size_t)(j->ffn / AP_Q_BLOCK);
     }
@@ -271,84 +298,152 @@ static void combine_task(void *arg, int task, int worker)
     for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) combine_row(j, t);
 }
 
-static void begin_tiled(moe_job *j)
+static void combine(moe_job *j)
 {
-    j->tiled = (ap_tiled_moe){.ex = j->ex,
-                              .a = j->a,
-                              .tok_of = j->tok_of,
-                              .units = j->units,
-                              .out = j->out,
-                              .ld_out = j->ld_out,
-                              .hidden = j->hidden,
-                              .ffn = j->ffn};
+    j->n_tasks = ap_op_tasks(j->ex, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
+    ap_op_run(j->ex, combine_task, j, j->n_tasks);
 }
 
-static void quantise_mid(const moe_job *j)
+/* ------------------------------------------------------------------ a wave */
+
+/* A job over the scratch of a, without experts. */
+static moe_job job_of(const ap_exec *ex, const ap_moe_args *a, int hidden, int ffn, const layout *l)
 {
-    int rows = j->a->n_tok * j->a->n_used - j->n_tiled_slot;
-    ap_quantise(j->ex, j->mid, j->ld_mid, rows, j->ffn, j->mid_q);
+    uint8_t *s = a->scratch;
+    return (moe_job){
+        .ex = ex,
+        .m = ex->k->impl,
+        .a = a,
+        .qdot = ap_qdot_of(ex),
+        .memo = (memo *)(s + l->memo),
+        .slot_of = (int32_t *)(s + l->slot_of),
+        .tok_of = (int32_t *)(s + l->tok_of),
+        .start = (int32_t *)(s + l->start),
+        .units = (ap_moe_unit *)(s + l->units),
+        .out = (float *)(s + l->out),
+        .x_q = (ap_qx *)(s + l->x_q),
+        .ld_out = l->slice * AP_PANEL,
+        .hidden = hidden,
+        .ffn = ffn,
+    };
+}
+
+/* Buffers of the units, and the inputs of those by tiles. */
+static void begin_units(moe_job *j, const layout *l)
+{
+    uint8_t *s = j->a->scratch;
+    pair_layout p = lay_out_pairs(j->ex, l->pairs, (size_t)j->n_plain, (size_t)j->n_tiled,
+                                  j->a->n_expert, j->hidden, j->ffn);
+    j->mid = (float *)(s + p.mid);
+    j->ld_mid = p.ld_mid;
+    j->mid_q = (ap_qx *)(s + p.mid_q);
+    j->tiled.ex = j->ex;
+    j->tiled.a = j->a;
+    j->tiled.expert = j->expert;
+    j->tiled.tok_of = j->tok_of;
+    j->tiled.units = j->units - j->tiled.n_unit;
+    j->tiled.out = j->out;
+    j->tiled.ld_out = j->ld_out;
+    j->tiled.x = s + p.x_t;
+    j->tiled.mid = s + p.mid_t;
+    j->tiled.hidden = j->hidden;
+    j->tiled.ffn = j->ffn;
+    ap_tiled_moe_begin(&j->tiled);
+}
+
+/* mid of the experts at hand; rows: of the largest unit without tiles. */
+static void run_glu(moe_job *j, int rows)
+{
+    const ap_moe_args *a = j->a;
+    bool glu_q = false, down_q = false; /* is any expert in integer form? */
+    for (int u = 0; u < j->n_units; u++) {
+        const ap_expert *x = &j->expert[j->units[u].expert];
+        glu_q |= ap_meets_integers(j->ex, &x->gate) || ap_meets_integers(j->ex, &x->up);
+        down_q |= ap_meets_integers(j->ex, &x->down);
+    }
+    if (!glu_q)
+        j->x_q = NULL;
+    else if (!j->memo->has_x_q)
+        ap_quantise(j->ex, a->x, a->ldx, a->n_tok, j->hidden, j->x_q);
+    j->memo->has_x_q |= glu_q;
+    int panels = ap_div_up(j->ffn, AP_PANEL);
+    j->split = ap_split_product(j->ex, rows, panels, j->hidden, 2, j->n_units, j->x_q);
+    ap_op_run(j->ex, glu_task, j, ap_tiled_glu_tasks(&j->tiled) + j->n_units * j->split.n_groups);
+    if (!down_q)
+        j->mid_q = NULL;
+    else
+        ap_quantise(j->ex, j->mid, j->ld_mid, j->n_plain, j->ffn, j->mid_q);
 }
 
 /* The outputs of at most n panels from j->slice on. */
-static void run_slice(moe_job *j, int rows, int n)
+static void run_down(moe_job *j, int rows, int n)
 {
-    int left = ap_n_panels(&j->a->experts[j->a->ids[0]].down) - j->slice;
+    int left = ap_div_up(j->hidden, AP_PANEL) - j->slice;
     j->n_slice = left < n ? left : n;
     ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
     j->split = ap_split_product(j->ex, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
     ap_op_run(j->ex, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
-    j->n_tasks = ap_op_tasks(j->ex, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
-    ap_op_run(j->ex, combine_task, j, j->n_tasks);
 }
+
+/* ------------------------------------------------------------------ the slots */
 
 void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
 {
     if (a->n_tok == 0) return;
     const ap_expert *e = &a->experts[a->ids[0]];
     int hidden = e->gate.cols, ffn = e->gate.rows;
-    layout l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, hidden, ffn);
-    uint8_t *s = a->scratch;
-    moe_job j = {
-        .ex = ex,
-        .m = ex->k->impl,
-        .a = a,
-        .qdot = ap_qdot_of(ex),
-        .slot_of = (int32_t *)(s + l.slot_of),
-        .tok_of = (int32_t *)(s + l.tok_of),
-        .start = (int32_t *)(s + l.start),
-        .units = (ap_moe_unit *)(s + l.units),
-        .out = (float *)(s + l.out),
-        .x_q = (ap_qx *)(s + l.x_q),
-        .ld_out = l.slice * AP_PANEL,
-        .hidden = hidden,
-        .ffn = ffn,
-    };
-    begin_tiled(&j);
-    int rows = sort_pairs(&j);
-    pair_layout p = lay_out_pairs(ex, l.pairs, (size_t)a->n_tok * (size_t)a->n_used,
-                                  (size_t)j.n_tiled_slot, a->n_expert, hidden, ffn);
-    j.tiled.x = s + p.x_t;
-    j.tiled.mid = s + p.mid_t;
-    j.mid = (float *)(s + p.mid);
-    j.ld_mid = p.ld_mid;
-    j.mid_q = (ap_qx *)(s + p.mid_q);
-    ap_tiled_moe_begin(&j.tiled);
-    bool glu_q = false, down_q = false; /* is any expert in integer form? */
-    for (int u = 0; u < j.n_units; u++) {
-        const ap_expert *x = &a->experts[j.units[u].expert];
-        glu_q |= ap_meets_integers(ex, &x->gate) || ap_meets_integers(ex, &x->up);
-        down_q |= ap_meets_integers(ex, &x->down);
+    layout l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, hidden, ffn, false);
+    moe_job j = job_of(ex, a, hidden, ffn, &l);
+    j.expert = a->experts;
+    j.n_expert = a->n_expert;
+    j.memo->has_x_q = false;
+    sort_pairs(&j);
+    int rows = cut_units(&j);
+    begin_units(&j, &l);
+    run_glu(&j, rows);
+    for (j.slice = 0; j.slice < ap_div_up(hidden, AP_PANEL); j.slice += l.slice) {
+        run_down(&j, rows, l.slice);
+        combine(&j);
     }
-    if (!glu_q)
-        j.x_q = NULL;
-    else
-        ap_quantise(ex, a->x, a->ldx, a->n_tok, hidden, j.x_q);
-    j.split = ap_split_product(ex, rows, ap_n_panels(&e->gate), hidden, 2, j.n_units, j.x_q);
-    ap_op_run(ex, glu_task, &j, ap_tiled_glu_tasks(&j.tiled) + j.n_units * j.split.n_groups);
-    if (!down_q)
-        j.mid_q = NULL;
-    else
-        quantise_mid(&j);
-    for (j.slice = 0; j.slice < ap_n_panels(&e->down); j.slice += l.slice)
-        run_slice(&j, rows, l.slice);
+}
+
+static moe_job job_of_waves(const ap_exec *ex, const ap_moe_args *a, layout *l)
+{
+    *l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, a->hidden, a->ffn, true);
+    return job_of(ex, a, a->hidden, a->ffn, l);
+}
+
+int ap_cpu_moe_begin(const ap_exec *ex, const ap_moe_args *a, int32_t *need)
+{
+    layout l;
+    moe_job j = job_of_waves(ex, a, &l);
+    int n = 0;
+    j.memo->has_x_q = false;
+    sort_pairs(&j);
+    for (int e = 0; e < a->n_expert; e++)
+        if (j.start[e + 1] > j.start[e]) need[n++] = e;
+    return n;
+}
+
+void ap_cpu_moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
+                     const ap_expert *expert, int n)
+{
+    layout l;
+    moe_job j = job_of_waves(ex, a, &l);
+    j.id = id;
+    j.expert = expert;
+    j.n_expert = n;
+    int rows = cut_units(&j);
+    begin_units(&j, &l);
+    run_glu(&j, rows);
+    run_down(&j, rows, l.slice);
+}
+
+void ap_cpu_moe_end(const ap_exec *ex, const ap_moe_args *a)
+{
+    if (a->n_tok == 0) return;
+    layout l;
+    moe_job j = job_of_waves(ex, a, &l);
+    j.n_slice = l.slice;
+    combine(&j);
 }

@@ -24,14 +24,17 @@ bool ap_tiled_glu(const ap_exec *ex, const ap_glu_args *a);
 
 /* Rows [slot, slot + rows) of the pairs sorted by expert. */
 typedef struct ap_moe_unit {
-    int32_t expert, slot, rows;
-    int32_t tile; /* tiles of rows of all units before it */
+    int32_t expert; /* which of those at hand */
+    int32_t slot, rows;
+    int32_t tile; /* by tiles: tiles of rows of all units before it */
+    int32_t row;  /* otherwise: rows of all units before it that go without tiles */
 } ap_moe_unit;
 
-/* The experts of a step that go by tiles. */
+/* The experts of a step, or of a wave, that go by tiles. */
 typedef struct ap_tiled_moe {
     const ap_exec *ex;
     const ap_moe_args *a;
+    const ap_expert *expert;    /* those at hand */
     const int32_t *tok_of;      /* [pairs] token of a slot */
     const ap_moe_unit *units;   /* each cut at a multiple of 16 rows */
     int n_unit, n_tile;         /* n_tile: tiles of rows of all units */

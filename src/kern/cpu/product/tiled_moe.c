@@ -53,7 +53,7 @@ static void pack_task(void *arg, int task, int worker)
     const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task];
     ap_amx_in in = inputs(u, j->x, j->hidden);
-    ap_amx_side side = side_of(j, &j->a->experts[u->expert].gate);
+    ap_amx_side side = side_of(j, &j->expert[u->expert].gate);
     (void)worker;
     for (int tile = 0; tile < in.n_tile; tile++) {
         const float *x[16];
@@ -105,7 +105,7 @@ void ap_tiled_moe_glu(const ap_tiled_moe *j, int task)
 {
     const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task / j->glu_groups];
-    const ap_expert *e = &j->a->experts[u->expert];
+    const ap_expert *e = &j->expert[u->expert];
     const ap_mat *const w[2] = {&e->gate, &e->up};
     alignas(64) float sums[AP_AMX_SUMS];
     ap_amx_in in = inputs(u, j->x, j->hidden), mid = inputs(u, j->mid, j->ffn);
@@ -127,7 +127,7 @@ void ap_tiled_moe_down(const ap_tiled_moe *j, int task)
 {
     const ap_micro *m = j->ex->k->impl;
     const ap_moe_unit *u = &j->units[task / j->down_groups];
-    const ap_mat *w = &j->a->experts[u->expert].down;
+    const ap_mat *w = &j->expert[u->expert].down;
     alignas(64) float sums[AP_AMX_SUMS];
     alignas(64) float rows[16 * AP_TILED_WIDE];
     ap_amx_in in = inputs(u, j->mid, j->ffn);

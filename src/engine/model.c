@@ -9,7 +9,7 @@
 #include "base/str.h"
 #include "engine/engine.h"
 #include "engine/model.h"
-#include "file/family_tokens.h"
+#include "file/family.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
 
@@ -65,7 +65,7 @@ static apus_err load_text(apus_model *m, apus_load load, apus_diag *diag)
         apus_err err = ap_tokenizer_load(m->dir, &m->tokenizer, diag);
         if (err) return err;
     }
-    return ap_chat_load(m->dir, ap_syntax_of(m->config.arch), &m->chat, diag);
+    return ap_chat_load(m->dir, m->syntax, &m->chat, diag);
 }
 
 /* A chat template beside a GGUF file: NAME.jinja for NAME.gguf (or its parts), else chat_template.jinja.
@@ -110,8 +110,7 @@ static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
     if (!err) err = read_template_beside(m, &given, &given_len, diag);
     if (!err) err = ap_gguf_tokenizer_config_json(g, given, given_len, &config, diag);
     if (!err && config.len)
-        err = ap_chat_parse(config.data, config.len, m->dir, ap_syntax_of(m->config.arch), &m->chat,
-                            diag);
+        err = ap_chat_parse(config.data, config.len, m->dir, m->syntax, &m->chat, diag);
     ap_free(given);
     ap_buf_free(&json);
     ap_buf_free(&config);
@@ -132,6 +131,7 @@ static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
         err = ap_config_parse(&(ap_config_text){m->dir, json.data, json.len},
                               &(ap_config_text){m->dir, advice.data, advice.len}, &m->config,
                               &m->notes, diag);
+    if (!err) m->syntax = ap_chat_syntax_named(ap_family_of(m->config.arch)->answers);
     ap_buf_free(&json);
     ap_buf_free(&advice);
     return err ? err : load_gguf_text(m, load, diag);
@@ -140,13 +140,13 @@ static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
 /* What the tokenizer knows of ends and of media, beside what the configuration says. */
 static void settle_tokens(apus_model *m)
 {
-    bool gemma = ap_arch_is_gemma(m->config.arch);
     ap_config *c = &m->config;
+    const ap_family_tokens *f = ap_family_of(c->arch)->tokens;
     if (!m->tokenizer) return;
     bool room = ap_config_add_stop(c, ap_tokenizer_eos(m->tokenizer));
-    for (const char *const *s = ap_family_turn_ends(gemma); *s; s++)
+    for (const char *const *s = f->turn_ends; *s; s++)
         room &= ap_config_add_stop(c, ap_tokenizer_id(m->tokenizer, *s, strlen(*s)));
-    for (const char *const *s = ap_family_media(gemma); *s; s++) {
+    for (const char *const *s = f->media; *s; s++) {
         int32_t id = ap_tokenizer_id(m->tokenizer, *s, strlen(*s));
         if (!ap_config_is_stop(c, id)) room &= ap_config_add_suppress(c, id);
     }
@@ -201,6 +201,7 @@ static void note_more_layers(apus_model *m)
 static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
 {
     apus_err err = ap_config_read(m->dir, &m->config, &m->notes, diag);
+    if (!err) m->syntax = ap_chat_syntax_named(ap_family_of(m->config.arch)->answers);
     m->no_weights = !err && load == APUS_LOAD_INFO && !ap_weights_present(m->dir);
     if (m->no_weights)
         err = ap_weights_imagine(m->dir, &m->config, &m->weights, diag);

@@ -17,6 +17,7 @@ struct apus_model {
     bool no_weights;         /* APUS_LOAD_INFO of a configuration alone: weights has no data */
     ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
     ap_chat *chat;           /* likewise */
+    ap_chat_syntax syntax;   /* of its answers */
     ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
     ap_expert_source *experts; /* NULL: impl has them all, or there are none */
     ap_device *dev;          /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
@@ -35,8 +36,5 @@ static inline const char *ap_where(const ap_device *d)
 {
     return d->is_host ? apus_cpu_name(d->kern->level) : d->name;
 }
-
-/* text.c: what answers of the architecture look like. */
-ap_chat_syntax ap_syntax_of(ap_arch_id arch);
 
 #endif

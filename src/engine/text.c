@@ -100,13 +100,6 @@ bool apus_is_stop_token(const apus_model *m, int32_t id)
     return m && ap_config_is_stop(&m->config, id);
 }
 
-ap_chat_syntax ap_syntax_of(ap_arch_id arch)
-{
-    return arch == AP_ARCH_GEMMA4   ? AP_CHAT_GEMMA
-           : arch == AP_ARCH_GEMMA3 ? AP_CHAT_PLAIN
-                                    : AP_CHAT_QWEN;
-}
-
 void apus_chat_settings_default(apus_chat_settings *s)
 {
     if (s) *s = (apus_chat_settings){.size = sizeof *s};
@@ -144,7 +137,7 @@ apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t
     apus_chat_parser *p = ap_calloc(1, sizeof *p);
     if (!p) return ap_fail_nomem(diag, sizeof *p, "an output parser");
     /* A rendered prompt came through a template, be it the caller's. */
-    ap_chat_syntax syntax = m->chat || prompt ? ap_syntax_of(m->config.arch) : AP_CHAT_PLAIN;
+    ap_chat_syntax syntax = m->chat || prompt ? m->syntax : AP_CHAT_PLAIN;
     apus_err err =
         ap_chat_parser_create(syntax, prompt, prompt_len, tools_json, fn, ctx, &p->impl, diag);
     if (err)

@@ -2,8 +2,9 @@
 #include "apus/apus_unstable.h"
 
 #include "engine/model.h"
+#include "file/family.h"
 
 int32_t apus_text_start(const apus_model *m)
 {
-    return m && ap_arch_is_gemma(m->config.arch) ? m->config.bos : -1;
+    return m && ap_family_of(m->config.arch)->tokens->first ? m->config.bos : -1;
 }

@@ -8,41 +8,9 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "file/config_in.h"
+#include "file/family.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
-
-static const char *const arch_names[] = {
-    [AP_ARCH_GEMMA4] = "gemma4",           [AP_ARCH_QWEN3_5] = "qwen3_5",
-    [AP_ARCH_QWEN3_5_MOE] = "qwen3_5_moe", [AP_ARCH_QWEN3_NEXT] = "qwen3_next",
-    [AP_ARCH_QWEN3_MOE] = "qwen3_moe",     [AP_ARCH_QWEN3] = "qwen3",
-    [AP_ARCH_GEMMA3] = "gemma3",
-};
-
-const char *ap_arch_name(ap_arch_id id)
-{
-    return (unsigned)id < sizeof arch_names / sizeof *arch_names ? arch_names[id] : "unknown";
-}
-
-/* model_type of the file, of its text_config (NULL: the file is flat), and what it is. */
-static const struct family {
-    const char *type, *text_type;
-    ap_arch_id arch;
-    bool unified;
-} families[] = {
-    {"gemma4", "gemma4_text", AP_ARCH_GEMMA4, false},
-    {"gemma4_text", NULL, AP_ARCH_GEMMA4, false},
-    {"gemma4_unified", "gemma4_unified_text", AP_ARCH_GEMMA4, true},
-    {"gemma4_unified_text", NULL, AP_ARCH_GEMMA4, true},
-    {"qwen3_5", "qwen3_5_text", AP_ARCH_QWEN3_5, false},
-    {"qwen3_5_text", NULL, AP_ARCH_QWEN3_5, false},
-    {"qwen3_5_moe", "qwen3_5_moe_text", AP_ARCH_QWEN3_5_MOE, false},
-    {"qwen3_5_moe_text", NULL, AP_ARCH_QWEN3_5_MOE, false},
-    {"qwen3_next", NULL, AP_ARCH_QWEN3_NEXT, false},
-    {"qwen3_moe", NULL, AP_ARCH_QWEN3_MOE, false},
-    {"qwen3", NULL, AP_ARCH_QWEN3, false},
-    {"gemma3", "gemma3_text", AP_ARCH_GEMMA3, false},
-    {"gemma3_text", NULL, AP_ARCH_GEMMA3, false},
-};
 
 /* ---------------------------------------------------------------- shared parts */
 
@@ -151,37 +119,51 @@ static int one_id(const ap_fields *f, const char *key, int vocab, int other)
     return id >= 0 && id < vocab ? (int)id : -1;
 }
 
+/* An id that a class has if a file names none; -1 in a vocabulary too small for it. */
+static int class_id(const ap_config *c, int id)
+{
+    return id < c->vocab ? id : -1;
+}
+
 /* Ids in the outer file and in text_config; the outer one wins where there can be one only. */
 static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *c)
 {
-    bool gemma = ap_arch_is_gemma(c->arch);
+    const ap_family *f = ap_family_of(c->arch);
     c->bos = one_id(outer, "bos_token_id", c->vocab,
-                    one_id(text, "bos_token_id", c->vocab, gemma && c->vocab > 2 ? 2 : -1));
+                    one_id(text, "bos_token_id", c->vocab, class_id(c, f->bos)));
     c->pad = one_id(outer, "pad_token_id", c->vocab,
-                    one_id(text, "pad_token_id", c->vocab, gemma ? 0 : -1));
+                    one_id(text, "pad_token_id", c->vocab, class_id(c, f->pad)));
     add_stops(outer, "eos_token_id", c);
     if (text->o != outer->o) add_stops(text, "eos_token_id", c);
-    if (gemma && c->vocab > 1 && !ap_json_get(outer->o, "eos_token_id") &&
-        !ap_json_get(text->o, "eos_token_id"))
-        c->stop[c->n_stop++] = 1; /* the class's default */
+    if (!ap_json_get(outer->o, "eos_token_id") && !ap_json_get(text->o, "eos_token_id"))
+        ap_config_add_stop(c, f->eos);
 }
 
 /* ---------------------------------------------------------------- the file */
 
-static const struct family *find_family(const ap_fields *f)
+/* A row, and what of it config.json names. */
+typedef struct kind {
+    const ap_family *family;
+    ap_arch_id arch;
+    const char *type;
+    bool text; /* the text model alone */
+} kind;
+
+static kind find_kind(const ap_fields *f)
 {
+    kind k = {0};
+    char list[256];
     const char *type = ap_field_str(f, "model_type", NULL);
-    if (!type) {
+    if (type) k.family = ap_family_of_type(type, &k.arch, &k.type, &k.text);
+    if (k.family) return k;
+    ap_family_list_types(list, sizeof list);
+    if (type)
+        ap_field_fail(f, APUS_EUNSUPPORTED, "model_type", NULL,
+                      "\"%.80s\" is not supported; supported are %s, and their text-only forms",
+                      type, list);
+    else
         ap_field_fail(f, APUS_EFORMAT, "model_type", NULL, "is missing");
-        return NULL;
-    }
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        if (!strcmp(families[i].type, type)) return &families[i];
-    ap_field_fail(f, APUS_EUNSUPPORTED, "model_type", NULL,
-                  "\"%.80s\" is not supported; supported are gemma4, gemma4_unified, qwen3_5, "
-                  "qwen3_5_moe, their text-only forms, qwen3_next, qwen3_moe, qwen3 and gemma3",
-                  type);
-    return NULL;
+    return k;
 }
 
 /* Classifiers and the like share a model_type with the generators. */
@@ -200,10 +182,12 @@ static void check_class(const ap_fields *f)
 
 /* The text model's object: text_config, or the file itself where somebody took the towers off and
  * flattened the rest under the old name. */
-static ap_fields text_fields(const ap_fields *f, const struct family *fam)
+static ap_fields text_fields(const ap_fields *f, const kind *k)
 {
+    char text_type[64];
     ap_fields text = *f;
-    if (!fam->text_type || (!ap_field(f, "text_config") && ap_field(f, "num_hidden_layers")))
+    if (!k->family->wrapped || k->text ||
+        (!ap_field(f, "text_config") && ap_field(f, "num_hidden_layers")))
         return text;
     text.prefix = "text_config.";
     text.o = ap_field_object(f, "text_config");
@@ -211,17 +195,18 @@ static ap_fields text_fields(const ap_fields *f, const struct family *fam)
         ap_field_fail(f, APUS_EFORMAT, "text_config", NULL, "is missing");
         return text;
     }
-    const char *type = ap_field_str(&text, "model_type", fam->text_type);
-    if (strcmp(type, fam->type)) ap_field_expect(&text, "model_type", fam->text_type);
+    snprintf(text_type, sizeof text_type, "%s_text", k->type);
+    const char *type = ap_field_str(&text, "model_type", text_type);
+    if (strcmp(type, k->type)) ap_field_expect(&text, "model_type", text_type);
     return text;
 }
 
 static void read_model(const ap_fields *f, ap_config *c)
 {
-    const struct family *fam = find_family(f);
-    if (!fam) return;
-    ap_fields text = text_fields(f, fam);
-    if (fam->text_type && !*f->err) {
+    kind k = find_kind(f);
+    if (!k.family) return;
+    ap_fields text = text_fields(f, &k);
+    if (k.family->wrapped && !k.text && !*f->err) {
         c->multimodal = (ap_field(f, "vision_config") || ap_field(f, "audio_config")) &&
                         !ap_field_bool(f, "language_model_only", false);
     }
@@ -229,16 +214,10 @@ static void read_model(const ap_fields *f, ap_config *c)
     if (ap_field(f, "compression_config"))
         ap_field_fail(f, APUS_EUNSUPPORTED, "compression_config", NULL, "is not supported");
     if (*f->err) return;
-    c->arch = fam->arch;
-    if (fam->arch == AP_ARCH_GEMMA4)
-        ap_config_gemma4(&text, fam->unified, c);
-    else if (fam->arch == AP_ARCH_GEMMA3)
-        ap_config_gemma3(&text, c);
-    else
-        ap_config_qwen3(&text, c);
-    c->tie_embeddings =
-        ap_field_bool(f, "tie_word_embeddings",
-                      ap_field_bool(&text, "tie_word_embeddings", ap_arch_is_gemma(fam->arch)));
+    c->arch = k.arch;
+    k.family->config(&text, k.type, c);
+    c->tie_embeddings = ap_field_bool(f, "tie_word_embeddings",
+                                      ap_field_bool(&text, "tie_word_embeddings", k.family->ties));
     if (!*f->err) token_ids(f, &text, c);
 }
 

@@ -16,6 +16,7 @@
 #define AP_MAX_SUPPRESS 1024
 #define AP_MAX_ROT      512 /* angles of one rope table = rotated dims / 2 */
 
+/* What sets them apart is in file/family.c. */
 typedef enum ap_arch_id {
     AP_ARCH_GEMMA4,
     AP_ARCH_QWEN3_5, /* dense */
@@ -25,17 +26,6 @@ typedef enum ap_arch_id {
     AP_ARCH_QWEN3, /* dense */
     AP_ARCH_GEMMA3
 } ap_arch_id;
-
-static inline bool ap_arch_is_gemma(ap_arch_id a)
-{
-    return a == AP_ARCH_GEMMA4 || a == AP_ARCH_GEMMA3;
-}
-
-/* Of Qwen: attention without a gate in every layer, norms that multiply by w itself. */
-static inline bool ap_arch_is_plain_qwen(ap_arch_id a)
-{
-    return a == AP_ARCH_QWEN3_MOE || a == AP_ARCH_QWEN3;
-}
 
 typedef enum ap_layer_kind { AP_LAYER_FULL, AP_LAYER_SLIDING, AP_LAYER_LINEAR } ap_layer_kind;
 

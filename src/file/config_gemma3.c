@@ -94,8 +94,9 @@ static void ropes(const ap_fields *t, ap_config *c)
     }
 }
 
-void ap_config_gemma3(const ap_fields *t, ap_config *c)
+void ap_config_gemma3(const ap_fields *t, const char *type, ap_config *c)
 {
+    (void)type;
     sizes(t, c);
     refusals(t);
     layers(t, c);

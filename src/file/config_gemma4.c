@@ -172,8 +172,9 @@ static void ropes(const ap_fields *t, ap_config *c)
     c->window = (int)ap_field_int(t, "sliding_window", 1, AP_CFG_MAX_CONTEXT, AP_REQUIRED);
 }
 
-void ap_config_gemma4(const ap_fields *t, bool unified, ap_config *c)
+void ap_config_gemma4(const ap_fields *t, const char *type, ap_config *c)
 {
+    bool unified = !strcmp(type, "gemma4_unified");
     ap_config_common(t, unified ? 262144 : 131072, c);
     c->attn_scale = 1; /* the norms set it; there is no D^-1/2 */
     ap_field_expect(t, "hidden_activation", "gelu_pytorch_tanh");

@@ -25,10 +25,10 @@ void ap_config_common(const ap_fields *t, int default_context, ap_config *c);
 void ap_config_layer_types(const ap_fields *t, const char *other_name, ap_layer_kind other,
                            int interval, ap_config *c);
 
-/* Text parts of the families; t is text_config or the flat file. */
-void ap_config_gemma4(const ap_fields *t, bool unified, ap_config *c);
-void ap_config_gemma3(const ap_fields *t, ap_config *c);
-void ap_config_qwen3(const ap_fields *t, ap_config *c); /* c->arch is set */
+/* Text parts of the families (ap_family.config); t is text_config or the flat file. */
+void ap_config_gemma4(const ap_fields *t, const char *type, ap_config *c);
+void ap_config_gemma3(const ap_fields *t, const char *type, ap_config *c);
+void ap_config_qwen3(const ap_fields *t, const char *type, ap_config *c);
 
 /* 1 / base^(2i/dim), i in [0, n): powers and reciprocals each rounded to f32. */
 void ap_rope_frequencies(double base, int dim, int n, float *out);

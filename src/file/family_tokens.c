@@ -2,25 +2,36 @@
 
 #include <string.h>
 
-const char *const *ap_family_turn_ends(bool gemma)
-{
-    static const char *const of_gemma[] = {"<turn|>", "<|tool_response>", "<end_of_turn>", "<eos>",
-                                           NULL};
-    static const char *const of_qwen[] = {"<|im_end|>", "<|endoftext|>", NULL};
-    return gemma ? of_gemma : of_qwen;
-}
+#define LIST(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define NONE      ((const char *const[]){NULL})
 
-const char *const *ap_family_media(bool gemma)
-{
-    static const char *const of_gemma[] = {
-        "<|image>",       "<image|>",           "<|image|>", "<|audio>",  "<audio|>",
-        "<|audio|>",      "<|video>",           "<video|>",  "<|video|>", "<start_of_image>",
-        "<end_of_image>", "<image_soft_token>", NULL};
-    static const char *const of_qwen[] = {"<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-                                          "<|image_pad|>",    "<|video_pad|>",  "<|audio_start|>",
-                                          "<|audio_end|>",    "<|audio_pad|>",  NULL};
-    return gemma ? of_gemma : of_qwen;
-}
+const ap_family_tokens ap_gemma_tokens = {
+    .first = "<bos>",
+    .turn_ends = LIST("<turn|>", "<|tool_response>", "<end_of_turn>", "<eos>"),
+    .media =
+        LIST("<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video>",
+             "<video|>", "<|video|>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    .special = LIST("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>",
+                    "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    .one_bar = true,
+    .added = NONE,
+    .visible = LIST("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
+                    "<tool_response|>", "<|\"|>"),
+    .sentencepiece = true,
+    .gguf_model = "gemma4",
+};
+
+const ap_family_tokens ap_qwen_tokens = {
+    .turn_ends = LIST("<|im_end|>", "<|endoftext|>"),
+    .media = LIST("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
+                  "<|video_pad|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>"),
+    .special = NONE,
+    .added = LIST("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>",
+                  "</think>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+                  "<|repo_name|>", "<|file_sep|>"),
+    .visible = NONE,
+    .gguf_model = "gpt2",
+};
 
 static bool is_one_of(const char *const *list, const char *s, size_t n)
 {
@@ -29,12 +40,9 @@ static bool is_one_of(const char *const *list, const char *s, size_t n)
     return false;
 }
 
-bool ap_is_visible_marker(const char *s, size_t n)
+bool ap_is_visible_marker(const ap_family_tokens *f, const char *s, size_t n)
 {
-    static const char *const markers[] = {
-        "<|channel>",       "<channel|>",       "<|tool_call>", "<tool_call|>",
-        "<|tool_response>", "<tool_response|>", "<|\"|>",       NULL};
-    return is_one_of(markers, s, n);
+    return is_one_of(f->visible, s, n);
 }
 
 /* A word in <| >, < |> or <| |>. */
@@ -52,35 +60,9 @@ static bool in_bars(const char *s, size_t n, bool both)
     return true;
 }
 
-ap_token_kind ap_family_token_kind(bool gemma, const char *s, size_t n)
+ap_token_kind ap_family_token_kind(const ap_family_tokens *f, const char *s, size_t n)
 {
-    static const char *const of_gemma[] = {"<pad>",
-                                           "<eos>",
-                                           "<bos>",
-                                           "<unk>",
-                                           "<mask>",
-                                           "<start_of_turn>",
-                                           "<end_of_turn>",
-                                           "<start_of_image>",
-                                           "<end_of_image>",
-                                           "<image_soft_token>",
-                                           NULL};
-    static const char *const added[] = {"<tool_call>",
-                                        "</tool_call>",
-                                        "<tool_response>",
-                                        "</tool_response>",
-                                        "<think>",
-                                        "</think>",
-                                        "<|fim_prefix|>",
-                                        "<|fim_middle|>",
-                                        "<|fim_suffix|>",
-                                        "<|fim_pad|>",
-                                        "<|repo_name|>",
-                                        "<|file_sep|>",
-                                        NULL};
-    if (gemma)
-        return is_one_of(of_gemma, s, n) || in_bars(s, n, false) ? AP_TOKEN_SPECIAL
-                                                                 : AP_TOKEN_PLAIN;
-    if (is_one_of(added, s, n)) return AP_TOKEN_ADDED;
-    return in_bars(s, n, true) ? AP_TOKEN_SPECIAL : AP_TOKEN_PLAIN;
+    if (is_one_of(f->added, s, n)) return AP_TOKEN_ADDED;
+    bool control = is_one_of(f->special, s, n) || in_bars(s, n, !f->one_bar);
+    return control ? AP_TOKEN_SPECIAL : AP_TOKEN_PLAIN;
 }

@@ -1,4 +1,4 @@
-/* family_tokens.h - what the texts of a family's tokens say: which end a turn, which stand for media,
+/* family_tokens.h - what the texts of a vocabulary's tokens say: which end a turn, which stand for media,
  * which are control tokens. Source: the tokenizer.json of the released models. */
 #ifndef AP_FILE_FAMILY_TOKENS_H
 #define AP_FILE_FAMILY_TOKENS_H
@@ -6,10 +6,24 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Texts, ended by NULL. */
-const char *const *ap_family_turn_ends(bool gemma);
-/* Places of images, sound and video in a prompt, and the marks around them. */
-const char *const *ap_family_media(bool gemma);
+/* Lists of texts are ended by NULL. */
+typedef struct ap_family_tokens {
+    const char *first;            /* stands before every text; NULL: none does */
+    const char *const *turn_ends; /* end a turn */
+    const char *const
+        *media; /* places of images, sound and video in a prompt, and the marks around them */
+    const char *const *special; /* control tokens, beside words in <| |> */
+    bool one_bar;               /* words in <| > and < |> are control tokens too */
+    const char *const *added;   /* found in text before it is split, but no control tokens */
+    const char *const
+        *visible; /* control tokens that the usual converters mark as visible, so that they
+                                 * appear in output */
+    bool
+        sentencepiece; /* a space is U+2581, bytes without a token are "<0x0A>"; else BPE of bytes */
+    const char *gguf_model; /* tokenizer.ggml.model */
+} ap_family_tokens;
+
+extern const ap_family_tokens ap_gemma_tokens, ap_qwen_tokens;
 
 typedef enum ap_token_kind {
     AP_TOKEN_PLAIN,
@@ -18,9 +32,8 @@ typedef enum ap_token_kind {
 } ap_token_kind;
 
 /* Kind of a token by its text alone. */
-ap_token_kind ap_family_token_kind(bool gemma, const char *s, size_t n);
-
-/* Control tokens of Gemma that the usual converters mark as visible, so that they appear in output. */
-bool ap_is_visible_marker(const char *s, size_t n);
+ap_token_kind ap_family_token_kind(const ap_family_tokens *f, const char *s, size_t n);
+/* Is it in f->visible? */
+bool ap_is_visible_marker(const ap_family_tokens *f, const char *s, size_t n);
 
 #endif

@@ -2,27 +2,21 @@
  * generation_config.json, tokenizer.json and tokenizer_config.json texts, its tensors under their
  * Hugging Face names. So one validated reader serves both containers.
  *
- * Architectures: gemma4, qwen35, qwen35moe, qwen3next, qwen3moe, qwen3, gemma3. What differs in the numbers (norms
- * stored as 1 + w, A stored as -exp, value heads in tiled order) is told by ap_gguf_traits. Source:
- * the model specifications, sections on GGUF. */
+ * What differs in the numbers (norms stored as 1 + w, value heads in tiled order) is told by
+ * ap_weights_traits. Source: the model specifications, sections on GGUF. */
 #ifndef AP_FILE_GGUF_HF_H
 #define AP_FILE_GGUF_HF_H
 
 #include "base/json.h"
 #include "base/notes.h"
-#include "file/config.h"
+#include "file/family.h"
 #include "file/gguf.h"
-
-typedef struct ap_gguf_traits {
-    bool gemma;
-    bool norms_shifted;     /* zero-centred norms are stored as 1 + w */
-    bool value_heads_tiled; /* value head h pairs with key head h % Hk */
-} ap_gguf_traits;
 
 /* parts: the files of a split model, [0] with the metadata. EUNSUPPORTED: architecture by name. */
 apus_err ap_gguf_config_json(const ap_gguf *const *parts, size_t n_parts, ap_buf *out,
                              apus_diag *diag);
-apus_err ap_gguf_traits_of(const ap_gguf *g, ap_gguf_traits *out, apus_diag *diag);
+/* EFORMAT, EUNSUPPORTED. */
+apus_err ap_gguf_family_of(const ap_gguf *g, const ap_family **out, apus_diag *diag);
 
 /* Nothing is appended when the file has no tokenizer (or no template). What is odd about the file and
  * was put right is told in notes. */
@@ -34,12 +28,12 @@ apus_err ap_gguf_tokenizer_config_json(const ap_gguf *g, const char *given, size
 apus_err ap_gguf_generation_json(const ap_gguf *g, ap_buf *out, ap_notes *notes, apus_diag *diag);
 
 /* The members of tokenizer.json from "normalizer" on, up to the opening of "model" and its type.
- * marks: combining marks count as letters (Qwen 3.5). bos: the token before every text, -1: none. */
-void ap_tokenizer_pipeline(bool gemma, bool marks, int64_t bos, ap_buf *out);
+ * marks: as in ap_family. bos: the token before every text, -1: none. */
+void ap_tokenizer_pipeline(const ap_family_tokens *f, bool marks, int64_t bos, ap_buf *out);
 
 /* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
-bool ap_gguf_tensor_name(const char *gguf, bool gemma, char *out, size_t cap);
+bool ap_gguf_tensor_name(const char *gguf, const ap_family *f, char *out, size_t cap);
 /* The other way, from a name beginning with "model." or "lm_head.". */
-bool ap_gguf_name_of(const char *hf, ap_arch_id arch, char *out, size_t cap);
+bool ap_gguf_name_of(const char *hf, const ap_family *f, char *out, size_t cap);
 
 #endif

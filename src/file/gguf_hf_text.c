@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "file/family.h"
 #include "file/gguf_hf.h"
 #include "file/gguf_merges.h"
 #include "file/gguf_vocab.h"
@@ -24,18 +25,17 @@ static bool string_is(const ap_gguf *g, const char *key, const char *want)
 
 /* ---------------------------------------------------------------- tokenizer.json */
 
-static const char gemma_before[] =
-    ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
-    "\"},\"content\":\"\xE2\x96\x81\"},\"pre_tokenizer\":null";
+static const char spm_before[] = ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
+                                 "\"},\"content\":\"\xE2\x96\x81\"},\"pre_tokenizer\":null";
 
-static const char gemma_after[] =
+static const char spm_after[] =
     ",\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
     "\"String\":\"\xE2\x96\x81\"},"
     "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]},"
     "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true";
 
 /* %s twice: what joins letters, and what joins the excluded classes. */
-static const char qwen_before[] =
+static const char bytes_before[] =
     ",\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":"
     "[{\"type\":\"Split\","
     "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?%s+|\\\\p{"
@@ -45,7 +45,7 @@ static const char qwen_before[] =
     "\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
     "\"use_regex\":false}]}";
 
-static const char qwen_after[] =
+static const char bytes_after[] =
     ",\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,"
     "\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"byte_fallback\":false";
 
@@ -64,15 +64,15 @@ static void post_processor(int64_t bos, ap_buf *b)
         bos);
 }
 
-void ap_tokenizer_pipeline(bool gemma, bool marks, int64_t bos, ap_buf *b)
+void ap_tokenizer_pipeline(const ap_family_tokens *f, bool marks, int64_t bos, ap_buf *b)
 {
-    if (gemma)
-        ap_buf_adds(b, gemma_before);
+    if (f->sentencepiece)
+        ap_buf_adds(b, spm_before);
     else
-        ap_buf_addf(b, qwen_before, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
+        ap_buf_addf(b, bytes_before, marks ? "[\\\\p{L}\\\\p{M}]" : "\\\\p{L}",
                     marks ? "\\\\p{M}" : "");
     post_processor(bos, b);
-    ap_buf_adds(b, gemma ? gemma_after : qwen_after);
+    ap_buf_adds(b, f->sentencepiece ? spm_after : bytes_after);
 }
 
 static void added_tokens(const ap_gguf_vocab *v, ap_buf *b)
@@ -121,17 +121,27 @@ static void merge_list(const ap_gguf_value *merges, const ap_gguf_vocab *v, ap_b
     ap_buf_adds(b, "]");
 }
 
-/* The kind of tokenizer. Ollama calls Gemma's "llama", which is another, and gives its merges. */
-static apus_err find_kind(const ap_gguf *g, bool *gemma, bool *marks, apus_diag *diag)
+/* May the file call this tokenizer "llama", which is another? */
+static bool may_be_llama(const ap_gguf *g)
 {
-    bool bytes = string_is(g, "tokenizer.ggml.model", "gpt2");
-    *gemma = string_is(g, "tokenizer.ggml.model", "gemma4") ||
-             (string_is(g, "tokenizer.ggml.model", "llama") &&
-              (string_is(g, "tokenizer.ggml.pre", "gemma4") ||
-               string_is(g, "general.architecture", "gemma3")));
+    const char *s;
+    size_t n;
+    if (string_is(g, "tokenizer.ggml.pre", ap_gemma_tokens.gguf_model)) return true;
+    if (!string_of(ap_gguf_find(g, "general.architecture"), &s, &n)) return false;
+    const ap_family *f = ap_family_of_gguf(s, n);
+    return f && f->gguf_llama;
+}
+
+/* The kind of tokenizer. Ollama calls Gemma's "llama", and gives its merges. */
+static apus_err find_kind(const ap_gguf *g, const ap_family_tokens **kind, bool *marks,
+                          apus_diag *diag)
+{
+    bool gemma = string_is(g, "tokenizer.ggml.model", ap_gemma_tokens.gguf_model) ||
+                 (string_is(g, "tokenizer.ggml.model", "llama") && may_be_llama(g));
+    bool bytes = string_is(g, "tokenizer.ggml.model", ap_qwen_tokens.gguf_model);
+    *kind = gemma ? &ap_gemma_tokens : &ap_qwen_tokens;
     *marks = string_is(g, "tokenizer.ggml.pre", "qwen35");
-    if (*gemma || (bytes && (*marks || string_is(g, "tokenizer.ggml.pre", "qwen2"))))
-        return APUS_OK;
+    if (gemma || (bytes && (*marks || string_is(g, "tokenizer.ggml.pre", "qwen2")))) return APUS_OK;
     return ap_fail(diag, APUS_EUNSUPPORTED,
                    "%s: tokenizer.ggml.model and .pre: expected gemma4, llama with gemma4, or gpt2 "
                    "with qwen2 or qwen35",
@@ -140,16 +150,17 @@ static apus_err find_kind(const ap_gguf *g, bool *gemma, bool *marks, apus_diag 
 
 /* The token that stands before every text, -1: none. Gemma is lost without it, whatever the file says:
  * converters write that none is to be added because the chat template brings it. */
-static int64_t first_token(const ap_gguf *g, bool gemma, const ap_gguf_vocab *v)
+static int64_t first_token(const ap_gguf *g, const ap_family_tokens *f, const ap_gguf_vocab *v)
 {
     const ap_gguf_value *id = ap_gguf_find(g, "tokenizer.ggml.bos_token_id"),
                         *add = ap_gguf_find(g, "tokenizer.ggml.add_bos_token");
     int64_t bos = -1, wanted = 0;
     if (add) ap_gguf_int(add, 0, &wanted);
-    if (!gemma && !wanted) return -1;
+    if (!f->first && !wanted) return -1;
     if (id) ap_gguf_int(id, 0, &bos);
-    for (size_t i = 0; bos < 0 && gemma && i < v->n; i++)
-        if (v->token[i].n == 5 && !memcmp(v->token[i].s, "<bos>", 5)) bos = (int64_t)i;
+    size_t len = f->first ? strlen(f->first) : 0;
+    for (size_t i = 0; bos < 0 && len && i < v->n; i++)
+        if (v->token[i].n == len && !memcmp(v->token[i].s, f->first, len)) bos = (int64_t)i;
     return bos >= 0 && (uint64_t)bos < v->n ? bos : -1;
 }
 
@@ -158,21 +169,22 @@ apus_err ap_gguf_tokenizer_json(const ap_gguf *g, ap_buf *b, ap_notes *notes, ap
     const ap_gguf_value *tokens = ap_gguf_find(g, "tokenizer.ggml.tokens"),
                         *merges = ap_gguf_find(g, "tokenizer.ggml.merges"),
                         *scores = ap_gguf_find(g, "tokenizer.ggml.scores");
-    bool gemma, marks;
+    const ap_family_tokens *kind;
+    bool marks;
     ap_gguf_vocab v;
     if (!ap_gguf_find(g, "tokenizer.ggml.model") || !tokens) return APUS_OK;
-    apus_err err = find_kind(g, &gemma, &marks, diag);
+    apus_err err = find_kind(g, &kind, &marks, diag);
     if (err) return err;
-    bool by_scores = !merges && gemma && scores;
+    bool by_scores = !merges && kind->sentencepiece && scores;
     if (tokens->type != AP_GGUF_STRING ||
         (!by_scores && (!merges || merges->type != AP_GGUF_STRING)))
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: tokenizer.ggml.tokens and .merges: expected lists of strings", g->name);
-    err = ap_gguf_vocab_read(g, gemma, &v, notes, diag);
+    err = ap_gguf_vocab_read(g, kind, &v, notes, diag);
     if (err) return err;
     ap_buf_adds(b, "{\"version\":\"1.0\"");
     added_tokens(&v, b);
-    ap_tokenizer_pipeline(gemma, marks, first_token(g, gemma, &v), b);
+    ap_tokenizer_pipeline(kind, marks, first_token(g, kind, &v), b);
     vocabulary(&v, b);
     ap_buf_adds(b, ",\"merges\":");
     if (by_scores)

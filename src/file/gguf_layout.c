@@ -4,17 +4,8 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "file/family.h"
 #include "file/gguf_hf.h"
-
-const char *ap_gguf_arch_name(ap_arch_id arch)
-{
-    static const char *const names[] = {
-        [AP_ARCH_GEMMA4] = "gemma4",         [AP_ARCH_QWEN3_5] = "qwen35",
-        [AP_ARCH_QWEN3_5_MOE] = "qwen35moe", [AP_ARCH_QWEN3_NEXT] = "qwen3next",
-        [AP_ARCH_QWEN3_MOE] = "qwen3moe",    [AP_ARCH_QWEN3] = "qwen3",
-        [AP_ARCH_GEMMA3] = "gemma3"};
-    return names[arch];
-}
 
 static void set_name(ap_gguf_out *o, const ap_config *c, const ap_model_tensor *t, const char *leaf)
 {
@@ -25,7 +16,7 @@ static void set_name(ap_gguf_out *o, const ap_config *c, const ap_model_tensor *
     }
     snprintf(full, sizeof full, "%s%s", !strcmp(t->name, "lm_head.weight") ? "" : "model.",
              t->name);
-    ap_gguf_name_of(full, c->arch, o->name, sizeof o->name);
+    ap_gguf_name_of(full, ap_family_of(c->arch), o->name, sizeof o->name);
 }
 
 static void set_shape(ap_gguf_out *o, int rank, int64_t a, int64_t b, int64_t d)
@@ -45,7 +36,7 @@ static void tile(ap_gguf_out *o, const ap_config *c, const char *leaf)
     bool joint = ap_ends_with(leaf, "in_proj_qkv.weight") || ap_ends_with(leaf, "conv1d.weight");
     bool heads = ap_ends_with(leaf, "in_proj_a.weight") || ap_ends_with(leaf, "in_proj_b.weight") ||
                  ap_ends_with(leaf, "A_log") || ap_ends_with(leaf, "dt_bias");
-    if (c->arch != AP_ARCH_QWEN3_5 && c->arch != AP_ARCH_QWEN3_5_MOE) return;
+    if (!ap_family_of(c->arch)->tiled_heads) return;
     if (c->gdn_v_head == c->gdn_k_head || ap_ends_with(leaf, "linear_attn.norm.weight")) return;
     /* A vector with one value per head is one row: its columns move. */
     bool vector = o->rank == 1;
@@ -88,8 +79,8 @@ static int split_experts(const ap_config *c, const ap_model_tensor *t, ap_gguf_o
 int ap_gguf_layout(const ap_config *c, const ap_model_tensor *t, ap_gguf_out out[2])
 {
     memset(out, 0, 2 * sizeof *out);
-    bool gemma = ap_arch_is_gemma(c->arch);
-    if (!gemma && ap_ends_with(t->name, "experts.gate_up_proj")) return split_experts(c, t, out);
+    bool joint = ap_family_of(c->arch)->joint_experts;
+    if (!joint && ap_ends_with(t->name, "experts.gate_up_proj")) return split_experts(c, t, out);
     if (ap_ends_with(t->name, "in_proj_qkvz.weight")) return split_qkvz(c, t, out);
     set_name(out, c, t, t->role == AP_ROLE_A_LOG ? "ssm_a" : NULL);
     out->vector = t->rank == 1;

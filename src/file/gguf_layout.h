@@ -47,12 +47,9 @@ size_t ap_gguf_row_of(const ap_gguf_out *o, size_t r);
 /* Likewise columns; equal to c unless map is TILED_COLS. */
 size_t ap_gguf_col_of(const ap_gguf_out *o, size_t c);
 
-/* Divisors of the angles of Gemma 4's full layers, "rope_freqs.weight": ones, then 1e30.
+/* Divisors of the angles of full layers, "rope_freqs.weight" (ap_family.freqs): ones, then 1e30.
  *   n  out, how many: half the head size of full layers
  *   turning  out, how many of them are ones */
 void ap_gguf_rope_freqs(const ap_config *c, int *n, int *turning);
-
-/* GGUF's name of an architecture. Never NULL. */
-const char *ap_gguf_arch_name(ap_arch_id arch);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "file/family_tokens.h"
+#include "file/family.h"
 #include "file/gguf_meta.h"
 
 #define MAX_TREE_BYTES ((size_t)2 << 30)
@@ -20,7 +20,7 @@ typedef struct token {
 typedef struct tokens {
     token *item; /* [n] */
     int n;
-    bool gemma;
+    const ap_family_tokens *f;
 } tokens;
 
 static bool text_is(const ap_json *v, const char *s)
@@ -50,13 +50,13 @@ static apus_err collect(tokens *t, const ap_json *root, const char *name, apus_d
     for (const ap_json *e = vocab->first; e; e = e->next)
         if (e->type == AP_JSON_INT)
             set(t, e->integer, e->key, e->key_len,
-                t->gemma && is_byte(e->key, e->key_len) ? BYTE : NORMAL);
+                t->f->sentencepiece && is_byte(e->key, e->key_len) ? BYTE : NORMAL);
     for (const ap_json *e = added ? added->first : NULL; e; e = e->next) {
         const ap_json *id = ap_json_get(e, "id"), *s = ap_json_get(e, "content"),
                       *special = ap_json_get(e, "special");
         if (!id || id->type != AP_JSON_INT || !s || s->type != AP_JSON_STRING) continue;
         bool control = special && special->type == AP_JSON_BOOL && special->boolean;
-        if (t->gemma && ap_is_visible_marker(s->str, s->len)) control = false;
+        if (ap_is_visible_marker(t->f, s->str, s->len)) control = false;
         set(t, id->integer, s->str, s->len, control ? CONTROL : USER);
     }
     return APUS_OK;
@@ -71,7 +71,7 @@ static void put_tokens(ap_gguf_writer *w, const tokens *t)
         const char *s = t->item[i].s ? t->item[i].s : unused;
         ap_gguf_add_string(w, s, t->item[i].s ? t->item[i].len : strlen(unused));
     }
-    if (t->gemma) { /* merges decide; other programs want a score for each token all the same */
+    if (t->f->sentencepiece) { /* merges decide; other programs want a score for each token all the same */
         ap_gguf_put_array(w, "tokenizer.ggml.scores", AP_GGUF_F32, (uint64_t)t->n);
         for (int i = 0; i < t->n; i++) ap_gguf_add_f32(w, -1000);
     }
@@ -133,9 +133,10 @@ static void put_special(ap_gguf_writer *w, const ap_config *c, const tokens *t,
         for (int i = 0; i < c->n_stop; i++) ap_gguf_add_i32(w, c->stop[i]);
     }
     put_id(w, "tokenizer.ggml.padding_token_id", named(t, config, "pad_token", c->pad));
-    if (t->gemma) put_id(w, "tokenizer.ggml.unknown_token_id", named(t, config, "unk_token", -1));
-    ap_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", t->gemma);
-    if (t->gemma) ap_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", false);
+    if (t->f->sentencepiece)
+        put_id(w, "tokenizer.ggml.unknown_token_id", named(t, config, "unk_token", -1));
+    ap_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", t->f->first != NULL);
+    if (t->f->sentencepiece) ap_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", false);
 }
 
 /* The default template has the plain key, others their name behind it. */
@@ -184,7 +185,7 @@ apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_t
 {
     ap_arena arena;
     ap_json *root = NULL, *config = NULL;
-    tokens list = {.n = c->vocab, .gemma = ap_arch_is_gemma(c->arch)};
+    tokens list = {.n = c->vocab, .f = ap_family_of(c->arch)->tokens};
     ap_arena_init(&arena, MAX_TREE_BYTES);
     list.item = ap_calloc((size_t)c->vocab, sizeof *list.item);
     apus_err err = list.item ? APUS_OK : ap_fail_nomem(diag, (size_t)c->vocab, "the vocabulary");
@@ -195,9 +196,9 @@ apus_err ap_gguf_put_tokenizer(ap_gguf_writer *w, const ap_config *c, const ap_t
     if (!err) {
         /* The split patterns differ in whether combining marks count as letters. */
         bool marks = contains(t->tokenizer, t->tokenizer_len, "\\\\p{M}");
-        const char *model = list.gemma ? "gemma4" : "gpt2", *pre = marks ? "qwen35" : "qwen2";
+        const char *model = list.f->gguf_model, *pre = marks ? "qwen35" : "qwen2";
         ap_gguf_put_string(w, "tokenizer.ggml.model", model, strlen(model));
-        if (!list.gemma) ap_gguf_put_string(w, "tokenizer.ggml.pre", pre, strlen(pre));
+        if (!list.f->sentencepiece) ap_gguf_put_string(w, "tokenizer.ggml.pre", pre, strlen(pre));
         put_tokens(w, &list);
         err = put_merges(w, ap_json_get(ap_json_get(root, "model"), "merges"), t->name, diag);
     }

@@ -27,17 +27,18 @@ static bool is_named(const ap_gguf *g, int64_t id, const ap_vocab_entry *e)
     return false;
 }
 
-static ap_token_kind kind_of_type(int64_t type, bool gemma, const ap_vocab_entry *e)
+static ap_token_kind kind_of_type(int64_t type, const ap_family_tokens *f, const ap_vocab_entry *e)
 {
     if (type == TYPE_CONTROL || type == TYPE_UNKNOWN) return AP_TOKEN_SPECIAL;
     /* The model's tokenizer.json has visible markers special; so they are here: else user text could
      * speak in a tool's name. */
     if (type == TYPE_USER)
-        return gemma && ap_is_visible_marker(e->s, e->n) ? AP_TOKEN_SPECIAL : AP_TOKEN_ADDED;
+        return ap_is_visible_marker(f, e->s, e->n) ? AP_TOKEN_SPECIAL : AP_TOKEN_ADDED;
     return AP_TOKEN_PLAIN;
 }
 
-static void mark_kinds(const ap_gguf *g, bool gemma, ap_gguf_vocab *v, ap_notes *notes)
+static void mark_kinds(const ap_gguf *g, const ap_family_tokens *f, ap_gguf_vocab *v,
+                       ap_notes *notes)
 {
     const ap_gguf_value *types = ap_gguf_find(g, "tokenizer.ggml.token_type");
     size_t wrong = 0, first = 0;
@@ -45,10 +46,10 @@ static void mark_kinds(const ap_gguf *g, bool gemma, ap_gguf_vocab *v, ap_notes 
         ap_vocab_entry *e = &v->token[i];
         int64_t type = TYPE_NORMAL;
         if (types) ap_gguf_int(types, i, &type);
-        e->kind = kind_of_type(type, gemma, e);
+        e->kind = kind_of_type(type, f, e);
         if (e->n == 0) e->kind = AP_TOKEN_PLAIN;
         if (e->kind != AP_TOKEN_PLAIN || type == TYPE_UNUSED || e->n == 0) continue;
-        e->kind = ap_family_token_kind(gemma, e->s, e->n);
+        e->kind = ap_family_token_kind(f, e->s, e->n);
         if (is_named(g, (int64_t)i, e)) e->kind = AP_TOKEN_SPECIAL;
         if (e->kind == AP_TOKEN_PLAIN) continue;
         if (!wrong++) first = i;
@@ -272,8 +273,8 @@ static bool list_tokens(const ap_gguf_value *tokens, ap_gguf_vocab *v)
     return true;
 }
 
-apus_err ap_gguf_vocab_read(const ap_gguf *g, bool gemma, ap_gguf_vocab *out, ap_notes *notes,
-                            apus_diag *diag)
+apus_err ap_gguf_vocab_read(const ap_gguf *g, const ap_family_tokens *f, ap_gguf_vocab *out,
+                            ap_notes *notes, apus_diag *diag)
 {
     memset(out, 0, sizeof *out);
     ap_arena_init(&out->arena, 0);
@@ -284,7 +285,7 @@ apus_err ap_gguf_vocab_read(const ap_gguf *g, bool gemma, ap_gguf_vocab *out, ap
         r->v = out;
         ok = mend_twins(r, ap_gguf_find(g, "tokenizer.ggml.merges"), notes);
     }
-    if (ok) mark_kinds(g, gemma, out, notes);
+    if (ok) mark_kinds(g, f, out, notes);
     if (r) {
         ap_names_free(&r->texts);
         ap_buf_free(&r->whole);

@@ -26,8 +26,8 @@ typedef struct ap_gguf_vocab {
  * Control tokens that are marked as normal, or not marked at all, are known by their texts. Where a
  * text stands twice, another is lost: the merges name it, and where their order says which of the two
  * is meant, that one gets its text back. Both are told in notes. ENOMEM. */
-apus_err ap_gguf_vocab_read(const ap_gguf *g, bool gemma, ap_gguf_vocab *out, ap_notes *notes,
-                            apus_diag *diag);
+apus_err ap_gguf_vocab_read(const ap_gguf *g, const ap_family_tokens *f, ap_gguf_vocab *out,
+                            ap_notes *notes, apus_diag *diag);
 void ap_gguf_vocab_free(ap_gguf_vocab *v);
 
 #endif

@@ -12,6 +12,7 @@ typedef enum ap_tensor_role {
     AP_ROLE_HEAD,        /* [V, H], not tied */
     AP_ROLE_PLE_EMBED,   /* [V, L * P] */
     AP_ROLE_ROUTER,      /* [E, H] */
+    AP_ROLE_ROUTER_UNIT, /* [E, H], of inputs of length 1 */
     AP_ROLE_GATE_ROW,    /* [1, H] shared expert's gate */
     AP_ROLE_NORM,        /* multiplies: near 1 */
     AP_ROLE_NORM_OFFSET, /* 1 + w multiplies: near 0 */
@@ -35,5 +36,28 @@ typedef struct ap_model_tensor {
 typedef apus_err (*ap_model_tensor_fn)(void *ctx, const ap_model_tensor *t);
 
 apus_err ap_model_tensors(const ap_config *c, ap_model_tensor_fn fn, void *ctx);
+
+/* ---------------------------------------------------------------- for the families (family_NAME.c) */
+
+typedef struct ap_tensor_walk {
+    const ap_config *c;
+    const struct ap_family *f;
+    ap_model_tensor_fn fn;
+    void *ctx;
+    int layer; /* -1: outside */
+    apus_err err;
+} ap_tensor_walk;
+
+/* leaf: the name behind "layers.N.", or a whole name outside the layers. */
+void ap_walk_emit(ap_tensor_walk *w, ap_tensor_role role, int rank, const int64_t *shape,
+                  const char *leaf);
+void ap_walk_vec(ap_tensor_walk *w, ap_tensor_role role, int64_t n, const char *leaf);
+void ap_walk_mat(ap_tensor_walk *w, ap_tensor_role role, int64_t rows, int64_t cols,
+                 const char *leaf);
+/* All experts of a layer, and a dense feed-forward part. */
+void ap_walk_experts(ap_tensor_walk *w, const char *gate_up, const char *down);
+void ap_walk_dense(ap_tensor_walk *w, int64_t ffn);
+/* Of the family's norms. */
+ap_tensor_role ap_walk_norm(const ap_tensor_walk *w);
 
 #endif

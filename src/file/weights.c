@@ -146,7 +146,7 @@ static ap_tensor as_matrix(ap_tensor t, const char *name)
     return t;
 }
 
-static apus_err name_tensors(ap_weights *w, bool gemma, apus_diag *diag)
+static apus_err name_tensors(ap_weights *w, const ap_family *f, apus_diag *diag)
 {
     size_t n = 0;
     for (size_t p = 0; p < w->n_shards; p++) n += w->shard[p].gguf.n_tensors;
@@ -157,7 +157,7 @@ static apus_err name_tensors(ap_weights *w, bool gemma, apus_diag *diag)
         const ap_gguf *g = w->gguf[p] = &w->shard[p].gguf;
         for (size_t i = 0; i < g->n_tensors; i++) {
             char name[512];
-            if (!ap_gguf_tensor_name(g->tensor[i].name, gemma, name, sizeof name)) continue;
+            if (!ap_gguf_tensor_name(g->tensor[i].name, f, name, sizeof name)) continue;
             size_t len = strlen(name);
             char *kept = ap_arena_strndup(&w->arena, name, len);
             if (!kept) return ap_fail_nomem(diag, len, "a tensor's name");
@@ -174,17 +174,17 @@ apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *dia
     ap_weights *w = ap_calloc(1, sizeof *w);
     if (!w) return ap_fail_nomem(diag, sizeof *w, "the weights");
     ap_arena_init(&w->arena, 0);
-    ap_gguf_traits t = {0};
+    const ap_family *f = NULL;
     apus_err err = open_parts(w, path, parts_by_name(path), diag);
     if (!err) err = check_parts(w, diag);
-    if (!err) err = ap_gguf_traits_of(&w->shard[0].gguf, &t, diag);
-    if (!err) err = name_tensors(w, t.gemma, diag);
+    if (!err) err = ap_gguf_family_of(&w->shard[0].gguf, &f, diag);
+    if (!err) err = name_tensors(w, f, diag);
     if (!err) err = ap_weights_find_prefix(w, diag);
     if (err) {
         ap_weights_close(w);
         return err;
     }
-    w->traits = (ap_weights_traits){t.norms_shifted, t.value_heads_tiled};
+    w->traits = (ap_weights_traits){f->norm_offset, f->tiled_heads};
     *out = w;
     return APUS_OK;
 }

@@ -5,8 +5,8 @@
 
 #include "base/mem.h"
 #include "engine/model.h"
-#include "make/recipe.h"
 #include "file/gguf_layout.h"
+#include "make/recipe.h"
 
 enum { MLX_GROUP = 64 };
 

@@ -7,10 +7,10 @@
 #include "base/stage.h"
 #include "base/str.h"
 #include "engine/engine.h"
-#include "make/quantize.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
 #include "file/quant_config.h"
+#include "make/quantize.h"
 
 #define MAX_TEXT_BYTES ((size_t)256 << 20)
 #define PROGRESS_US    50000

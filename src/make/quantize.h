@@ -5,9 +5,9 @@
 #include "apus/apus_unstable.h"
 
 #include "base/pool.h"
-#include "make/recipe.h"
 #include "file/config.h"
 #include "file/weights.h"
+#include "make/recipe.h"
 
 typedef struct ap_quantizer {
     apus_quantize_settings s;

@@ -11,11 +11,11 @@
 #include "base/mem.h"
 #include "base/output.h"
 #include "base/str.h"
-#include "make/quantize.h"
 #include "file/gguf_hf.h"
 #include "file/gguf_layout.h"
 #include "file/gguf_meta.h"
 #include "file/gguf_write.h"
+#include "make/quantize.h"
 #include "tensor/quant.h"
 #include "tensor/quantize_row.h"
 
@@ -160,7 +160,7 @@ static apus_err stored_view(const ap_quantizer *q, gguf_job *j, const ap_gguf_ou
 {
     char name[MAX_NAME];
     const ap_tensor *found = NULL;
-    if (ap_gguf_tensor_name(o->name, q->config->arch == AP_ARCH_GEMMA4, name, sizeof name))
+    if (ap_gguf_tensor_name(o->name, ap_family_of(q->config->arch), name, sizeof name))
         found = ap_weights_find(q->weights, name);
     if (!found)
         return ap_fail(q->diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", q->src, o->name);
@@ -418,7 +418,7 @@ static apus_err plan(gguf_plan *p, size_t *rope)
 {
     ap_quantizer *q = p->q;
     apus_err err = put_meta(p);
-    if (!err && q->config->arch == AP_ARCH_GEMMA4) {
+    if (!err && ap_family_of(q->config->arch)->freqs) {
         int n, turning;
         ap_gguf_rope_freqs(q->config, &n, &turning);
         err = ap_gguf_writer_add(p->writer, "rope_freqs.weight", AP_F32, 1, &(int64_t){n}, rope,
@@ -440,7 +440,7 @@ apus_err ap_quantize_gguf(ap_quantizer *q, ap_dtype target)
     if (!err) err = plan(&p, &rope);
     if (!err) err = ap_disk_check(q->out, ap_gguf_writer_bytes(p.writer), q->diag);
     if (!err) err = ap_gguf_writer_begin(p.writer, q->out, q->diag);
-    if (!err && q->config->arch == AP_ARCH_GEMMA4) err = put_rope_freqs(&p, rope);
+    if (!err && ap_family_of(q->config->arch)->freqs) err = put_rope_freqs(&p, rope);
     for (size_t i = 0; i < p.n && !err; i++) err = encode(&p, &p.job[i]);
     if (!err) err = ap_gguf_writer_finish(p.writer, q->diag);
     for (size_t i = 0; i < p.n; i++)

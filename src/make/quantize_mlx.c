@@ -11,8 +11,9 @@
 #include "base/mem.h"
 #include "base/output.h"
 #include "base/str.h"
-#include "make/quantize.h"
+#include "file/family.h"
 #include "file/safetensors_write.h"
+#include "make/quantize.h"
 #include "tensor/quant.h"
 #include "tensor/quantize_affine.h"
 
@@ -147,8 +148,7 @@ static apus_err add_experts(mlx_plan *p, const char *name, const char *leaf, con
                  .stride = rows,
                  .begin = (size_t)h * part};
         snprintf(out, sizeof out, "%.*s%s.%s.weight", stem, name,
-                 p->q->config->arch == AP_ARCH_GEMMA4 ? "experts.switch_glu" : "switch_mlp",
-                 fused ? halves[h] : leaf);
+                 ap_family_of(p->q->config->arch)->mlx_experts, fused ? halves[h] : leaf);
         err = add_job(p, &j, out, 3, (int64_t[]){t->shape[0], (int64_t)part, t->shape[2]});
     }
     return err;

@@ -235,7 +235,7 @@ static ap_dtype of_layer(const ladder *s, const ap_config *c, const ap_model_ten
                                        "per_layer_input_gate.weight",
                                        NULL};
     /* Beside Gemma's experts stands a dense branch that every token takes. */
-    bool shared = c->arch == AP_ARCH_GEMMA4 && c->n_expert && strstr(t->name, ".mlp.");
+    bool shared = strstr(t->name, ".mlp.") && c->layer[t->layer].moe && c->layer[t->layer].ffn;
     if (is_one_of(t->name, most)) return s->most;
     /* Where keys serve as values, errors in them count twice. */
     if (ap_ends_with(t->name, "self_attn.k_proj.weight") && c->layer[t->layer].k_eq_v)
@@ -252,7 +252,8 @@ ap_dtype ap_recipe_default(ap_dtype target, const ap_config *c, const ap_model_t
     static const char *const small[] = {"in_proj_a.weight", "in_proj_b.weight", "in_proj_ba.weight",
                                         "per_layer_model_projection.weight", NULL};
     const ladder *s = ladder_of(target);
-    if (t->role == AP_ROLE_ROUTER || t->role == AP_ROLE_GATE_ROW) return AP_F32;
+    if (t->role == AP_ROLE_ROUTER || t->role == AP_ROLE_ROUTER_UNIT || t->role == AP_ROLE_GATE_ROW)
+        return AP_F32;
     if (!s) return target; /* floats, Q8_0 */
     if (is_one_of(t->name, small)) return AP_Q8_0;
     bool experts = strstr(t->name, "experts.") != NULL;

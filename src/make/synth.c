@@ -17,13 +17,14 @@
 #include "base/stage.h"
 #include "base/str.h"
 #include "engine/engine.h"
-#include "make/recipe.h"
-#include "make/synth_fill.h"
-#include "make/synth_text.h"
+#include "file/family.h"
 #include "file/gguf_layout.h"
 #include "file/gguf_meta.h"
 #include "file/gguf_write.h"
 #include "file/safetensors_write.h"
+#include "make/recipe.h"
+#include "make/synth_fill.h"
+#include "make/synth_text.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
 #define BATCH_BYTES      ((uint64_t)256 << 20) /* between two looks at the clock */
@@ -80,7 +81,6 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
 {
     const ap_config *c = y->config;
     ap_fill f = {.kind = AP_FILL_EVEN, .deviation = 1 / sqrt(inputs_of(t))};
-    bool gemma = ap_arch_is_gemma(c->arch);
     switch (t->role) {
     case AP_ROLE_MATRIX:
         /* What it multiplies was made smaller by 1 / sqrt(H) before. */
@@ -90,13 +90,14 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
         f.deviation = c->tie_embeddings ? f.deviation : 1;
         break;
     case AP_ROLE_HEAD:
+    case AP_ROLE_ROUTER:
     case AP_ROLE_GATE_ROW:
         break;
     case AP_ROLE_PLE_EMBED:
         f.deviation = 1 / sqrt((double)c->ple_dim);
         break;
-    case AP_ROLE_ROUTER:
-        f.deviation = gemma ? 1 : f.deviation;
+    case AP_ROLE_ROUTER_UNIT:
+        f.deviation = 1;
         break;
     case AP_ROLE_NORM:
         f.mean = 1, f.deviation = 0.05;
@@ -207,7 +208,7 @@ static apus_err plan_gguf(synth *y)
                                  &(ap_config_text){y->folder, y->text.data, y->text.len}, name,
                                  y->target, y->diag);
     if (!err) err = ap_gguf_put_tokenizer(y->g, y->config, &t, y->diag);
-    if (!err && y->config->arch == AP_ARCH_GEMMA4) err = plan_freqs(y);
+    if (!err && ap_family_of(y->config->arch)->freqs) err = plan_freqs(y);
     if (!err) err = ap_model_tensors(y->config, plan_gguf_tensor, y);
     ap_buf_free(&tokenizer);
     ap_buf_free(&config);
@@ -259,8 +260,7 @@ static apus_err plan_mlx_experts(synth *y, const ap_model_tensor *t, const ap_fi
         char name[160];
         int64_t shape[3] = {t->shape[0], joint ? t->shape[1] / 2 : t->shape[1], t->shape[2]};
         snprintf(name, sizeof name, "model.%.*s.%s.%s.weight", (int)(at - t->name), t->name,
-                 y->config->arch == AP_ARCH_GEMMA4 ? "experts.switch_glu" : "switch_mlp",
-                 joint ? pair[i] : "down_proj");
+                 ap_family_of(y->config->arch)->mlx_experts, joint ? pair[i] : "down_proj");
         err = plan_folder_tensor(y, name, f, 3, shape, bits);
     }
     return err;

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/num.h"
+#include "file/family.h"
 #include "model/model_impl.h"
 
 /* Bump allocation that also works without memory, to add up sizes. */
@@ -18,8 +19,7 @@ static void *carve(uint8_t *mem, size_t *at, size_t n, size_t size)
 static size_t carve_attention(ap_work *w, const ap_config *c, const ap_exec *ex, size_t T,
                               uint8_t *base, size_t at)
 {
-    bool gated = c->arch == AP_ARCH_QWEN3_5 || c->arch == AP_ARCH_QWEN3_5_MOE ||
-                 c->arch == AP_ARCH_QWEN3_NEXT;
+    bool gated = ap_family_of(c->arch)->gated;
     int head_dim = 0, kv_width = 0;
     size_t op = 0, F32 = sizeof(float);
     for (int l = 0; l < c->n_layer; l++) {

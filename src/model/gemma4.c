@@ -4,12 +4,13 @@
  * transformers' Gemma 3, checked against the goldens in tests/golden. */
 #include <math.h>
 
+#include "file/family.h"
 #include "model/model_impl.h"
 
 /* What to add to stored norm weights: Gemma 3 multiplies by 1 + w. */
 static float norm_add(const ap_bind *b)
 {
-    return b->c->arch == AP_ARCH_GEMMA3 && !ap_weights_traits_of(b->w).norms_shifted ? 1 : 0;
+    return ap_family_of(b->c->arch)->norm_offset && !ap_weights_traits_of(b->w).norms_shifted;
 }
 
 static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
@@ -25,7 +26,7 @@ static void bind_layer(ap_bind *b, ap_model_impl *m, int l)
     ap_bind_vec(b, &y->norm_post_ffn, H, add, "layers.%d.post_feedforward_layernorm.weight", l);
     const float *unused, *scalar = NULL;
     y->layer_scalar = 1;
-    if (c->arch == AP_ARCH_GEMMA4)
+    if (ap_family_of(c->arch)->layer_scalar)
         scalar = ap_bind_vec(b, &unused, 1, 0, "layers.%d.layer_scalar", l);
     if (scalar) y->layer_scalar = *scalar;
 
@@ -124,7 +125,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                                   .ldv = (int64_t)G * D,
                                   .q_norm = a->q_norm,
                                   .k_norm = a->k_norm,
-                                  .v_norm = c->arch == AP_ARCH_GEMMA4,
+                                  .v_norm = ap_family_of(c->arch)->v_norm,
                                   .eps = c->norm_eps,
                                   .cos = w->cos[sliding],
                                   .sin = w->sin[sliding],

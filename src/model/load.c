@@ -65,10 +65,7 @@ static void bind_angles(ap_bind *b, ap_model_impl *m)
 static void bind_all(ap_bind *b, ap_model_impl *m)
 {
     bind_angles(b, m);
-    if (ap_arch_is_gemma(b->c->arch))
-        ap_gemma4_bind(b, m);
-    else
-        ap_qwen3_bind(b, m);
+    ap_pass_of(b->c)->bind(b, m);
 }
 
 /* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
@@ -197,8 +194,7 @@ static apus_err run_step(const ap_model_impl *m, const ap_exec *ex, const ap_ste
                          const volatile int *cancel, apus_diag *diag)
 {
     ap_step_angles(m, ex, s, w);
-    apus_err err = ap_arch_is_gemma(m->c->arch) ? ap_gemma4_forward(m, ex, s, w, cancel, diag)
-                                                : ap_qwen3_forward(m, ex, s, w, cancel, diag);
+    apus_err err = ap_pass_of(m->c)->forward(m, ex, s, w, cancel, diag);
     if (!err && s->batch->n_out) ap_head(m, ex, s, w);
     return err;
 }

@@ -157,6 +157,15 @@ apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_s
 apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                           const volatile int *cancel, apus_diag *diag);
 
+/* What a family implements (passes.c). */
+typedef struct ap_pass {
+    void (*bind)(ap_bind *b, ap_model_impl *m);
+    apus_err (*forward)(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                        const volatile int *cancel, apus_diag *diag);
+} ap_pass;
+
+const ap_pass *ap_pass_of(const ap_config *c);
+
 /* ---------------------------------------------------------------- blocks shared by families (blocks.c) */
 
 struct ap_work {

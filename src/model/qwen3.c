@@ -5,18 +5,19 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "file/family.h"
 #include "model/model_impl.h"
 
-/* qwen3 and qwen3_moe have plain norms and a plain q_proj; the others zero-centred norms and a query gate. */
-static bool is_plain(const ap_config *c)
+/* qwen3 and qwen3_moe have neither a query gate nor zero-centred norms. */
+static bool is_gated(const ap_config *c)
 {
-    return ap_arch_is_plain_qwen(c->arch);
+    return ap_family_of(c->arch)->gated;
 }
 
 /* What to add to stored norm weights, all but the gated norm's. */
 static float norm_add(const ap_bind *b)
 {
-    return is_plain(b->c) || ap_weights_traits_of(b->w).norms_shifted ? 0 : 1;
+    return ap_family_of(b->c->arch)->norm_offset && !ap_weights_traits_of(b->w).norms_shifted;
 }
 
 static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
@@ -25,7 +26,7 @@ static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
     const ap_layer_config *lc = &c->layer[l];
     int H = c->hidden, D = lc->head_dim, G = lc->n_kv_head;
     float add = norm_add(b);
-    int q_rows = c->n_head * D * (is_plain(c) ? 1 : 2);
+    int q_rows = c->n_head * D * (is_gated(c) ? 2 : 1);
     ap_bind_mat(b, &a->q, q_rows, H, "layers.%d.self_attn.q_proj.weight", l);
     ap_bind_mat(b, &a->k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
     ap_bind_mat(b, &a->v, G * D, H, "layers.%d.self_attn.v_proj.weight", l);
@@ -180,7 +181,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     const ap_config *c = m->c;
     const ap_layer_config *lc = &c->layer[l];
     const ap_attn_weights *a = &m->layer[l].attn;
-    int T = s->batch->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_plain(c) ? 0 : D;
+    int T = s->batch->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_gated(c) ? D : 0;
     int64_t q_width = (int64_t)c->n_head * (D + gate);
     ap_kv kv = ap_step_kv(m, s, l);
 

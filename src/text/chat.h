@@ -6,7 +6,10 @@
 
 typedef struct ap_chat ap_chat;
 
+/* What the output parser expects; rows in chat_stream.c. */
 typedef enum ap_chat_syntax { AP_CHAT_PLAIN, AP_CHAT_QWEN, AP_CHAT_GEMMA } ap_chat_syntax;
+/* "qwen", "gemma"; NULL or another name: plain text. */
+ap_chat_syntax ap_chat_syntax_named(const char *name);
 
 /* Look for dir/chat_template.jinja, else chat_template of dir/tokenizer_config.json (a string, or a
  * list of named ones: "default", and "tool_use" for conversations with tools), else

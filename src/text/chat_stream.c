@@ -288,13 +288,29 @@ static void take_in(ap_stream *p, const char *s, size_t n)
     }
 }
 
+/* A family's way to write thoughts and calls: what the prompt's end means to it, and its machine. */
+static const struct {
+    const char *name;
+    void (*start)(ap_stream *p, const char *prompt,
+                  size_t len); /* NULL: the prompt tells nothing */
+    bool (*step)(ap_stream *p);
+} syntaxes[] = {
+    [AP_CHAT_PLAIN] = {"plain", NULL, plain_step},
+    [AP_CHAT_QWEN] = {"qwen", ap_chat_qwen_start, ap_chat_qwen_step},
+    [AP_CHAT_GEMMA] = {"gemma", ap_chat_gemma_start, ap_chat_gemma_step},
+};
+
+ap_chat_syntax ap_chat_syntax_named(const char *name)
+{
+    for (size_t i = 0; name && i < sizeof syntaxes / sizeof *syntaxes; i++)
+        if (!strcmp(syntaxes[i].name, name)) return (ap_chat_syntax)i;
+    return AP_CHAT_PLAIN;
+}
+
 static void run(ap_stream *p)
 {
     bool more = true;
-    while (more && !p->in.failed)
-        more = p->syntax == AP_CHAT_QWEN    ? ap_chat_qwen_step(p)
-               : p->syntax == AP_CHAT_GEMMA ? ap_chat_gemma_step(p)
-                                            : plain_step(p);
+    while (more && !p->in.failed) more = syntaxes[p->syntax].step(p);
     /* Used-up text goes once it is the larger part. */
     if (p->pos && (p->pos == p->in.len || (p->pos > 4096 && p->pos > p->in.len / 2))) {
         size_t by = p->pos;
@@ -335,8 +351,7 @@ apus_err ap_chat_parser_create(ap_chat_syntax syntax, const char *prompt, size_t
     }
     if (tools && tools->type == AP_JSON_ARRAY) p->tools = tools;
     if (!prompt) prompt_len = 0;
-    if (syntax == AP_CHAT_QWEN) ap_chat_qwen_start(p, prompt, prompt_len);
-    if (syntax == AP_CHAT_GEMMA) ap_chat_gemma_start(p, prompt, prompt_len);
+    if (syntaxes[syntax].start) syntaxes[syntax].start(p, prompt, prompt_len);
     *out = p;
     return APUS_OK;
 }

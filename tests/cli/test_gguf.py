@@ -591,6 +591,18 @@ class FromGguf(Case):
             self.assertEqual({k: v for k, v in tensors.items() if v[0] == "f32"},
                              {k: v for k, v in before.items() if v[0] == "f32"})
 
+    def test_gemma3(self):
+        config, whole = self.dir / "config.json", self.dir / "gemma3.gguf"
+        config.write_text(json.dumps({
+            "model_type": "gemma3_text", "num_hidden_layers": 3, "hidden_size": 256, "vocab_size": 512,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128,
+            "intermediate_size": 512, "query_pre_attn_scalar": 128, "sliding_window": 64,
+            "sliding_window_pattern": 2, "max_position_embeddings": 4096}))
+        apus("synth", config, whole, "--to", "bf16")
+        tensors, small = read_gguf(whole)[1], read_gguf(self.quantize(whole, "q4_k"))[1]
+        self.assertEqual({k: v[1] for k, v in tensors.items()}, {k: v[1] for k, v in small.items()})
+        self.assertIn("q4_k", {v[0] for v in small.values()})
+
     def test_what_cannot_be(self):
         whole = self.quantize(QWEN, "bf16")
         _, err = apus("quantize", whole, self.dir / "folder", "--to", "mlx4", status=1)

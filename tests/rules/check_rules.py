@@ -30,6 +30,8 @@ ROOT_FILES = {
     "cmake", "docs", "examples", "include", "models", "scripts", "setup", "src", "tests", "tools",
 }
 MAX_LINES = 1500
+# where architectures are named: the enumeration, and a row for each
+FAMILY_ROWS = {"src/file/config.h", "src/file/family.c", "src/model/passes.c"}
 
 
 def tracked():
@@ -72,6 +74,8 @@ for f in files:
         if layer != "base" and re.search(r"#\s*include\s+<(sys/|unistd|fcntl|pthread)", raw):
             if not (rel.name == "session_file.c"):
                 errors.append(f"{rel}: only src/base talks to the operating system")
+        if re.search(r"\bAP_ARCH_[A-Z]", code) and str(rel) not in FAMILY_ROWS:
+            errors.append(f"{rel}: asks for an architecture; families differ by their rows ({', '.join(sorted(FAMILY_ROWS)[1:])})")
     if re.search(r"#\s*include\s+<(\w*intrin|arm_neon|amxintrin)\.h>", raw) and rel.parts[:3] != ("src", "kern", "cpu"):
         errors.append(f"{rel}: intrinsics only in src/kern/cpu")
     if re.search(r"#\s*include\s+<\w*(intrin|arm_neon)\.h>", raw) and rel.parts[3:4] not in (("x86",), ("arm",)):

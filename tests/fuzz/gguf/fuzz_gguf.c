@@ -17,14 +17,15 @@ static void require(bool ok)
     if (!ok) abort();
 }
 
-static void check_tensor(const ap_gguf_tensor *t, const uint8_t *data, size_t size, bool gemma)
+static void check_tensor(const ap_gguf_tensor *t, const uint8_t *data, size_t size,
+                         const ap_family *f)
 {
     float row[512];
     char name[64];
     require(t->begin <= t->end && t->end <= size && t->tensor.data == data + t->begin);
     require(t->end - t->begin == ap_tensor_bytes(&t->tensor));
     require(t->tensor.rank >= 0 && t->tensor.rank <= 4);
-    if (ap_gguf_tensor_name(t->name, gemma, name, sizeof name)) require(strlen(name) < sizeof name);
+    if (ap_gguf_tensor_name(t->name, f, name, sizeof name)) require(strlen(name) < sizeof name);
     if (!ap_dtype_is_weight(t->tensor.dtype) || t->tensor.rank == 0) return;
     int64_t cols = t->tensor.shape[t->tensor.rank - 1], rows = ap_tensor_count(&t->tensor) / cols;
     int64_t block = ap_dtype_block(t->tensor.dtype), n = cols < 512 ? cols : 512;
@@ -112,14 +113,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     ap_gguf g;
     apus_diag d = {0};
-    ap_gguf_traits traits = {0};
+    const ap_family *f = NULL;
     apus_err err = ap_gguf_parse(data, size, "f.gguf", &g, &d);
     if (err) {
         require(d.code == err && d.text[0]);
         return 0;
     }
-    ap_gguf_traits_of(&g, &traits, &d);
-    for (size_t i = 0; i < g.n_tensors; i++) check_tensor(&g.tensor[i], data, size, traits.gemma);
+    if (ap_gguf_family_of(&g, &f, &d)) f = ap_family_of(AP_ARCH_QWEN3_5);
+    for (size_t i = 0; i < g.n_tensors; i++) check_tensor(&g.tensor[i], data, size, f);
     check_values(&g);
     check_config(&g);
     check_tokenizer(&g);

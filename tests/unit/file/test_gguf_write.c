@@ -118,7 +118,7 @@ static apus_err check_tensor(void *ctx, const ap_model_tensor *t)
     uint8_t *seen = calloc(rows, 1);
     assert_non_null(seen);
     for (int k = 0; k < n; k++) {
-        assert_true(ap_gguf_tensor_name(out[k].name, w->c->arch == AP_ARCH_GEMMA4, hf, sizeof hf));
+        assert_true(ap_gguf_tensor_name(out[k].name, ap_family_of(w->c->arch), hf, sizeof hf));
         for (size_t r = 0; r < out[k].rows; r++) {
             size_t row = ap_gguf_row_of(&out[k], r);
             assert_true(row < rows && !seen[row]);

@@ -1,12 +1,11 @@
+/* weights.c - the tensors of a model, whatever holds them: listed while it is opened (weights_folder.c,
+ * weights_gguf.c, weights_imagine.c), found, checked and read. */
 #include "file/weights.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/str.h"
-#include "file/gguf_hf.h"
-#include "file/model_tensors.h"
 #include "file/weights_impl.h"
 #include "tensor/quant.h"
 
@@ -65,185 +64,6 @@ apus_err ap_weights_find_prefix(ap_weights *w, apus_diag *diag)
     return w->prefix ? APUS_OK : ap_fail_nomem(diag, best->name_len, "a tensor's name");
 }
 
-/* ---------------------------------------------------------------- GGUF */
-
-#define PART_TAIL "-00001-of-00001.gguf"
-
-/* Number of parts by the name's tail -00001-of-000NN.gguf; 1 for any other name. */
-static int parts_by_name(const char *path)
-{
-    size_t n = strlen(path), tail = sizeof PART_TAIL - 1;
-    int first, count, used = 0;
-    if (n <= tail || sscanf(path + n - tail, "-%5d-of-%5d.gguf%n", &first, &count, &used) != 2 ||
-        used != (int)tail)
-        return 1;
-    return first == 1 && count > 1 ? count : 1;
-}
-
-static apus_err open_part(ap_weights *w, const char *name, int i, int count, apus_diag *diag)
-{
-    int64_t no = -1, of = -1;
-    apus_err err = ap_weights_add_shard(w, name, diag);
-    if (err) return err;
-    ap_shard *s = &w->shard[i];
-    if ((err = ap_gguf_open(s->path, &s->gguf, diag))) return err;
-    const ap_gguf_value *v_no = ap_gguf_find(&s->gguf, "split.no"),
-                        *v_of = ap_gguf_find(&s->gguf, "split.count");
-    if (v_no) ap_gguf_int(v_no, 0, &no);
-    if (v_of) ap_gguf_int(v_of, 0, &of);
-    if (count > 1 ? no == i && of == count : of <= 1) return APUS_OK;
-    if (count == 1)
-        return ap_fail(diag, APUS_EFORMAT,
-                       "%s: split.no and split.count say part %lld of %lld: open the first part, "
-                       "under its own name "
-                       "NAME-00001-of-%05lld.gguf",
-                       s->path, (long long)no + 1, (long long)of, (long long)of);
-    return ap_fail(
-        diag, APUS_EFORMAT,
-        "%s: split.no and split.count say part %lld of %lld, expected part %d of %d by its name",
-        s->path, (long long)no + 1, (long long)of, i + 1, count);
-}
-
-/* The first part tells how many tensors all parts hold together. */
-static apus_err check_parts(const ap_weights *w, apus_diag *diag)
-{
-    const ap_gguf_value *v = ap_gguf_find(&w->shard[0].gguf, "split.tensors.count");
-    int64_t want = 0, have = 0;
-    for (size_t p = 0; p < w->n_shards; p++) have += (int64_t)w->shard[p].gguf.n_tensors;
-    if (w->n_shards == 1 || !v || (ap_gguf_int(v, 0, &want) && want == have)) return APUS_OK;
-    return ap_fail(diag, APUS_EFORMAT,
-                   "%s: split.tensors.count is %lld, but the %zu parts hold %lld tensors",
-                   w->shard[0].path, (long long)want, w->n_shards, (long long)have);
-}
-
-static apus_err open_parts(ap_weights *w, const char *path, int count, apus_diag *diag)
-{
-    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
-    size_t stem = strlen(base) - (count > 1 ? sizeof PART_TAIL - 1 : 0);
-    if (stem > 400) return ap_fail(diag, APUS_EFILE, "%s: the file name is too long", path);
-    w->dir = slash ? ap_strndup(path, (size_t)(slash - path)) : ap_strdup(".");
-    if (!w->dir) return ap_fail_nomem(diag, strlen(path), "a path");
-    apus_err err = APUS_OK;
-    for (int i = 0; i < count && !err; i++) {
-        char name[512];
-        if (count > 1)
-            snprintf(name, sizeof name, "%.*s-%05d-of-%05d.gguf", (int)stem, base, i + 1, count);
-        else
-            snprintf(name, sizeof name, "%s", base);
-        err = open_part(w, name, i, count, diag);
-    }
-    return err;
-}
-
-/* The shared expert's gate is one row; converters squeeze it to a vector. */
-static ap_tensor as_matrix(ap_tensor t, const char *name)
-{
-    if (t.rank == 1 && ap_ends_with(name, "shared_expert_gate.weight")) {
-        t.rank = 2;
-        t.shape[1] = t.shape[0];
-        t.shape[0] = 1;
-    }
-    return t;
-}
-
-static apus_err name_tensors(ap_weights *w, const ap_family *f, apus_diag *diag)
-{
-    size_t n = 0;
-    for (size_t p = 0; p < w->n_shards; p++) n += w->shard[p].gguf.n_tensors;
-    w->item = ap_malloc(n, sizeof *w->item);
-    w->gguf = ap_malloc(w->n_shards, sizeof *w->gguf);
-    if (!w->item || !w->gguf) return ap_fail_nomem(diag, n * sizeof *w->item, "the tensor list");
-    for (size_t p = 0; p < w->n_shards; p++) {
-        const ap_gguf *g = w->gguf[p] = &w->shard[p].gguf;
-        for (size_t i = 0; i < g->n_tensors; i++) {
-            char name[512];
-            if (!ap_gguf_tensor_name(g->tensor[i].name, f, name, sizeof name)) continue;
-            size_t len = strlen(name);
-            char *kept = ap_arena_strndup(&w->arena, name, len);
-            if (!kept) return ap_fail_nomem(diag, len, "a tensor's name");
-            ap_tensor t = as_matrix(g->tensor[i].tensor, name);
-            apus_err err = ap_weights_add_item(w, kept, len, &t, p, diag);
-            if (err) return err;
-        }
-    }
-    return ap_weights_index(w, diag);
-}
-
-apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *diag)
-{
-    ap_weights *w = ap_calloc(1, sizeof *w);
-    if (!w) return ap_fail_nomem(diag, sizeof *w, "the weights");
-    ap_arena_init(&w->arena, 0);
-    const ap_family *f = NULL;
-    apus_err err = open_parts(w, path, parts_by_name(path), diag);
-    if (!err) err = check_parts(w, diag);
-    if (!err) err = ap_gguf_family_of(&w->shard[0].gguf, &f, diag);
-    if (!err) err = name_tensors(w, f, diag);
-    if (!err) err = ap_weights_find_prefix(w, diag);
-    if (err) {
-        ap_weights_close(w);
-        return err;
-    }
-    w->traits = (ap_weights_traits){f->norm_offset, f->tiled_heads};
-    *out = w;
-    return APUS_OK;
-}
-
-const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n)
-{
-    *n = w->gguf ? w->n_shards : 0;
-    return w->gguf;
-}
-
-ap_weights_traits ap_weights_traits_of(const ap_weights *w)
-{
-    return w->traits;
-}
-
-typedef struct imagining {
-    ap_weights *w;
-    size_t cap;
-    apus_diag *diag;
-} imagining;
-
-static apus_err imagine_tensor(void *ctx, const ap_model_tensor *t)
-{
-    imagining *x = ctx;
-    char name[128];
-    if (x->w->n == x->cap) {
-        size_t cap = x->cap ? x->cap * 2 : 256;
-        struct item *p = ap_realloc(x->w->item, cap, sizeof *p);
-        if (!p) return ap_fail_nomem(x->diag, cap * sizeof *p, "the tensor list");
-        x->w->item = p;
-        x->cap = cap;
-    }
-    snprintf(name, sizeof name, "%s%s", strcmp(t->name, "lm_head.weight") ? "model." : "", t->name);
-    size_t len = strlen(name);
-    char *kept = ap_arena_strndup(&x->w->arena, name, len);
-    if (!kept) return ap_fail_nomem(x->diag, len, "a tensor's name");
-    ap_tensor tensor = {.dtype = AP_BF16, .rank = t->rank};
-    memcpy(tensor.shape, t->shape, sizeof t->shape);
-    return ap_weights_add_item(x->w, kept, len, &tensor, 0, x->diag);
-}
-
-apus_err ap_weights_imagine(const char *dir, const ap_config *c, ap_weights **out, apus_diag *diag)
-{
-    imagining x = {.w = ap_calloc(1, sizeof *x.w), .diag = diag};
-    if (!x.w) return ap_fail_nomem(diag, sizeof *x.w, "the weights");
-    ap_arena_init(&x.w->arena, 0);
-    x.w->dir = ap_strdup(dir);
-    apus_err err = x.w->dir ? APUS_OK : ap_fail_nomem(diag, strlen(dir), "a path");
-    if (!err) err = ap_weights_add_shard(x.w, "config.json", diag);
-    if (!err) err = ap_model_tensors(c, imagine_tensor, &x);
-    if (!err) err = ap_weights_index(x.w, diag);
-    if (!err) err = ap_weights_find_prefix(x.w, diag);
-    if (err)
-        ap_weights_close(x.w);
-    else
-        *out = x.w;
-    return err;
-}
-
 void ap_weights_close(ap_weights *w)
 {
     if (!w) return;
@@ -264,6 +84,17 @@ void ap_weights_close(ap_weights *w)
 }
 
 /* ---------------------------------------------------------------- reading */
+
+const ap_gguf *const *ap_weights_gguf(const ap_weights *w, size_t *n)
+{
+    *n = w->gguf ? w->n_shards : 0;
+    return w->gguf;
+}
+
+ap_weights_traits ap_weights_traits_of(const ap_weights *w)
+{
+    return w->traits;
+}
 
 static const struct item *find(const ap_weights *w, const char *name)
 {

@@ -1,4 +1,4 @@
-/* weights.h - the tensors of a model folder: one safetensors file, or shards with an index. */
+/* weights.h - the tensors of a model: a folder of safetensors, a GGUF file, or a configuration alone. */
 #ifndef AP_FILE_WEIGHTS_H
 #define AP_FILE_WEIGHTS_H
 

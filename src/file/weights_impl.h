@@ -43,4 +43,28 @@ apus_err ap_weights_index(ap_weights *w, apus_diag *diag);
 /* The prefix of the text model's names, into w->prefix. */
 apus_err ap_weights_find_prefix(ap_weights *w, apus_diag *diag);
 
+enum { AP_MAX_SHARDS = 10000 };
+
+/* weights_index.c. w is the caller's; names and arena are freed by the caller, however reading ends. */
+typedef struct ap_index_reader {
+    ap_weights *w;
+    const char *file;
+    apus_diag *diag;
+    ap_arena arena;
+    ap_names tensors; /* value: its shard's name, in the arena */
+    ap_names shards;  /* may repeat */
+    const char *last_shard;
+    const char *first_absent; /* a shard that is not there */
+    const char *tensor;
+    size_t tensor_len;
+    bool in_map, seen_map; /* inside "weight_map" */
+    bool map_next;         /* the value of "weight_map" comes next */
+} ap_index_reader;
+
+/* Notes the files of w that the index names and that are here. EFILE, EFORMAT, ENOMEM. */
+apus_err ap_weights_read_index(ap_index_reader *x, const char *path);
+/* With w's tensors known: note what the index names and no file holds; ap_weights_check knows whether the
+ * model needs it. Tensors that the index does not name are kept, as transformers does: it reads whole files. */
+apus_err ap_weights_note_absent(ap_index_reader *x);
+
 #endif

@@ -5,6 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "interrupt.h"
+#include "progress.h"
 #include "terminal.h"
 
 static void *must(void *p)

@@ -2,8 +2,9 @@
 #ifndef APUS_CLI_ANSWER_H
 #define APUS_CLI_ANSWER_H
 
-#include "common.h"
+#include "apus/apus.h"
 #include "json_out.h"
+#include "options.h"
 
 /* A growing string. */
 typedef struct strbuf {

@@ -10,6 +10,9 @@
 #include "bench_profile.h"
 #include "common.h"
 #include "json_out.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
 #include "terminal.h"
 
 static struct {

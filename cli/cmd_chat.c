@@ -5,7 +5,12 @@
 #include <unistd.h>
 
 #include "answer.h"
+#include "common.h"
+#include "interrupt.h"
 #include "line_editor.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
 #include "terminal.h"
 
 static struct {

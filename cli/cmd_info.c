@@ -4,6 +4,10 @@
 #include "apus/apus_unstable.h"
 #include "common.h"
 #include "json_out.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
+#include "sizes.h"
 #include "terminal.h"
 
 static struct {

@@ -5,6 +5,10 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "input.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
 
 static struct {
     const char *ids, *positions, *out;

@@ -7,8 +7,12 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "input.h"
 #include "json_out.h"
 #include "kl_base.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
 
 static struct {
     const char *file, *base, *base_file;

@@ -6,6 +6,11 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "input.h"
+#include "models.h"
+#include "progress.h"
+#include "report.h"
+#include "sizes.h"
 
 static struct {
     const char *to, *recipe;

@@ -2,6 +2,9 @@
 #include <stdlib.h>
 
 #include "common.h"
+#include "input.h"
+#include "models.h"
+#include "report.h"
 #include "terminal.h"
 
 static struct {

@@ -4,7 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common.h"
+#include "models.h"
+#include "progress.h"
 #include "prompt.h"
+#include "report.h"
 
 #define LONG_TEXT 2048 /* bytes; a chat template adds few hundred */
 

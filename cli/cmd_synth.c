@@ -4,6 +4,9 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "progress.h"
+#include "report.h"
+#include "sizes.h"
 
 static struct {
     const char *to;

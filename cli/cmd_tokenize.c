@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "input.h"
+#include "models.h"
+#include "report.h"
 #include "terminal.h"
 
 static struct {

@@ -18,6 +18,10 @@
 #include <wchar.h>
 
 #include "answer.h"
+#include "common.h"
+#include "input.h"
+#include "interrupt.h"
+#include "report.h"
 #include "signals.h"
 
 /* Keys that nobody types, bound to what the input layer wants done. */

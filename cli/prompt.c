@@ -6,6 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common.h"
+#include "input.h"
+#include "models.h"
+#include "report.h"
+
 int prompt_check(const command *c, const prompt_opts *o)
 {
     if ((o->text != NULL) + (o->file != NULL) + (o->ids != NULL) + (o->messages != NULL) > 1)

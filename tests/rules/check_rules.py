@@ -94,6 +94,17 @@ for f in files:
     if r.returncode:
         errors.append(f"{rel}: does not compile alone: {r.stderr.strip().splitlines()[0]}")
 
+# docs/architecture.md: the table of folders names what is there, and nothing else; a folder inside another
+# one may stand in that one's row
+page = (root / "docs/architecture.md").read_text(encoding="utf-8")
+rows = dict(re.findall(r"^\| `([^`]+)` \| (.*) \|$", page, flags=re.M))
+for path in rows:
+    if not (root / path).is_dir():
+        errors.append(f"docs/architecture.md: there is no folder {path}")
+for d in {f.relative_to(root).parent for f in files if f.suffix in (".c", ".cu")}:
+    if d.parts[0] in ("src", "cli") and str(d) not in rows and f"`{d.name}`" not in rows.get(str(d.parent), ""):
+        errors.append(f"docs/architecture.md: the table of folders lacks {d}")
+
 # docs/abi.md: structs carry their size, and none lies inside another, so that each can grow
 header = re.sub(r"/\*.*?\*/", "", (root / "include/apus/apus.h").read_text(encoding="utf-8"), flags=re.S)
 for body, name in re.findall(r"typedef struct \w+ \{(.*?)\n\} (\w+);", header, flags=re.S):

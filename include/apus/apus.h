@@ -12,12 +12,13 @@
  *                     apus_model_close only read
  *   apus_engine       one thread at a time, together with its sessions, which compute on its
  *   apus_session      workers; which thread that is may change. Several engines of a model run side
- *                     by side. apus_cancel alone may come from any thread or a signal handler
+ *                     by side. apus_cancel and apus_session_cancel alone may come from any thread or a
+ *                     signal handler
  *   apus_detok, apus_chat_parser, apus_sampler
  *                     one thread at a time each; any number of them side by side
  *   callbacks         run in the thread of the call that they were given to, before it returns.
- *                     From them apus_cancel, and everything on other engines, detokenizers, parsers
- *                     and samplers may be called; nothing that computes or frees on the same engine
+ *                     From them apus_cancel, apus_session_cancel, and everything on other engines,
+ *                     detokenizers, parsers and samplers may be called; nothing that computes or frees on the same engine
  *   the rest          free of state, except apus_set_allocator, which says so
  *
  * Compatibility of programs with later versions of the library: docs/abi.md. */
@@ -321,6 +322,7 @@ APUS_API void apus_chat_parser_free(apus_chat_parser *p);
 /* ---------------------------------------------------------------- engine */
 
 typedef struct apus_engine apus_engine;
+typedef struct apus_session apus_session;
 
 /* What keys and values are kept as. BF16 takes half the memory of F32, Q8 (8 bits, a scale for each
  * 64 dims of a key and for each value) a little more than a quarter; docs/performance.md has what it costs. */
@@ -351,6 +353,10 @@ typedef struct apus_engine_settings {
     bool gdn_chunked; /* delta rule in the 64-token chunk form instead of the recurrence: equal to
                         * rounding, not to the bit; default false */
     apus_kv kv;       /* default AUTO; EUNSUPPORTED: not for this model's head size */
+    /* Memory for K/V pages and recurrent states of all sessions together; 0 (default) = enough for max_sessions
+     * that are full. With less, sessions share it as they grow: one of them can always be full, and a feed that
+     * finds none left is ENOMEM with the numbers. EINVAL: too little for one. */
+    uint64_t kv_bytes;
 } apus_engine_settings;
 
 APUS_API void apus_engine_settings_default(apus_engine_settings *s);
@@ -358,8 +364,8 @@ APUS_API void apus_engine_settings_default(apus_engine_settings *s);
 /* What an engine would need, in bytes. */
 typedef struct apus_plan {
     size_t size;
-    uint64_t weight_bytes;       /* packed weights in memory */
-    uint64_t kv_bytes;           /* all pages for max_sessions x ctx */
+    uint64_t weight_bytes; /* packed weights in memory */
+    uint64_t kv_bytes; /* all pages: for max_sessions x ctx, or as kv_bytes of the settings says */
     uint64_t kv_bytes_per_token; /* growth of one session by one token before windows fill up */
     uint64_t state_bytes;        /* recurrent and conv states with snapshots */
     uint64_t scratch_bytes;      /* one step */
@@ -386,11 +392,14 @@ APUS_API void apus_engine_free(apus_engine *e);
  * call starts afresh. */
 APUS_API void apus_cancel(apus_engine *e);
 
+/* The same for one session: its generation alone ends (APUS_STOP_CALLER); a feed of several is cancelled as a
+ * whole, since they move together or not at all. Nothing if the running call does not concern it. The session
+ * must not be freed meanwhile. */
+APUS_API void apus_session_cancel(apus_session *s);
+
 /* ---------------------------------------------------------------- sessions */
 
-typedef struct apus_session apus_session;
-
-/* EFULL: max_sessions exist already. */
+/* EFULL: max_sessions exist already; ENOMEM: no recurrent state is left (kv_bytes). */
 APUS_API apus_err apus_session_create(apus_engine *e, apus_session **out, apus_diag *diag);
 /* Not from a callback. */
 APUS_API void apus_session_free(apus_session *s);
@@ -407,7 +416,7 @@ APUS_API const int32_t *apus_session_tokens(const apus_session *s);
  *   n       1 .. apus_session_room(s)
  *   logits  f32 [V]      out, natural log, unnormalised; NULL = not wanted
  * Returns OK; EINVAL bad id or n; EFULL no room; ECANCELLED; ENONFINITE: wanted logits are not all
- * finite.
+ * finite; ENOMEM: kv_bytes are used up; EDEVICE.
  * On error the session is where it was. Blocks. Never allocates. */
 APUS_API apus_err apus_session_feed(apus_session *s, const int32_t *tok, int n, float *logits,
                                     apus_diag *diag);
@@ -551,7 +560,7 @@ typedef struct apus_generation {
 
 /* Generate for several sessions side by side: each as apus_generate does, with the same tokens, and
  * faster than one after the other. Distinct sessions of one engine. In every step the callbacks are
- * called in the order of the list; false ends that generation alone, apus_cancel ends all.
+ * called in the order of the list; false or apus_session_cancel ends that generation alone, apus_cancel ends all.
  * Progress: that of list[0] is told of all prompts together.
  *   list  [n], n = 1 .. max_sessions
  * Errors as apus_generate. After an error in the prompts no session has moved; after a later one each

@@ -57,12 +57,12 @@ static apus_err take_pages(apus_engine *e, apus_diag *diag)
     apus_err err = APUS_OK;
     for (int g = 0; g < AP_KV_GROUPS && !err; g++) {
         if (!z->shape.page_bytes[g]) continue;
-        err = ap_slab_create(&e->pages[g], e->exec.dev, z->kv_cap[g] * z->n_session,
-                             z->shape.page_bytes[g], what[g], diag);
+        err = ap_slab_create(&e->pages[g], e->exec.dev, z->n_page[g], z->shape.page_bytes[g],
+                             what[g], diag);
     }
     if (!err && z->recur_block_bytes)
-        err = ap_slab_create(&e->states, e->exec.dev, z->n_session * AP_RECUR_BLOCKS,
-                             z->recur_block_bytes, "recurrent states", diag);
+        err = ap_slab_create(&e->states, e->exec.dev, z->n_state, z->recur_block_bytes,
+                             "recurrent states", diag);
     return err;
 }
 
@@ -95,6 +95,7 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ap_device *dev = e->exec.dev;
     size_t n = (size_t)z->n_session;
     bool ok = (e->session = ap_calloc(n, sizeof *e->session));
+    ok = ok && (e->cancel = ap_calloc(n + 1, sizeof *e->cancel));
     ok = ok && (e->session_tok = ap_calloc(n * (size_t)z->ctx, sizeof *e->session_tok));
     ok = ok && take_tables(e);
     ok = ok && (e->lane = ap_calloc(n, sizeof *e->lane));
@@ -175,6 +176,7 @@ void apus_engine_free(apus_engine *e)
     }
     ap_slab_destroy(&e->states);
     ap_free(e->session);
+    ap_free((void *)e->cancel);
     ap_free(e->session_tok);
     ap_free(e->lane);
     ap_free(e->gen);
@@ -188,14 +190,31 @@ void apus_engine_free(apus_engine *e)
     ap_free(e);
 }
 
+static void set_cancel(apus_engine *e, int value)
+{
+    for (int i = 0; i <= e->size.n_session; i++)
+        __atomic_store_n(&e->cancel[i], value, __ATOMIC_RELAXED);
+}
+
 void apus_cancel(apus_engine *e)
 {
-    if (e) __atomic_store_n(&e->cancel, 1, __ATOMIC_RELAXED);
+    if (e) set_cancel(e, 1);
+}
+
+void apus_session_cancel(apus_session *s)
+{
+    if (s) __atomic_store_n(&s->engine->cancel[s - s->engine->session], 1, __ATOMIC_RELAXED);
 }
 
 bool ap_cancelled(const apus_engine *e)
 {
-    return __atomic_load_n(&e->cancel, __ATOMIC_RELAXED);
+    return __atomic_load_n(&e->cancel[e->size.n_session], __ATOMIC_RELAXED);
+}
+
+bool ap_session_cancelled(const apus_session *s)
+{
+    const apus_engine *e = s->engine;
+    return __atomic_load_n(&e->cancel[s - e->session], __ATOMIC_RELAXED);
 }
 
 apus_err ap_call_begin(apus_engine *e, apus_diag *diag)
@@ -203,7 +222,7 @@ apus_err ap_call_begin(apus_engine *e, apus_diag *diag)
     if (e->busy)
         return ap_fail(diag, APUS_EINVAL, "a call is running on this engine; wait for its return");
     e->busy = true;
-    __atomic_store_n(&e->cancel, 0, __ATOMIC_RELAXED);
+    set_cancel(e, 0);
     return APUS_OK;
 }
 

@@ -7,8 +7,10 @@
 #include "engine/model.h"
 #include "engine/rows.h"
 #include "engine/sample.h"
+#include "engine/step.h"
 #include "kern/profile.h"
 #include "state/kv.h"
+#include "state/pages.h"
 #include "state/recur.h"
 
 struct apus_session {
@@ -22,26 +24,14 @@ struct apus_session {
     ap_recur recur;
 };
 
-/* One session's share of a running call. */
-typedef struct ap_lane {
-    apus_session *session;
-    const int32_t *tok; /* i32 [n] */
-    int n, done;        /* tokens of the call, computed so far */
-    bool wants_rows;    /* of logits */
-    float *logits;      /* f32 [n_row, V] on the host; NULL = they stay in the engine's */
-    const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
-    int n_row, row_done;
-    int start;      /* the session's position before the call */
-    int kept;       /* the engine's row of logits that follows the last token (ap_feed_keep) */
-    int share, out; /* tokens and rows in the running step */
-} ap_lane;
-
 /* Numbers of an engine, computed before anything is allocated (plan.c). */
 typedef struct ap_sizes {
     int ctx, chunk, n_session, vocab;
     ap_state_shape shape;
     apus_kv kv;               /* what pages hold; not AUTO */
     int kv_cap[AP_KV_GROUPS]; /* pages of a session at most */
+    uint64_t budget;          /* bytes for pages and states; 0 = as many as all sessions can need */
+    int n_page[AP_KV_GROUPS], n_state; /* blocks of all sessions together */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;
     int logit_rows; /* rows of the engine's logits */
@@ -54,8 +44,9 @@ struct apus_engine {
     ap_profile *profile; /* NULL until one is asked for; in use while exec.profile is set */
     ap_sizes size;
     ap_delta_form delta_form;
-    volatile int cancel; /* set by apus_cancel; accessed with __atomic builtins */
-    bool busy;           /* a call is running: callbacks may not start another */
+    /* [n_session + 1]: is a session's call to end; the last one: everybody's. Accessed with __atomic builtins */
+    volatile int *cancel;
+    bool busy; /* a call is running: callbacks may not start another */
 
     ap_slab pages[AP_KV_GROUPS];
     ap_slab states;
@@ -103,26 +94,32 @@ apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_e
 /* session.c: a session without tokens; EFULL. */
 apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag);
 
-/* session.c: apus_session_rewind inside a call; pos: 0 .. the current one. ECANCELLED. */
+/* session.c: apus_session_rewind inside a call; pos: 0 .. the current one. ECANCELLED, ENOMEM. */
 apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag);
+/* The same for a session whose recurrent state is lost: nothing stops it, and after an error (ENOMEM, EDEVICE) it
+ * holds fewer tokens. */
+apus_err ap_session_remake(apus_session *s, int pos, apus_diag *diag);
 
-/* feed.c: as apus_feed_batch, but the cancel flag stays as it is. */
+/* call.c: as apus_feed_batch, but the cancel flags stay as they are. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);
 /* The same, but the row of logits that follows the last token of feeds[i] stays on the device, where it is
  * row e->lane[i].kept of the engine's; feeds' `logits` and `rows` are NULL. The rows of a call are 0 to
- * n_feeds - 1. They may not have been computed yet when this returns. */
+ * n_feeds - 1. They may not have been computed yet when this returns. A feed whose session is cancelled is dropped:
+ * e->lane[i].dropped, without a row. */
 apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds,
                       apus_progress_fn progress, void *progress_ctx, apus_diag *diag);
 /* ENONFINITE, with the model's name. */
 apus_err ap_not_finite(const apus_engine *e, apus_diag *diag);
-/* Run the session's own tokens [base, pos) again: state and pages are those of base. On error they
- * are as before the call, given that the old position was held and the state backed up. */
-apus_err ap_feed_again(apus_session *s, int base, int pos, apus_diag *diag);
+/* Run the session's own tokens [base, pos) again: state and pages are those of base.
+ *   stoppable  on error they are as before the call, given that the old position was held and the state backed
+ *              up; else nothing stops it, and on error they are good for nothing */
+apus_err ap_feed_again(apus_session *s, int base, int pos, bool stoppable, apus_diag *diag);
 
 /* Begin and end of every call that computes. EINVAL: another one is running (from a callback). */
 apus_err ap_call_begin(apus_engine *e, apus_diag *diag);
 void ap_call_end(apus_engine *e);
-bool ap_cancelled(const apus_engine *e);
+bool ap_cancelled(const apus_engine *e);          /* everybody */
+bool ap_session_cancelled(const apus_session *s); /* or this one */
 
 #endif

@@ -89,6 +89,10 @@ static apus_err finish_text(ap_gen *g, apus_diag *diag)
 static apus_err next_token(ap_gen *g, apus_diag *diag)
 {
     const apus_engine *e = g->session->engine;
+    if (g->row < 0) { /* dropped */
+        end(g, APUS_STOP_CALLER);
+        return finish_text(g, diag);
+    }
     apus_err err = take_choice(g, diag);
     if (err) return err;
     if (!g->set.ignore_eos && ap_config_is_stop(&e->model->config, g->id)) {
@@ -103,7 +107,7 @@ static apus_err next_token(ap_gen *g, apus_diag *diag)
     }
     if (g->detok) err = push_token(g, g->id, diag);
     if (err || g->done) return err;
-    if (ap_cancelled(e))
+    if (ap_session_cancelled(g->session))
         end(g, APUS_STOP_CALLER);
     else if (g->res.n_generated == g->set.max_tokens)
         end(g, APUS_STOP_LENGTH);
@@ -141,11 +145,20 @@ static apus_err next_tokens(apus_engine *e, int n, int64_t begin, int *n_feed, a
     return APUS_OK;
 }
 
-/* Everything that runs has been fed, in order: its rows. */
-static void take_rows(apus_engine *e, int n)
+/* Everything that runs has been fed, in order: its rows, and how many there are. Whoever was cancelled
+ * meanwhile has none. */
+static int take_rows(apus_engine *e, int n)
 {
-    int fed = 0;
-    for (int i = 0; i < n; i++) e->gen[i].row = e->gen[i].done ? -1 : e->lane[fed++].kept;
+    int fed = 0, n_row = 0;
+    for (int i = 0; i < n; i++) {
+        ap_gen *g = &e->gen[i];
+        g->row = -1;
+        if (g->done) continue;
+        const ap_lane *l = &e->lane[fed++];
+        g->row = l->dropped ? -1 : l->kept;
+        n_row += !l->dropped;
+    }
+    return n_row;
 }
 
 static bool all_done(const apus_engine *e, int n)
@@ -154,16 +167,17 @@ static bool all_done(const apus_engine *e, int n)
     return n == 0;
 }
 
-static apus_err decode(apus_engine *e, int n, int64_t begin, apus_diag *diag)
+/*   n_row  rows of logits that are there to choose after */
+static apus_err decode(apus_engine *e, int n, int n_row, int64_t begin, apus_diag *diag)
 {
-    int n_row = n;
     while (!all_done(e, n)) {
-        apus_err err = choose(e, n, n_row, diag);
-        if (!err) err = next_tokens(e, n, begin, &n_row, diag);
-        if (err || !n_row) return err;
-        err = ap_feed_keep(e, e->gen_feed, n_row, NULL, NULL, diag);
+        int n_feed;
+        apus_err err = n_row ? choose(e, n, n_row, diag) : APUS_OK;
+        if (!err) err = next_tokens(e, n, begin, &n_feed, diag);
+        if (err || !n_feed) return err;
+        err = ap_feed_keep(e, e->gen_feed, n_feed, NULL, NULL, diag);
         if (err) return err == APUS_ECANCELLED ? end_all(e, n, diag) : err;
-        take_rows(e, n);
+        n_row = take_rows(e, n);
     }
     return APUS_OK;
 }
@@ -178,18 +192,18 @@ static apus_err generate(apus_engine *e, const apus_generation *list, int n, apu
     int64_t begin = ap_time_us();
     apus_err err = ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
     int64_t fed = ap_time_us();
-    if (!err) take_rows(e, n);
+    int n_row = err ? 0 : take_rows(e, n);
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
         g->res.prefill_us = fed - begin;
-        g->res.n_prompt = err ? 0 : list[i].n;
-        if (err == APUS_ECANCELLED || ap_cancelled(e))
+        g->res.n_prompt = g->row < 0 ? 0 : list[i].n;
+        if (err == APUS_ECANCELLED || ap_session_cancelled(g->session))
             end(g, APUS_STOP_CALLER);
         else if (g->set.max_tokens == 0)
             end(g, APUS_STOP_LENGTH);
     }
     if (err) return err == APUS_ECANCELLED ? APUS_OK : err;
-    return decode(e, n, fed, diag);
+    return decode(e, n, n_row, fed, diag);
 }
 
 /* ---------------------------------------------------------------- settings */

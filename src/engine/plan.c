@@ -31,6 +31,7 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
                        "apus_engine_settings.prefill_chunk: expected 0 to %d, found %d", MAX_CHUNK,
                        s->prefill_chunk);
     z->n_session = s->max_sessions;
+    z->budget = s->kv_bytes;
     return APUS_OK;
 }
 
@@ -77,26 +78,52 @@ static bool add_small(const ap_exec *ex, ap_sizes *z)
            add(sum, 1, sampler);
 }
 
-/* All sizes with steps of at most `chunk` tokens; false: they overflow. */
-static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes *out)
+/* Blocks for all sessions full, and what must be there at least: one session full, and for each of the others its
+ * live state with a copy. */
+static bool count_blocks(const ap_sizes *z, ap_pages_kind kind[AP_PAGES_KINDS])
+{
+    size_t n = (size_t)z->n_session;
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        kind[g] = (ap_pages_kind){.block_bytes = z->shape.page_bytes[g],
+                                  .least = (size_t)z->kv_cap[g],
+                                  .most = (size_t)z->kv_cap[g] * n};
+    kind[AP_KV_GROUPS] = (ap_pages_kind){.block_bytes = z->recur_block_bytes,
+                                         .least = AP_RECUR_BLOCKS + 2 * (n - 1),
+                                         .most = AP_RECUR_BLOCKS * n};
+    bool ok = true;
+    for (int k = 0; k < AP_PAGES_KINDS; k++) ok = ok && kind[k].most <= INT32_MAX;
+    return ok;
+}
+
+/* Pages and states: blocks and bytes. False: they overflow, or are more than z->budget and *least is what they
+ * take at least. */
+static bool measure_pages(ap_sizes *z, uint64_t *least)
+{
+    ap_pages_kind kind[AP_PAGES_KINDS];
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        if (z->shape.page_bytes[g])
+            z->kv_cap[g] = ap_kv_cap(z->ctx, g == AP_KV_SLIDING ? z->shape.window : 0, z->chunk);
+    if (!ap_mul_size(z->shape.recur_floats, sizeof(float), &z->recur_block_bytes) ||
+        !ap_add_size(z->recur_block_bytes, AP_ALIGN - 1, &z->recur_block_bytes))
+        return false;
+    z->recur_block_bytes = z->recur_block_bytes / AP_ALIGN * AP_ALIGN;
+    if (!count_blocks(z, kind) || !ap_pages_split(kind, z->budget, least)) return false;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        z->n_page[g] = (int)kind[g].n;
+        if (!add(&z->kv_bytes, kind[g].n, kind[g].block_bytes)) return false;
+    }
+    z->n_state = (int)kind[AP_KV_GROUPS].n;
+    return add(&z->state_bytes, kind[AP_KV_GROUPS].n, z->recur_block_bytes);
+}
+
+/* All sizes with steps of at most `chunk` tokens; false: they overflow, or with *least set, the budget is less. */
+static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes *out,
+                    uint64_t *least)
 {
     ap_sizes z = *out;
     int64_t most = (int64_t)z.ctx * z.n_session; /* no step is larger */
-    bool ok = true;
     z.chunk = chunk < most ? chunk : (int)most;
-    for (int g = 0; g < AP_KV_GROUPS; g++) {
-        if (!z.shape.page_bytes[g]) continue;
-        int window = g == AP_KV_SLIDING ? z.shape.window : 0;
-        z.kv_cap[g] = ap_kv_cap(z.ctx, window, z.chunk);
-        size_t blocks = (size_t)z.kv_cap[g] * (size_t)z.n_session;
-        ok = ok && blocks <= INT32_MAX && add(&z.kv_bytes, blocks, z.shape.page_bytes[g]);
-    }
-    if (z.shape.recur_floats) {
-        ok = ok && ap_mul_size(z.shape.recur_floats, sizeof(float), &z.recur_block_bytes) &&
-             ap_add_size(z.recur_block_bytes, AP_ALIGN - 1, &z.recur_block_bytes);
-        z.recur_block_bytes = z.recur_block_bytes / AP_ALIGN * AP_ALIGN;
-        ok = ok && add(&z.state_bytes, (size_t)z.n_session * AP_RECUR_BLOCKS, z.recur_block_bytes);
-    }
+    bool ok = measure_pages(&z, least);
     /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
     int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
     z.logit_rows = rows > z.n_session ? rows : z.n_session;
@@ -109,15 +136,17 @@ static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes 
 }
 
 /* The longest chunk whose memory is small beside the weights; results do not depend on it. */
-static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *out)
+static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *out,
+                            uint64_t *least_bytes)
 {
     const ap_sizes start = *out;
     uint64_t weights = m->packed_bytes;
-    if (!measure(m, ex, LEAST_CHUNK, out)) return false;
+    if (!measure(m, ex, LEAST_CHUNK, out, least_bytes)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
     for (int chunk = MOST_CHUNK; chunk > LEAST_CHUNK; chunk /= 2) {
         ap_sizes z = start;
-        if (!measure(m, ex, chunk, &z) ||
+        uint64_t unused;
+        if (!measure(m, ex, chunk, &z, &unused) ||
             (uint64_t)z.kv_bytes + z.scratch_bytes > least + weights / CHUNK_SHARE)
             continue;
         *out = z;
@@ -133,7 +162,16 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     apus_err err = check(&m->config, s, &z, diag);
     if (!err) err = choose_pages(m, s, &z, diag);
     if (err) return err;
-    if (!(s->prefill_chunk ? measure(m, ex, s->prefill_chunk, &z) : measure_default(m, ex, &z)))
+    uint64_t least = 0;
+    bool ok = s->prefill_chunk ? measure(m, ex, s->prefill_chunk, &z, &least)
+                               : measure_default(m, ex, &z, &least);
+    if (!ok && least)
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "apus_engine_settings.kv_bytes: expected at least %llu, which %d session(s) take "
+            "with one of %d tokens, found %llu; choose more, or a smaller ctx",
+            (unsigned long long)least, z.n_session, z.ctx, (unsigned long long)s->kv_bytes);
+    if (!ok)
         return ap_fail(diag, APUS_ENOMEM,
                        "%d sessions of %d tokens need more memory than can be addressed",
                        z.n_session, z.ctx);
@@ -157,8 +195,7 @@ static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
     other += rest_of_page(m->packed_bytes) + rest_of_page(z->state_bytes) +
              rest_of_page(z->model_scratch_bytes);
     for (int g = 0; g < AP_KV_GROUPS; g++)
-        other +=
-            rest_of_page((uint64_t)z->kv_cap[g] * (uint64_t)z->n_session * z->shape.page_bytes[g]);
+        other += rest_of_page((uint64_t)z->n_page[g] * z->shape.page_bytes[g]);
     return other;
 }
 

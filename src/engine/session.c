@@ -1,4 +1,4 @@
-/* session.c - sessions: making, copying, going back. Running tokens is in feed.c. */
+/* session.c - sessions: making, copying, going back. Running tokens is in call.c. */
 #include <string.h>
 
 #include "engine/engine.h"
@@ -13,12 +13,16 @@ apus_err ap_session_take(apus_engine *e, apus_session **out, apus_diag *diag)
     apus_session *s = &e->session[i];
     *s = (apus_session){
         .engine = e, .used = true, .tok = e->session_tok + (size_t)i * (size_t)z->ctx};
+    bool recurs = z->recur_block_bytes != 0;
+    if (!ap_recur_init(&s->recur, recurs ? &e->states : NULL, z->shape.recur_floats)) {
+        s->used = false;
+        return ap_slab_short(&e->states, 1, diag);
+    }
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         int32_t *page = e->session_page[g] + (size_t)i * (size_t)ap_kv_entries(z->ctx);
         ap_kv_init(&s->kv[g], z->shape.page_bytes[g] ? &e->pages[g] : NULL, page, z->ctx,
                    g == AP_KV_SLIDING ? z->shape.window : 0, z->kv_cap[g]);
     }
-    ap_recur_init(&s->recur, z->recur_block_bytes ? &e->states : NULL, z->shape.recur_floats);
     *out = s;
     return APUS_OK;
 }
@@ -104,29 +108,47 @@ static void cut(apus_session *s, int pos)
     if (s->turn > pos) s->turn = pos;
 }
 
+static void go_to(apus_session *s, int snap)
+{
+    if (snap >= 0)
+        ap_recur_go(&s->recur, snap);
+    else
+        ap_recur_zero(&s->recur);
+}
+
+/* Run old tokens again. The same tokens give the same bits, so pages in use may be written again. Until this is
+ * done what the old position needs is kept, for a cancel. */
+static apus_err run_again(apus_session *s, int pos, apus_diag *diag)
+{
+    if (!ap_recur_backup(&s->recur)) return ap_slab_short(s->recur.slab, 1, diag);
+    int snap, base = latest_base(s, pos, &snap); /* the copy may have taken a snapshot's place */
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_hold(&s->kv[g], s->pos);
+    go_to(s, snap);
+    apus_err err = ap_feed_again(s, base, pos, true, diag);
+    for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_release(&s->kv[g]);
+    return err;
+}
+
 apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag)
 {
     if (pos == s->pos) return APUS_OK;
     int snap, base = latest_base(s, pos, &snap);
     apus_err err = APUS_OK;
-    if (base == pos) {
-        if (snap >= 0)
-            ap_recur_go(&s->recur, snap);
-        else
-            ap_recur_zero(&s->recur);
-    } else {
-        /* The same tokens give the same bits, so pages in use may be written again. Until this is
-         * done what the old position needs is kept, for a cancel. */
-        for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_hold(&s->kv[g], s->pos);
-        ap_recur_backup(&s->recur);
-        if (snap >= 0)
-            ap_recur_go(&s->recur, snap);
-        else
-            ap_recur_zero(&s->recur);
-        err = ap_feed_again(s, base, pos, diag);
-        for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_release(&s->kv[g]);
-    }
+    if (base == pos)
+        go_to(s, snap);
+    else
+        err = run_again(s, pos, diag);
     if (!err) cut(s, pos);
+    return err;
+}
+
+apus_err ap_session_remake(apus_session *s, int pos, apus_diag *diag)
+{
+    int snap, base = latest_base(s, pos, &snap);
+    go_to(s, snap);
+    apus_err err = base == pos ? APUS_OK : ap_feed_again(s, base, pos, false, diag);
+    if (err) go_to(s, snap);
+    cut(s, err ? base : pos);
     return err;
 }
 

@@ -113,7 +113,7 @@ void ap_kv_keep_held(ap_kv_table *t)
 }
 
 /* Give up the oldest page that nobody needs; marked ones only if there is no other. */
-static void make_room(ap_kv_table *t, ap_kv_range need)
+static bool make_room(ap_kv_table *t, ap_kv_range need)
 {
     int victim = -1;
     for (int i = t->low; i < t->high; i++) {
@@ -123,32 +123,38 @@ static void make_room(ap_kv_table *t, ap_kv_range need)
         victim = i;
         break;
     }
-    assert(victim >= 0 && "the cap covers need and hold");
     if (victim >= 0) give_up(t, victim);
+    return victim >= 0;
 }
 
-void ap_kv_prepare(ap_kv_table *t, int pos, int n)
+/* Entry i is ours alone to write: false = no page is left for it. */
+static bool own(ap_kv_table *t, int i, ap_kv_range need)
 {
-    if (!t->slab) return;
-    int first = pos / AP_PAGE, last = (pos + n - 1) / AP_PAGE;
+    int32_t old = t->page[i];
+    if (old >= 0 && t->slab->refs[old] == 1) return true;
+    if (old < 0 && t->held >= t->cap && !make_room(t, need)) return false;
+    int32_t block = ap_slab_take(t->slab);
+    while (block < 0 && make_room(t, need)) block = ap_slab_take(t->slab);
+    if (block < 0) return false;
+    if (old < 0) {
+        set(t, i, block);
+        return true;
+    }
+    ap_device *d = t->slab->dev; /* seen by another session: leave it the old one */
+    d->op->copy(d, ap_slab_at(t->slab, block), ap_slab_at(t->slab, old), t->slab->block_bytes);
+    ap_slab_drop(t->slab, old);
+    write_entry(t, i, block);
+    return true;
+}
+
+int ap_kv_prepare(ap_kv_table *t, int pos, int n)
+{
+    if (!t->slab) return 0;
+    int first = pos / AP_PAGE, last = (pos + n - 1) / AP_PAGE, missing = 0;
     ap_kv_range seen = ap_kv_seen(t, pos);
     ap_kv_range need = {seen.end > seen.begin ? ap_min_int(seen.begin, first) : first, last + 1};
-    for (int i = first; i <= last; i++) {
-        int32_t old = t->page[i];
-        if (old >= 0 && t->slab->refs[old] == 1) continue;
-        if (old < 0 && t->held >= t->cap) make_room(t, need);
-        int32_t block = ap_slab_take(t->slab);
-        assert(block >= 0 && "the slab holds cap pages for each session");
-        if (old >= 0) { /* seen by another session: leave it the old one */
-            ap_device *d = t->slab->dev;
-            d->op->copy(d, ap_slab_at(t->slab, block), ap_slab_at(t->slab, old),
-                        t->slab->block_bytes);
-            ap_slab_drop(t->slab, old);
-            write_entry(t, i, block);
-        } else {
-            set(t, i, block);
-        }
-    }
+    for (int i = first; i <= last; i++) missing += !own(t, i, need);
+    return missing;
 }
 
 void ap_kv_truncate(ap_kv_table *t, int pos)

@@ -13,9 +13,9 @@
  * How many pages a session needs at most ("cap"): L consecutive positions touch at most
  * (L-2)/AP_PAGE + 2 pages for L >= 2. A step of at most C tokens sees W-1+C positions, a hold W-1.
  * The sum of both page counts is the cap, or the page count of the whole context if that is less.
- * Since sessions hold at most cap references each and the slab has cap blocks for each session, the
- * slab cannot run dry, shared pages included: a page seen by two tables uses one block for two
- * references, and the second block is what the copy before a write takes. */
+ * A page seen by two tables is one block for two references; the second block is what the copy before a
+ * write takes. So with cap blocks for each session a slab has one for every need; with fewer it may run out,
+ * and the table gives up its own old pages before it says so. */
 #ifndef AP_STATE_KV_H
 #define AP_STATE_KV_H
 
@@ -64,8 +64,9 @@ void ap_kv_mark(ap_kv_table *t, int pos);
 void ap_kv_keep_held(ap_kv_table *t);
 
 /* Make the pages of positions [pos, pos + n) present and ours alone, giving up others for room.
- * n is at most the chunk of ap_kv_cap, pos is ready. */
-void ap_kv_prepare(ap_kv_table *t, int pos, int n);
+ * n is at most the chunk of ap_kv_cap, pos is ready. Returns how many pages are missing, 0 if all is well:
+ * what queries at pos see is there all the same, and another try may find more. */
+int ap_kv_prepare(ap_kv_table *t, int pos, int n);
 
 /* Give back the pages that hold nothing before pos. */
 void ap_kv_truncate(ap_kv_table *t, int pos);

@@ -14,22 +14,29 @@ static float *at(const ap_recur *r, int32_t block)
     return (float *)ap_slab_at(r->slab, block);
 }
 
-void ap_recur_init(ap_recur *r, ap_slab *slab, size_t n_float)
+static void forget(ap_recur *r, int i)
+{
+    ap_slab_drop(r->slab, r->snap[i].block);
+    r->n_snap--;
+    memmove(&r->snap[i], &r->snap[i + 1], (size_t)(r->n_snap - i) * sizeof r->snap[0]);
+}
+
+bool ap_recur_init(ap_recur *r, ap_slab *slab, size_t n_float)
 {
     *r = (ap_recur){.slab = slab, .n_float = n_float, .live = -1, .spare = -1};
-    if (!slab) return;
+    if (!slab) return true;
     r->live = ap_slab_take(slab);
-    r->spare = ap_slab_take(slab);
-    assert(r->live >= 0 && r->spare >= 0);
+    if (r->live < 0) return false;
     ap_recur_zero(r);
+    return true;
 }
 
 void ap_recur_clear(ap_recur *r)
 {
     if (!r->slab) return;
     ap_recur_truncate(r, 0);
-    ap_slab_drop(r->slab, r->live);
-    ap_slab_drop(r->slab, r->spare);
+    if (r->live >= 0) ap_slab_drop(r->slab, r->live);
+    if (r->spare >= 0) ap_slab_drop(r->slab, r->spare);
     r->live = r->spare = -1;
 }
 
@@ -43,9 +50,24 @@ void ap_recur_zero(ap_recur *r)
     if (r->slab) r->slab->dev->op->zero(r->slab->dev, at(r, r->live), r->n_float * sizeof(float));
 }
 
-void ap_recur_backup(ap_recur *r)
+/* A block, that of the oldest snapshot if there is no other; -1 = none is left. */
+static int32_t take(ap_recur *r)
 {
-    if (r->slab) copy(r, at(r, r->spare), at(r, r->live));
+    int32_t block = ap_slab_take(r->slab);
+    while (block < 0 && r->n_snap) {
+        forget(r, 0);
+        block = ap_slab_take(r->slab);
+    }
+    return block;
+}
+
+bool ap_recur_backup(ap_recur *r)
+{
+    if (!r->slab) return true;
+    if (r->spare < 0) r->spare = take(r);
+    if (r->spare < 0) return false;
+    copy(r, at(r, r->spare), at(r, r->live));
+    return true;
 }
 
 void ap_recur_restore(ap_recur *r)
@@ -74,13 +96,6 @@ static int least_useful(const ap_recur *r, int pos, int keep)
     return best;
 }
 
-static void forget(ap_recur *r, int i)
-{
-    ap_slab_drop(r->slab, r->snap[i].block);
-    r->n_snap--;
-    memmove(&r->snap[i], &r->snap[i + 1], (size_t)(r->n_snap - i) * sizeof r->snap[0]);
-}
-
 void ap_recur_snapshot(ap_recur *r, int pos, int keep)
 {
     if (!r->slab) return;
@@ -89,7 +104,8 @@ void ap_recur_snapshot(ap_recur *r, int pos, int keep)
     /* Tokens run again from before the newest snapshot: it stays good, the list stays sorted. */
     if (r->n_snap && r->snap[r->n_snap - 1].pos > pos) return;
     if (r->n_snap == AP_SNAPSHOTS) forget(r, least_useful(r, pos, keep));
-    copy(r, ap_recur_put(r, pos), at(r, r->live));
+    float *room = ap_recur_put(r, pos);
+    if (room) copy(r, room, at(r, r->live));
 }
 
 int ap_recur_find(const ap_recur *r, int pos, int below)

@@ -106,6 +106,7 @@ static void fake_get(ap_device *d, void *dst, const void *src, size_t bytes)
 static void fake_copy(ap_device *d, void *dst, const void *src, size_t bytes)
 {
     (void)d;
+    fake.copied += bytes;
     memcpy(fake_real(dst), fake_real(src), bytes);
 }
 
@@ -306,7 +307,12 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
     if (b->n_tok > fake.max_tok) fake.max_tok = b->n_tok;
     if (b->n_seq > fake.max_seq) fake.max_seq = b->n_seq;
     check_step(s);
-    if (fake.n_forward == fake.cancel_at) apus_cancel(fake.cancel_engine);
+    if (fake.n_forward == fake.cancel_at) {
+        if (fake.cancel_session)
+            apus_session_cancel(fake.cancel_session);
+        else
+            apus_cancel(fake.cancel_engine);
+    }
     bool stop = cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
     int out = 0;
     for (int i = 0; i < b->n_seq; i++) {

@@ -21,6 +21,8 @@ typedef struct fake_setup {
     int nan_at;
     float nan;
     apus_engine *cancel_engine;
+    apus_session *cancel_session; /* its own alone, instead of the engine's */
+    size_t copied;                /* bytes by the device's copy */
 } fake_setup;
 
 extern fake_setup fake;

@@ -15,24 +15,26 @@
 
 enum { SPIN_US = 40, MAX_THREADS = 1024 };
 
-/* The job is claimed task by task: `left` counts down, and who takes it from t > 0 owns task
- * n_tasks - t. fn, arg and n_tasks are plain fields: a worker reads them only while it owns a task
- * that is not counted in `done`, and the caller writes them only when all tasks are. So a worker
- * that comes late finds left <= 0, or a claim on the next job, never a torn one. */
+/* Each worker has a run of neighbouring tasks of its own and takes from those of others when it has none left, so
+ * that processors meet on a line of memory only at the end. `left` of a worker counts down; who takes it from
+ * t > 0 owns the task t before the run's end. fn, arg and n_tasks are plain fields: a worker reads them only
+ * while it owns a task that is not counted in `done`, and the caller writes them only when all tasks are. So
+ * a worker that comes late finds left <= 0, or a claim on the next job, never a torn one. */
 struct ap_pool {
     int n_threads, n_started;
     int spin_us; /* 0 when there are more threads than processors */
     ap_task_fn fn;
     void *arg;
     int n_tasks;
-    _Alignas(64) atomic_int left;
+    _Alignas(64) atomic_uint job; /* the number of the job: what workers watch */
+    atomic_int stop;
     _Alignas(64) atomic_int done;
     _Alignas(64) atomic_int sleepers; /* workers that wait on `wake` */
     atomic_int caller_sleeps;         /* the caller waits on `finished` */
-    atomic_int stop;
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
     struct worker {
+        _Alignas(64) atomic_int left;
         ap_pool *pool;
         pthread_t thread;
         int index;
@@ -48,34 +50,49 @@ static inline void relax(void)
 #endif
 }
 
-/* Take tasks until none is left; *n_done grows by their number. */
-static int work(ap_pool *p, int worker)
+/* Where the run of a worker ends, and the next one's begins. */
+static int run_end(const ap_pool *p, int worker)
 {
+    return (int)((int64_t)p->n_tasks * (worker + 1) / p->n_threads);
+}
+
+/* Do tasks of the run of `from` until none is left; returns their number. */
+static int work_on(ap_pool *p, int from, int worker)
+{
+    atomic_int *left = &p->worker[from].left;
     int n = 0;
-    while (atomic_load_explicit(&p->left, memory_order_relaxed) > 0) {
-        int t = atomic_fetch_sub(&p->left, 1);
+    while (atomic_load_explicit(left, memory_order_relaxed) > 0) {
+        int t = atomic_fetch_sub(left, 1);
         if (t <= 0) break;
-        p->fn(p->arg, p->n_tasks - t, worker);
+        p->fn(p->arg, run_end(p, from) - t, worker);
         n++;
     }
     return n;
 }
 
-static bool has_work(ap_pool *p)
+static int work(ap_pool *p, int worker)
 {
-    return atomic_load(&p->left) > 0 || atomic_load(&p->stop);
+    int n = 0;
+    for (int i = 0, from = worker; i < p->n_threads; i++, from++)
+        n += work_on(p, from < p->n_threads ? from : from - p->n_threads, worker);
+    return n;
 }
 
-/* Wait a little for `left` to rise; false: nothing came. */
-static bool spin_for_work(ap_pool *p)
+static bool has_work(ap_pool *p, unsigned seen)
 {
-    if (has_work(p)) return true;
+    return atomic_load(&p->job) != seen || atomic_load(&p->stop);
+}
+
+/* Wait a little for another job than the one seen; false: nothing came. */
+static bool spin_for_work(ap_pool *p, unsigned seen)
+{
+    if (has_work(p, seen)) return true;
     if (!p->spin_us) return false;
     int64_t end = ap_time_us() + p->spin_us;
     do {
         for (int i = 0; i < 32; i++) {
             relax();
-            if (has_work(p)) return true;
+            if (has_work(p, seen)) return true;
         }
     } while (ap_time_us() < end);
     return false;
@@ -85,16 +102,18 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     ap_pool *p = w->pool;
+    unsigned seen = 0;
     while (!atomic_load(&p->stop)) {
-        if (!spin_for_work(p)) {
-            /* sleepers before left here, left before sleepers in ap_pool_run, all sequentially
+        if (!spin_for_work(p, seen)) {
+            /* sleepers before job here, job before sleepers in ap_pool_run, all sequentially
              * consistent: one of the two sees the other. */
             pthread_mutex_lock(&p->lock);
             atomic_fetch_add(&p->sleepers, 1);
-            while (!has_work(p)) pthread_cond_wait(&p->wake, &p->lock);
+            while (!has_work(p, seen)) pthread_cond_wait(&p->wake, &p->lock);
             atomic_fetch_sub(&p->sleepers, 1);
             pthread_mutex_unlock(&p->lock);
         }
+        seen = atomic_load(&p->job);
         int n = work(p, w->index);
         if (!n) continue;
         atomic_fetch_add(&p->done, n);
@@ -136,8 +155,13 @@ void ap_pool_run(ap_pool *p, ap_task_fn fn, void *arg, int n_tasks)
     p->fn = fn;
     p->arg = arg;
     p->n_tasks = n_tasks;
-    atomic_store(&p->done, 0);
-    atomic_store(&p->left, n_tasks);
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    for (int w = 0, begin = 0; w < p->n_threads; w++) {
+        int end = run_end(p, w);
+        atomic_store_explicit(&p->worker[w].left, end - begin, memory_order_release);
+        begin = end;
+    }
+    atomic_fetch_add(&p->job, 1);
     if (atomic_load(&p->sleepers)) {
         pthread_mutex_lock(&p->lock);
         pthread_cond_broadcast(&p->wake);
@@ -158,7 +182,8 @@ static int start_workers(ap_pool *p)
     /* Said, for some systems give 128 KB; four times, for thread-local data and sanitizers take some too. */
     if (!e) e = pthread_attr_setstacksize(&attr, (size_t)4 * APUS_STACK_BYTES);
     for (int i = 1; i < p->n_threads && !e; i++) {
-        p->worker[i] = (struct worker){.pool = p, .index = i};
+        p->worker[i].pool = p;
+        p->worker[i].index = i;
         e = pthread_create(&p->worker[i].thread, &attr, worker_main, &p->worker[i]);
         if (!e) p->n_started = i;
     }

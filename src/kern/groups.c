@@ -1,7 +1,7 @@
 #include "kern/groups.h"
 
-static void norm(const ap_exec *x, const float *in, const float *weight, float eps, float *out,
-                 int rows, int n)
+void ap_group_norm(const ap_exec *x, const float *in, const float *weight, float eps, float *out,
+                   int rows, int n)
 {
     x->k->norm(x, &(ap_norm_args){.x = in,
                                   .weight = weight,
@@ -21,8 +21,22 @@ static void matmul(const ap_exec *x, const float *in, const ap_mat *w, float *y,
 
 void ap_group_project(const ap_exec *x, const ap_project_args *a)
 {
-    norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, a->w[0]->cols);
+    ap_group_norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, a->w[0]->cols);
     for (int i = 0; i < a->n_mat; i++) matmul(x, a->h, a->w[i], a->y[i], a->n_tok);
+}
+
+void ap_group_add_shared(const ap_exec *x, const ap_mix_args *a)
+{
+    int H = a->router->cols;
+    x->k->elem(x, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
+                                  .y = a->y,
+                                  .x = a->t,
+                                  .gate = a->gate,
+                                  .ldy = H,
+                                  .ldx = H,
+                                  .rows = a->n_tok,
+                                  .n = H,
+                                  .n_block = 1});
 }
 
 static void shared_expert(const ap_exec *x, const ap_mix_args *a)
@@ -39,22 +53,11 @@ static void shared_expert(const ap_exec *x, const ap_mix_args *a)
                                 .act = a->act});
     matmul(x, a->mid, &s->down, a->t, a->n_tok);
     matmul(x, a->h, a->shared_gate, a->gate, a->n_tok);
-    x->k->elem(x, &(ap_elem_args){.op = AP_ELEM_ADD_GATED,
-                                  .y = a->y,
-                                  .x = a->t,
-                                  .gate = a->gate,
-                                  .ldy = H,
-                                  .ldx = H,
-                                  .rows = a->n_tok,
-                                  .n = H,
-                                  .n_block = 1});
+    ap_group_add_shared(x, a);
 }
 
-void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
+void ap_group_route(const ap_exec *x, const ap_mix_args *a)
 {
-    int H = a->router->cols;
-    norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, H);
-    matmul(x, a->h, a->router, a->logits, a->n_tok);
     x->k->route(x, &(ap_route_args){.logits = a->logits,
                                     .ids = a->ids,
                                     .weights = a->weights,
@@ -62,18 +65,32 @@ void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
                                     .n_expert = a->n_expert,
                                     .n_used = a->n_used,
                                     .norm = a->norm_topk});
-    x->k->moe(x, &(ap_moe_args){.x = a->h,
-                                .ids = a->ids,
-                                .weights = a->weights,
-                                .experts = a->experts,
-                                .y = a->y,
-                                .ldx = H,
-                                .ldy = H,
-                                .n_tok = a->n_tok,
-                                .n_expert = a->n_expert,
-                                .n_used = a->n_used,
-                                .act = a->act,
-                                .accumulate = true,
-                                .scratch = a->scratch});
+}
+
+ap_moe_args ap_group_moe_args(const ap_mix_args *a)
+{
+    return (ap_moe_args){.x = a->h,
+                         .ids = a->ids,
+                         .weights = a->weights,
+                         .experts = a->experts,
+                         .y = a->y,
+                         .ldx = a->router->cols,
+                         .ldy = a->router->cols,
+                         .n_tok = a->n_tok,
+                         .n_expert = a->n_expert,
+                         .n_used = a->n_used,
+                         .act = a->act,
+                         .accumulate = true,
+                         .scratch = a->scratch};
+}
+
+void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
+{
+    int H = a->router->cols;
+    ap_group_norm(x, a->x, a->norm, a->eps, a->h, a->n_tok, H);
+    matmul(x, a->h, a->router, a->logits, a->n_tok);
+    ap_group_route(x, a);
+    ap_moe_args moe = ap_group_moe_args(a);
+    x->k->moe(x, &moe);
     if (a->shared) shared_expert(x, a);
 }

@@ -7,4 +7,12 @@
 void ap_group_project(const ap_exec *x, const ap_project_args *a);
 void ap_group_mix(const ap_exec *x, const ap_mix_args *a);
 
+/* Their parts. */
+void ap_group_norm(const ap_exec *x, const float *in, const float *weight, float eps, float *out,
+                   int rows, int n);
+void ap_group_route(const ap_exec *x, const ap_mix_args *a);
+ap_moe_args ap_group_moe_args(const ap_mix_args *a);
+/* y = y + sigmoid(gate) * t */
+void ap_group_add_shared(const ap_exec *x, const ap_mix_args *a);
+
 #endif

@@ -2,7 +2,6 @@
 
 #include "kern/cpu/ops/ops.h"
 #include "kern/cpu/ops/ops_state.h"
-#include "kern/groups.h"
 
 /* One for each level, all with the same slots: what differs is behind impl. */
 #define TABLE(which, micro)                                                                        \
@@ -15,9 +14,8 @@
         .moe_wave = ap_cpu_moe_wave, .moe_end = ap_cpu_moe_end, .rope = ap_cpu_rope,               \
         .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes, .attn = ap_cpu_attn,   \
         .conv = ap_cpu_conv, .delta_scratch_bytes = ap_cpu_delta_scratch_bytes,                    \
-        .delta = ap_cpu_delta, .elem = ap_cpu_elem, .project = ap_group_project,                   \
-        .mix = ap_group_mix, .sample_scratch_bytes = ap_cpu_sample_scratch_bytes,                  \
-        .sample = ap_cpu_sample,                                                                   \
+        .delta = ap_cpu_delta, .elem = ap_cpu_elem, .project = ap_cpu_project, .mix = ap_cpu_mix,  \
+        .sample_scratch_bytes = ap_cpu_sample_scratch_bytes, .sample = ap_cpu_sample,              \
     }
 
 static const ap_kern tables[] = {

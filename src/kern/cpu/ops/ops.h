@@ -23,6 +23,8 @@ int ap_cpu_moe_begin(const ap_exec *ex, const ap_moe_args *a, int32_t *need);
 void ap_cpu_moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
                      const ap_expert *expert, int n);
 void ap_cpu_moe_end(const ap_exec *ex, const ap_moe_args *a);
+void ap_cpu_project(const ap_exec *ex, const ap_project_args *a);
+void ap_cpu_mix(const ap_exec *ex, const ap_mix_args *a);
 void ap_cpu_elem(const ap_exec *ex, const ap_elem_args *a);
 size_t ap_cpu_sample_scratch_bytes(const ap_exec *ex, int n, int vocab);
 void ap_cpu_sample(const ap_exec *ex, const ap_sample_args *a);
@@ -35,6 +37,18 @@ static inline void ap_op_run(const ap_exec *ex, ap_task_fn fn, void *arg, int n_
     else if (n_tasks > 1)
         ap_pool_run(ex->dev->pool, fn, arg, n_tasks);
 }
+
+/* Tasks of an operation that may run beside those of others. */
+typedef struct ap_tasks {
+    ap_task_fn fn;
+    void *arg;
+    int n;
+} ap_tasks;
+
+enum { AP_TOGETHER = 8 };
+
+/* All of n <= AP_TOGETHER lists as one job: workers meet once. */
+void ap_op_run_all(const ap_exec *ex, const ap_tasks *lists, int n);
 
 /* Into how many tasks to cut `rows` equal rows that cost `cost` steps each (a step is some 16
  * multiply-adds): few enough that waking a worker pays, enough that the workers finish together.

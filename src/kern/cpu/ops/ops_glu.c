@@ -1,22 +1,13 @@
 #include <stdalign.h>
 
 #include "kern/cpu/micro/micro_elem.h"
-#include "kern/cpu/ops/ops.h"
-#include "kern/cpu/product/product.h"
+#include "kern/cpu/ops/ops_product.h"
 #include "kern/cpu/product/tiled.h"
-
-typedef struct glu_job {
-    const ap_micro *m;
-    const ap_glu_args *a;
-    const ap_micro_qdot *qdot;
-    const ap_qx *inputs; /* [n_tok, cols / AP_Q_BLOCK] of weights in integer form */
-    ap_split split;
-} glu_job;
 
 static void glu_task(void *arg, int task, int worker)
 {
-    const glu_job *j = arg;
-    const ap_glu_args *a = j->a;
+    const ap_glu_job *j = arg;
+    const ap_glu_args *a = &j->a;
     const ap_split *s = &j->split;
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS] = {0};
@@ -41,11 +32,18 @@ static void glu_task(void *arg, int task, int worker)
     }
 }
 
+ap_tasks ap_glu_tasks(const ap_exec *ex, const ap_glu_args *a, const ap_qx *inputs, ap_glu_job *j)
+{
+    *j = (ap_glu_job){.m = ex->k->impl, .a = *a, .qdot = ap_qdot_of(ex), .inputs = inputs};
+    j->split = ap_split_product(ex, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1, inputs);
+    return (ap_tasks){glu_task, j, j->split.n_tasks};
+}
+
 static void run(const ap_exec *ex, const ap_glu_args *a, const ap_qx *inputs)
 {
-    glu_job j = {.m = ex->k->impl, .a = a, .qdot = ap_qdot_of(ex), .inputs = inputs};
-    j.split = ap_split_product(ex, a->n_tok, ap_n_panels(a->gate), a->gate->cols, 2, 1, inputs);
-    ap_op_run(ex, glu_task, &j, j.split.n_tasks);
+    ap_glu_job j;
+    ap_tasks t = ap_glu_tasks(ex, a, inputs, &j);
+    ap_op_run(ex, t.fn, t.arg, t.n);
 }
 
 /* As in matmul. */

@@ -2,17 +2,8 @@
 #include <string.h>
 
 #include "kern/cpu/micro/micro_elem.h"
-#include "kern/cpu/ops/ops.h"
-#include "kern/cpu/product/product.h"
+#include "kern/cpu/ops/ops_product.h"
 #include "kern/cpu/product/tiled.h"
-
-typedef struct matmul_job {
-    const ap_micro *m;
-    const ap_matmul_args *a;
-    const ap_micro_qdot *qdot;
-    const ap_qx *inputs; /* [n_tok, cols / AP_Q_BLOCK] of weights in integer form */
-    ap_split split;
-} matmul_job;
 
 static void finish(const ap_micro_elem *m, const ap_matmul_args *a, const float *sum, float *y,
                    int n)
@@ -26,8 +17,8 @@ static void finish(const ap_micro_elem *m, const ap_matmul_args *a, const float 
 
 static void matmul_task(void *arg, int task, int worker)
 {
-    const matmul_job *j = arg;
-    const ap_matmul_args *a = j->a;
+    const ap_matmul_job *j = arg;
+    const ap_matmul_args *a = &j->a;
     const ap_split *s = &j->split;
     alignas(64) float tile[AP_TASK_FLOATS];
     const float *x[AP_TASK_ROWS] = {0};
@@ -49,11 +40,19 @@ static void matmul_task(void *arg, int task, int worker)
         finish(j->m->elem, a, tile + (size_t)r * ld, a->y + (t0 + r) * a->ldy + n0, n);
 }
 
+ap_tasks ap_matmul_tasks(const ap_exec *ex, const ap_matmul_args *a, const ap_qx *inputs,
+                         ap_matmul_job *j)
+{
+    *j = (ap_matmul_job){.m = ex->k->impl, .a = *a, .qdot = ap_qdot_of(ex), .inputs = inputs};
+    j->split = ap_split_product(ex, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1, inputs);
+    return (ap_tasks){matmul_task, j, j->split.n_tasks};
+}
+
 static void run(const ap_exec *ex, const ap_matmul_args *a, const ap_qx *inputs)
 {
-    matmul_job j = {.m = ex->k->impl, .a = a, .qdot = ap_qdot_of(ex), .inputs = inputs};
-    j.split = ap_split_product(ex, a->n_tok, ap_n_panels(a->w), a->w->cols, 1, 1, inputs);
-    ap_op_run(ex, matmul_task, &j, j.split.n_tasks);
+    ap_matmul_job j;
+    ap_tasks t = ap_matmul_tasks(ex, a, inputs, &j);
+    ap_op_run(ex, t.fn, t.arg, t.n);
 }
 
 /* Inputs go to integer form in pieces that fit the room there is. */

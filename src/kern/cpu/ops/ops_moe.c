@@ -14,7 +14,7 @@
 #include "base/mem.h"
 #include "base/num.h"
 #include "kern/cpu/micro/micro_elem.h"
-#include "kern/cpu/ops/ops.h"
+#include "kern/cpu/ops/ops_moe.h"
 #include "kern/cpu/product/product.h"
 #include "kern/cpu/product/tiled.h"
 
@@ -33,35 +33,6 @@ typedef struct pair_layout {
     size_t x_t, mid_t, mid, mid_q, end;
     int ld_mid; /* floats of a row of mid */
 } pair_layout;
-
-/* What a wave leaves to the next one. */
-typedef struct memo {
-    bool has_x_q; /* x is there in integer form */
-} memo;
-
-typedef struct moe_job {
-    const ap_exec *ex;
-    const ap_micro *m;
-    const ap_moe_args *a;
-    const ap_micro_qdot *qdot;
-    const int32_t *id;       /* [n_expert] whose experts are at hand; NULL: of all, in order */
-    const ap_expert *expert; /* [n_expert] */
-    int n_expert;
-    memo *memo;
-    int32_t *slot_of;   /* [T*K] slot of a pair */
-    int32_t *tok_of;    /* [T*K] token of a slot */
-    int32_t *start;     /* [E + 1] first slot of an expert */
-    ap_moe_unit *units; /* those of tiles, then the others */
-    float *mid;         /* [n_plain, ld_mid] act(gate) * up of the rows of units without tiles, */
-    ap_qx *mid_q;       /* and for weights in integer form [.., F/32] */
-    float *out;         /* [T*K, ld_out]: the outputs of a slice */
-    ap_qx *x_q;         /* [T, H/32] x */
-    int ld_mid, ld_out, n_units, hidden, ffn, n_tasks;
-    int slice, n_slice;   /* the slice's first panel and its panels */
-    int n_tiled, n_plain; /* rows of units by tiles, and of the others */
-    ap_tiled_moe tiled;
-    ap_split split; /* of one unit */
-} moe_job;
 
 /* Places `n` items of `size` bytes at *at; saturates instead of wrapping around. */
 static size_t place(size_t *at, size_t n, size_t size)
@@ -102,7 +73,7 @@ static layout lay_out(const ap_exec *ex, int n_tok, int n_expert, int n_used, in
     layout l = {0};
     size_t pairs = (size_t)n_tok * (size_t)n_used, at = 0;
     l.slice = waves ? ap_div_up(hidden, AP_PANEL) : slice_panels(pairs, hidden);
-    l.memo = place(&at, 1, sizeof(memo));
+    l.memo = place(&at, 1, sizeof(ap_moe_memo));
     l.slot_of = place(&at, pairs, sizeof(int32_t));
     l.tok_of = place(&at, pairs, sizeof(int32_t));
     l.start = place(&at, (size_t)n_expert + 1, sizeof(int32_t));
@@ -144,7 +115,7 @@ size_t ap_cpu_moe_waves_scratch_bytes(const ap_exec *ex, int n_tok, int n_expert
 /* ------------------------------------------------------------------ sorting */
 
 /* Counting sort of the pairs by expert. */
-static void sort_pairs(const moe_job *j)
+static void sort_pairs(const ap_moe_job *j)
 {
     const ap_moe_args *a = j->a;
     int pairs = a->n_tok * a->n_used, slot = 0;
@@ -166,7 +137,7 @@ static void sort_pairs(const moe_job *j)
 }
 
 /* Units of the i-th expert at hand; returns the rows of the largest. */
-static int add_units(moe_job *j, int i, bool tiled)
+static int add_units(ap_moe_job *j, int i, bool tiled)
 {
     ap_tiled_moe *t = &j->tiled;
     int id = j->id ? j->id[i] : i, slot = j->start[id], rows = j->start[id + 1] - slot;
@@ -190,26 +161,24 @@ static int add_units(moe_job *j, int i, bool tiled)
     return widest;
 }
 
-/* Units of the experts at hand, those of tiles first; returns the rows of the largest other one. */
-static int cut_units(moe_job *j)
+/* Units of the experts at hand, those of tiles first. */
+static void cut_units(ap_moe_job *j)
 {
-    int widest = 0;
     for (int tiled = 1; tiled >= 0; tiled--)
         for (int i = 0; i < j->n_expert; i++) {
             int id = j->id ? j->id[i] : i, rows = j->start[id + 1] - j->start[id], n;
             if (!rows || ap_tiled_expert(j->ex, &j->expert[i], rows) != tiled) continue;
             n = add_units(j, i, tiled);
-            if (!tiled && n > widest) widest = n;
+            if (!tiled && n > j->widest) j->widest = n;
         }
     j->units += j->tiled.n_unit;
-    return widest;
 }
 
 /* ------------------------------------------------------------------ products */
 
 static void glu_task(void *arg, int task, int worker)
 {
-    const moe_job *j = arg;
+    const ap_moe_job *j = arg;
     int tiled = ap_tiled_glu_tasks(&j->tiled);
     if (task < tiled) {
         ap_tiled_moe_glu(&j->tiled, task);
@@ -244,7 +213,7 @@ static void glu_task(void *arg, int task, int worker)
 
 static void down_task(void *arg, int task, int worker)
 {
-    const moe_job *j = arg;
+    const ap_moe_job *j = arg;
     int tiled = ap_tiled_down_tasks(&j->tiled);
     if (task < tiled) {
         ap_tiled_moe_down(&j->tiled, task);
@@ -269,7 +238,7 @@ static void down_task(void *arg, int task, int worker)
                u->rows, j->out + (size_t)u->slot * j->ld_out + p0 * AP_PANEL, j->ld_out);
 }
 
-static void combine_row(const moe_job *j, int t)
+static void combine_row(const ap_moe_job *j, int t)
 {
     const ap_moe_args *a = j->a;
     const int32_t *slot = j->slot_of + (size_t)t * a->n_used;
@@ -292,13 +261,13 @@ static void combine_row(const moe_job *j, int t)
 
 static void combine_task(void *arg, int task, int worker)
 {
-    const moe_job *j = arg;
+    const ap_moe_job *j = arg;
     (void)worker;
     int end = ap_op_first(j->a->n_tok, task + 1, j->n_tasks);
     for (int t = ap_op_first(j->a->n_tok, task, j->n_tasks); t < end; t++) combine_row(j, t);
 }
 
-static void combine(moe_job *j)
+static void combine(ap_moe_job *j)
 {
     j->n_tasks = ap_op_tasks(j->ex, j->a->n_tok, (int64_t)j->n_slice * j->a->n_used);
     ap_op_run(j->ex, combine_task, j, j->n_tasks);
@@ -307,29 +276,32 @@ static void combine(moe_job *j)
 /* ------------------------------------------------------------------ a wave */
 
 /* A job over the scratch of a, without experts. */
-static moe_job job_of(const ap_exec *ex, const ap_moe_args *a, int hidden, int ffn, const layout *l)
+static ap_moe_job job_of(const ap_exec *ex, const ap_moe_args *a, int hidden, int ffn,
+                         const layout *l)
 {
     uint8_t *s = a->scratch;
-    return (moe_job){
+    return (ap_moe_job){
         .ex = ex,
         .m = ex->k->impl,
         .a = a,
         .qdot = ap_qdot_of(ex),
-        .memo = (memo *)(s + l->memo),
+        .memo = (ap_moe_memo *)(s + l->memo),
         .slot_of = (int32_t *)(s + l->slot_of),
         .tok_of = (int32_t *)(s + l->tok_of),
         .start = (int32_t *)(s + l->start),
         .units = (ap_moe_unit *)(s + l->units),
         .out = (float *)(s + l->out),
+        .x_own = (ap_qx *)(s + l->x_q),
         .x_q = (ap_qx *)(s + l->x_q),
         .ld_out = l->slice * AP_PANEL,
+        .slice_most = l->slice,
         .hidden = hidden,
         .ffn = ffn,
     };
 }
 
 /* Buffers of the units, and the inputs of those by tiles. */
-static void begin_units(moe_job *j, const layout *l)
+static void begin_units(ap_moe_job *j, const layout *l)
 {
     uint8_t *s = j->a->scratch;
     pair_layout p = lay_out_pairs(j->ex, l->pairs, (size_t)j->n_plain, (size_t)j->n_tiled,
@@ -351,63 +323,86 @@ static void begin_units(moe_job *j, const layout *l)
     ap_tiled_moe_begin(&j->tiled);
 }
 
-/* mid of the experts at hand; rows: of the largest unit without tiles. */
-static void run_glu(moe_job *j, int rows)
+ap_tasks ap_moe_glu_tasks(ap_moe_job *j)
 {
     const ap_moe_args *a = j->a;
-    bool glu_q = false, down_q = false; /* is any expert in integer form? */
+    bool glu_q = false; /* is any expert in integer form? */
     for (int u = 0; u < j->n_units; u++) {
         const ap_expert *x = &j->expert[j->units[u].expert];
         glu_q |= ap_meets_integers(j->ex, &x->gate) || ap_meets_integers(j->ex, &x->up);
-        down_q |= ap_meets_integers(j->ex, &x->down);
+        j->down_q |= ap_meets_integers(j->ex, &x->down);
     }
     if (!glu_q)
         j->x_q = NULL;
     else if (!j->memo->has_x_q)
-        ap_quantise(j->ex, a->x, a->ldx, a->n_tok, j->hidden, j->x_q);
+        ap_quantise(j->ex, a->x, a->ldx, a->n_tok, j->hidden, j->x_own);
     j->memo->has_x_q |= glu_q;
     int panels = ap_div_up(j->ffn, AP_PANEL);
-    j->split = ap_split_product(j->ex, rows, panels, j->hidden, 2, j->n_units, j->x_q);
-    ap_op_run(j->ex, glu_task, j, ap_tiled_glu_tasks(&j->tiled) + j->n_units * j->split.n_groups);
-    if (!down_q)
+    j->split = ap_split_product(j->ex, j->widest, panels, j->hidden, 2, j->n_units, j->x_q);
+    return (ap_tasks){glu_task, j, ap_tiled_glu_tasks(&j->tiled) + j->n_units * j->split.n_groups};
+}
+
+void ap_moe_inputs(ap_moe_job *j)
+{
+    if (!j->down_q)
         j->mid_q = NULL;
     else
         ap_quantise(j->ex, j->mid, j->ld_mid, j->n_plain, j->ffn, j->mid_q);
 }
 
-/* The outputs of at most n panels from j->slice on. */
-static void run_down(moe_job *j, int rows, int n)
+ap_tasks ap_moe_down_tasks(ap_moe_job *j)
 {
     int left = ap_div_up(j->hidden, AP_PANEL) - j->slice;
-    j->n_slice = left < n ? left : n;
+    if (left <= 0) return (ap_tasks){0};
+    j->n_slice = left < j->slice_most ? left : j->slice_most;
     ap_tiled_moe_slice(&j->tiled, j->slice, j->n_slice);
-    j->split = ap_split_product(j->ex, rows, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
-    ap_op_run(j->ex, down_task, j, ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups);
+    j->split = ap_split_product(j->ex, j->widest, j->n_slice, j->ffn, 1, j->n_units, j->mid_q);
+    return (ap_tasks){down_task, j,
+                      ap_tiled_down_tasks(&j->tiled) + j->n_units * j->split.n_groups};
+}
+
+void ap_moe_combine(ap_moe_job *j)
+{
+    combine(j);
+    j->slice += j->n_slice;
 }
 
 /* ------------------------------------------------------------------ the slots */
 
-void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
+void ap_moe_start(const ap_exec *ex, const ap_moe_args *a, const ap_qx *x_q, ap_moe_job *j)
 {
-    if (a->n_tok == 0) return;
     const ap_expert *e = &a->experts[a->ids[0]];
     int hidden = e->gate.cols, ffn = e->gate.rows;
     layout l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, hidden, ffn, false);
-    moe_job j = job_of(ex, a, hidden, ffn, &l);
-    j.expert = a->experts;
-    j.n_expert = a->n_expert;
-    j.memo->has_x_q = false;
-    sort_pairs(&j);
-    int rows = cut_units(&j);
-    begin_units(&j, &l);
-    run_glu(&j, rows);
-    for (j.slice = 0; j.slice < ap_div_up(hidden, AP_PANEL); j.slice += l.slice) {
-        run_down(&j, rows, l.slice);
-        combine(&j);
+    *j = job_of(ex, a, hidden, ffn, &l);
+    j->expert = a->experts;
+    j->n_expert = a->n_expert;
+    if (x_q) j->x_q = x_q;
+    j->memo->has_x_q = x_q;
+    sort_pairs(j);
+    cut_units(j);
+    begin_units(j, &l);
+}
+
+static void run(const ap_exec *ex, ap_tasks t)
+{
+    ap_op_run(ex, t.fn, t.arg, t.n);
+}
+
+void ap_cpu_moe(const ap_exec *ex, const ap_moe_args *a)
+{
+    ap_moe_job j;
+    if (a->n_tok == 0) return;
+    ap_moe_start(ex, a, NULL, &j);
+    run(ex, ap_moe_glu_tasks(&j));
+    ap_moe_inputs(&j);
+    for (ap_tasks t = ap_moe_down_tasks(&j); t.n; t = ap_moe_down_tasks(&j)) {
+        run(ex, t);
+        ap_moe_combine(&j);
     }
 }
 
-static moe_job job_of_waves(const ap_exec *ex, const ap_moe_args *a, layout *l)
+static ap_moe_job job_of_waves(const ap_exec *ex, const ap_moe_args *a, layout *l)
 {
     *l = lay_out(ex, a->n_tok, a->n_expert, a->n_used, a->hidden, a->ffn, true);
     return job_of(ex, a, a->hidden, a->ffn, l);
@@ -416,7 +411,7 @@ static moe_job job_of_waves(const ap_exec *ex, const ap_moe_args *a, layout *l)
 int ap_cpu_moe_begin(const ap_exec *ex, const ap_moe_args *a, int32_t *need)
 {
     layout l;
-    moe_job j = job_of_waves(ex, a, &l);
+    ap_moe_job j = job_of_waves(ex, a, &l);
     int n = 0;
     j.memo->has_x_q = false;
     sort_pairs(&j);
@@ -429,21 +424,22 @@ void ap_cpu_moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
                      const ap_expert *expert, int n)
 {
     layout l;
-    moe_job j = job_of_waves(ex, a, &l);
+    ap_moe_job j = job_of_waves(ex, a, &l);
     j.id = id;
     j.expert = expert;
     j.n_expert = n;
-    int rows = cut_units(&j);
+    cut_units(&j);
     begin_units(&j, &l);
-    run_glu(&j, rows);
-    run_down(&j, rows, l.slice);
+    run(ex, ap_moe_glu_tasks(&j));
+    ap_moe_inputs(&j);
+    run(ex, ap_moe_down_tasks(&j));
 }
 
 void ap_cpu_moe_end(const ap_exec *ex, const ap_moe_args *a)
 {
     if (a->n_tok == 0) return;
     layout l;
-    moe_job j = job_of_waves(ex, a, &l);
+    ap_moe_job j = job_of_waves(ex, a, &l);
     j.n_slice = l.slice;
     combine(&j);
 }

@@ -15,13 +15,14 @@ errors = []
 # layer -> layers it may include (besides itself and the public header)
 LAYERS = {
     "base": set(),
+    "media": {"base"},
     "tensor": {"base"},
     "file": {"base", "tensor"},
     "text": {"base", "tensor"},
     "kern": {"base", "tensor"},
     "state": {"base", "tensor", "kern"},
-    "model": {"base", "tensor", "kern", "file"},
-    "engine": {"base", "tensor", "kern", "file", "text", "state", "model"},
+    "model": {"base", "media", "tensor", "kern", "file"},
+    "engine": {"base", "media", "tensor", "kern", "file", "text", "state", "model"},
     "make": {"base", "tensor", "file", "engine"},
 }
 ROOT_FILES = {

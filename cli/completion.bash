@@ -5,7 +5,7 @@ _apus() {
     local think="--think --no-think --chat-template-kwargs --chat-template-file"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits bench perplexity quantize synth --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits patches bench perplexity quantize synth --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
@@ -37,6 +37,7 @@ _apus() {
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;
         logits) own="--ids --positions --output --force $engine" ;;
+        patches) own="--image-tokens --still --output --force --model" ;;
         bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;
         perplexity) own="--file --kl-against --kl-base --force --json $engine" ;;
         quantize) own="--to --recipe --group --force --threads" ;;

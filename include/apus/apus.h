@@ -319,6 +319,50 @@ APUS_API apus_err apus_chat_parser_push(apus_chat_parser *p, const char *text, s
 APUS_API apus_err apus_chat_parser_finish(apus_chat_parser *p);
 APUS_API void apus_chat_parser_free(apus_chat_parser *p);
 
+/* ---------------------------------------------------------------- pictures, video and sound */
+
+/* A picture, a video or a sound, prepared for one model: what its towers are to be shown. Only read once it
+ * is open, by any number of threads. */
+typedef struct apus_media apus_media;
+
+typedef enum apus_media_type { APUS_MEDIA_PICTURE = 0, APUS_MEDIA_VIDEO, APUS_MEDIA_SOUND } apus_media_type;
+
+typedef struct apus_media_settings {
+    size_t size;      /* sizeof(apus_media_settings) */
+    int image_tokens; /* most tokens of a picture in the prompt; of videos, of a frame (Gemma) or of all frames
+                       * together (Qwen). 0 (default) = what the model's processor says. Gemma: 70, 140, 280,
+                       * 560 or 1120 */
+    bool still;       /* of an animation only the first frame, as a picture; default false */
+} apus_media_settings;
+
+APUS_API void apus_media_settings_default(apus_media_settings *s);
+
+/* Read a file and prepare it as the reference's processor does.
+ *   m     opened in any way; may be closed before the media
+ *   path  JPEG, PNG, WebP or GIF; one with several frames is a video, and so is a folder of pictures, in the
+ *         order of their names; WAV: sound
+ *   s     NULL = defaults
+ *   out   apus_media_free it
+ * Pictures are turned upright as their EXIF data say, and what is transparent lies over white. Files of more than
+ * 256 MiB, pictures of more than 100 million pixels and videos of more than 20,000 frames or 4 billion pixels are
+ * refused before memory is taken for them.
+ * Returns OK; EINVAL: a setting; EFILE; EFORMAT: none of these formats, damaged, or cut short; EUNSUPPORTED: too
+ * large, of a kind or shape that is not read, or the model does not see or hear; ENOMEM. */
+APUS_API apus_err apus_media_open(const apus_model *m, const char *path,
+                                  const apus_media_settings *s, apus_media **out, apus_diag *diag);
+
+/* The same of the bytes of a file; no folders.
+ *   data, len  borrowed for the call
+ *   name       what to call it in errors */
+APUS_API apus_err apus_media_open_memory(const apus_model *m, const void *data, size_t len,
+                                         const char *name, const apus_media_settings *s,
+                                         apus_media **out, apus_diag *diag);
+APUS_API void apus_media_free(apus_media *x);
+
+APUS_API apus_media_type apus_media_type_of(const apus_media *x);
+/* Tokens that it takes in a prompt, marks around it not counted. */
+APUS_API int apus_media_tokens(const apus_media *x);
+
 /* ---------------------------------------------------------------- engine */
 
 typedef struct apus_engine apus_engine;

@@ -168,6 +168,21 @@ APUS_API void apus_synth_settings_default(apus_synth_settings *s);
 APUS_API apus_err apus_synth(const char *config, const char *dst,
                              const apus_synth_settings *settings, apus_diag *diag);
 
+/* What the reference's processor would make of a picture, a sound, or a frame of a video (Qwen: of two). */
+typedef struct apus_media_part {
+    size_t size;         /* sizeof(apus_media_part), set by the caller */
+    const float *values; /* f32 [n, width], owned by the media */
+    size_t n, width;
+    size_t padded;       /* rows of the reference: it adds rows of zeros behind n */
+    const int32_t (*pos)[2]; /* Gemma's pictures: x and y of each row, -1 in the reference's added rows; else NULL */
+    int32_t grid[3];         /* Qwen: frames of patches, rows and columns of patches; else 0 */
+    int tokens;
+    double seconds; /* of a video's frame */
+} apus_media_part;
+
+/* Part i of a media, from 0 on. false: there are no more. */
+APUS_API bool apus_media_part_at(const apus_media *x, size_t i, apus_media_part *out);
+
 /* A file that appears under its name when it is complete and on the disk. Until then it is written in
  * a folder beside it, `.NAME.apus-` and 16 hexadecimal digits, which is removed when the file is
  * finished or dropped; after a crash, by the next apus_output_create of that name. */

@@ -215,6 +215,7 @@ static void read_model(const ap_fields *f, ap_config *c)
         ap_field_fail(f, APUS_EUNSUPPORTED, "compression_config", NULL, "is not supported");
     if (*f->err) return;
     c->arch = k.arch;
+    c->media = k.family->media;
     k.family->config(&text, k.type, c);
     c->tie_embeddings = ap_field_bool(f, "tie_word_embeddings",
                                       ap_field_bool(&text, "tie_word_embeddings", k.family->ties));

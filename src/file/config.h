@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/notes.h"
+#include "media/settings.h"
 
 #define AP_MAX_LAYERS   512
 #define AP_MAX_STOP     64
@@ -49,6 +50,7 @@ typedef struct ap_layer_config {
 typedef struct ap_config {
     ap_arch_id arch;
     bool multimodal; /* the file describes towers besides the text model */
+    ap_media_kind media; /* how pictures and sound are prepared for it, if it is multimodal */
     int n_layer, hidden, vocab, context;
     int n_head; /* query heads (every attention layer) */
     ap_layer_config layer[AP_MAX_LAYERS];

@@ -176,6 +176,7 @@ void ap_config_gemma4(const ap_fields *t, const char *type, ap_config *c)
 {
     bool unified = !strcmp(type, "gemma4_unified");
     ap_config_common(t, unified ? 262144 : 131072, c);
+    if (unified) c->media = AP_MEDIA_EMBEDDER;
     c->attn_scale = 1; /* the norms set it; there is no D^-1/2 */
     ap_field_expect(t, "hidden_activation", "gelu_pytorch_tanh");
     ap_field_expect(t, "use_bidirectional_attention", "vision");

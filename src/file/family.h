@@ -49,6 +49,9 @@ typedef struct ap_family {
     bool marks;          /* its tokenizer takes combining marks for letters */
     const char *answers; /* syntax of its answers, by name (text/chat.h); NULL: plain text */
 
+    /* Pictures and sound */
+    ap_media_kind media; /* how they are prepared; NONE: it takes text only */
+
     /* GGUF */
     const char *gguf;          /* general.architecture */
     const char *gguf_type;     /* model_type that its metadata is told as */

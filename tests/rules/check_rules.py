@@ -17,7 +17,7 @@ LAYERS = {
     "base": set(),
     "media": {"base"},
     "tensor": {"base"},
-    "file": {"base", "tensor"},
+    "file": {"base", "media", "tensor"},
     "text": {"base", "tensor"},
     "kern": {"base", "tensor"},
     "state": {"base", "tensor", "kern"},

@@ -1,0 +1,13 @@
+/* media.h - pictures, videos and sound prepared for a model. */
+#ifndef AP_ENGINE_MEDIA_H
+#define AP_ENGINE_MEDIA_H
+
+#include "apus/apus.h"
+#include "media/media.h"
+
+struct apus_media {
+    apus_media_type type;
+    ap_clip clip;
+};
+
+#endif

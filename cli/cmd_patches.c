@@ -26,8 +26,10 @@ const command cmd_patches = {
     "patches",
     "MODEL PIC [--image-tokens N] [--still] -o OUT.safetensors [--force]",
     "write what a model is shown of a picture",
-    "PIC is a JPEG, PNG, WebP or GIF, an animation or a folder of pictures (a video), or a WAV file. OUT "
-    "holds what the reference's processor gives: F32 `pixel_values` and I32 `image_position_ids` (Gemma) "
+    "PIC is a JPEG, PNG, WebP or GIF, an animation or a folder of pictures (a video), or a WAV "
+    "file. OUT "
+    "holds what the reference's processor gives: F32 `pixel_values` and I32 `image_position_ids` "
+    "(Gemma) "
     "or `image_grid_thw` (Qwen), for videos `pixel_values_videos` and `video_position_ids` or "
     "`video_grid_thw`, for sound `input_features` and U8 `input_features_mask`.",
     tables,
@@ -80,7 +82,8 @@ static apus_err put_filling(file *f, int byte, size_t n, apus_diag *d)
     unsigned char block[4096];
     apus_err err = APUS_OK;
     memset(block, byte, sizeof block);
-    for (size_t k; n && !err; n -= k) err = put(f, block, k = n < sizeof block ? n : sizeof block, d);
+    for (size_t k; n && !err; n -= k)
+        err = put(f, block, k = n < sizeof block ? n : sizeof block, d);
     return err;
 }
 

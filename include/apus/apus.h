@@ -325,14 +325,18 @@ APUS_API void apus_chat_parser_free(apus_chat_parser *p);
  * is open, by any number of threads. */
 typedef struct apus_media apus_media;
 
-typedef enum apus_media_type { APUS_MEDIA_PICTURE = 0, APUS_MEDIA_VIDEO, APUS_MEDIA_SOUND } apus_media_type;
+typedef enum apus_media_type {
+    APUS_MEDIA_PICTURE = 0,
+    APUS_MEDIA_VIDEO,
+    APUS_MEDIA_SOUND
+} apus_media_type;
 
 typedef struct apus_media_settings {
-    size_t size;      /* sizeof(apus_media_settings) */
+    size_t size; /* sizeof(apus_media_settings) */
     int image_tokens; /* most tokens of a picture in the prompt; of videos, of a frame (Gemma) or of all frames
                        * together (Qwen). 0 (default) = what the model's processor says. Gemma: 70, 140, 280,
                        * 560 or 1120 */
-    bool still;       /* of an animation only the first frame, as a picture; default false */
+    bool still; /* of an animation only the first frame, as a picture; default false */
 } apus_media_settings;
 
 APUS_API void apus_media_settings_default(apus_media_settings *s);

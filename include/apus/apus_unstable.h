@@ -173,9 +173,10 @@ typedef struct apus_media_part {
     size_t size;         /* sizeof(apus_media_part), set by the caller */
     const float *values; /* f32 [n, width], owned by the media */
     size_t n, width;
-    size_t padded;       /* rows of the reference: it adds rows of zeros behind n */
-    const int32_t (*pos)[2]; /* Gemma's pictures: x and y of each row, -1 in the reference's added rows; else NULL */
-    int32_t grid[3];         /* Qwen: frames of patches, rows and columns of patches; else 0 */
+    size_t padded; /* rows of the reference: it adds rows of zeros behind n */
+    const int32_t (*pos)
+        [2]; /* Gemma's pictures: x and y of each row, -1 in the reference's added rows; else NULL */
+    int32_t grid[3]; /* Qwen: frames of patches, rows and columns of patches; else 0 */
     int tokens;
     double seconds; /* of a video's frame */
 } apus_media_part;

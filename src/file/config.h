@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 #include "base/notes.h"
-#include "media/settings.h"
+#include "media/media_settings.h"
 
 #define AP_MAX_LAYERS   512
 #define AP_MAX_STOP     64

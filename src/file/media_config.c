@@ -118,8 +118,7 @@ static void mel(const ap_fields *f, ap_sound_settings *s)
     refuse_number(f, "dither");
     refuse_number(f, "preemphasis");
     for (const char **key = (const char *[]){"per_bin_mean", "per_bin_stddev", NULL}; *key; key++)
-        if (ap_field(f, *key))
-            ap_field_fail(f, APUS_EUNSUPPORTED, *key, NULL, "is not supported");
+        if (ap_field(f, *key)) ap_field_fail(f, APUS_EUNSUPPORTED, *key, NULL, "is not supported");
 }
 
 static void sound(const ap_fields *f, ap_media_kind kind, ap_sound_settings *s)

@@ -3,7 +3,7 @@
 #define AP_FILE_MEDIA_CONFIG_H
 
 #include "base/err.h"
-#include "media/settings.h"
+#include "media/media_settings.h"
 
 /* What processor_config.json says and, in its place, preprocessor_config.json and
  * video_preprocessor_config.json, in the order in which the reference looks; the released models' settings for

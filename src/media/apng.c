@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 enum { HEAD = 8, CHUNK = 12, IHDR_SIZE = 13, FCTL_SIZE = 26, MAX_SHARED = 4096 };
-enum { COLOR_TYPE = 9, HAS_ALPHA = 4 }; /* in IHDR */
+enum { COLOR_TYPE = 9, HAS_ALPHA = 4 };                /* in IHDR */
 enum { KEEP = 0, TO_BACKGROUND = 1, TO_PREVIOUS = 2 }; /* what becomes of a shown frame */
 enum { REPLACE = 0, OVER = 1 };
 
@@ -31,7 +31,7 @@ typedef struct control {
 typedef struct player {
     walk w;
     uint8_t *canvas, *backup; /* RGBA; backup: before the newest frame */
-    uint8_t *png;             /* the newest frame as a PNG; as long as the file, and a little more */
+    uint8_t *png; /* the newest frame as a PNG; as long as the file, and a little more */
     uint8_t shared[MAX_SHARED]; /* the chunks PLTE and tRNS, for every frame */
     size_t n_shared;
     uint8_t ihdr[IHDR_SIZE];
@@ -70,7 +70,8 @@ static bool is(const chunk *c, const char *type)
 
 static apus_err damaged(const ap_source *src, const char *what, apus_diag *diag)
 {
-    return ap_fail(diag, APUS_EFORMAT, "%s: not an animated PNG that can be read: %s", src->name, what);
+    return ap_fail(diag, APUS_EFORMAT, "%s: not an animated PNG that can be read: %s", src->name,
+                   what);
 }
 
 /* *end at IEND or where the file ends. */

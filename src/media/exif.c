@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 enum { ORIENTATION = 0x0112, BYTE = 1, SHORT = 3, LONG = 4 };
 
@@ -17,7 +17,8 @@ static uint32_t number(const tiff *t, size_t at, int n)
 {
     uint32_t v = 0;
     if (at > t->len || t->len - at < (size_t)n) return 0;
-    for (int i = 0; i < n; i++) v |= (uint32_t)t->data[at + (size_t)i] << 8 * (t->big ? n - 1 - i : i);
+    for (int i = 0; i < n; i++)
+        v |= (uint32_t)t->data[at + (size_t)i] << 8 * (t->big ? n - 1 - i : i);
     return v;
 }
 
@@ -53,13 +54,27 @@ static size_t stored_at(const ap_picture *p, int orientation, int x, int y)
 {
     int w = p->width - 1, h = p->height - 1, sx = 0, sy = 0;
     switch (orientation) {
-    case 2: sx = w - x, sy = y; break;
-    case 3: sx = w - x, sy = h - y; break;
-    case 4: sx = x, sy = h - y; break;
-    case 5: sx = y, sy = x; break;
-    case 6: sx = y, sy = h - x; break;
-    case 7: sx = w - y, sy = h - x; break;
-    case 8: sx = w - y, sy = x; break;
+    case 2:
+        sx = w - x, sy = y;
+        break;
+    case 3:
+        sx = w - x, sy = h - y;
+        break;
+    case 4:
+        sx = x, sy = h - y;
+        break;
+    case 5:
+        sx = y, sy = x;
+        break;
+    case 6:
+        sx = y, sy = h - x;
+        break;
+    case 7:
+        sx = w - y, sy = h - x;
+        break;
+    case 8:
+        sx = w - y, sy = x;
+        break;
     }
     return (size_t)sy * (size_t)p->width + (size_t)sx;
 }

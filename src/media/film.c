@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 /* All frames together: each is decoded, even those that are not looked at. */
 static apus_err allow(const ap_film *f, const char *name, const ap_media_limits *limits,
@@ -15,11 +15,12 @@ static apus_err allow(const ap_film *f, const char *name, const ap_media_limits 
     uint64_t pixels = (uint64_t)f->width * (uint64_t)f->height;
     if (f->n_frames <= limits->frames && pixels * (uint64_t)f->n_frames <= limits->film_pixels)
         return APUS_OK;
-    return ap_fail(diag, APUS_EUNSUPPORTED,
-                   "%s: %d frames of %d x %d pixels, at most %d frames and %llu pixels are read: make it "
-                   "shorter or smaller",
-                   name, f->n_frames, f->width, f->height, limits->frames,
-                   (unsigned long long)limits->film_pixels);
+    return ap_fail(
+        diag, APUS_EUNSUPPORTED,
+        "%s: %d frames of %d x %d pixels, at most %d frames and %llu pixels are read: make it "
+        "shorter or smaller",
+        name, f->n_frames, f->width, f->height, limits->frames,
+        (unsigned long long)limits->film_pixels);
 }
 
 apus_err ap_film_open(const ap_source *src, ap_film *out, apus_diag *diag)
@@ -88,8 +89,9 @@ static apus_err next_picture(ap_film *f, ap_picture *frame, apus_diag *diag)
     apus_err err = read_at(d, d->at, &p, diag);
     if (err) return err;
     if (p.width != f->width || p.height != f->height)
-        err = ap_fail(diag, APUS_EFORMAT, "%s/%s: %d x %d pixels, the film's first picture has %d x %d",
-                      d->path, d->name[d->at], p.width, p.height, f->width, f->height);
+        err = ap_fail(diag, APUS_EFORMAT,
+                      "%s/%s: %d x %d pixels, the film's first picture has %d x %d", d->path,
+                      d->name[d->at], p.width, p.height, f->width, f->height);
     else
         memcpy(frame->rgb, p.rgb, 3 * (size_t)p.width * (size_t)p.height);
     d->at++;

@@ -4,7 +4,7 @@
 #include <gif_lib.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 typedef struct reader {
     GifFileType *gif;

@@ -7,7 +7,7 @@
 #include <jerror.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 enum { MAX_SCANS = 500 }; /* of a progressive file; each costs as much as a whole picture */
 
@@ -116,8 +116,7 @@ static void cmyk_to_rgb(const uint8_t *cmyk, size_t n, uint8_t *rgb)
 {
     for (size_t i = 0; i < n; i++, cmyk += 4, rgb += 3) {
         unsigned white = cmyk[3];
-        for (int c = 0; c < 3; c++)
-            rgb[c] = (uint8_t)(white - ap_div255((255u - cmyk[c]) * white));
+        for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(white - ap_div255((255u - cmyk[c]) * white));
     }
 }
 

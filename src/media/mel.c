@@ -11,14 +11,14 @@ static const double PI = 3.14159265358979323846;
 enum { PAD_TO = 128 }; /* samples that the reference fills up to a multiple of */
 
 typedef struct band {
-    int first, n;  /* bins that the triangle covers */
+    int first, n;   /* bins that the triangle covers */
     double *weight; /* [n], within mel.weights */
 } band;
 
 typedef struct mel {
     const ap_sound_settings *s;
     int bins;
-    band *band; /* [features] */
+    band *band;                                /* [features] */
     double *weights, *window, *re, *im, *turn; /* turn: cos and sin of the transform */
 } mel;
 
@@ -167,7 +167,8 @@ static apus_err mel_rows(const ap_sound_settings *s, const ap_sound *sound, size
     return err;
 }
 
-static void sample_rows(const ap_sound_settings *s, const ap_sound *sound, size_t n, ap_patches *out)
+static void sample_rows(const ap_sound_settings *s, const ap_sound *sound, size_t n,
+                        ap_patches *out)
 {
     memset(out->values, 0, out->n * out->width * sizeof *out->values);
     for (size_t i = 0; i < n; i++) out->values[i] = (float)(sound->sample[i] * s->scale);
@@ -190,7 +191,8 @@ static apus_err make(const ap_media_settings *all, const ap_sound *sound, const 
         out->n = out->padded = out->soft_tokens = (n + out->width - 1) / out->width;
     if (!out->n)
         return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: %zu samples at %d a second are too short to be heard", name, n, s->rate);
+                       "%s: %zu samples at %d a second are too short to be heard", name, n,
+                       s->rate);
     out->values = ap_malloc(out->n, out->width * sizeof *out->values);
     if (!out->values)
         return ap_fail_nomem(diag, out->n * out->width * sizeof *out->values, "a sound");

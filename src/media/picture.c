@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 apus_err ap_picture_create(int width, int height, ap_picture *out, apus_diag *diag)
 {
@@ -25,11 +25,12 @@ apus_err ap_picture_allow(const ap_source *src, uint64_t width, uint64_t height,
                        (unsigned long long)width, (unsigned long long)height);
     if (width > AP_PICTURE_MAX_SIDE || height > AP_PICTURE_MAX_SIDE ||
         width * height > src->limits.pixels)
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: a picture of %llu x %llu pixels, at most %llu pixels and %d on a side are "
-                       "read: make it smaller",
-                       src->name, (unsigned long long)width, (unsigned long long)height,
-                       (unsigned long long)src->limits.pixels, AP_PICTURE_MAX_SIDE);
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: a picture of %llu x %llu pixels, at most %llu pixels and %d on a side are "
+            "read: make it smaller",
+            src->name, (unsigned long long)width, (unsigned long long)height,
+            (unsigned long long)src->limits.pixels, AP_PICTURE_MAX_SIDE);
     return APUS_OK;
 }
 
@@ -37,8 +38,7 @@ void ap_over_white(const uint8_t *rgba, size_t n, uint8_t *rgb)
 {
     for (size_t i = 0; i < n; i++, rgba += 4, rgb += 3) {
         unsigned a = rgba[3];
-        for (int c = 0; c < 3; c++)
-            rgb[c] = (uint8_t)ap_div255(rgba[c] * a + 255 * (255 - a));
+        for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)ap_div255(rgba[c] * a + 255 * (255 - a));
     }
 }
 

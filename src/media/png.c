@@ -6,16 +6,19 @@
 
 #include "base/mem.h"
 #include "media/apng.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
-enum { MAX_CHUNK = 64 << 20, MAX_CHUNKS = 1000 }; /* bytes and number of what stands beside the pixels */
+enum {
+    MAX_CHUNK = 64 << 20,
+    MAX_CHUNKS = 1000
+}; /* bytes and number of what stands beside the pixels */
 
 typedef struct job {
     const ap_source *src;
     size_t at;
     png_structp png;
     png_infop info;
-    uint8_t *row;  /* RGBA; NULL while rows are written where they belong */
+    uint8_t *row; /* RGBA; NULL while rows are written where they belong */
     bool ran_out;
     bool no_memory;
     char reason[128];

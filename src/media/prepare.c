@@ -88,9 +88,10 @@ static apus_err check_shape(const char *name, int64_t w, int64_t h, apus_diag *d
 {
     int64_t more = w > h ? w : h, less = w > h ? h : w;
     if (more <= 200 * less) return APUS_OK;
-    return ap_fail(diag, APUS_EUNSUPPORTED,
-                   "%s: %lld x %lld pixels, this model takes pictures at most 200 times as long as wide",
-                   name, (long long)w, (long long)h);
+    return ap_fail(
+        diag, APUS_EUNSUPPORTED,
+        "%s: %lld x %lld pixels, this model takes pictures at most 200 times as long as wide", name,
+        (long long)w, (long long)h);
 }
 
 /* frames: of a video; 0 = a picture. */
@@ -112,10 +113,11 @@ static apus_err target(const ap_media_settings *s, const ap_vision_settings *v, 
         out->height % side == 0 && out->width <= AP_PICTURE_MAX_SIDE &&
         out->height <= AP_PICTURE_MAX_SIDE)
         return APUS_OK;
-    return ap_fail(diag, APUS_EUNSUPPORTED,
-                   "%s: %lld x %lld pixels would become %lld x %lld, expected multiples of %lld up to %d",
-                   name, (long long)was_w, (long long)was_h, (long long)out->width,
-                   (long long)out->height, (long long)side, AP_PICTURE_MAX_SIDE);
+    return ap_fail(
+        diag, APUS_EUNSUPPORTED,
+        "%s: %lld x %lld pixels would become %lld x %lld, expected multiples of %lld up to %d",
+        name, (long long)was_w, (long long)was_h, (long long)out->width, (long long)out->height,
+        (long long)side, AP_PICTURE_MAX_SIDE);
 }
 
 /* ---------------------------------------------------------------- values */
@@ -232,7 +234,8 @@ static apus_err with_budget(const ap_media_settings *s, const ap_vision_settings
     if (!budget) return APUS_OK;
     if (s->kind != AP_MEDIA_QWEN && !ap_media_is_budget(budget))
         return ap_fail(diag, APUS_EINVAL,
-                       "%d image tokens: this model's pictures have 70, 140, 280, 560 or 1120", budget);
+                       "%d image tokens: this model's pictures have 70, 140, 280, 560 or 1120",
+                       budget);
     if (budget < 1 || budget > 1 << 20)
         return ap_fail(diag, APUS_EINVAL, "%d image tokens: expected 1 to %d", budget, 1 << 20);
     out->soft_tokens = budget;
@@ -264,7 +267,8 @@ apus_err ap_prepare_picture(const ap_media_settings *s, const ap_picture *p, con
     if (!err) err = target(s, &v, name, 0, p->width, p->height, &to, diag);
     if (!err) err = resized(p, to, &room, &frame[0], diag);
     if (err) return err;
-    for (int t = 1; t < v.temporal; t++) frame[t] = frame[0]; /* a still picture is shown all the time */
+    for (int t = 1; t < v.temporal; t++)
+        frame[t] = frame[0]; /* a still picture is shown all the time */
     err = make_rows(s, &v, frame, out, diag);
     ap_picture_clear(&room);
     return err;
@@ -303,7 +307,7 @@ typedef struct screening {
     int wanted, at; /* at: frames read from the film */
     double fps;
     size2 to;
-    ap_picture frame;                        /* as in the film */
+    ap_picture frame;                       /* as in the film */
     ap_picture held[AP_MEDIA_MAX_TEMPORAL]; /* resized, of one part */
 } screening;
 

@@ -4,7 +4,7 @@
 
 #include "media/film.h"
 #include "media/media.h"
-#include "media/settings.h"
+#include "media/media_settings.h"
 
 /* One picture.
  *   name         of the picture, for sentences

@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "media/sound.h"
 
-enum { LOBES = 48, STEPS = 512 };  /* zero crossings to a side; table entries for each */
-static const double BETA = 12.0;   /* of the window: 118 dB */
-static const double PASS = 0.95;   /* of the lower rate's half; the rest is the filter's slope */
+enum { LOBES = 48, STEPS = 512 }; /* zero crossings to a side; table entries for each */
+static const double BETA = 12.0;  /* of the window: 118 dB */
+static const double PASS = 0.95;  /* of the lower rate's half; the rest is the filter's slope */
 static const double PI = 3.14159265358979323846;
 
 /* The modified Bessel function of the first kind and order 0. */

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 #include "media/media.h"
-#include "media/settings.h"
+#include "media/media_settings.h"
 #include "media/source.h"
 
 /* One channel, full scale -1 ... 1. */

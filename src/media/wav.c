@@ -63,10 +63,11 @@ static apus_err read_format(const ap_source *src, format *f, apus_diag *diag)
     bool pcm = f->tag == PCM && (f->bits == 8 || f->bits == 16 || f->bits == 24 || f->bits == 32);
     bool real = f->tag == FLOAT && (f->bits == 32 || f->bits == 64);
     if (!pcm && !real)
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: WAV encoding %u with %u bits, expected integers of 8, 16, 24 or 32 bits or "
-                       "floats of 32 or 64",
-                       src->name, f->tag, f->bits);
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: WAV encoding %u with %u bits, expected integers of 8, 16, 24 or 32 bits or "
+            "floats of 32 or 64",
+            src->name, f->tag, f->bits);
     if (!f->channels || f->frame != f->channels * f->bits / 8 || f->rate < 1000 || f->rate > 768000)
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: a WAV format of %u channels, %u bytes a sample and %u samples a second",
@@ -101,7 +102,8 @@ apus_err ap_sound_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
     size_t len = 0;
     memset(out, 0, sizeof *out);
     if (!ap_sound_is(src))
-        return ap_fail(diag, APUS_EFORMAT, "%s: expected a WAV file, found something else", src->name);
+        return ap_fail(diag, APUS_EFORMAT, "%s: expected a WAV file, found something else",
+                       src->name);
     apus_err err = read_format(src, &f, diag);
     if (!err) err = find(src, "data", &p, &len, diag);
     if (err) return err;

@@ -5,7 +5,7 @@
 #include <webp/demux.h>
 
 #include "base/mem.h"
-#include "media/decoder.h"
+#include "media/formats.h"
 
 static bool is_webp(const uint8_t *data, size_t len)
 {
@@ -150,7 +150,8 @@ static apus_err still(const ap_source *src, const WebPBitstreamFeatures *feature
                       apus_diag *diag)
 {
     WebPDecoderConfig config;
-    size_t n = (size_t)features->width * (size_t)features->height, size = features->has_alpha ? 4 : 3;
+    size_t n = (size_t)features->width * (size_t)features->height,
+           size = features->has_alpha ? 4 : 3;
     apus_err err = ap_picture_create(features->width, features->height, out, diag);
     if (err) return err;
     uint8_t *pixels = features->has_alpha ? ap_malloc(n, 4) : out->rgb;

@@ -1,4 +1,4 @@
-#include "media/settings.h"
+#include "media/media_settings.h"
 
 #include <string.h>
 

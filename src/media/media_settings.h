@@ -1,6 +1,6 @@
-/* settings.h - what a model's processor does to pictures, videos and sound, as plain numbers. */
-#ifndef AP_MEDIA_SETTINGS_H
-#define AP_MEDIA_SETTINGS_H
+/* media_settings.h - what a model's processor does to pictures, videos and sound, as plain numbers. */
+#ifndef AP_MEDIA_MEDIA_SETTINGS_H
+#define AP_MEDIA_MEDIA_SETTINGS_H
 
 #include <stdbool.h>
 #include <stdint.h>

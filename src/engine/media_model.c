@@ -1,4 +1,4 @@
-#include "engine/media.h"
+#include "engine/media_model.h"
 
 #include <string.h>
 
@@ -42,8 +42,7 @@ static apus_err how_of(const apus_model *m, ap_media_settings *out, apus_diag *d
 
 static apus_err use_film(job *j, ap_film *f, apus_diag *diag)
 {
-    apus_err err =
-        ap_prepare_film(&j->how, f, j->name, j->set.image_tokens, &j->out->clip, diag);
+    apus_err err = ap_prepare_film(&j->how, f, j->name, j->set.image_tokens, &j->out->clip, diag);
     j->out->type = APUS_MEDIA_VIDEO;
     ap_film_close(f);
     return err;
@@ -66,7 +65,8 @@ static apus_err use_picture(job *j, const ap_source *src, apus_diag *diag)
     if (err) return err;
     err = one_part(j, APUS_MEDIA_PICTURE, diag);
     if (!err)
-        err = ap_prepare_picture(&j->how, &p, j->name, j->set.image_tokens, j->out->clip.part, diag);
+        err =
+            ap_prepare_picture(&j->how, &p, j->name, j->set.image_tokens, j->out->clip.part, diag);
     ap_picture_clear(&p);
     return err;
 }

@@ -1,6 +1,6 @@
-/* decoder.h - between ap_picture_decode, films and the formats. */
-#ifndef AP_MEDIA_DECODER_H
-#define AP_MEDIA_DECODER_H
+/* formats.h - between ap_picture_decode, films and the formats. */
+#ifndef AP_MEDIA_FORMATS_H
+#define AP_MEDIA_FORMATS_H
 
 #include <stdbool.h>
 

@@ -159,12 +159,13 @@ class Install(unittest.TestCase):
         (self.tmp / "text.txt").write_text("apus is an inference engine. " * 200)
         (self.tmp / "ids.txt").write_text("1 2 3\n")
         (self.tmp / "chat.json").write_text('[{"role": "user", "content": "Hello"}]')
+        shutil.copy(source / "tests/media/data/rgb.jpg", self.tmp / "photo.jpg")
         text = re.search(r"^## Use$(.*?)^## ", (source / "README.md").read_text(), flags=re.S | re.M).group(1)
         ran = 0
         for line in re.findall(r"^    (apus .*?)(?:  +#.*)?$", text, flags=re.M):
             if "synth" in line or "org/" in line or "bench" in line:
                 continue  # the network, or minutes
-            line = line.replace("MODEL", str(model))
+            line = line.replace("MODEL", str(model)).replace("models/configs", str(source / "models/configs"))
             r = run("sh", "-c", line, env=self.env, cwd=self.tmp, input="Hello\n", check=False)
             self.assertEqual(r.returncode, 0, f"{line}: {r.stderr}")
             ran += 1

@@ -4,6 +4,8 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "models.h"
+#include "report.h"
 
 static struct {
     const char *out;

@@ -13,14 +13,14 @@
 struct apus_model {
     ap_config config;
     char *dir;
-    ap_weights *weights;     /* NULL with APUS_LOAD_TEXT */
-    bool no_weights;         /* APUS_LOAD_INFO of a configuration alone: weights has no data */
-    ap_tokenizer *tokenizer; /* NULL: the folder has none, or APUS_LOAD_INFO */
-    ap_chat *chat;           /* likewise */
-    ap_chat_syntax syntax;   /* of its answers */
-    ap_model_impl *impl;     /* NULL unless APUS_LOAD_ALL */
+    ap_weights *weights;       /* NULL with APUS_LOAD_TEXT */
+    bool no_weights;           /* APUS_LOAD_INFO of a configuration alone: weights has no data */
+    ap_tokenizer *tokenizer;   /* NULL: the folder has none, or APUS_LOAD_INFO */
+    ap_chat *chat;             /* likewise */
+    ap_chat_syntax syntax;     /* of its answers */
+    ap_model_impl *impl;       /* NULL unless APUS_LOAD_ALL */
     ap_expert_source *experts; /* NULL: impl has them all, or there are none */
-    ap_device *dev;          /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
+    ap_device *dev;            /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
     apus_precision precision;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
     size_t mapped_bytes;  /* of the embedding's rows, at most, in the file's pages */

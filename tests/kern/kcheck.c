@@ -1,6 +1,7 @@
 /* kcheck.c - checks and times every slot of the kernel table at every level.
  *
- *   kcheck [--cpumask LEVEL | --device NAME] [--op SLOT] [--seed N] [--threads N] [--short] [--bench]
+ *   kcheck [--cpumask LEVEL | --device NAME] [--op SLOT,...] [--except SLOT,...] [--seed N]
+ *          [--threads N] [--short] [--bench]
  *
  * Exit: 0 all checks passed, 1 a check failed, 2 usage, 77 the processor lacks the level, or the machine the
  * device. */
@@ -70,7 +71,8 @@ enum { N_LEVELS = sizeof levels / sizeof levels[0], N_THREAD_COUNTS = 3 };
 typedef struct options {
     apus_cpu level;     /* AUTO = all that this processor has */
     const char *device; /* NULL = CPUs */
-    const char *op;     /* NULL = all */
+    const char *op;     /* names between commas; NULL = all */
+    const char *except; /* likewise; NULL = none */
     uint64_t seed;
     int threads; /* 0 = 1, 2 and 3 */
     bool bench, is_short;
@@ -78,9 +80,8 @@ typedef struct options {
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: kcheck [--cpumask LEVEL | --device NAME] [--op SLOT] [--seed N] "
-                    "[--threads N] [--short] "
-                    "[--bench]\n");
+    fprintf(stderr, "usage: kcheck [--cpumask LEVEL | --device NAME] [--op SLOT,...] "
+                    "[--except SLOT,...] [--seed N] [--threads N] [--short] [--bench]\n");
     return 2;
 }
 
@@ -106,6 +107,8 @@ static bool parse(int argc, char **argv, options *o)
             o->device = v;
         } else if (!strcmp(a, "--op")) {
             o->op = v;
+        } else if (!strcmp(a, "--except")) {
+            o->except = v;
         } else if (!strcmp(a, "--seed")) {
             o->seed = strtoull(v, &end, 0);
             if (errno || end == v || *end) return false;
@@ -120,11 +123,25 @@ static bool parse(int argc, char **argv, options *o)
     return true;
 }
 
+/* Is it one of the names between commas? */
+static bool is_listed(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL)
+        if (!strncmp(list, name, n) && (!list[n] || list[n] == ',')) return true;
+    return false;
+}
+
+static bool is_wanted(const options *o, const char *name)
+{
+    return (!o->op || is_listed(o->op, name)) && !is_listed(o->except, name);
+}
+
 static int run_checks(const options *o, kc *c)
 {
     int red = 0, ran = 0;
     for (int i = 0; i < N_SLOTS; i++) {
-        if (o->op && strcmp(o->op, slots[i].name)) continue;
+        if (!is_wanted(o, slots[i].name)) continue;
         void (*fn)(void);
         memcpy(&fn, (const char *)c->ref->k + slots[i].offset, sizeof fn);
         c->slot = slots[i].name;
@@ -147,7 +164,7 @@ static int run_checks(const options *o, kc *c)
         red += c->fails != 0;
     }
     if (!ran) {
-        fprintf(stderr, "kcheck: there is no slot \"%s\"\n", o->op);
+        fprintf(stderr, "kcheck: no slot is left of \"%s\"\n", o->op ? o->op : "all");
         return 2;
     }
     if (red) printf("%d of %d slots are red; seed %llu\n", red, ran, (unsigned long long)o->seed);
@@ -234,7 +251,7 @@ static void run_bench(const options *o, kc *c)
         kc_bench b = {.x = &kern->x, .name = kern->name, .c = c};
         find_peaks(&b);
         for (int i = 0; i < N_SLOTS; i++) {
-            if (!slots[i].bench || (o->op && strcmp(o->op, slots[i].name))) continue;
+            if (!slots[i].bench || !is_wanted(o, slots[i].name)) continue;
             c->slot = b.slot = slots[i].name;
             ap_rng_seed(&c->rng, o->seed);
             slots[i].bench(&b);

@@ -43,7 +43,7 @@ const command cmd_bench = {
     "[MODEL] [-p N,...] [-n N] [-d N,...] [options]",
     "measure prefill and decode speed",
     "pp rows feed a prompt of n tokens behind `depth` others, tg rows generate n tokens there, "
-    "one at a time, over a fixed stream of ids. Default tests that the model's context or the "
+    "sampling included. Default tests that the model's context or the "
     "memory cannot hold are left out with a note; it is an error if one was asked for.\n\n"
     "Of bandwidth: bytes / time / what a loop that only reads gets in the same run. The bytes are "
     "those that each step (a token of tg, a chunk of pp) must read once:\n"
@@ -121,8 +121,24 @@ static int32_t id_at(const bench *b, int i)
     return (int32_t)((x >> 8) % (uint32_t)b->info.vocab);
 }
 
-/* Feed n ids from stream position `at`; one at a time when decoding. Seconds, or < 0. */
-static double feed(const bench *b, apus_session *s, int at, int n, bool one_by_one, float *logits,
+/* n tokens, each chosen after the last one's logits: among 20, so that experts vary. */
+static apus_err generate(apus_session *s, int32_t first, int n, apus_diag *d)
+{
+    apus_sampling few;
+    apus_generate_settings set;
+    apus_sampling_default(&few);
+    few.temperature = 1;
+    few.top_k = 20;
+    few.seed = 1;
+    apus_generate_settings_default(&set);
+    set.sampling = &few;
+    set.max_tokens = n;
+    set.ignore_eos = true;
+    return apus_generate(s, &first, 1, &set, NULL, d);
+}
+
+/* Feed n ids from stream position `at`, or generate as many tokens when decoding. Seconds, or < 0. */
+static double feed(const bench *b, apus_session *s, int at, int n, bool decodes, float *logits,
                    apus_diag *d)
 {
     int32_t *ids = malloc((size_t)n * sizeof *ids);
@@ -132,11 +148,7 @@ static double feed(const bench *b, apus_session *s, int at, int n, bool one_by_o
     }
     for (int i = 0; i < n; i++) ids[i] = id_at(b, at + i);
     double t = now();
-    apus_err err = APUS_OK;
-    if (one_by_one)
-        for (int i = 0; i < n && !err; i++) err = apus_session_feed(s, ids + i, 1, logits, d);
-    else
-        err = apus_session_feed(s, ids, n, logits, d);
+    apus_err err = decodes ? generate(s, ids[0], n, d) : apus_session_feed(s, ids, n, logits, d);
     t = now() - t;
     free(ids);
     return err ? -1 : t;

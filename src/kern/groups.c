@@ -94,3 +94,9 @@ void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
     x->k->moe(x, &moe);
     if (a->shared) shared_expert(x, a);
 }
+
+void ap_group_recur(const ap_exec *x, const ap_recur_args *a)
+{
+    x->k->conv(x, &a->conv);
+    x->k->delta(x, &a->delta);
+}

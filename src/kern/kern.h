@@ -458,6 +458,13 @@ typedef struct ap_mix_args {
     void *scratch; /* moe_scratch_bytes(...) */
 } ap_mix_args;
 
+/* A layer's convolution, then the delta rule over its outputs: conv, delta. Over the same states another operation must
+ * lie between two of these. */
+typedef struct ap_recur_args {
+    ap_conv_args conv;
+    ap_delta_args delta; /* qkv is what conv puts out; of the same batch */
+} ap_recur_args;
+
 /* ------------------------------------------------------------------ the table */
 
 struct ap_kern {
@@ -510,6 +517,7 @@ struct ap_kern {
     void (*elem)(const ap_exec *x, const ap_elem_args *a);
     void (*project)(const ap_exec *x, const ap_project_args *a);
     void (*mix)(const ap_exec *x, const ap_mix_args *a);
+    void (*recur)(const ap_exec *x, const ap_recur_args *a);
     size_t (*sample_scratch_bytes)(const ap_exec *x, int n, int vocab);
     void (*sample)(const ap_exec *x, const ap_sample_args *a);
 };

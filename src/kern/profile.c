@@ -241,6 +241,7 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed.elem = elem;
     p->timed.project = ap_group_project;
     p->timed.mix = ap_group_mix;
+    p->timed.recur = ap_group_recur;
     p->timed.sample = sample;
     ex->k = &p->timed;
     ex->profile = p;

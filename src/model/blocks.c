@@ -51,7 +51,7 @@ static size_t carve_delta(ap_work *w, const ap_config *c, const ap_exec *ex, siz
     w->gdn_qkv = carve(base, &at, T * width, F32);
     w->gdn_conv = carve(base, &at, T * width, F32);
     w->gdn_z = carve(base, &at, T * vd, F32);
-    w->gdn_out = w->gdn_qkv; /* which has been read by then */
+    w->gdn_out = carve(base, &at, T * vd, F32);
     w->gdn_a = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
     w->gdn_b = carve(base, &at, T * (size_t)c->gdn_v_head, F32);
     return at;

@@ -1,4 +1,4 @@
-/* check_groups.c - groups of operations: project and mix give, to the bit, what the operations that define them
+/* check_groups.c - groups of operations: project, mix and recur give, to the bit, what the operations that define them
  * give one after the other on the same device, and rows the same alone and together. Against ref as in the checks
  * of those operations. */
 #include <math.h>
@@ -590,4 +590,105 @@ void check_mix(kc *c)
                 if (p == 0 || s->H <= 64 || (toks[t] <= 2 && !c->is_short))
                     check_mix_case(c, s, toks[t], precisions[p], (i + (size_t)t) % 4 != 3);
         }
+}
+
+/* ------------------------------------------------------------------ recur */
+
+typedef struct recur_shape {
+    int Hk, Hv, Dk, Dv, taps, n_seq, n_tok[3];
+    bool tiled;
+} recur_shape;
+
+static const recur_shape recur_shapes[] = {
+    {16, 32, 128, 128, 4, 1, {1}, false},   {2, 4, 128, 128, 4, 3, {1, 1, 1}, true},
+    {1, 3, 64, 96, 4, 2, {1, 1}, false},    {2, 2, 20, 36, 4, 2, {1, 1}, false},
+    {2, 4, 32, 64, 4, 3, {1, 20, 3}, true}, {1, 2, 16, 8, 3, 2, {1, 1}, false},
+    {1, 2, 130, 17, 4, 1, {1}, false},
+};
+
+typedef struct recurred {
+    float *conv, *out, *state; /* state of all sequences: of the convolution, of the delta rule */
+} recurred;
+
+/* Two steps one after the other on the states of `from`. */
+static recurred recur_twice(kc *c, const ap_exec *ex, const recur_shape *s, const ap_recur_args *a,
+                            const float *from, size_t floats, bool parts)
+{
+    ap_recur_args r = *a;
+    size_t T = (size_t)r.conv.n_tok, each = floats / (size_t)s->n_seq;
+    recurred got = {kc_out(c, T * (size_t)r.conv.n_channel), kc_out(c, T * (size_t)(s->Hv * s->Dv)),
+                    kc_copy(c, from, floats)};
+    size_t bytes = ex->k->delta_scratch_bytes(ex, (int)T, s->Hk, s->Hv, s->Dk, s->Dv);
+    r.conv.out = got.conv;
+    r.delta.qkv = got.conv;
+    r.delta.out = got.out;
+    r.delta.scratch = kc_bytes(c, bytes);
+    r.conv.state.base = r.delta.state.base = got.state;
+    r.conv.state.block_floats = r.delta.state.block_floats = each;
+    for (int i = 0; i < 2; i++) {
+        if (!parts) {
+            kc_call(ex, recur, &r);
+            continue;
+        }
+        kc_call(ex, conv, &r.conv);
+        kc_call(ex, delta, &r.delta);
+    }
+    return got;
+}
+
+static void check_recur_case(kc *c, const recur_shape *s)
+{
+    int T = 0, vd = s->Hv * s->Dv, C = 2 * s->Hk * s->Dk + vd;
+    size_t held = (size_t)(s->taps - 1) * (size_t)C, at = (held + 15) / 16 * 16;
+    size_t floats = (at + (size_t)vd * (size_t)s->Dk + 15) / 16 * 16 * (size_t)s->n_seq;
+    for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
+    kc_case(c, "T=%d S=%d %d x %d on %d x %d taps=%d%s", T, s->n_seq, s->Hv, s->Dv, s->Hk, s->Dk,
+            s->taps, s->tiled ? " tiled" : "");
+    size_t n = (size_t)T, H = (size_t)s->Hv;
+    ap_recur_args a = {.conv = {.x = rows_in(c, n * (size_t)C, true),
+                                .weight = rows_in(c, (size_t)s->taps * (size_t)C, true),
+                                .ldx = C,
+                                .n_tok = T,
+                                .n_channel = C,
+                                .n_tap = s->taps},
+                       .delta = {.a = kc_in(c, n * H, 1),
+                                 .b = kc_in(c, n * H, 1),
+                                 .z = kc_in(c, n * (size_t)vd, 1),
+                                 .lda = s->Hv,
+                                 .ldb = s->Hv,
+                                 .ldz = vd,
+                                 .dt_bias = kc_in(c, H, 1),
+                                 .norm_weight = kc_in(c, (size_t)s->Dv, 1),
+                                 .eps = 1e-6f,
+                                 .n_tok = T,
+                                 .n_k_head = s->Hk,
+                                 .n_v_head = s->Hv,
+                                 .k_dim = s->Dk,
+                                 .v_dim = s->Dv,
+                                 .tiled = s->tiled}};
+    float *neg = kc_out(c, H);
+    for (size_t h = 0; h < H; h++) neg[h] = -expf((float)ap_rng_normal(&c->rng));
+    a.delta.neg_exp_a = neg;
+    a.delta.state.offset = at;
+    a.conv.state.batch = a.delta.state.batch =
+        kc_batch(c, s->n_seq, (int[3]){0}, s->n_tok, NULL, 0);
+    float *from = kc_in(c, floats, 0.3);
+    recurred want = recur_twice(c, c->ref, s, &a, from, floats, true);
+    recurred same = recur_twice(c, c->ref, s, &a, from, floats, false);
+    kc_same(c, NULL, "group: out", same.out, vd, want.out, vd, T, vd);
+    for (int k = 0; k < c->n_kern; k++) {
+        const kc_kern *kern = &c->kern[k];
+        recurred parts = recur_twice(c, &kern->x, s, &a, from, floats, true);
+        recurred got = recur_twice(c, &kern->x, s, &a, from, floats, false);
+        kc_same(c, kern, "parts: out", parts.out, vd, want.out, vd, T, vd);
+        kc_again(c, kern, "group: out", got.out, vd, parts.out, vd, T, vd);
+        kc_again(c, kern, "group: states", got.state, (int64_t)floats, parts.state, (int64_t)floats,
+                 1, (int64_t)floats);
+    }
+}
+
+void check_recur(kc *c)
+{
+    for (size_t i = 0; i < sizeof recur_shapes / sizeof *recur_shapes; i++)
+        check_recur_case(c, &recur_shapes[i]);
 }

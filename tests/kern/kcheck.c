@@ -55,6 +55,7 @@ static const slot slots[] = {
     SLOT(elem, bench_elem),
     SLOT(project, NULL),
     SLOT(mix, NULL),
+    SLOT(recur, NULL),
     SLOT(sample_scratch_bytes, NULL),
     SLOT(sample, bench_sample),
 };

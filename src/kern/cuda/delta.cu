@@ -5,9 +5,8 @@
  * double, q and k normalised). The gated norm needs whole heads: the blocks of a head are a cluster and hand
  * each other their sums of squares; without clusters a second kernel does the norm. */
 #include "kern/cuda/cluster.cuh"
-#include "kern/cuda/delta.cuh"
+#include "kern/cuda/delta_step.cuh"
 
-#define SLICES  4  /* blocks of a head: a cluster */
 #define BLOCK   16 /* tokens that are prepared at once */
 #define HELPERS 64 /* threads that prepare */
 
@@ -18,19 +17,8 @@ struct step_job {
     int rows;        /* of a block, a multiple of 4 */
 };
 
-struct gate {
-    float decay, less1, beta, kq;
-};
-
-/* A block of tokens, prepared. KD: floats of a key in shared memory. */
-template <int KD> struct prepared {
-    float q[BLOCK][KD], k[BLOCK][KD];
-    float v[BLOCK][64], z[BLOCK][64]; /* of the block's rows */
-    gate g[BLOCK];
-};
-
 template <int KD> struct step_room {
-    prepared<KD> ready[2];
+    ap_delta_ready<KD, BLOCK> ready[2];
     float o[BLOCK][64];
     float squares[2][BLOCK];
 };
@@ -40,41 +28,21 @@ template <int KD> struct step_room {
 /* One warp: q^, k^ and their product. */
 template <int KD>
 static __device__ void prepare_keys(const ap_delta_args &a, int64_t t, int n, int key_head,
-                                    prepared<KD> *p)
+                                    ap_delta_ready<KD, BLOCK> *p)
 {
     constexpr int each = (KD + 127) / 128; /* vectors of a lane */
     int lane = (int)threadIdx.x % 32, Dk = a.k_dim;
-    float scale = (float)(1.0 / sqrt((double)Dk));
 #pragma unroll 4
     for (int i = 0; i < n; i++) {
         const float *q = ap_delta_query(a, t + i, key_head), *k = q + (int64_t)a.n_k_head * Dk;
         float4 x[each], y[each];
-        float qq = 0, kk = 0, kq = 0;
 #pragma unroll
         for (int e = 0; e < each; e++) {
             int at = lane + 32 * e;
             x[e] = ap_delta_load(q, at, Dk);
             y[e] = ap_delta_load(k, at, Dk);
-            qq = fmaf(x[e].x, x[e].x,
-                      fmaf(x[e].y, x[e].y, fmaf(x[e].z, x[e].z, fmaf(x[e].w, x[e].w, qq))));
-            kk = fmaf(y[e].x, y[e].x,
-                      fmaf(y[e].y, y[e].y, fmaf(y[e].z, y[e].z, fmaf(y[e].w, y[e].w, kk))));
         }
-        float rq = 1.0f / sqrtf(ap_warp_sum(qq) + 1e-6f),
-              rk = 1.0f / sqrtf(ap_warp_sum(kk) + 1e-6f);
-#pragma unroll
-        for (int e = 0; e < each; e++) {
-            int at = lane + 32 * e;
-            x[e] = make_float4(x[e].x * rq * scale, x[e].y * rq * scale, x[e].z * rq * scale,
-                               x[e].w * rq * scale);
-            y[e] = make_float4(y[e].x * rk, y[e].y * rk, y[e].z * rk, y[e].w * rk);
-            kq = fmaf(x[e].x, y[e].x,
-                      fmaf(x[e].y, y[e].y, fmaf(x[e].z, y[e].z, fmaf(x[e].w, y[e].w, kq))));
-            if (4 * at >= KD) continue;
-            *((float4 *)p->q[i] + at) = x[e];
-            *((float4 *)p->k[i] + at) = y[e];
-        }
-        kq = ap_warp_sum(kq);
+        float kq = ap_delta_keys<each>(x, y, Dk, p->q[i], p->k[i], KD);
         if (lane == 0) p->g[i].kq = kq;
     }
 }
@@ -82,7 +50,7 @@ static __device__ void prepare_keys(const ap_delta_args &a, int64_t t, int n, in
 /* One warp: gates, values and z of rows [row, row + rows) of head h. */
 template <int KD>
 static __device__ void prepare_values(const ap_delta_args &a, int64_t t, int n, int h, int row,
-                                      int rows, prepared<KD> *p)
+                                      int rows, ap_delta_ready<KD, BLOCK> *p)
 {
     int lane = (int)threadIdx.x % 32;
 #pragma unroll 4
@@ -91,57 +59,7 @@ static __device__ void prepare_values(const ap_delta_args &a, int64_t t, int n, 
             p->v[i][r] = ap_delta_value(a, t + i, h)[row + r];
             p->z[i][r] = a.z[(t + i) * a.ldz + (int64_t)h * a.v_dim + row + r];
         }
-    if (lane >= n) return;
-    float beta;
-    double g = ap_delta_gate(a, t + lane, h, &beta);
-    p->g[lane].decay = (float)exp(g);
-    p->g[lane].less1 = (float)expm1(g);
-    p->g[lane].beta = beta;
-}
-
-/* ------------------------------------------------------------------ steps */
-
-static __device__ __forceinline__ float dot4(float4 a, float4 b, float acc)
-{
-    return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, acc))));
-}
-
-/* s + (k d + less1 s), or k d + decay s */
-static __device__ __forceinline__ float grow(float s, float k, float d, const gate &g)
-{
-    return g.decay >= 0.5f ? s + fmaf(k, d, g.less1 * s) : fmaf(k, d, g.decay * s);
-}
-
-/* n tokens for the thread's part of a row. part: which of the 4. */
-template <int N, int KD>
-static __device__ __forceinline__ void steps(float4 s[N], const prepared<KD> *p, int n, int row,
-                                             int part, float (*o)[64])
-{
-    for (int i = 0; i < n; i++) {
-        const float4 *q = (const float4 *)p->q[i] + part, *k = (const float4 *)p->k[i] + part;
-        const gate g = p->g[i];
-        float kv[2] = {0, 0}, qv[2] = {0, 0};
-#pragma unroll
-        for (int e = 0; e < N; e++) {
-            kv[e % 2] = dot4(s[e], k[4 * e], kv[e % 2]);
-            qv[e % 2] = dot4(s[e], q[4 * e], qv[e % 2]);
-        }
-        kv[0] += kv[1], qv[0] += qv[1];
-        for (int m = 1; m < 4; m *= 2) {
-            kv[0] += __shfl_xor_sync(0xffffffffu, kv[0], m);
-            qv[0] += __shfl_xor_sync(0xffffffffu, qv[0], m);
-        }
-        float d = g.beta * (p->v[i][row] - g.decay * kv[0]);
-        if (part == 0) o[i][row] = fmaf(g.kq, d, g.decay * qv[0]);
-#pragma unroll
-        for (int e = 0; e < N; e++) {
-            float4 x = k[4 * e];
-            s[e].x = grow(s[e].x, x.x, d, g);
-            s[e].y = grow(s[e].y, x.y, d, g);
-            s[e].z = grow(s[e].z, x.z, d, g);
-            s[e].w = grow(s[e].w, x.w, d, g);
-        }
-    }
+    if (lane < n) ap_delta_make_gates(a, t + lane, h, &p->g[lane]);
 }
 
 /* ------------------------------------------------------------------ outputs */
@@ -202,7 +120,7 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
     step_room<KD> *m = (step_room<KD> *)mem;
     const ap_delta_args &a = j.a;
     int workers = (int)blockDim.x - HELPERS, thread = (int)threadIdx.x;
-    int h = (int)blockIdx.y, first = (int)(blockIdx.x % SLICES) * j.rows;
+    int h = (int)blockIdx.y, first = (int)(blockIdx.x % AP_DELTA_SLICES) * j.rows;
     int rows = max(min(j.rows, a.v_dim - first), 0), row = thread / 4, part = thread % 4;
     bool helper = thread >= workers, mine = !helper && row < rows;
     ap_grid_wait();
@@ -219,7 +137,7 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
         int n = min(BLOCK, seq.n_tok - t), which = (t / BLOCK) & 1;
         int next = t + BLOCK, ahead = min(BLOCK, seq.n_tok - next);
         if (!helper && t >= 0)
-            steps<N, KD>(s, &m->ready[which], n, min(row, 63), part, m->o);
+            ap_delta_steps<N>(s, &m->ready[which], n, min(row, 63), part, m->o);
         else if (helper && ahead > 0 && thread - workers < 32)
             prepare_keys<KD>(a, seq.begin + next, ahead, key_head, &m->ready[which ^ 1]);
         else if (helper && ahead > 0)
@@ -242,11 +160,11 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
 
 template <int N> static void launch(const ap_exec *x, const step_job &j, unsigned n_seq)
 {
-    dim3 grid(SLICES, (unsigned)j.a.n_v_head, n_seq);
+    dim3 grid(AP_DELTA_SLICES, (unsigned)j.a.n_v_head, n_seq);
     dim3 block((unsigned)((j.rows * 4 + 31) / 32 * 32 + HELPERS));
     if (ap_cuda_of(x)->arch >= 90)
-        ap_launch_cluster(x, delta_steps<N, SLICES>, grid, block, SLICES, sizeof(step_room<16 * N>),
-                          j);
+        ap_launch_cluster(x, delta_steps<N, AP_DELTA_SLICES>, grid, block, AP_DELTA_SLICES,
+                          sizeof(step_room<16 * N>), j);
     else
         ap_launch_cluster(x, delta_steps<N, 1>, grid, block, 1, sizeof(step_room<16 * N>), j);
 }
@@ -266,7 +184,7 @@ static void recurrent(const ap_exec *x, const ap_delta_args *a, int below)
     const ap_batch *b = a->state.batch;
     unsigned S = (unsigned)b->n_seq;
     if (longest(b, below) == 0) return;
-    step_job j = {*a, b->seq_dev, 1, below, ((a->v_dim + SLICES - 1) / SLICES + 3) / 4 * 4};
+    step_job j = {*a, b->seq_dev, 1, below, ap_delta_slice(a->v_dim)};
     if (a->k_dim <= 16)
         launch<1>(x, j, S);
     else if (a->k_dim <= 32)

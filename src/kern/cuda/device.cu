@@ -282,6 +282,7 @@ static const ap_kern *table(void)
     k.elem = ap_cuda_elem;
     k.project = ap_cuda_project;
     k.mix = ap_cuda_mix;
+    k.recur = ap_cuda_recur;
     k.sample_scratch_bytes = ap_cuda_sample_scratch_bytes;
     k.sample = ap_cuda_sample;
     return &k;

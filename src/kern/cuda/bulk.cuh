@@ -1,4 +1,7 @@
-/* bulk.cuh - a contiguous piece of memory to shared memory by one instruction (sm_90), or by all threads. */
+/* bulk.cuh - contiguous pieces of memory to shared memory: by one instruction each (sm_90), or by many threads.
+ *
+ * A barrier in shared memory counts the bytes of a copy: whoever waits for phase 0, 1, 0 ... of it finds the first,
+ * second, third copy there. Devices without the instruction copy at once, and the block's barriers order it. */
 #ifndef AP_KERN_CUDA_BULK_CUH
 #define AP_KERN_CUDA_BULK_CUH
 
@@ -6,14 +9,30 @@
 
 #ifdef __CUDACC__
 
-#if __CUDA_ARCH__ >= 900
-static __device__ __forceinline__ void ap_bulk_issue(uint64_t *arrived, void *to, const void *from,
-                                                     uint32_t bytes)
+/* One thread makes n barriers ready; the block's next __syncthreads shows them to the others. */
+static __device__ __forceinline__ void ap_bulk_init(uint64_t *arrived, int n)
 {
+#if __CUDA_ARCH__ >= 900
+    for (int i = 0; i < n; i++) {
+        uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived + i);
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar) : "memory");
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+    (void)arrived, (void)n;
+#endif
+}
+
+/* Begin to copy `bytes`, a multiple of 16, between addresses that are multiples of 16. `threads` threads call it, each
+ * with its number; the first one must see that the barrier is ready, and that nobody reads `to` any more. */
+static __device__ __forceinline__ void ap_bulk_copy(uint64_t *arrived, void *to, const void *from,
+                                                    uint32_t bytes, int thread, int threads)
+{
+#if __CUDA_ARCH__ >= 900
+    (void)threads;
+    if (thread) return;
     uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived),
              dst = (uint32_t)__cvta_generic_to_shared(to);
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar));
-    asm volatile("fence.mbarrier_init.release.cluster;");
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                  : "memory");
     asm volatile(
@@ -21,50 +40,26 @@ static __device__ __forceinline__ void ap_bulk_issue(uint64_t *arrived, void *to
             "r"(dst),
         "l"(from), "r"(bytes), "r"(bar)
         : "memory");
-}
-#endif
-
-/* Begin to copy `bytes`, a multiple of 16, between addresses that are multiples of 16. All threads of the block call
- * it; a barrier of the block has to follow before ap_bulk_wait. */
-static __device__ __forceinline__ void ap_bulk_begin(uint64_t *arrived, void *to, const void *from,
-                                                     uint32_t bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) ap_bulk_issue(arrived, to, from, bytes);
 #else
     (void)arrived;
-    for (uint32_t i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
+    for (uint32_t i = (uint32_t)thread * 16; i < bytes; i += (uint32_t)threads * 16)
         *(uint4 *)((uint8_t *)to + i) = __ldg((const uint4 *)((const uint8_t *)from + i));
 #endif
 }
 
-/* The same by a warp, for itself. */
-static __device__ __forceinline__ void ap_bulk_begin_warp(uint64_t *arrived, void *to,
-                                                          const void *from, uint32_t bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x % 32) return;
-    ap_bulk_issue(arrived, to, from, bytes);
-#else
-    (void)arrived;
-    for (uint32_t i = threadIdx.x % 32 * 16; i < bytes; i += 32 * 16)
-        *(uint4 *)((uint8_t *)to + i) = __ldg((const uint4 *)((const uint8_t *)from + i));
-#endif
-}
-
-/* Wait for the first copy. */
-static __device__ __forceinline__ void ap_bulk_wait(uint64_t *arrived)
+/* Wait for a copy. A __syncthreads must lie between its begin and this. */
+static __device__ __forceinline__ void ap_bulk_wait(uint64_t *arrived, uint32_t phase)
 {
 #if __CUDA_ARCH__ >= 900
     uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived), done = 0;
     while (!done)
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; "
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
                      "selp.b32 %0, 1, 0, p; }"
                      : "=r"(done)
-                     : "r"(bar)
+                     : "r"(bar), "r"(phase)
                      : "memory");
 #else
-    (void)arrived;
+    (void)arrived, (void)phase;
 #endif
 }
 

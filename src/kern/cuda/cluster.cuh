@@ -89,6 +89,20 @@ static __device__ __forceinline__ float ap_cluster_read(const float *p, int rank
 }
 
 template <int CLUSTER>
+static __device__ __forceinline__ void ap_cluster_put(float *p, int rank, float v)
+{
+    if constexpr (CLUSTER == 1) {
+        *p = v;
+    } else {
+#if __CUDA_ARCH__ >= 900
+        uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
+        asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
+        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+#endif
+    }
+}
+
+template <int CLUSTER>
 static __device__ __forceinline__ void ap_cluster_write(int *p, int rank, int v)
 {
     if constexpr (CLUSTER == 1) {

@@ -13,8 +13,8 @@ extern "C" {
 #include "kern/kern.h"
 }
 
-#define AP_CUDA_RECORDS  64  /* recorded steps that are kept */
-#define AP_CUDA_COUNTERS 256 /* of blocks that have ended */
+#define AP_CUDA_RECORDS  64   /* recorded steps that are kept */
+#define AP_CUDA_COUNTERS 1024 /* of blocks that have ended */
 
 struct ap_cuda_record {
     uint64_t key[8];
@@ -94,12 +94,14 @@ static inline void ap_launch(const ap_exec *x, void (*kernel)(P...), dim3 grid, 
 }
 
 #ifdef __CUDACC__
-/* Wait for the kernels ahead of this one, and let the next one begin to load. */
+/* Wait for the kernels ahead of this one, and let the next one begin to load. In this order, so that nothing runs
+ * beside what is two kernels ahead of it: that has ended, and what it has written may be read before the wait, past
+ * the first-level cache. */
 static __device__ __forceinline__ void ap_grid_wait(void)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
@@ -161,6 +163,8 @@ void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a);
 /* decode.cu */
 void ap_cuda_project(const ap_exec *x, const ap_project_args *a);
 void ap_cuda_mix(const ap_exec *x, const ap_mix_args *a);
+/* recur.cu */
+void ap_cuda_recur(const ap_exec *x, const ap_recur_args *a);
 }
 
 #endif

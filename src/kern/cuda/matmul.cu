@@ -6,6 +6,7 @@
  *   few   up to 8 rows, likewise.
  *   tile  8 panels x 64 rows a block; inputs pass through shared memory. The arithmetic around the tensor
  *         cores is the limit: 5 operations for each output and 32 inputs. */
+#include "decode.cuh"
 #include "one.cuh"
 
 /* X_LD: 32 more would be free of bank conflicts, but cards but Hopper's have 99 KB of shared memory. */
@@ -108,26 +109,6 @@ static __device__ __forceinline__ int row_out(const group &r, int n)
 }
 
 /* ------------------------------------------------------------------ few rows */
-
-/* The panels of a block come to shared memory as one piece. */
-template <int BITS, bool TABLE, bool HALVES>
-static __global__ void __launch_bounds__(ONE_THREADS, 6) one_bulk(ap_product_args a)
-{
-    extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ float red[ONE_WARPS * 4][AP_PANEL];
-    __shared__ uint64_t arrived;
-    const ap_qmat &m = a.w[0];
-    one_place p = one_place_of(m, blockIdx.x);
-    ap_bulk_begin(&arrived, shared, m.data + (size_t)p.panel * m.panel_bytes, p.bytes);
-    ap_grid_wait();
-    ap_qin in = ap_quantise_row(a.x, m.cols, shared + p.room);
-    ap_bulk_wait(&arrived);
-    one_panels<BITS, TABLE, HALVES>(m, shared, in, p, red);
-    __syncthreads();
-    int r = threadIdx.x % AP_PANEL, row = p.panel * AP_PANEL + threadIdx.x;
-    if ((int)threadIdx.x >= p.each * AP_PANEL || row >= m.rows) return;
-    ap_put(a, 0, row, ap_sum_parts(&red[threadIdx.x / AP_PANEL * p.parts][r], p.parts), 0);
-}
 
 template <int BITS, bool TABLE, bool HALVES, int MATS>
 static __global__ void __launch_bounds__(THREADS, 2) one(ap_product_args a)
@@ -443,12 +424,10 @@ static void launch_form(const ap_exec *x, const ap_product_args &a, bool tiled, 
     unsigned each = (unsigned)(WARPS / ap_warps_of(a.w[0].cols));
     dim3 grid((panels + each - 1) / each, (unsigned)groups);
     size_t shared = ap_qin_bytes(1, a.w[0].cols);
-    size_t bulk = one_shared(a.w[0]);
     if (!a.x)
         ap_launch(x, few<BITS, TABLE, HALVES>, grid, dim3(THREADS), 0, a);
-    else if (!a.expert && a.mode != AP_PUT_GLU && bulk <= ONE_SHARED)
-        ap_launch(x, one_bulk<BITS, TABLE, HALVES>, dim3((unsigned)one_blocks(a.w[0])),
-                  dim3(ONE_THREADS), bulk, a);
+    else if (ap_cuda_one(x, &a))
+        return;
     else if (a.mode == AP_PUT_GLU)
         ap_launch(x, one<BITS, TABLE, HALVES, 2>, grid, dim3(THREADS), shared, a);
     else

@@ -2,8 +2,7 @@
 #ifndef AP_KERN_CUDA_ONE_CUH
 #define AP_KERN_CUDA_ONE_CUH
 
-#include "bulk.cuh"
-#include "matmul.cuh"
+#include "panel.cuh"
 
 enum { WARPS = 8, THREADS = WARPS * 32 };
 
@@ -145,14 +144,6 @@ static __device__ __forceinline__ void multiply_both(strip<BITS, HALVES> *c, con
     }
 }
 
-/* Parts of a sum, AP_PANEL apart, ascending. */
-static __device__ __forceinline__ float ap_sum_parts(const float *part, int n)
-{
-    float sum = part[0];
-    for (int i = 1; i < n; i++) sum += part[i * AP_PANEL];
-    return sum;
-}
-
 template <bool TABLE>
 static __device__ __forceinline__ void table_of(const ap_qform &q, uint32_t *table)
 {
@@ -193,118 +184,6 @@ static __device__ __forceinline__ ap_qin ap_quantise_row(const float *x, int col
     }
     __syncthreads();
     return in;
-}
-
-/* ------------------------------------------------------------------ panels in shared memory
- * Blocks of 4 warps. Instructions are what decode has least of: code that runs once for each panel has to come from
- * memory as well, so loops stay loops and all of a panel is asked for by one copy. */
-
-enum { ONE_WARPS = 4, ONE_THREADS = ONE_WARPS * 32 };
-
-#define ONE_SHARED ((size_t)94 << 10) /* a block's panels and inputs at most */
-
-/* Which panels a block has. */
-struct one_place {
-    int panel, each, parts,
-        warps;            /* first panel, panels of the block, parts of a panel, warps of a panel */
-    uint32_t bytes, room; /* of its panels; of all that it has room for */
-};
-
-static __device__ __forceinline__ one_place one_place_of(const ap_qmat &m, int block)
-{
-    one_place p;
-    p.warps = ap_warps_of(m.cols);
-    p.each = ONE_WARPS / p.warps;
-    p.parts = 4 * p.warps;
-    p.panel = block * p.each;
-    int left = (m.rows + AP_PANEL - 1) / AP_PANEL - p.panel;
-    p.room = (uint32_t)p.each * (uint32_t)m.panel_bytes;
-    p.bytes = (uint32_t)min(left, p.each) * (uint32_t)m.panel_bytes;
-    return p;
-}
-
-static inline int one_blocks(const ap_qmat &m)
-{
-    int panels = (m.rows + AP_PANEL - 1) / AP_PANEL, each = ONE_WARPS / ap_warps_of(m.cols);
-    return (panels + each - 1) / each;
-}
-
-static inline size_t one_shared(const ap_qmat &m)
-{
-    return (size_t)(ONE_WARPS / ap_warps_of(m.cols)) * m.panel_bytes + ap_qin_bytes(1, m.cols);
-}
-
-/* A warp's four parts of a panel in shared memory: acc[0], acc[1] rows 2g, 2g + 1 of part i. */
-template <int BITS, bool TABLE, bool HALVES>
-static __device__ __forceinline__ void warp_parts(const ap_qmat &m, const uint8_t *panel,
-                                                  const ap_qin &in, int first, int parts,
-                                                  float *acc)
-{
-    int lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2, n = m.cols / AP_Q_BLOCK;
-    int begin[5], longest = 0;
-    uint32_t table[4];
-    table_of<TABLE>(m.q, table);
-#pragma unroll
-    for (int j = 0; j <= 4; j++) begin[j] = ap_part_begin(n, parts, first + j);
-#pragma unroll
-    for (int j = 0; j < 4; j++) longest = max(longest, begin[j + 1] - begin[j]);
-    int own = ap_part_begin(n, parts, first + i), own_end = ap_part_begin(n, parts, first + i + 1);
-    int right = ap_part_begin(n, parts, first + (g >> 1)),
-        right_end = ap_part_begin(n, parts, first + (g >> 1) + 1);
-    const int8_t *plane = (g & 1 ? in.lo : in.hi) + 8 * i;
-#pragma unroll 1
-    for (int step = 0; step < longest; step++) {
-        int32_t sum[HALVES ? 2 : 1][4];
-#pragma unroll
-        for (int h = 0; h < (HALVES ? 2 : 1); h++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) sum[h][j] = 0;
-        uint2 x = right + step < right_end ? *(const uint2 *)(plane + (right + step) * 32)
-                                           : make_uint2(0, 0);
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            int b =
-                max(min(begin[j] + step, begin[j + 1] - 1), 0); /* past the end: x is zero there */
-            ap_frag f =
-                ap_unpack<BITS, TABLE>(ap_load<BITS, true>(panel + b * BITS * 64, lane), i, table);
-            uint2 w = g >> 1 == j ? x : make_uint2(0, 0);
-#pragma unroll
-            for (int h = 0; h < (HALVES ? 2 : 1); h++) {
-                uint32_t a[4];
-#pragma unroll
-                for (int k = 0; k < 4; k++) a[k] = !HALVES || i / 2 == h ? f.a[k] : 0;
-                ap_mma(sum[h], a, w);
-            }
-        }
-        if (own + step >= own_end) continue;
-        float d = in.d[own + step];
-        int2 xs = ((const int2 *)in.sum)[own + step];
-#pragma unroll
-        for (int h = 0; h < (HALVES ? 2 : 1); h++) {
-            ap_scales sc =
-                ap_make_scales(m, ap_load_scales<true>(m, panel, (own + step) * 32 + h * 16, g));
-            int xh = HALVES ? (h ? xs.y : xs.x) : xs.x + xs.y;
-#pragma unroll
-            for (int r = 0; r < 2; r++)
-                acc[r] = ap_scale_sum(acc[r], 128 * sum[h][2 * r] + sum[h][2 * r + 1], xh, d,
-                                      sc.s[r], sc.b[r], m.q);
-        }
-    }
-}
-
-/* All panels of a block: the sums of their parts to red. */
-template <int BITS, bool TABLE, bool HALVES>
-static __device__ __forceinline__ void one_panels(const ap_qmat &m, const uint8_t *shared,
-                                                  const ap_qin &in, const one_place &p,
-                                                  float (*red)[AP_PANEL])
-{
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    float acc[2] = {0, 0};
-    if ((uint32_t)(warp / p.warps) * (uint32_t)m.panel_bytes < p.bytes)
-        warp_parts<BITS, TABLE, HALVES>(m, shared + (size_t)(warp / p.warps) * m.panel_bytes, in,
-                                        warp % p.warps * 4, p.parts, acc);
-#pragma unroll
-    for (int r = 0; r < 2; r++) red[warp * 4 + (lane & 3)][2 * (lane >> 2) + r] = acc[r];
 }
 
 #endif

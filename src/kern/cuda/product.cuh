@@ -76,24 +76,36 @@ template <bool SHARED, typename T> static __device__ __forceinline__ T ap_fetch(
         return __ldg((const T *)p);
 }
 
+/* Where a lane's own bytes of a block begin; what more there is of them lies so many bytes behind. */
+template <int BITS> static __device__ __forceinline__ int ap_lane_first(int lane)
+{
+    int i = lane & 3;
+    return (lane >> 2) * 8 + (BITS == 8 ? i * 128 : BITS < 4 ? i / 2 * 64 : i * 64);
+}
+
+template <int BITS> static __device__ __forceinline__ int ap_lane_more(int lane)
+{
+    int i = lane & 3;
+    return BITS == 8   ? 64
+           : BITS == 3 ? 128 - i / 2 * 64
+           : BITS == 5 ? 256 - i * 64
+           : BITS == 6 ? 256 - (i + 1) / 2 * 64
+                       : 0;
+}
+
 template <int BITS, bool SHARED = false>
+static __device__ __forceinline__ ap_raw<BITS> ap_load_at(const uint8_t *first, int more)
+{
+    ap_raw<BITS> r;
+    r.v[0] = ap_fetch<SHARED, uint2>(first);
+    if constexpr (BITS != 2 && BITS != 4) r.v[1] = ap_fetch<SHARED, uint2>(first + more);
+    return r;
+}
+
+template <int BITS>
 static __device__ __forceinline__ ap_raw<BITS> ap_load(const uint8_t *block, int lane)
 {
-    const uint8_t *p = block + (lane >> 2) * 8;
-    int i = lane & 3;
-    ap_raw<BITS> r;
-    if constexpr (BITS == 8) {
-        r.v[0] = ap_fetch<SHARED, uint2>(p + i * 128);
-        r.v[1] = ap_fetch<SHARED, uint2>(p + i * 128 + 64);
-    } else if constexpr (BITS == 2 || BITS == 3) {
-        r.v[0] = ap_fetch<SHARED, uint2>(p + i / 2 * 64);
-        if constexpr (BITS == 3) r.v[1] = ap_fetch<SHARED, uint2>(p + 128);
-    } else {
-        r.v[0] = ap_fetch<SHARED, uint2>(p + i * 64);
-        if constexpr (BITS == 5) r.v[1] = ap_fetch<SHARED, uint2>(p + 256);
-        if constexpr (BITS == 6) r.v[1] = ap_fetch<SHARED, uint2>(p + 256 + i / 2 * 64);
-    }
-    return r;
+    return ap_load_at<BITS>(block + ap_lane_first<BITS>(lane), ap_lane_more<BITS>(lane));
 }
 
 template <int BITS, bool TABLE>
@@ -119,13 +131,13 @@ static __device__ __forceinline__ ap_frag ap_unpack(const ap_raw<BITS> &r, int i
             if constexpr (BITS == 3) q |= (more[j] >> i & 0x11111111u) << 2;
             low = q & 0x0f0f0f0fu;
             high = q >> 4 & 0x0f0f0f0fu;
-            if constexpr (BITS == 5) {
-                low |= (more[j] >> 2 * i & 0x01010101u) << 4;
-                high |= (more[j] >> (2 * i + 1) & 0x01010101u) << 4;
+            if constexpr (BITS == 5) { /* bits 2i and 2i + 1 of each byte become bit 4 */
+                low |= __funnelshift_l(more[j], more[j], 4 - 2 * i) & 0x10101010u;
+                high |= __funnelshift_l(more[j], more[j], 3 - 2 * i) & 0x10101010u;
             }
-            if constexpr (BITS == 6) {
-                low |= (more[j] >> 4 * (i & 1) & 0x03030303u) << 4;
-                high |= (more[j] >> (4 * (i & 1) + 2) & 0x03030303u) << 4;
+            if constexpr (BITS == 6) { /* likewise twos of bits */
+                low |= __funnelshift_l(more[j], more[j], 4 - 4 * (i & 1)) & 0x30303030u;
+                high |= __funnelshift_l(more[j], more[j], 2 - 4 * (i & 1)) & 0x30303030u;
             }
             if constexpr (TABLE) {
                 low = ap_look_up(low, table);
@@ -263,7 +275,7 @@ static __device__ __forceinline__ void ap_block_product(float *acc, const ap_fra
 static __host__ __device__ __forceinline__ int ap_warps_of(int cols)
 {
     int n = cols / AP_Q_BLOCK;
-    return n < 32 ? 1 : n < 64 ? 2 : 4;
+    return n < 32 ? 1 : n < 64 ? 2 : n < 128 ? 4 : 8;
 }
 
 static __host__ __device__ __forceinline__ int ap_part_begin(int n_block, int parts, int part)
@@ -271,20 +283,21 @@ static __host__ __device__ __forceinline__ int ap_part_begin(int n_block, int pa
     return n_block * part / parts;
 }
 
-/* Inputs to integers: 32 of a row by 8 lanes with 4 each. L: 16256 or 127. Lane l of the 8 has inputs 4l ... */
+/* Inputs to integers: 32 of a row by 8 lanes with 4 each. L: 16256 or 127. Lane l of the 8 has inputs 4l ... Quotients
+ * are to a unit or two in the last place, so now and then an input is rounded to its other neighbour. */
 template <int PLANES>
 static __device__ __forceinline__ void ap_quantise_block(float4 x, char4 *hi, char4 *lo, float *d,
                                                          int *sum4)
 {
     const float L = PLANES == 2 ? 16256.0f : 127.0f;
-    float a = fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w)));
-    bool bad = !isfinite(x.x) || !isfinite(x.y) || !isfinite(x.z) || !isfinite(x.w);
+    /* as integers infinities and NaN are the largest */
+    uint32_t top = max(max(__float_as_uint(x.x) & 0x7fffffffu, __float_as_uint(x.y) & 0x7fffffffu),
+                       max(__float_as_uint(x.z) & 0x7fffffffu, __float_as_uint(x.w) & 0x7fffffffu));
 #pragma unroll
-    for (int j = 1; j < 8; j *= 2) {
-        a = fmaxf(a, __shfl_xor_sync(0xffffffffu, a, j));
-        bad |= __shfl_xor_sync(0xffffffffu, (int)bad, j);
-    }
-    float scale = bad || a < 1e-30f ? 0.0f : L / a;
+    for (int j = 1; j < 8; j *= 2) top = max(top, __shfl_xor_sync(0xffffffffu, top, j));
+    bool bad = top >= 0x7f800000u;
+    float a = __uint_as_float(top);
+    float scale = bad || a < 1e-30f ? 0.0f : __fdividef(L, a);
     int q[4] = {0, 0, 0, 0};
     if (scale != 0.0f) {
         q[0] = __float2int_rn(x.x * scale);

@@ -51,10 +51,10 @@ static __device__ __forceinline__ float ap_square_sum(float4 v, float s)
     return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, s))));
 }
 
-/* What norm multiplies by, from the sum of n squares. */
+/* What norm multiplies by, from the sum of n squares; to some 2^-21 of itself. */
 static __device__ __forceinline__ float ap_norm_factor(float sum, int n, float eps)
 {
-    return 1.0f / sqrtf(sum / (float)n + eps);
+    return rsqrtf(__fdividef(sum, (float)n) + eps);
 }
 
 #endif

@@ -2,8 +2,8 @@
  *
  * What a row gets depends neither on how many rows there are nor on how pointers are aligned: sums have one
  * order for each width. */
+#include "kern/cuda/choice.cuh"
 #include "kern/cuda/cuda.cuh"
-#include "kern/cuda/order.cuh"
 #include "kern/cuda/qform.cuh"
 #include "kern/cuda/quad.cuh"
 
@@ -314,70 +314,22 @@ void ap_cuda_elem(const ap_exec *x, const ap_elem_args *a)
 #define ROUTE_WARPS 4
 #define ROUTE_MAX   64 /* logits of a lane: experts / 32 */
 
-/* The lane's largest, the first of equals. */
-template <int N>
-static __device__ __forceinline__ void best_of(const uint32_t (&l)[N], uint32_t *best, int *at)
-{
-    *best = 0;
-    *at = 0;
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        if (l[i] > *best) {
-            *best = l[i];
-            *at = i;
-        }
-}
-
-/* A warp for a token: lane j has the logits of experts j, j + 32, ... in order, N of them. */
+/* A warp for a token. */
 template <int N>
 static __global__ void __launch_bounds__(ROUTE_WARPS *AP_WARP) route_rows(ap_route_args a)
 {
     extern __shared__ float chosen[]; /* of each warp: w [n_used], i32 ids [n_used] */
-    const unsigned all = 0xffffffffu;
     int warp = (int)threadIdx.x / AP_WARP, lane = (int)threadIdx.x % AP_WARP;
     int t = (int)(blockIdx.x * (blockDim.x / AP_WARP)) + warp;
     ap_grid_wait();
     if (t >= a.n_tok) return;
-    float *w = chosen + (size_t)warp * 2 * a.n_used, sum = 0, max = 0;
-    int *ids = (int *)(w + a.n_used), at;
-    const float *logits = a.logits + (size_t)t * a.n_expert;
-    uint32_t l[N], best;
-    bool bad = false; /* a router whose weights are damaged shows */
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        int e = lane + i * AP_WARP;
-        float v = e < a.n_expert ? logits[e] : 0.0f;
-        bad |= v != v || v == INFINITY;
-        l[i] = e < a.n_expert ? ap_order_of(v) : 0;
-    }
-    bad = __any_sync(all, bad);
-    best_of(l, &best, &at);
-    for (int j = 0; j < a.n_used; j++) {
-        uint32_t top = __reduce_max_sync(all, best);
-        int e = (int)__reduce_min_sync(all, best == top ? (unsigned)(at * AP_WARP + lane) : ~0u);
-        float v = ap_float_of(top);
-        if (j == 0) max = v;
-        v = expf(v - max);
-        sum += v;
-        if (lane == e % AP_WARP) {
-            w[j] = v;
-            ids[j] = e;
-#pragma unroll
-            for (int i = 0; i < N; i++) l[i] = i == at ? 0 : l[i];
-            best_of(l, &best, &at);
-        }
-    }
-    if (!a.norm) {
-        sum = 0;
-        for (int e = lane; e < a.n_expert; e += AP_WARP) sum += expf(logits[e] - max);
-        sum = ap_warp_sum(sum);
-    }
-    __syncwarp();
+    float *w = chosen + (size_t)warp * 2 * a.n_used;
+    int *ids = (int *)(w + a.n_used);
+    ap_choose<N>(a.logits + (size_t)t * a.n_expert, a.n_expert, a.n_used, a.norm, ids, w);
     for (int j = lane; j < a.n_used; j += AP_WARP) {
-        float v = bad ? __int_as_float(0x7fc00000) : w[j] / sum;
         a.ids[(size_t)t * a.n_used + j] = ids[j];
         a.weights[(size_t)t * a.n_used + j] =
-            a.per_expert_scale ? v * a.per_expert_scale[ids[j]] : v;
+            a.per_expert_scale ? w[j] * a.per_expert_scale[ids[j]] : w[j];
     }
 }
 

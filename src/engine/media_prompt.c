@@ -56,8 +56,9 @@ static void put_media(prompt *p, const apus_media *x)
 static apus_err mismatch(apus_media_type want, const apus_media *found, int i, apus_diag *diag)
 {
     if (!found)
-        return ap_fail(diag, APUS_EINVAL, "the prompt has a mark of %s, but only %d media are given",
-                       type_names[want], i);
+        return ap_fail(diag, APUS_EINVAL,
+                       "the prompt has a mark of %s, but only %d media are given", type_names[want],
+                       i);
     return ap_fail(diag, APUS_EINVAL, "the prompt's mark %d is of %s, medium %d is %s", i + 1,
                    type_names[want], i + 1, type_names[found->type]);
 }
@@ -76,18 +77,19 @@ static apus_err expand(prompt *p, const char *text, size_t len, const apus_media
         text = mark + strlen(p->of[type]->mark);
     }
     if (i < n_media)
-        return ap_fail(diag, APUS_EINVAL,
-                       "%d media are given, but the prompt has marks for %d only: the chat template left "
-                       "some out",
-                       n_media, i);
+        return ap_fail(
+            diag, APUS_EINVAL,
+            "%d media are given, but the prompt has marks for %d only: the chat template left "
+            "some out",
+            n_media, i);
     ap_buf_add(&p->out, text, (size_t)(end - text));
     ap_buf_add(&p->out, "", 0);
     return p->out.failed ? ap_fail_nomem(diag, p->out.len, "the prompt") : APUS_OK;
 }
 
 apus_err apus_media_expand(const apus_model *m, const char *text, size_t len,
-                           const apus_media *const *media, int n_media, char **out,
-                           size_t *out_len, apus_diag *diag)
+                           const apus_media *const *media, int n_media, char **out, size_t *out_len,
+                           apus_diag *diag)
 {
     if (!m || (!text && len) || (n_media && !media) || n_media < 0 || !out || !out_len)
         return ap_fail(diag, APUS_EINVAL,

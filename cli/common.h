@@ -18,7 +18,7 @@ typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
-    const char *precision, *kv, *device;
+    const char *precision, *kv, *device, *memory;
 } common_opts;
 
 extern common_opts common;

@@ -7,6 +7,7 @@
 #include "file/weights.h"
 #include "kern/kern.h"
 #include "model/arch.h"
+#include "state/expert_store.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -19,7 +20,11 @@ struct apus_model {
     ap_chat *chat;             /* likewise */
     ap_chat_syntax syntax;     /* of its answers */
     ap_model_impl *impl;       /* NULL unless APUS_LOAD_ALL */
+    uint64_t budget;           /* bytes that it and its engines may take; 0 = what is there */
     ap_expert_source *experts; /* NULL: impl has them all, or there are none */
+    ap_expert_store *store;    /* whose source that is, or NULL */
+    ap_model_impl *outline;    /* has the views that the store reads by; NULL: all are in memory */
+    const char **paths;        /* of the files, for the store */
     ap_device *dev;            /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
     apus_precision precision;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */

@@ -51,6 +51,9 @@ const opt engine_table[] = {
     {"memory", 0, OPT_STRING, &common.memory, NULL, 0, 0, "SIZE",
      "memory that may be used in all, such as 8G or 6500M (default: what is available); experts of "
      "a mixture that do not fit are read from disk when they are chosen"},
+    {"experts", 0, OPT_STRING, &common.experts, NULL, 0, 0, "FILE",
+     "read them from FILE, which 'apus repack' made (default: MODEL.gguf.experts or "
+     "MODEL/experts.apus, if it is there)"},
     CTX_OPTION("ctx-size"),
     CTX_OPTION("num-ctx"),
     CTX_OPTION("max-model-len"),

@@ -188,6 +188,9 @@ typedef struct apus_model_settings {
      * `engine` (NULL: one of the defaults); other experts are read from the files when they are chosen, and results
      * are the same to the bit. On the CPU; a model that fits, or has no experts, is loaded whole or refused. */
     uint64_t memory;
+    /* A file of packed experts that apus_repack made of this model, to read them from. NULL (default): NAME.gguf.experts
+     * beside a GGUF file, or experts.apus in a folder, if it is there. EFORMAT: of another model or form. */
+    const char *experts;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);

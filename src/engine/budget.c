@@ -1,8 +1,11 @@
 #include "engine/budget.h"
 
 #include <stdio.h>
+#include <string.h>
 
-#include "base/num.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/str.h"
 
 #define GB         1e9
 #define LARGE_PAGE ((size_t)2 << 20)
@@ -35,6 +38,59 @@ static apus_err describe(apus_model *m, ap_expert_spec *spec, apus_diag *diag)
     return APUS_OK;
 }
 
+size_t *ap_budget_record_bytes(const ap_config *c, const ap_expert_view *v, const ap_kern *k)
+{
+    size_t n = (size_t)c->n_layer * (size_t)c->n_expert;
+    size_t *bytes = ap_calloc(n, sizeof *bytes);
+    for (size_t i = 0; bytes && i < n; i++) bytes[i] = ap_expert_bytes(k, &v[i]);
+    return bytes;
+}
+
+/* The file that 'apus repack' made: the one that is named, else the one beside the model; its path is NULL if
+ * there is none. */
+static apus_err find_packed(const apus_model *m, const char *given, ap_buf *path, apus_diag *diag)
+{
+    ap_buf_addf(path, "%s%s", given ? given : m->dir,
+                given                           ? ""
+                : ap_ends_with(m->dir, ".gguf") ? ".experts"
+                                                : "/experts.apus");
+    if (path->failed) return ap_fail_nomem(diag, strlen(m->dir), "a path");
+    if (!given && !ap_path_exists(path->data)) ap_buf_free(path);
+    return APUS_OK;
+}
+
+/* Experts come from a file of packed ones, if there is one. One that was named must fit; of one that is found beside
+ * the model and does not, a note tells. */
+static apus_err use_packed(apus_model *m, const char *given, ap_expert_spec *spec,
+                           ap_expert_records *r, apus_diag *diag)
+{
+    const ap_config *c = &m->config;
+    apus_diag why;
+    ap_buf path = {0};
+    apus_err err = find_packed(m, given, &path, diag);
+    if (err || !path.data) return err;
+    size_t *bytes = ap_budget_record_bytes(c, spec->view, m->dev->kern);
+    err = bytes ? ap_packed_open(path.data, &m->packed, &why)
+                : ap_fail_nomem(&why, (size_t)c->n_layer * sizeof *bytes, "the table of experts");
+    if (!err)
+        err = ap_packed_check(&m->packed, m->fingerprint, ap_expert_form(m->dev->kern), c->n_layer,
+                              c->n_expert, bytes, &why);
+    ap_free(bytes);
+    ap_buf_free(&path);
+    if (err) ap_packed_close(&m->packed);
+    if (err && (given || err == APUS_ENOMEM)) {
+        if (diag) *diag = why;
+        return err;
+    }
+    if (err) {
+        ap_note(&m->notes, "%s; it is not used", why.text);
+        return APUS_OK;
+    }
+    *r = (ap_expert_records){m->packed.path, m->packed.offset, m->packed.sum};
+    spec->records = r;
+    return APUS_OK;
+}
+
 /* What must be in memory at once, in bytes. */
 typedef struct needs {
     size_t dense;    /* weights of every token */
@@ -44,14 +100,15 @@ typedef struct needs {
     size_t slot, n; /* bytes of an expert, and how many there are */
 } needs;
 
-static apus_err find_needs(apus_model *m, const apus_engine_settings *wish, ap_expert_spec *spec,
+static apus_err find_needs(apus_model *m, const apus_model_settings *s, ap_expert_spec *spec,
                            needs *out, apus_diag *diag)
 {
     ap_sizes z;
     apus_err err =
         ap_model_measure(&m->config, m->weights, m->dev, false, &out->dense, &m->outline, diag);
     if (!err) err = describe(m, spec, diag);
-    if (!err) err = ap_engine_measure(m, wish, &z, diag);
+    if (!err) err = use_packed(m, s->experts, spec, &m->records, diag);
+    if (!err) err = ap_engine_measure(m, s->engine, &z, diag);
     if (err) return err;
     out->sessions = z.kv_bytes + z.state_bytes + z.scratch_bytes;
     out->reading = ap_expert_room_bytes(spec) + LARGE_PAGE; /* of which slots may waste a part */
@@ -95,13 +152,13 @@ static void tell(const apus_model *m, const needs *n, size_t slots, double rate)
 }
 
 /* Not everything fits into `have` bytes. */
-static apus_err plan_store(apus_model *m, const apus_engine_settings *wish, uint64_t have,
+static apus_err plan_store(apus_model *m, const apus_model_settings *s, uint64_t have,
                            apus_diag *diag)
 {
     ap_expert_spec spec;
     needs n;
     m->budget = have;
-    apus_err err = find_needs(m, wish, &spec, &n, diag);
+    apus_err err = find_needs(m, s, &spec, &n, diag);
     if (err) return err;
     uint64_t fixed = (uint64_t)n.dense + n.sessions + n.reading + n.other;
     uint64_t slots = fixed < have ? (have - fixed) / n.slot : 0;
@@ -145,9 +202,14 @@ apus_err ap_budget_plan(apus_model *m, const apus_model_settings *s, apus_diag *
     if (!err && s->memory) err = ap_engine_measure(m, s->engine, &z, diag);
     if (err) return err;
     if (s->memory) other = ap_other_bytes(m, &z);
-    err = ap_fit_model(m, s->engine, s->memory != 0, have > other ? have - other : 1, &why);
-    if (err == APUS_ENOMEM && m->config.n_expert && m->dev->is_host && m->dev->kern->moe_wave)
-        return plan_store(m, s->engine, have, diag);
+    uint64_t room = have > other ? have - other : 1;
+    bool weights_fit = m->packed_bytes <= room;
+    err = ap_fit_model(m, s->engine, s->memory != 0, room, &why);
+    if (err == APUS_ENOMEM && m->config.n_expert && m->dev->is_host && m->dev->kern->moe_wave) {
+        err = plan_store(m, s, have, diag);
+        /* sessions that leave no room for anything: their own sentence knows smaller ones */
+        if (err != APUS_ENOMEM || !weights_fit) return err;
+    }
     if (err && diag) *diag = why;
     if (s->memory) m->budget = have;
     return err;
@@ -156,6 +218,7 @@ apus_err ap_budget_plan(apus_model *m, const apus_model_settings *s, apus_diag *
 void ap_budget_free(apus_model *m)
 {
     ap_expert_store_free(m->store);
+    ap_packed_close(&m->packed);
     ap_model_free(m->outline);
     ap_free(m->paths);
 }

@@ -5,6 +5,9 @@
 
 #include "engine/engine.h"
 
+/* Bytes of the experts of a model from ap_model_measure, packed: [L][E], ap_free it; NULL: no memory. */
+size_t *ap_budget_record_bytes(const ap_config *c, const ap_expert_view *v, const ap_kern *k);
+
 /* Decide how the model is loaded, before a byte of its weights is read: m->outline stays NULL if all of it fits into
  * the memory that the settings allow, else the store of its experts is made and the plan told to the log.
  * m->packed_bytes: of the whole model. ENOMEM with the numbers; EUNSUPPORTED: not on this device. */

@@ -130,8 +130,7 @@ static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *
     ap_device *dev = e->exec.dev;
     err = ap_sizes_make(e->model, s, &e->exec, &e->size, diag);
     if (!err)
-        err =
-            ap_fit_engine(e->model, s, &e->exec, &e->size, memory_left(e->model, dev), 0, diag);
+        err = ap_fit_engine(e->model, s, &e->exec, &e->size, memory_left(e->model, dev), 0, diag);
     if (!err) err = take_pages(e, diag);
     if (!err) err = take_scratch(e, diag);
     if (!err) err = ap_rows_create(&e->rows, dev, e->size.chunk, e->size.n_session, diag);

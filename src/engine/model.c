@@ -23,9 +23,7 @@ void apus_model_settings_default(apus_model_settings *s)
                                    .precision = APUS_PRECISION_HIGH};
 }
 
-/* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
- * types and some bytes of each. */
-static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
+uint64_t ap_fingerprint(const ap_config *c, const ap_weights *w)
 {
     XXH64_hash_t h = XXH64(&c->arch, sizeof c->arch, 0);
     const int numbers[] = {c->n_layer,    c->hidden,   c->vocab,         c->n_head,
@@ -311,13 +309,13 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
     m->precision = s->precision;
     if (!err) err = measure(m, diag);
+    if (!err) m->fingerprint = ap_fingerprint(&m->config, m->weights);
     if (!err) err = ap_budget_plan(m, s, diag);
     if (!err)
         err = ap_model_load(&m->config, m->weights, m->dev, !m->store, s->progress, s->progress_ctx,
                             &m->impl, diag);
     if (err) return err;
     if (!m->store) m->packed_bytes = ap_model_packed_bytes(m->impl);
-    m->fingerprint = fingerprint_of(&m->config, m->weights);
     ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
     return APUS_OK;
 }

@@ -13,10 +13,10 @@
 #include "state/expert_cache.h"
 
 #define MATS       3
-#define PARTS      (3 * MATS) /* data, scales and biases of each */
-#define MOST       16         /* experts that are read at once */
-#define PACK_ROWS  128        /* of a task: whole panels, whole FP8 blocks */
-#define HALF_STEPS 32         /* docs/experts.md has what was measured */
+#define PARTS      AP_EXPERT_PARTS
+#define MOST       16  /* experts that are read at once */
+#define PACK_ROWS  128 /* of a task: whole panels, whole FP8 blocks */
+#define HALF_STEPS 32  /* docs/experts.md has what was measured */
 
 /* ------------------------------------------------------------------ layout */
 
@@ -66,6 +66,67 @@ void ap_expert_at(const ap_kern *k, const ap_expert_view *v, uint8_t *at, ap_exp
         k->pack_mat(k, k->pack_bytes(k, t) ? t : &here, at, mat[i]);
         at += mat_bytes(k, t);
     }
+}
+
+void ap_expert_parts(const ap_expert_view *v, ap_expert_part out[PARTS])
+{
+    for (int i = 0; i < MATS; i++) {
+        const ap_tensor *t = mat_of(v, i);
+        *out++ = (ap_expert_part){t->data, ap_tensor_bytes(t)};
+        *out++ = (ap_expert_part){t->scales, ap_tensor_scale_bytes(t)};
+        *out++ = (ap_expert_part){t->biases, t->biases ? ap_tensor_scale_bytes(t) : 0};
+    }
+}
+
+void ap_expert_moved(ap_expert_view *v, void *const at[PARTS])
+{
+    ap_tensor *mat[MATS] = {&v->gate, &v->up, &v->down};
+    for (int i = 0; i < MATS; i++) {
+        mat[i]->data = at[3 * i];
+        mat[i]->scales = at[3 * i + 1];
+        mat[i]->biases = at[3 * i + 2];
+    }
+}
+
+static int mat_tasks(const ap_tensor *t)
+{
+    return (int)((t->shape[0] + PACK_ROWS - 1) / PACK_ROWS);
+}
+
+/* At most PACK_ROWS rows of a matrix to where its packed or raw form is. */
+static void pack_rows(const ap_kern *k, const ap_tensor *t, int64_t begin, uint8_t *dst)
+{
+    int64_t end = begin + PACK_ROWS < t->shape[0] ? begin + PACK_ROWS : t->shape[0];
+    ap_tensor before = ap_tensor_rows(t, 0, begin), rows = ap_tensor_rows(t, begin, end);
+    if (k->pack_bytes(k, t)) {
+        k->pack(k, &rows, dst + (begin ? k->pack_bytes(k, &before) : 0));
+    } else if (begin == 0) {
+        ap_tensor to = raw_at(t, dst);
+        memcpy((void *)(uintptr_t)to.data, t->data, ap_tensor_bytes(t));
+        if (t->scales) memcpy((void *)(uintptr_t)to.scales, t->scales, ap_tensor_scale_bytes(t));
+        if (t->biases) memcpy((void *)(uintptr_t)to.biases, t->biases, ap_tensor_scale_bytes(t));
+    }
+}
+
+void ap_expert_pack(const ap_kern *k, const ap_expert_view *v, uint8_t *at)
+{
+    for (int i = 0; i < MATS; i++) {
+        const ap_tensor *t = mat_of(v, i);
+        for (int r = 0; r < mat_tasks(t); r++) pack_rows(k, t, (int64_t)r * PACK_ROWS, at);
+        at += mat_bytes(k, t);
+    }
+}
+
+/* Counted up when a packed form or the layout of an expert changes. */
+#define FORM 1
+
+uint64_t ap_expert_form(const ap_kern *k)
+{
+    uint32_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1); /* the order of bytes */
+    const unsigned char what[] = {FORM, AP_PANEL, PACK_ROWS, first};
+    return XXH3_64bits_withSeed(k->name, strlen(k->name), XXH3_64bits(what, sizeof what));
 }
 
 /* ------------------------------------------------------------------ the store */
@@ -127,30 +188,13 @@ static uint8_t *slot_at(const ap_expert_store *s, int slot)
 
 /* ------------------------------------------------------------------ sizes */
 
-/* A part of an expert in its file: where and how much. */
-typedef struct part {
-    const void *at;
-    size_t bytes;
-} part;
-
-static int parts_of(const ap_expert_view *v, part *out)
-{
-    int n = 0;
-    for (int i = 0; i < MATS; i++) {
-        const ap_tensor *t = mat_of(v, i);
-        out[n++] = (part){t->data, ap_tensor_bytes(t)};
-        out[n++] = (part){t->scales, ap_tensor_scale_bytes(t)};
-        out[n++] = (part){t->biases, t->biases ? ap_tensor_scale_bytes(t) : 0};
-    }
-    return n;
-}
-
 /* Where an expert is gathered: every part in whole blocks of its file. */
 static size_t gather_bytes(const ap_expert_view *v)
 {
-    part p[PARTS];
+    ap_expert_part p[PARTS];
     size_t sum = 0;
-    for (int i = 0, n = parts_of(v, p); i < n; i++)
+    ap_expert_parts(v, p);
+    for (int i = 0; i < PARTS; i++)
         if (p[i].bytes) sum += ap_round_up(p[i].bytes, AP_IO_ALIGN) + AP_IO_ALIGN;
     return sum;
 }
@@ -241,23 +285,20 @@ static void begin_record(ap_expert_store *s, flight *f)
 static void begin_gather(ap_expert_store *s, flight *f)
 {
     const ap_expert_spec *c = &s->spec;
-    const void **set[PARTS];
-    part p[PARTS];
+    ap_expert_part p[PARTS];
+    void *at[PARTS];
     uint8_t *to = f->room;
     f->got = *view_of(s, f->expert);
-    for (int i = 0; i < MATS; i++) {
-        ap_tensor *t = i == 0 ? &f->got.gate : i == 1 ? &f->got.up : &f->got.down;
-        set[3 * i] = &t->data;
-        set[3 * i + 1] = &t->scales;
-        set[3 * i + 2] = &t->biases;
-    }
-    for (int i = 0, n = parts_of(&f->got, p); i < n; i++) {
+    ap_expert_parts(&f->got, p);
+    for (int i = 0; i < PARTS; i++) {
         size_t file;
         uint64_t offset;
+        at[i] = (void *)(uintptr_t)p[i].at;
         if (!p[i].bytes || !c->where(c->ctx, p[i].at, p[i].bytes, &file, &offset)) continue;
-        *set[i] = begin_read(s, f, i, file, offset, p[i].bytes, to);
+        at[i] = begin_read(s, f, i, file, offset, p[i].bytes, to);
         to += ap_round_up(p[i].bytes, AP_IO_ALIGN) + AP_IO_ALIGN;
     }
+    ap_expert_moved(&f->got, at);
 }
 
 static void begin_flight(ap_expert_store *s, flight *f)
@@ -308,32 +349,12 @@ typedef struct packing {
     bool wrong[MOST]; /* its checksum */
 } packing;
 
-static int mat_tasks(const ap_tensor *t)
-{
-    return (int)((t->shape[0] + PACK_ROWS - 1) / PACK_ROWS);
-}
-
 static int flight_tasks(const ap_expert_store *s, const flight *f)
 {
     int n = 0;
     if (s->spec.records) return 1;
     for (int i = 0; i < MATS; i++) n += mat_tasks(mat_of(&f->got, i));
     return n;
-}
-
-/* Rows [begin, end) of a gathered matrix to where its packed or raw form is. */
-static void pack_rows(const ap_kern *k, const ap_tensor *t, int64_t begin, uint8_t *dst)
-{
-    int64_t end = begin + PACK_ROWS < t->shape[0] ? begin + PACK_ROWS : t->shape[0];
-    ap_tensor before = ap_tensor_rows(t, 0, begin), rows = ap_tensor_rows(t, begin, end);
-    if (k->pack_bytes(k, t)) {
-        k->pack(k, &rows, dst + (begin ? k->pack_bytes(k, &before) : 0));
-    } else if (begin == 0) {
-        ap_tensor to = raw_at(t, dst);
-        memcpy((void *)(uintptr_t)to.data, t->data, ap_tensor_bytes(t));
-        if (t->scales) memcpy((void *)(uintptr_t)to.scales, t->scales, ap_tensor_scale_bytes(t));
-        if (t->biases) memcpy((void *)(uintptr_t)to.biases, t->biases, ap_tensor_scale_bytes(t));
-    }
 }
 
 static void pack_task(void *arg, int task, int worker)

@@ -94,6 +94,45 @@ class Experts(unittest.TestCase):
             if not os.environ.get("APUS_SANITIZED"):
                 self.assertLess(used, budget * 1.02 + 3e6)  # the program's own part is an estimate
 
+    def test_repack(self):
+        beside, other = Path(f"{self.model}.experts"), self.dir / "other"
+        budget = f"{self.least() + 6}M"
+        apus("repack", self.model, beside, "-t", "3")
+        apus("repack", self.model, other, "-t", "1")
+        self.assertEqual(beside.read_bytes(), other.read_bytes())
+        for args in ([], ["--experts", other]):
+            out, err = apus("run", self.model, *self.args, "--memory", budget, *args)
+            self.assertEqual(out, self.want)
+            self.assertNotIn("not used", err)
+        # it is these records that are read: one that is damaged, or cut off, fails
+        data = bytearray(other.read_bytes())
+        for at in range(8192, len(data), 4096):
+            data[at] ^= 1
+        other.write_bytes(data)
+        _, err = apus("run", self.model, *self.args, "--memory", budget, "--experts", other, status=1)
+        self.assertRegex(err, r"other: the checksum of expert \d+ of layer \d+ is wrong")
+        _, err = apus("repack", self.model, other, status=1)
+        self.assertIn("exists", err)
+        apus("repack", self.model, other, "--force")
+        self.assertEqual(beside.read_bytes(), other.read_bytes())
+        for keep in (100, 4096, 5000, len(data) // 2):
+            other.write_bytes(beside.read_bytes()[:keep])
+            _, err = apus("run", self.model, *self.args, "--memory", budget, "--experts", other, status=1)
+            self.assertRegex(err, "other: .*repack")
+        # another model's is refused if it was named, and told if it was found
+        apus("synth", self.dir / "config.json", self.dir / "second.gguf", "--to", "q4_k", "--seed", "2")
+        shutil.copy(beside, self.dir / "second.gguf.experts")
+        _, err = apus("run", self.dir / "second.gguf", *self.args, "--memory", budget)
+        self.assertRegex(err, "second.gguf.experts: has the experts of another model.*it is not used")
+        _, err = apus("run", self.dir / "second.gguf", *self.args, "--memory", budget, "--experts", beside, status=1)
+        self.assertIn("has the experts of another model", err)
+        beside.unlink()
+        _, err = apus("repack", ROOT / "tests/golden/data/q3", self.dir / "dense", status=1)
+        self.assertIn("is no mixture of experts", err)
+        self.assertEqual([p for p in self.dir.iterdir() if p.name.startswith(".") or p.name == "dense"], [])
+        _, err = apus("repack", self.model, status=2)
+        self.assertIn("DST is missing", err)
+
     def test_words(self):
         for bad in ("8X", "", "-1", "G", "0", "1e30G"):
             _, err = apus("run", self.model, "-p", "x", "--memory", bad, status=2)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "apus/apus_unstable.h"
 #include "engine/model.h"
 
 struct few_slots {
@@ -14,6 +15,8 @@ struct few_slots {
     const char **path; /* [n] */
     size_t n;
     bool copies; /* the paths are ours */
+    ap_packed packed;
+    ap_expert_records records;
 };
 
 static void *must(void *p)
@@ -34,17 +37,19 @@ static few_slots *make(apus_model *m, int n, bool threads, few_slots *f)
     size_t bytes;
     apus_err err = ap_model_measure(&m->config, m->weights, m->dev, false, &bytes, &f->outline, &d);
     if (!err)
-        err = ap_expert_store_create(&(ap_expert_spec){.n_layer = m->config.n_layer,
-                                                       .n_expert = m->config.n_expert,
-                                                       .view = ap_model_views(f->outline),
-                                                       .dev = m->dev,
-                                                       .path = f->path,
-                                                       .n_file = (int)f->n,
-                                                       .where = where,
-                                                       .ctx = m->weights,
-                                                       .io = threads ? AP_AIO_THREADS : AP_AIO_BEST,
-                                                       .n_slot = n},
-                                     &f->store, &d);
+        err =
+            ap_expert_store_create(&(ap_expert_spec){.n_layer = m->config.n_layer,
+                                                     .n_expert = m->config.n_expert,
+                                                     .view = ap_model_views(f->outline),
+                                                     .dev = m->dev,
+                                                     .path = f->path,
+                                                     .n_file = (int)f->n,
+                                                     .where = where,
+                                                     .ctx = m->weights,
+                                                     .records = f->packed.path ? &f->records : NULL,
+                                                     .io = threads ? AP_AIO_THREADS : AP_AIO_BEST,
+                                                     .n_slot = n},
+                                   &f->store, &d);
     if (err) {
         fprintf(stderr, "slots for experts: %s\n", d.text);
         exit(2);
@@ -85,6 +90,28 @@ few_slots *few_slots_make_copy(apus_model *m, int n)
     return make(m, n, false, f);
 }
 
+few_slots *few_slots_make_packed(apus_model *m, int n)
+{
+    apus_diag d;
+    char path[] = "few_slots_XXXXXX";
+    apus_repack_settings s;
+    if (!m->config.n_expert) return NULL;
+    few_slots *f = begin(m);
+    int fd = mkstemp(path);
+    must(fd < 0 ? NULL : path);
+    close(fd);
+    apus_repack_settings_default(&s);
+    s.force = true;
+    if (apus_repack(m->dir, path, &s, &d) || ap_packed_open(path, &f->packed, &d)) {
+        fprintf(stderr, "packed experts: %s\n", d.text);
+        exit(2);
+    }
+    f->records = (ap_expert_records){f->packed.path, f->packed.offset, f->packed.sum};
+    make(m, n, false, f);
+    remove(path);
+    return f;
+}
+
 void few_slots_cut(const few_slots *f)
 {
     for (size_t i = 0; i < f->n; i++)
@@ -114,6 +141,7 @@ void few_slots_free(few_slots *f)
         remove(f->path[i]);
         free((char *)(uintptr_t)f->path[i]);
     }
+    ap_packed_close(&f->packed);
     free(f->path);
     free(f);
 }

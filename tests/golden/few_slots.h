@@ -13,6 +13,8 @@ typedef struct few_slots few_slots;
 few_slots *few_slots_make(apus_model *m, int n, bool threads);
 /* The same from copies of its files, which may be cut (so that every read fails) and mended. */
 few_slots *few_slots_make_copy(apus_model *m, int n);
+/* The same from a file of packed experts. */
+few_slots *few_slots_make_packed(apus_model *m, int n);
 void few_slots_cut(const few_slots *f);
 void few_slots_mend(const few_slots *f);
 /* After the engines, before the model. */

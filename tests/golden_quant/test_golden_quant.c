@@ -61,7 +61,9 @@ typedef struct rig {
     few_slots *slots; /* NULL: all experts are in memory */
 } rig;
 
-/* slots: for experts, 0 = they are in memory. */
+#define PACKED (-1)
+
+/* slots: for experts, 0 = they are in memory; PACKED: three, from packed experts. */
 static bool rig_open(const char *folder, const gold *g, apus_precision precision, int threads,
                      apus_cpu cpu, int slots, rig *r)
 {
@@ -77,7 +79,10 @@ static bool rig_open(const char *folder, const gold *g, apus_precision precision
     ms.device = device;
     *r = (rig){0};
     if (apus_model_open(path, &ms, &r->model, &d) == APUS_OK) {
-        if (slots) r->slots = few_slots_make(r->model, slots, slots % 2 == 0);
+        if (slots == PACKED)
+            r->slots = few_slots_make_packed(r->model, 3);
+        else if (slots)
+            r->slots = few_slots_make(r->model, slots, slots % 2 == 0);
         apus_engine_settings_default(&es);
         es.cpu = cpu;
         es.threads = threads;
@@ -267,6 +272,7 @@ static void check_variants(const char *folder, const char *name, const gold *g,
                     {"the reference kernels", 2, 1000, APUS_CPU_REF, false, 0},
                     {"one slot for experts", 2, 1000, APUS_CPU_AUTO, true, 1},
                     {"four slots for experts", 2, 7, APUS_CPU_AUTO, true, 4},
+                    {"packed experts", 2, 40, APUS_CPU_AUTO, true, PACKED},
                     {"slots for all experts", 1, 1000, APUS_CPU_AUTO, true, 255}};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         rig r;

@@ -42,10 +42,9 @@ static uint64_t sum_of(const ap_packed *p, const uint8_t *head)
     return XXH3_64bits(part, sizeof part);
 }
 
-static apus_err parse(ap_packed *p, const ap_map *m, apus_diag *diag)
+static apus_err parse(ap_packed *p, const uint8_t *d, size_t len, apus_diag *diag)
 {
-    const uint8_t *d = m->data;
-    if (m->len < AP_PACKED_ALIGN || memcmp(d, MAGIC, 8) != 0)
+    if (len < AP_PACKED_ALIGN || memcmp(d, MAGIC, 8) != 0)
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: is not a file of packed experts; 'apus repack' makes one", p->path);
     uint64_t layers = get_u64(d + 24) & UINT32_MAX, experts = get_u64(d + 24) >> 32;
@@ -56,7 +55,7 @@ static apus_err parse(ap_packed *p, const ap_map *m, apus_diag *diag)
     p->form = get_u64(d + 16);
     p->n_layer = (int)layers;
     p->n_expert = (int)experts;
-    if (m->len < head_bytes(p) || sum_of(p, d) != get_u64(d + SUM_AT))
+    if (len < head_bytes(p) || sum_of(p, d) != get_u64(d + SUM_AT))
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: the table of experts is damaged or cut; make the file again with 'apus "
                        "repack --force'",
@@ -72,20 +71,26 @@ static apus_err parse(ap_packed *p, const ap_map *m, apus_diag *diag)
     return APUS_OK;
 }
 
-apus_err ap_packed_open(const char *path, ap_packed *out, apus_diag *diag)
+apus_err ap_packed_parse(const uint8_t *data, size_t len, const char *path, ap_packed *out,
+                         apus_diag *diag)
 {
-    ap_map m;
     ap_packed p = {.path = ap_strdup(path)};
     if (!p.path) return ap_fail_nomem(diag, strlen(path), "a path");
-    apus_err err = ap_map_open(path, &m, diag);
-    if (!err) {
-        err = parse(&p, &m, diag);
-        ap_map_close(&m);
-    }
+    apus_err err = parse(&p, data, len, diag);
     if (err)
         ap_packed_close(&p);
     else
         *out = p;
+    return err;
+}
+
+apus_err ap_packed_open(const char *path, ap_packed *out, apus_diag *diag)
+{
+    ap_map m;
+    apus_err err = ap_map_open(path, &m, diag);
+    if (err) return err;
+    err = ap_packed_parse(m.data, m.len, path, out, diag);
+    ap_map_close(&m);
     return err;
 }
 

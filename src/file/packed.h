@@ -31,6 +31,9 @@ typedef struct ap_packed {
 
 /* Read header and table; records are read by others. EFILE; EFORMAT: not such a file, damaged or cut; ENOMEM. */
 apus_err ap_packed_open(const char *path, ap_packed *out, apus_diag *diag);
+/* The same from a file's bytes. */
+apus_err ap_packed_parse(const uint8_t *data, size_t len, const char *path, ap_packed *out,
+                         apus_diag *diag);
 void ap_packed_close(ap_packed *p);
 
 /* EFORMAT with the way out unless the file is of that model, form and shape, and every record of bytes[L][E] lies

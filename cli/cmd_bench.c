@@ -74,10 +74,12 @@ typedef struct row {
     double bandwidth_share, compute_share;
     apus_unit unit;
     long peak_rss_bytes;
-    bench_profile *profile; /* or NULL */
+    apus_expert_stats experts; /* of all repetitions; io NULL: all experts are in memory */
+    bench_profile *profile;    /* or NULL */
 } row;
 
 typedef struct bench {
+    const apus_model *model;
     apus_info info;
     apus_engine *engine;
     apus_peaks peaks;
@@ -191,6 +193,31 @@ static bool profile_row(bench *b, row *x, apus_session *s, float *logits, apus_d
     return t >= 0 && !apus_session_rewind(s, x->depth, d);
 }
 
+static apus_expert_stats experts_of(const bench *b)
+{
+    apus_expert_stats s = {.size = sizeof s};
+    apus_model_experts(b->model, &s, NULL);
+    return s;
+}
+
+/* What has come since. */
+static apus_expert_stats experts_since(const bench *b, const apus_expert_stats *before)
+{
+    apus_expert_stats s = experts_of(b);
+    s.hits -= before->hits;
+    s.misses -= before->misses;
+    s.bytes_read -= before->bytes_read;
+    s.stall_us -= before->stall_us;
+    s.pack_us -= before->pack_us;
+    return s;
+}
+
+static double hit_share(const apus_expert_stats *s)
+{
+    uint64_t n = s->hits + s->misses;
+    return n ? (double)s->hits / (double)n : 1;
+}
+
 /* One row. The session holds `depth` tokens before and after. */
 static bool measure(bench *b, row *x, apus_session *s, float *logits, apus_diag *d)
 {
@@ -198,12 +225,14 @@ static bool measure(bench *b, row *x, apus_session *s, float *logits, apus_diag 
     /* One repetition to warm up; it counts what the others time. */
     bool ok = feed_profiled(b, x, s, logits, d) >= 0 && !apus_session_rewind(s, x->depth, d);
     if (ok) count(x, b->engine);
+    apus_expert_stats before = experts_of(b);
     for (int r = 0; ok && r < o.repeat; r++) {
         progress_bar(NULL, x->prefill ? "prefill" : "decode", (uint64_t)r, (uint64_t)o.repeat);
         times[r] = feed(b, s, x->depth, x->n, !x->prefill, logits, d);
         ok = times[r] >= 0 && !apus_session_rewind(s, x->depth, d);
     }
     progress_clear();
+    x->experts = experts_since(b, &before);
     if (!ok || (o.profile && !profile_row(b, x, s, logits, d))) return false;
     qsort(times, (size_t)o.repeat, sizeof *times, by_value);
     x->seconds =
@@ -235,6 +264,26 @@ static bool is_tiles(int unit)
 static bool is_integer(int unit)
 {
     return unit == APUS_UNIT_INT16 || unit == APUS_UNIT_INT8 || unit == APUS_UNIT_INT8_TILES;
+}
+
+/* Of one run. */
+static double per_run(uint64_t sum)
+{
+    return (double)sum / o.repeat;
+}
+
+static void json_experts(json_out *j, const row *r)
+{
+    const apus_expert_stats *s = &r->experts;
+    json_map(j, "experts");
+    json_text(j, "io", s->io);
+    json_int(j, "experts", s->experts);
+    json_int(j, "resident", s->resident);
+    json_real(j, "hit_share", hit_share(s));
+    json_real(j, "read_gb", per_run(s->bytes_read) * 1e-9);
+    json_real(j, "stall_s", per_run(s->stall_us) * 1e-6);
+    json_real(j, "pack_s", per_run(s->pack_us) * 1e-6);
+    json_end_map(j);
 }
 
 static void print_json(const bench *b)
@@ -275,6 +324,7 @@ static void print_json(const bench *b)
         json_text(j, "compute_unit", apus_unit_name(r->unit));
         json_int(j, "peak_rss_bytes", r->peak_rss_bytes);
         json_real(j, "load_s", b->load_s);
+        if (r->experts.io) json_experts(j, r);
         if (r->profile) profile_json(r->profile, j);
         json_end_map(j);
     }
@@ -301,12 +351,32 @@ static void print_head(const bench *b)
          "|---|---|---|---|---|---|---|");
 }
 
+/* Where experts come from files. */
+static void print_experts_table(const bench *b)
+{
+    apus_expert_stats s = experts_of(b);
+    if (!s.io) return;
+    printf("\n%d of %d experts in memory, the others read by %s; of a run:\n\n"
+           "| test | depth | found in memory | read | GB/s | waiting | packing |\n"
+           "|---|---|---|---|---|---|---|\n",
+           s.resident, s.experts, s.io);
+    for (int i = 0; i < b->n_rows; i++) {
+        const row *r = &b->rows[i];
+        const apus_expert_stats *x = &r->experts;
+        if (r->dropped) continue;
+        printf("| %s%d | %d | %.1f %% | %.2f GB | %.2f | %.0f %% | %.0f %% |\n",
+               r->prefill ? "pp" : "tg", r->n, r->depth, 100 * hit_share(x),
+               per_run(x->bytes_read) * 1e-9, per_run(x->bytes_read) * 1e-9 / r->seconds,
+               per_run(x->stall_us) * 1e-4 / r->seconds, per_run(x->pack_us) * 1e-4 / r->seconds);
+    }
+}
+
 static void print_table(const bench *b, bool csv)
 {
     if (csv)
         puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,compute_"
              "unit,"
-             "peak_rss_bytes,load_s");
+             "peak_rss_bytes,load_s,expert_hit_share,expert_read_gb,expert_stall_s");
     else
         print_head(b);
     for (int i = 0; i < b->n_rows; i++) {
@@ -314,15 +384,17 @@ static void print_table(const bench *b, bool csv)
         const char *test = r->prefill ? "pp" : "tg";
         if (r->dropped) continue;
         if (csv)
-            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f\n", test, r->n, r->depth,
-                   r->median, r->min, r->max, r->bandwidth_share, r->compute_share,
-                   apus_unit_name(r->unit), r->peak_rss_bytes, b->load_s);
+            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f,%.4f,%.4f,%.4f\n", test, r->n,
+                   r->depth, r->median, r->min, r->max, r->bandwidth_share, r->compute_share,
+                   apus_unit_name(r->unit), r->peak_rss_bytes, b->load_s, hit_share(&r->experts),
+                   per_run(r->experts.bytes_read) * 1e-9, per_run(r->experts.stall_us) * 1e-6);
         else
             printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% of %s | %.0f MiB |\n",
                    test, r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,
                    100 * r->compute_share, apus_unit_name(r->unit),
                    (double)r->peak_rss_bytes / 1048576);
     }
+    if (!csv) print_experts_table(b);
     if (csv && o.profile) profile_csv_head();
     for (int i = 0; i < b->n_rows && o.profile; i++) {
         const row *r = &b->rows[i];
@@ -465,6 +537,17 @@ static int measure_all(bench *b, const apus_model *m)
     return 0;
 }
 
+/* What the largest of the tests that were asked for needs; defaults may be left out instead. */
+static int most_positions(const int *prompts, int n_prompts, const int *depths, int n_depths)
+{
+    int n = o.generate_given ? o.generate : 0, depth = 0;
+    for (int i = 0; i < n_prompts && o.prompts_given; i++)
+        if (prompts[i] > n) n = prompts[i];
+    for (int i = 0; i < n_depths; i++)
+        if (depths[i] > depth) depth = depths[i];
+    return n + depth;
+}
+
 static int run(int argc, char **argv)
 {
     const char *name;
@@ -487,9 +570,11 @@ static int run(int argc, char **argv)
     apus_model *m;
     static bench b;
     double t = now();
-    rc = open_model(&cmd_bench, name, APUS_LOAD_ALL, &m);
+    rc =
+        open_for_engine(&cmd_bench, name, most_positions(prompts, n_prompts, depths, n_depths), &m);
     if (rc >= 0) return rc;
     b.load_s = now() - t;
+    b.model = m;
     apus_diag d;
     b.info.size = sizeof b.info;
     list_rows(&b, prompts, n_prompts, depths, n_depths);

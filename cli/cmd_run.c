@@ -186,6 +186,7 @@ static int answer_prompt(const question *q, const prompt *p)
         rc = finish_output(&cmd_run, a.result.stop == APUS_STOP_CALLER ? 130 : 0);
         tell_cut(&a, &info, ctx);
         print_speed(stderr, &a.result);
+        print_experts(stderr, q->model);
         if (o.cache && apus_session_pos(q->session) > 0 &&
             apus_session_save(q->session, o.cache, &d))
             rc = report(&cmd_run, &d);

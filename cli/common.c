@@ -48,6 +48,12 @@ const opt engine_table[] = {
      "keep keys and values as f32, bf16 or q8 (default: bf16, with --precision exact f32)"},
     {"ctx", 'c', OPT_INT, &common.ctx, &common.ctx_given, 0, INT_MAX, "N",
      "tokens that fit in the context (default: the model's, at most 8192; 0: all of the model's)"},
+    {"memory", 0, OPT_STRING, &common.memory, NULL, 0, 0, "SIZE",
+     "memory that may be used in all, such as 8G or 6500M (default: what is available); experts of "
+     "a mixture that do not fit are read from disk when they are chosen"},
+    {"experts", 0, OPT_STRING, &common.experts, NULL, 0, 0, "FILE",
+     "read them from FILE, which 'apus repack' made (default: MODEL.gguf.experts or "
+     "MODEL/experts.apus, if it is there)"},
     CTX_OPTION("ctx-size"),
     CTX_OPTION("num-ctx"),
     CTX_OPTION("max-model-len"),

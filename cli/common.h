@@ -8,7 +8,7 @@
 #include "options.h"
 
 extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_patches,
-    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth;
+    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth, cmd_repack;
 
 extern const command *const commands[]; /* all of them, NULL at the end */
 
@@ -18,7 +18,7 @@ typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
-    const char *precision, *kv, *device;
+    const char *precision, *kv, *device, *memory, *experts;
 } common_opts;
 
 extern common_opts common;

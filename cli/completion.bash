@@ -1,11 +1,11 @@
 # bash completion for apus
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local engine="--model --threads --cpumask --device --prefill-chunk --ctx --precision --kv"
+    local engine="--model --threads --cpumask --device --prefill-chunk --ctx --memory --experts --precision --kv"
     local think="--think --no-think --chat-template-kwargs --chat-template-file"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits patches bench perplexity quantize synth --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits patches bench perplexity quantize synth repack --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then

@@ -5,9 +5,10 @@
 #include "signals.h"
 #include "terminal.h"
 
-const command *const commands[] = {&cmd_run,        &cmd_chat,     &cmd_info,    &cmd_tokenize,
-                                   &cmd_render,     &cmd_logits,   &cmd_patches, &cmd_bench,
-                                   &cmd_perplexity, &cmd_quantize, &cmd_synth,   NULL};
+const command *const commands[] = {
+    &cmd_run,    &cmd_chat,    &cmd_info,  &cmd_tokenize,   &cmd_render,
+    &cmd_logits, &cmd_patches, &cmd_bench, &cmd_perplexity, &cmd_quantize,
+    &cmd_synth,  &cmd_repack,  NULL};
 
 static void help(FILE *f)
 {

@@ -3,11 +3,13 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "common.h"
 #include "progress.h"
 #include "report.h"
+#include "terminal.h"
 
 #ifndef APUS_DEFAULT_MODEL
 #define APUS_DEFAULT_MODEL "tiny-qwen"
@@ -111,6 +113,38 @@ static void print_notes(const apus_model *m)
         fprintf(stderr, "%snote: %s%s\n", dim(stderr), note, plain(stderr));
 }
 
+/* "8G", "6500M", "2.5G" or bytes; G and M are powers of 1000, Gi and Mi of 1024. False: no such size, or 0. */
+static bool parse_bytes(const char *text, uint64_t *out)
+{
+    static const struct {
+        const char *name;
+        double unit;
+    } units[] = {
+        {"", 1},         {"M", 1e6},         {"G", 1e9},       {"MB", 1e6},        {"GB", 1e9},
+        {"Mi", 1048576}, {"Gi", 1073741824}, {"MiB", 1048576}, {"GiB", 1073741824}};
+    char *end;
+    if (*text < '0' || *text > '9') return false;
+    double v = strtod(text, &end);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        double bytes = v * units[i].unit;
+        if (strcasecmp(end, units[i].name) || !(bytes >= 1 && bytes < 1e18)) continue;
+        *out = (uint64_t)bytes;
+        return true;
+    }
+    return false;
+}
+
+/* Before loading: what of the model stays in memory. */
+static void show_plan(void *ctx, apus_log_level level, const char *text)
+{
+    (void)ctx;
+    if (level != APUS_LOG_PLAN) return;
+    progress_clear();
+    fputs(dim(stderr), stderr);
+    put_textf(stderr, "%s\n", text);
+    fputs(plain(stderr), stderr);
+}
+
 /* engine: what will be made of the model; NULL = nothing. */
 static int open_beside(const command *c, const char *name, apus_load load,
                        const apus_engine_settings *engine, apus_model **out)
@@ -128,6 +162,11 @@ static int open_beside(const command *c, const char *name, apus_load load,
     if (rc >= 0) return rc;
     if (common.precision && apus_precision_parse(common.precision, &s.precision, &d))
         return usage_error(c, "--precision: %s", d.text);
+    if (common.memory && !parse_bytes(common.memory, &s.memory))
+        return usage_error(c, "--memory: expected a size such as 8G or 6500M, found '%s'",
+                           common.memory);
+    s.experts = common.experts;
+    s.log = show_plan;
     if (!name) {
         name = default_model();
         if (!name) {

@@ -64,3 +64,12 @@ void print_speed(FILE *f, const apus_generate_result *r)
     fprintf(f, "%sprompt %d tokens at %.1f tok/s, answer %d tokens at %.1f tok/s%s\n", dim(f),
             r->n_prompt, prefill, r->n_generated, decode, plain(f));
 }
+
+void print_experts(FILE *f, const apus_model *m)
+{
+    apus_expert_stats s = {.size = sizeof s};
+    if (apus_model_experts(m, &s, NULL) || !s.io || !(s.hits + s.misses)) return;
+    fprintf(f, "%sexperts: %.1f %% of those chosen were in memory, %.2f GB read, %.1f s waited%s\n",
+            dim(f), 100.0 * (double)s.hits / (double)(s.hits + s.misses),
+            (double)s.bytes_read * 1e-9, (double)s.stall_us * 1e-6, plain(f));
+}

@@ -103,7 +103,8 @@ APUS_API apus_err apus_set_allocator(const apus_allocator *a, apus_diag *diag);
 /* What a program may want to write down. Nothing in it is needed: errors leave through codes. */
 typedef enum apus_log_level {
     APUS_LOG_INFO = 0, /* what was opened or made, and how */
-    APUS_LOG_WARNING   /* something was not as expected, and what was done about it */
+    APUS_LOG_WARNING,  /* something was not as expected, and what was done about it */
+    APUS_LOG_PLAN      /* what of a model stays in memory and what on disk, before it is loaded */
 } apus_log_level;
 
 /* One line, UTF-8, zero-terminated, without a line feed; it lives for the call only. */
@@ -182,6 +183,14 @@ typedef struct apus_model_settings {
         log; /* of the model and its engines; may be NULL. Engines in several threads: calls from
                       * all of them */
     void *log_ctx;
+    /* Bytes that model and engines may take together; 0 (default): what is available. Of a mixture of experts that
+     * does not fit, all other weights and as many experts as there is room for stay in memory, beside the engine of
+     * `engine` (NULL: one of the defaults); other experts are read from the files when they are chosen, and results
+     * are the same to the bit. On the CPU; a model that fits, or has no experts, is loaded whole or refused. */
+    uint64_t memory;
+    /* A file of packed experts that apus_repack made of this model, to read them from. NULL (default): NAME.gguf.experts
+     * beside a GGUF file, or experts.apus in a folder, if it is there. EFORMAT: of another model or form. */
+    const char *experts;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
@@ -214,6 +223,22 @@ typedef struct apus_info {
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
+
+/* Experts of a model that was loaded with fewer than all of them, since it was opened. */
+typedef struct apus_expert_stats {
+    size_t size;         /* sizeof(apus_expert_stats), set by the caller */
+    int experts;         /* of all layers */
+    int resident;        /* that memory has room for */
+    uint64_t hits;       /* experts that were chosen in a layer of a step and were in memory, */
+    uint64_t misses;     /* and that were not */
+    uint64_t bytes_read; /* from files */
+    uint64_t stall_us;   /* spent waiting for reads with nothing to compute, */
+    uint64_t pack_us;    /* and bringing what was read into the form that is computed with */
+    const char *io;      /* "io_uring" or "threads"; NULL: nothing is read */
+} apus_expert_stats;
+
+/* On the thread that runs the model's engines. */
+APUS_API apus_err apus_model_experts(const apus_model *m, apus_expert_stats *out, apus_diag *diag);
 
 /* What is odd about the model's files and what was made of it, although it loads: sentence i, from 0
  * on, owned by the model; NULL when there are no more. */

@@ -184,6 +184,26 @@ typedef struct apus_media_part {
 /* Part i of a media, from 0 on. false: there are no more. */
 APUS_API bool apus_media_part_at(const apus_media *x, size_t i, apus_media_part *out);
 
+typedef struct apus_repack_settings {
+    size_t size;               /* sizeof(apus_repack_settings) */
+    int threads;               /* 0 = one per physical core allowed to us */
+    const char *hub_cache;     /* as in apus_model_settings */
+    apus_progress_fn progress; /* stage "repack", in bytes; may be NULL */
+    void *progress_ctx;
+    bool force; /* dst may exist; default false */
+} apus_repack_settings;
+
+APUS_API void apus_repack_settings_default(apus_repack_settings *s);
+
+/* Write the experts of a model in the form that they are computed with, one aligned record each: a model in less
+ * memory than it takes (apus_model_settings.memory) reads an expert at once instead of gathering and packing it.
+ *   model  as in apus_model_open; it is needed as before, the file holds experts alone
+ *   dst    a file; NAME.gguf.experts beside NAME.gguf, or experts.apus in a model's folder, is found by itself
+ * Returns OK; EUNSUPPORTED: the model has no experts; errors of apus_model_open; EFILE (also: not enough room);
+ * ENOMEM; ECANCELLED. Nothing is left behind then. */
+APUS_API apus_err apus_repack(const char *model, const char *dst,
+                              const apus_repack_settings *settings, apus_diag *diag);
+
 /* A file that appears under its name when it is complete and on the disk. Until then it is written in
  * a folder beside it, `.NAME.apus-` and 16 hexadecimal digits, which is removed when the file is
  * finished or dropped; after a crash, by the next apus_output_create of that name. */

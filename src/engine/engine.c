@@ -114,6 +114,15 @@ static apus_err take_chooser(apus_engine *e, apus_diag *diag)
     return err ? err : ap_chooser_forbid(&e->chooser, c->suppress, c->n_suppress, diag);
 }
 
+/* Memory for an engine beside the model; 0 = not known. */
+static uint64_t memory_left(const apus_model *m, ap_device *dev)
+{
+    uint64_t there = dev->op->memory(dev, NULL);
+    if (!m->budget) return there;
+    uint64_t left = m->budget > m->packed_bytes ? m->budget - m->packed_bytes : 1;
+    return there && there < left ? there : left;
+}
+
 static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *diag)
 {
     apus_err err = take_device(e, s, diag);
@@ -121,7 +130,7 @@ static apus_err build(apus_engine *e, const apus_engine_settings *s, apus_diag *
     ap_device *dev = e->exec.dev;
     err = ap_sizes_make(e->model, s, &e->exec, &e->size, diag);
     if (!err)
-        err = ap_fit_engine(e->model, s, &e->exec, &e->size, dev->op->memory(dev, NULL), 0, diag);
+        err = ap_fit_engine(e->model, s, &e->exec, &e->size, memory_left(e->model, dev), 0, diag);
     if (!err) err = take_pages(e, diag);
     if (!err) err = take_scratch(e, diag);
     if (!err) err = ap_rows_create(&e->rows, dev, e->size.chunk, e->size.n_session, diag);

@@ -86,6 +86,15 @@ apus_err ap_fit_weights(const char *path, uint64_t need, uint64_t params, uint64
                         apus_diag *diag);
 apus_err ap_fit_engine(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
                        const ap_sizes *z, uint64_t have, uint64_t weights, apus_diag *diag);
+/* The sizes of an engine of settings as the caller gave them (NULL = defaults). Errors of both. */
+apus_err ap_engine_measure(const apus_model *m, const apus_engine_settings *given, ap_sizes *out,
+                           apus_diag *diag);
+/* Memory beside weights, pages, states and scratch, with an engine of that size. */
+uint64_t ap_other_bytes(const apus_model *m, const ap_sizes *z);
+/* ENOMEM unless a model fits into `have` bytes: its weights, and with `beside` or a wish the engine too (NULL =
+ * defaults). */
+apus_err ap_fit_model(const apus_model *m, const apus_engine_settings *wish, bool beside,
+                      uint64_t have, apus_diag *diag);
 /* What an engine of those settings would run with: to plan with, not to run. *own: a device that was made
  * for it, or NULL; op->destroy it. */
 apus_err ap_engine_look(const apus_model *m, const apus_engine_settings *s, ap_exec *ex,

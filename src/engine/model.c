@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "engine/budget.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "file/family.h"
@@ -22,9 +23,7 @@ void apus_model_settings_default(apus_model_settings *s)
                                    .precision = APUS_PRECISION_HIGH};
 }
 
-/* What makes two folders the same model for saved sessions: configuration, tensor names, shapes,
- * types and some bytes of each. */
-static uint64_t fingerprint_of(const ap_config *c, const ap_weights *w)
+uint64_t ap_fingerprint(const ap_config *c, const ap_weights *w)
 {
     XXH64_hash_t h = XXH64(&c->arch, sizeof c->arch, 0);
     const int numbers[] = {c->n_layer,    c->hidden,   c->vocab,         c->n_head,
@@ -281,17 +280,17 @@ static apus_err measure(apus_model *m, apus_diag *diag)
     size_t rows = mapped_rows(m, "embed_tokens.weight"),
            ple = mapped_rows(m, "embed_tokens_per_layer.weight");
     m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
-    return ap_model_measure(&m->config, m->weights, m->dev, &m->packed_bytes, diag);
+    return ap_model_measure(&m->config, m->weights, m->dev, true, &m->packed_bytes, NULL, diag);
 }
 
 /* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
-static apus_err check_fit(const apus_model *m, const apus_engine_settings *wish, apus_diag *diag)
+apus_err ap_fit_model(const apus_model *m, const apus_engine_settings *wish, bool beside,
+                      uint64_t have, apus_diag *diag)
 {
     census n;
     count_tensors(m, &n);
-    uint64_t have = m->dev->op->memory(m->dev, NULL);
     apus_err err = ap_fit_weights(m->dir, m->packed_bytes, n.params, have, diag);
-    if (err || !wish) return err;
+    if (err || (!wish && !beside)) return err;
     apus_engine_settings s;
     apus_engine_settings_default(&s);
     ap_device *own = NULL;
@@ -310,13 +309,13 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
     m->precision = s->precision;
     if (!err) err = measure(m, diag);
-    if (!err) err = check_fit(m, s->engine, diag);
+    if (!err) m->fingerprint = ap_fingerprint(&m->config, m->weights);
+    if (!err) err = ap_budget_plan(m, s, diag);
     if (!err)
-        err = ap_model_load(&m->config, m->weights, m->dev, s->progress, s->progress_ctx, &m->impl,
-                            diag);
+        err = ap_model_load(&m->config, m->weights, m->dev, !m->store, s->progress, s->progress_ctx,
+                            &m->impl, diag);
     if (err) return err;
-    m->packed_bytes = ap_model_packed_bytes(m->impl);
-    m->fingerprint = fingerprint_of(&m->config, m->weights);
+    if (!m->store) m->packed_bytes = ap_model_packed_bytes(m->impl);
     ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
     return APUS_OK;
 }
@@ -453,6 +452,7 @@ void apus_model_close(apus_model *m)
 {
     if (!m) return;
     ap_model_free(m->impl);
+    ap_budget_free(m);
     if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);
     ap_tokenizer_free(m->tokenizer);
@@ -465,6 +465,29 @@ void apus_model_close(apus_model *m)
 const char *apus_model_note(const apus_model *m, size_t i)
 {
     return m && i < m->notes.n ? m->notes.text[i] : NULL;
+}
+
+apus_err apus_model_experts(const apus_model *m, apus_expert_stats *out, apus_diag *diag)
+{
+    if (!m || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_experts: model and out are needed");
+    if (out->size < sizeof out->size || out->size > sizeof *out)
+        return ap_fail(diag, APUS_EINVAL, "apus_expert_stats.size: expected %zu to %zu, found %zu",
+                       sizeof out->size, sizeof *out, out->size);
+    apus_expert_stats s = {.size = out->size, .experts = m->config.n_expert * m->info.n_moe};
+    s.resident = s.experts;
+    if (m->store) {
+        ap_expert_counts n = ap_expert_store_counts(m->store);
+        s.resident = ap_expert_store_slots(m->store);
+        s.hits = n.hits;
+        s.misses = n.misses;
+        s.bytes_read = n.bytes;
+        s.stall_us = n.stall_us;
+        s.pack_us = n.pack_us;
+        s.io = ap_expert_store_io(m->store);
+    }
+    memcpy(out, &s, out->size);
+    return APUS_OK;
 }
 
 apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag)

@@ -4,9 +4,11 @@
 
 #include "base/log.h"
 #include "file/config.h"
+#include "file/packed.h"
 #include "file/weights.h"
 #include "kern/kern.h"
 #include "model/arch.h"
+#include "state/expert_store.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -19,7 +21,13 @@ struct apus_model {
     ap_chat *chat;             /* likewise */
     ap_chat_syntax syntax;     /* of its answers */
     ap_model_impl *impl;       /* NULL unless APUS_LOAD_ALL */
+    uint64_t budget;           /* bytes that it and its engines may take; 0 = what is there */
     ap_expert_source *experts; /* NULL: impl has them all, or there are none */
+    ap_expert_store *store;    /* whose source that is, or NULL */
+    ap_model_impl *outline;    /* has the views that the store reads by; NULL: all are in memory */
+    const char **paths;        /* of the files, for the store */
+    ap_expert_records records; /* of packed, for the store */
+    ap_packed packed;          /* its experts in a file of their own; path NULL: there is none */
     ap_device *dev;            /* has the weights; lent to engines. NULL with APUS_LOAD_TEXT */
     apus_precision precision;
     size_t packed_bytes;  /* of the weights, also when they are not loaded */
@@ -30,6 +38,10 @@ struct apus_model {
     char weight_types[512];
     ap_notes notes; /* of the files */
 };
+
+/* What makes two folders the same model for saved sessions and packed experts: configuration, tensor names, shapes,
+ * types and some bytes of each. */
+uint64_t ap_fingerprint(const ap_config *c, const ap_weights *w);
 
 /* Where things are, for the log: a level of the CPU such as "avx2", or another device's name. */
 static inline const char *ap_where(const ap_device *d)

@@ -4,12 +4,15 @@
 
 #include "engine/engine.h"
 
-#define LEAST_CHUNK  512
-#define MOST_CHUNK   4096 /* of the default: mixtures of experts want many tokens for each of them */
-#define CHUNK_SHARE  24   /* and may take this part of the weights' memory for it */
-#define MAX_CHUNK    65536
-#define DEVICE_ROWS  64 /* of logits, before they go to the host */
-#define MAX_SESSIONS 4096
+#define LEAST_CHUNK 512
+#define MOST_CHUNK  4096 /* of the default: mixtures of experts want many tokens for each of them */
+#define CHUNK_SHARE 24   /* and may take this part of the weights' memory for it */
+/* With experts on disk each chunk reads most of them: */
+#define MOST_CHUNK_DISK  16384
+#define CHUNK_SHARE_DISK 8 /* of the memory allowed */
+#define MAX_CHUNK        65536
+#define DEVICE_ROWS      64 /* of logits, before they go to the host */
+#define MAX_SESSIONS     4096
 
 static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z,
                       apus_diag *diag)
@@ -127,7 +130,8 @@ static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes 
     /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
     int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
     z.logit_rows = rows > z.n_session ? rows : z.n_session;
-    z.model_scratch_bytes = ap_model_scratch_bytes(&m->config, ex, z.chunk, m->experts != NULL);
+    z.model_scratch_bytes =
+        ap_model_scratch_bytes(&m->config, ex, z.chunk, m->experts || m->outline);
     ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(ex, &z);
     size_t total = z.kv_bytes;
     ok = ok && add(&total, 1, z.state_bytes) && add(&total, 1, z.scratch_bytes);
@@ -140,14 +144,15 @@ static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *ou
                             uint64_t *least_bytes)
 {
     const ap_sizes start = *out;
-    uint64_t weights = m->packed_bytes;
+    uint64_t share = m->outline ? m->budget / CHUNK_SHARE_DISK : m->packed_bytes / CHUNK_SHARE;
+    int most = m->outline ? MOST_CHUNK_DISK : MOST_CHUNK;
     if (!measure(m, ex, LEAST_CHUNK, out, least_bytes)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
-    for (int chunk = MOST_CHUNK; chunk > LEAST_CHUNK; chunk /= 2) {
+    for (int chunk = most; chunk > LEAST_CHUNK; chunk /= 2) {
         ap_sizes z = start;
         uint64_t unused;
         if (!measure(m, ex, chunk, &z, &unused) ||
-            (uint64_t)z.kv_bytes + z.scratch_bytes > least + weights / CHUNK_SHARE)
+            (uint64_t)z.kv_bytes + z.scratch_bytes > least + share)
             continue;
         *out = z;
         break;
@@ -187,7 +192,7 @@ static uint64_t rest_of_page(uint64_t bytes)
 }
 
 /* Measured: 5 MB of program and libraries, 64 bytes for each token of the tokenizer. */
-static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
+uint64_t ap_other_bytes(const apus_model *m, const ap_sizes *z)
 {
     const ap_config *c = &m->config;
     uint64_t other = ((uint64_t)5 << 20) + (uint64_t)c->vocab * 64 + m->mapped_bytes;
@@ -199,6 +204,20 @@ static uint64_t other_bytes(const apus_model *m, const ap_sizes *z)
     return other;
 }
 
+apus_err ap_engine_measure(const apus_model *m, const apus_engine_settings *given, ap_sizes *out,
+                           apus_diag *diag)
+{
+    apus_engine_settings s;
+    ap_device *own = NULL;
+    ap_exec ex;
+    apus_engine_settings_default(&s);
+    apus_err err = ap_settings_take(&s, sizeof s, given, "apus_engine_settings", diag);
+    if (!err) err = ap_engine_look(m, &s, &ex, &own, diag);
+    if (!err) err = ap_sizes_make(m, &s, &ex, out, diag);
+    if (own) own->op->destroy(own);
+    return err;
+}
+
 apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *settings, apus_plan *out,
                           apus_diag *diag)
 {
@@ -206,19 +225,11 @@ apus_err apus_engine_plan(const apus_model *m, const apus_engine_settings *setti
     if (out->size < sizeof out->size || out->size > sizeof *out)
         return ap_fail(diag, APUS_EINVAL, "apus_plan.size: expected %zu to %zu, found %zu",
                        sizeof out->size, sizeof *out, out->size);
-    apus_engine_settings s;
-    apus_engine_settings_default(&s);
-    apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_engine_settings", diag);
-    if (err) return err;
-    ap_device *own;
-    ap_exec ex;
     ap_sizes z;
-    err = ap_engine_look(m, &s, &ex, &own, diag);
-    if (!err) err = ap_sizes_make(m, &s, &ex, &z, diag);
-    if (own) own->op->destroy(own);
+    apus_err err = ap_engine_measure(m, settings, &z, diag);
     if (err) return err;
     uint64_t weights = m->packed_bytes;
-    uint64_t other = other_bytes(m, &z);
+    uint64_t other = ap_other_bytes(m, &z);
     apus_plan p = {.size = out->size,
                    .weight_bytes = weights,
                    .kv_bytes = z.kv_bytes,

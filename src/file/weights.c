@@ -135,6 +135,28 @@ apus_err ap_weights_read(const ap_weights *w, const void *p, size_t n, void *dst
     return APUS_OK;
 }
 
+bool ap_weights_where(const ap_weights *w, const void *p, size_t n, size_t *file, uint64_t *offset)
+{
+    for (size_t i = 0; i < w->n_shards; i++) {
+        const ap_map *m = map_of(w, i);
+        if (!ap_map_holds(m, p, n)) continue;
+        *file = i;
+        *offset = (uint64_t)((const uint8_t *)p - m->data);
+        return true;
+    }
+    return false;
+}
+
+size_t ap_weights_files(const ap_weights *w)
+{
+    return w->n_shards;
+}
+
+const char *ap_weights_path(const ap_weights *w, size_t i)
+{
+    return w->shard[i].path;
+}
+
 void ap_weights_want(const ap_weights *w, const void *p, size_t n)
 {
     for (size_t i = 0; i < w->n_shards && p; i++) ap_map_want(map_of(w, i), p, n);

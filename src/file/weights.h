@@ -61,6 +61,12 @@ void ap_weights_close(ap_weights *w);
  * memory. EFILE. */
 apus_err ap_weights_read(const ap_weights *w, const void *p, size_t n, void *dst, apus_diag *diag);
 
+/* Where the n bytes at p lie: the number of the file and their offset in it. False: in none of ours. */
+bool ap_weights_where(const ap_weights *w, const void *p, size_t n, size_t *file, uint64_t *offset);
+/* Path of file i of [0, files). */
+size_t ap_weights_files(const ap_weights *w);
+const char *ap_weights_path(const ap_weights *w, size_t i);
+
 /* Hints about bytes of the files: soon read; read and done with. Ranges may lie anywhere: what is in no
  * file of ours is left alone. `drop_all`: everything. */
 void ap_weights_want(const ap_weights *w, const void *p, size_t n);

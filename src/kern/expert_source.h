@@ -11,6 +11,11 @@
 
 #include "kern/kern.h"
 
+/* An expert as files have it, not packed. */
+typedef struct ap_expert_view {
+    ap_tensor gate, up, down; /* [F, H], [F, H], [H, F]; zeroed where there is none */
+} ap_expert_view;
+
 /* Experts of a layer that are there: number id[i] is expert[i], i < n. */
 typedef struct ap_wave {
     const int32_t *id;

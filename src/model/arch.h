@@ -33,16 +33,21 @@ typedef struct ap_step {
 typedef struct ap_model_impl ap_model_impl; /* a loaded model: config, weights, packed matrices */
 
 /* Bind and check all tensors of the text model and pack the weights into memory of the device.
- *   w    stays open as long as the model (embedding rows are read from it)
- *   dev  likewise
+ *   w        stays open as long as the model (embedding rows are read from it)
+ *   dev      likewise
+ *   experts  also the routed ones; without them steps need a source
  * Errors name tensor and file. progress as in apus_model_settings, may be NULL. */
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev,
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag);
 void ap_model_free(ap_model_impl *m);
 
-/* Check all tensors as ap_model_load does, and tell how many bytes it would take; nothing is packed. */
-apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, size_t *bytes,
-                          apus_diag *diag);
+/* Check all tensors as ap_model_load does, and tell how many bytes it would take; nothing is packed. *out, if
+ * wanted: a model with nothing to run that tells, without experts, where those are. */
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
+                          size_t *bytes, ap_model_impl **out, apus_diag *diag);
+
+/* Routed experts in the files, [L][E], zeroed in layers that have none: of a model from ap_model_measure. */
+const ap_expert_view *ap_model_views(const ap_model_impl *m);
 
 const ap_config *ap_model_config(const ap_model_impl *m);
 size_t ap_model_packed_bytes(const ap_model_impl *m);

@@ -336,6 +336,30 @@ static void bind_stack(ap_bind *b, ap_model_impl *m, int l, const stacked *s, bo
     }
 }
 
+/* What is left out of the model's memory: where the files have it. */
+static void view_experts(ap_bind *b, ap_model_impl *m, int l, const char *module, const stacked *s,
+                         bool fused)
+{
+    const ap_config *c = b->c;
+    int64_t F = c->expert_ffn, H = c->hidden, up_at = fused ? F : 0;
+    ap_expert_view *v = &m->views[(size_t)l * (size_t)c->n_expert];
+    for (int e = 0; e < c->n_expert && !b->err; e++, v++) {
+        if (s) {
+            ap_tensor gate = ap_tensor_index(&s->gate, e), up = ap_tensor_index(&s->up, e);
+            v->gate = ap_tensor_rows(&gate, 0, F);
+            v->up = ap_tensor_rows(&up, up_at, up_at + F);
+            v->down = ap_tensor_index(&s->down, e);
+            continue;
+        }
+        v->gate =
+            ap_bind_view(b, 2, (int64_t[]){F, H}, "layers.%d.%s.%d.gate_proj.weight", l, module, e);
+        v->up =
+            ap_bind_view(b, 2, (int64_t[]){F, H}, "layers.%d.%s.%d.up_proj.weight", l, module, e);
+        v->down =
+            ap_bind_view(b, 2, (int64_t[]){H, F}, "layers.%d.%s.%d.down_proj.weight", l, module, e);
+    }
+}
+
 void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
                      const char *mlx_module)
 {
@@ -345,6 +369,10 @@ void ap_bind_experts(ap_bind *b, ap_model_impl *m, int l, const char *module,
     bool fused = bind_fused(b, l, module, &s);
     bool split = fused || bind_stacked(b, l, module, "", &s) ||
                  bind_stacked(b, l, mlx_module, ".weight", &s);
+    if (!m->experts) {
+        if (m->views) view_experts(b, m, l, module, split ? &s : NULL, fused);
+        return;
+    }
     if (split) bind_stack(b, m, l, &s, fused);
     for (int e = 0; e < E && !split && !b->err; e++) {
         ap_ffn f = {{0}, {0}, {0}};

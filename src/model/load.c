@@ -68,9 +68,16 @@ static void bind_all(ap_bind *b, ap_model_impl *m)
     ap_pass_of(b->c)->bind(b, m);
 }
 
+static ap_expert_view *make_views(const ap_config *c)
+{
+    size_t n;
+    if (!ap_mul_size((size_t)c->n_layer, (size_t)c->n_expert, &n)) return NULL;
+    return ap_calloc(n, sizeof(ap_expert_view));
+}
+
 /* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
-static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev, ap_bind *b,
-                        ap_model_impl **out, apus_diag *diag)
+static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
+                        bool views, ap_bind *b, ap_model_impl **out, apus_diag *diag)
 {
     const char *prefix = ap_weights_text_prefix(w);
     if (!prefix)
@@ -82,8 +89,9 @@ static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev,
     m->w = w;
     m->dev = dev;
     m->layer = ap_calloc((size_t)c->n_layer, sizeof *m->layer);
-    if (c->n_expert) m->experts = ap_experts_create(c->n_layer, c->n_expert);
-    if (!m->layer || (c->n_expert && !m->experts)) {
+    if (c->n_expert && experts) m->experts = ap_experts_create(c->n_layer, c->n_expert);
+    if (c->n_expert && views) m->views = make_views(c);
+    if (!m->layer || (c->n_expert && ((experts && !m->experts) || (views && !m->views)))) {
         ap_model_free(m);
         return ap_fail_nomem(diag, (size_t)c->n_layer * sizeof *m->layer, "the layer table");
     }
@@ -101,15 +109,18 @@ static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev,
     return b->err;
 }
 
-apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, size_t *bytes,
-                          apus_diag *diag)
+apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
+                          size_t *bytes, ap_model_impl **out, apus_diag *diag)
 {
     ap_bind b;
     ap_model_impl *m = NULL;
-    apus_err err = measure(c, w, dev, &b, &m, diag);
+    apus_err err = measure(c, w, dev, experts, out && !experts, &b, &m, diag);
     if (err) return err;
     *bytes = ap_model_packed_bytes(m);
-    ap_model_free(m);
+    if (out)
+        *out = m;
+    else
+        ap_model_free(m);
     return APUS_OK;
 }
 
@@ -129,12 +140,12 @@ static apus_err make_room(ap_bind *b, ap_model_impl *m, apus_diag *diag)
     return ap_bind_make_room(b);
 }
 
-apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev,
+apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
 {
     ap_bind b;
     ap_model_impl *m = NULL;
-    apus_err err = measure(c, w, dev, &b, &m, diag);
+    apus_err err = measure(c, w, dev, experts, false, &b, &m, diag);
     if (err) return err;
     size_t floats = b.floats_used;
     err = make_room(&b, m, diag);
@@ -163,8 +174,14 @@ void ap_model_free(ap_model_impl *m)
     if (!m) return;
     if (m->mem) m->dev->op->free(m->dev, m->mem, m->mem_bytes);
     ap_experts_free(m->experts);
+    ap_free(m->views);
     ap_free(m->layer);
     ap_free(m);
+}
+
+const ap_expert_view *ap_model_views(const ap_model_impl *m)
+{
+    return m->views;
 }
 
 const ap_config *ap_model_config(const ap_model_impl *m)

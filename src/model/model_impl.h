@@ -61,7 +61,8 @@ struct ap_model_impl {
     const float *inv_freq[2]; /* f32 [n_angle] of full and sliding layers */
     const float *norm_out;    /* f32 [H] */
     ap_layer *layer;          /* [L] */
-    ap_experts *experts;
+    ap_experts *experts;      /* NULL: none, or views */
+    ap_expert_view *views;    /* [L][E] or NULL */
     ap_state_shape shape[AP_KV_TYPES];
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
     uint8_t *mem;           /* of the device: every packed matrix and vector */

@@ -1,113 +1,152 @@
-/* few_slots.c - slots are taken in turn and overwritten as soon as their experts may be gone. */
 #include "few_slots.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "base/mem.h"
-#include "base/num.h"
+#include "apus/apus_unstable.h"
 #include "engine/model.h"
-#include "model/model_impl.h"
-#include "runner.h"
-
-#define JUNK 0xa5
 
 struct few_slots {
-    ap_expert_source source;
-    const ap_experts *all;
-    int n, most; /* slots; experts of a layer */
-    uint8_t *mem;
-    size_t slot_bytes;
-    int layer, n_wanted, n_given;
-    int32_t *wanted; /* [most] */
-    ap_expert *slot; /* [n] */
-    long waves;
+    const apus_model *model;
+    ap_model_impl *outline;
+    ap_expert_store *store;
+    const char **path; /* [n] */
+    size_t n;
+    bool copies; /* the paths are ours */
+    ap_packed packed;
+    ap_expert_records records;
 };
 
-static void want(ap_expert_source *s, int layer, const int32_t *ids, int n)
+static void *must(void *p)
 {
-    few_slots *f = (few_slots *)s;
-    f->layer = layer;
-    f->n_wanted = n;
-    f->n_given = 0;
-    /* the last ones first: the order is the source's */
-    for (int i = 0; i < n; i++) f->wanted[i] = ids[n - 1 - i];
+    if (p) return p;
+    fprintf(stderr, "slots for experts: out of memory, or of places for files\n");
+    exit(2);
 }
 
-/* The matrix, its packed bytes copied to *at. */
-static ap_mat copy_mat(const ap_mat *m, uint8_t **at)
+static bool where(const void *ctx, const void *p, size_t n, size_t *file, uint64_t *offset)
 {
-    ap_mat out = *m;
-    if (!m->data) return out; /* used where the file has it */
-    memcpy(*at, m->data, ap_mat_bytes(m));
-    out.data = *at;
-    *at += ap_round_up(ap_mat_bytes(m), AP_ALIGN);
-    return out;
+    return ap_weights_where(ctx, p, n, file, offset);
 }
 
-static apus_err get(ap_expert_source *s, const ap_exec *ex, ap_wave *wave, apus_diag *diag)
+static few_slots *make(apus_model *m, int n, bool threads, few_slots *f)
 {
-    few_slots *f = (few_slots *)s;
-    (void)ex, (void)diag;
-    int left = f->n_wanted - f->n_given, n = left < f->n ? left : f->n;
-    memset(f->mem, JUNK, f->slot_bytes * (size_t)f->n);
-    *wave = (ap_wave){f->wanted + f->n_given, f->slot, n};
-    for (int i = 0; i < n; i++) {
-        const ap_expert *e = &ap_experts_of(f->all, f->layer)[wave->id[i]];
-        uint8_t *at = f->mem + (size_t)i * f->slot_bytes;
-        f->slot[i].gate = copy_mat(&e->gate, &at);
-        f->slot[i].up = copy_mat(&e->up, &at);
-        f->slot[i].down = copy_mat(&e->down, &at);
+    apus_diag d;
+    size_t bytes;
+    apus_err err = ap_model_measure(&m->config, m->weights, m->dev, false, &bytes, &f->outline, &d);
+    if (!err)
+        err =
+            ap_expert_store_create(&(ap_expert_spec){.n_layer = m->config.n_layer,
+                                                     .n_expert = m->config.n_expert,
+                                                     .view = ap_model_views(f->outline),
+                                                     .dev = m->dev,
+                                                     .path = f->path,
+                                                     .n_file = (int)f->n,
+                                                     .where = where,
+                                                     .ctx = m->weights,
+                                                     .records = f->packed.path ? &f->records : NULL,
+                                                     .io = threads ? AP_AIO_THREADS : AP_AIO_BEST,
+                                                     .n_slot = n},
+                                   &f->store, &d);
+    if (err) {
+        fprintf(stderr, "slots for experts: %s\n", d.text);
+        exit(2);
     }
-    f->n_given += n;
-    f->waves += n > 0;
-    return APUS_OK;
-}
-
-static void done(ap_expert_source *s)
-{
-    few_slots *f = (few_slots *)s;
-    memset(f->mem, JUNK, f->slot_bytes * (size_t)f->n);
-}
-
-static const ap_expert_source_ops ops = {want, get, done};
-
-static size_t bytes_of(const ap_expert *e)
-{
-    return ap_round_up(ap_mat_bytes(&e->gate), AP_ALIGN) +
-           ap_round_up(ap_mat_bytes(&e->up), AP_ALIGN) +
-           ap_round_up(ap_mat_bytes(&e->down), AP_ALIGN);
-}
-
-few_slots *few_slots_make(apus_model *m, int n)
-{
-    const ap_config *c = &m->config;
-    if (!c->n_expert) return NULL;
-    few_slots *f = need(sizeof *f);
-    f->source.op = &ops;
-    f->all = m->impl->experts;
-    f->n = n;
-    f->wanted = need((size_t)c->n_expert * sizeof *f->wanted);
-    f->slot = need((size_t)n * sizeof *f->slot);
-    for (int l = 0; l < c->n_layer; l++)
-        for (int e = 0; e < c->n_expert && c->layer[l].moe; e++)
-            f->slot_bytes = ap_max_size(f->slot_bytes, bytes_of(&ap_experts_of(f->all, l)[e]));
-    f->mem = aligned_alloc(AP_ALIGN, f->slot_bytes * (size_t)n);
-    if (!f->mem) exit(2);
-    m->experts = &f->source;
+    m->experts = ap_expert_store_source(f->store);
     return f;
+}
+
+/* Without a store. */
+static few_slots *begin(const apus_model *m)
+{
+    few_slots *f = must(calloc(1, sizeof *f));
+    f->model = m;
+    f->n = ap_weights_files(m->weights);
+    f->path = must(calloc(f->n, sizeof *f->path));
+    for (size_t i = 0; i < f->n; i++) f->path[i] = ap_weights_path(m->weights, i);
+    return f;
+}
+
+few_slots *few_slots_make(apus_model *m, int n, bool threads)
+{
+    return m->config.n_expert ? make(m, n, threads, begin(m)) : NULL;
+}
+
+few_slots *few_slots_make_copy(apus_model *m, int n)
+{
+    if (!m->config.n_expert) return NULL;
+    few_slots *f = begin(m);
+    f->copies = true;
+    for (size_t i = 0; i < f->n; i++) {
+        char *path = must(strdup("few_slots_XXXXXX"));
+        int fd = mkstemp(path);
+        must(fd < 0 ? NULL : path);
+        close(fd);
+        f->path[i] = path;
+    }
+    few_slots_mend(f);
+    return make(m, n, false, f);
+}
+
+few_slots *few_slots_make_packed(apus_model *m, int n)
+{
+    apus_diag d;
+    char path[] = "few_slots_XXXXXX";
+    apus_repack_settings s;
+    if (!m->config.n_expert) return NULL;
+    few_slots *f = begin(m);
+    int fd = mkstemp(path);
+    must(fd < 0 ? NULL : path);
+    close(fd);
+    apus_repack_settings_default(&s);
+    s.force = true;
+    if (apus_repack(m->dir, path, &s, &d) || ap_packed_open(path, &f->packed, &d)) {
+        fprintf(stderr, "packed experts: %s\n", d.text);
+        exit(2);
+    }
+    f->records = (ap_expert_records){f->packed.path, f->packed.offset, f->packed.sum};
+    make(m, n, false, f);
+    remove(path);
+    return f;
+}
+
+void few_slots_cut(const few_slots *f)
+{
+    for (size_t i = 0; i < f->n; i++)
+        if (truncate(f->path[i], 0)) must(NULL);
+}
+
+void few_slots_mend(const few_slots *f)
+{
+    for (size_t i = 0; i < f->n; i++) {
+        char buffer[65536];
+        size_t n;
+        FILE *in = must(fopen(ap_weights_path(f->model->weights, i), "rb"));
+        FILE *out = must(fopen(f->path[i], "wb"));
+        while ((n = fread(buffer, 1, sizeof buffer, in)) > 0)
+            if (fwrite(buffer, 1, n, out) != n) must(NULL);
+        fclose(in);
+        if (fclose(out)) must(NULL);
+    }
 }
 
 void few_slots_free(few_slots *f)
 {
     if (!f) return;
-    free(f->wanted);
-    free(f->slot);
-    free(f->mem);
+    ap_expert_store_free(f->store);
+    ap_model_free(f->outline);
+    for (size_t i = 0; i < f->n && f->copies; i++) {
+        remove(f->path[i]);
+        free((char *)(uintptr_t)f->path[i]);
+    }
+    ap_packed_close(&f->packed);
+    free(f->path);
     free(f);
 }
 
-long few_slots_waves(const few_slots *f)
+unsigned long few_slots_read(const few_slots *f)
 {
-    return f->waves;
+    return (unsigned long)ap_expert_store_counts(f->store).misses;
 }

@@ -35,8 +35,8 @@ void fail(report *r, const char *fmt, ...)
 void rig_close(rig *g)
 {
     apus_engine_free(g->engine);
-    apus_model_close(g->model);
     few_slots_free(g->slots);
+    apus_model_close(g->model);
     memset(g, 0, sizeof *g);
 }
 
@@ -54,7 +54,10 @@ int rig_open(report *r, const char *folder, const gold *g, rig_spec spec, rig *o
         fail(r, "apus_model_open: %s", d.text);
         return -1;
     }
-    if (spec.expert_slots) out->slots = few_slots_make(out->model, spec.expert_slots);
+    if (spec.own_files)
+        out->slots = few_slots_make_copy(out->model, spec.expert_slots);
+    else if (spec.expert_slots) /* threads for every second test */
+        out->slots = few_slots_make(out->model, spec.expert_slots, spec.expert_slots % 2 == 0);
     apus_engine_settings_default(&es);
     es.cpu = spec.cpu;
     es.threads = spec.threads;

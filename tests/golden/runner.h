@@ -56,6 +56,7 @@ typedef struct rig_spec {
     apus_kv kv; /* AUTO = F32 */
     const char *device;
     int expert_slots; /* 0 = all experts are resident */
+    bool own_files;   /* of the slots: copies that can be cut */
 } rig_spec;
 
 /* What the checks of a model share. */

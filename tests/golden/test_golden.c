@@ -65,7 +65,8 @@ static void check_variant(bench *b, const char *what, rig_spec spec, int piece, 
             run_prompt(b->r, &e, &b->g, &b->g.prompt[k], piece, &b->work[k]) == 0)
             compare_self(b->r, &b->g, k, what, &b->base[k], &b->work[k], 0, GOLD_GREEDY, exact);
     }
-    if (e.slots && !few_slots_waves(e.slots)) fail(b->r, "%s: no expert went through a slot", what);
+    if (spec.expert_slots && (!e.slots || !few_slots_read(e.slots)))
+        fail(b->r, "%s: no expert went through a slot", what);
     rig_close(&e);
 }
 
@@ -126,6 +127,60 @@ static void check_slots(bench *b)
         check_variant(b, what, spec, i == 1 ? 7 : 0, 1 << 30, true);
     }
     check_levels(b, 1);
+}
+
+/* A call that cannot read an expert fails with the file's name, and the session is where it was. */
+static void cannot_feed(bench *b, const rig *e, apus_session *s, const int32_t *tok, int n)
+{
+    apus_diag d = {0};
+    int pos = apus_session_pos(s);
+    few_slots_cut(e->slots);
+    apus_err err = apus_session_feed(s, tok, n, NULL, &d);
+    b->r->checks++;
+    if (err != APUS_EFILE || !strstr(d.text, "few_slots_") || apus_session_pos(s) != pos)
+        fail(b->r, "a read that failed: code %d, position %d of %d: %s", (int)err,
+             apus_session_pos(s), pos, d.text);
+    few_slots_mend(e->slots);
+}
+
+/* Reads fail in a prompt and between the tokens of an answer; what follows has the bits of a run without. */
+static void check_read_errors(bench *b)
+{
+    rig e;
+    rig_spec spec = plain(b);
+    spec.expert_slots = 1;
+    spec.own_files = true;
+    if (b->o->device || rig_open(b->r, b->folder, &b->g, spec, &e) != 0) return;
+    for (int k = 0; k < b->g.n_prompt; k++) {
+        const gold_prompt *p = &b->g.prompt[k];
+        size_t v = (size_t)b->g.vocab;
+        if (!selected(b, k, 200)) continue;
+        apus_session *s = open_session(b->r, &e);
+        int32_t *rows = need((size_t)p->n_pos * sizeof *rows);
+        apus_feed f;
+        bool ok = s != NULL;
+        for (int at = 0, to; ok && at < p->n; at = to) {
+            to = at + (p->n + 1) / 2 < p->n ? at + (p->n + 1) / 2 : p->n;
+            cannot_feed(b, &e, s, p->ids + at, to - at);
+            share(&b->g, p, at, to, rows, &b->work[k], s, &f);
+            ok = apus_feed_batch(e.engine, &f, 1, NULL, NULL, NULL) == APUS_OK;
+        }
+        if (ok)
+            memcpy(b->work[k].steps, b->work[k].rows + (size_t)(p->n_pos - 1) * v,
+                   v * sizeof(float));
+        for (int i = 1; ok && i < GOLD_GREEDY; i++) {
+            cannot_feed(b, &e, s, &p->greedy[i - 1], 1);
+            ok = apus_session_feed(s, &p->greedy[i - 1], 1, b->work[k].steps + (size_t)i * v,
+                                   NULL) == APUS_OK;
+        }
+        if (!ok) fail(b->r, "prompt %d cannot go on after reads that failed", k);
+        if (ok)
+            compare_self(b->r, &b->g, k, "after reads that failed", &b->base[k], &b->work[k], 0,
+                         GOLD_GREEDY, true);
+        free(rows);
+        apus_session_free(s);
+    }
+    rig_close(&e);
 }
 
 /* The chunk form of the delta rule: held to the reference, not to our bits. */
@@ -530,7 +585,10 @@ static int check_model(const options *o, const char *folder, const char *name)
         check_variant(b, "three threads, pieces of 33", two, 33, 1 << 30, true);
         check_levels(b, 0);
         if (info_of(folder).n_recurrent > 0) check_gdn_chunked(b);
-        if (info_of(folder).n_moe > 0) check_slots(b);
+        if (info_of(folder).n_moe > 0) {
+            check_slots(b);
+            check_read_errors(b);
+        }
         if (has_rounded_pages(folder)) {
             check_kv(b, APUS_KV_BF16, KV_BF16);
             check_kv(b, APUS_KV_Q8, KV_Q8);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "apus/apus.h"
+#include "few_slots.h"
 #include "gold.h"
 
 #define TOL_GOLD 1e-3
@@ -57,10 +58,14 @@ static void model_path(const char *folder, char *out, size_t cap)
 typedef struct rig {
     apus_model *model;
     apus_engine *engine;
+    few_slots *slots; /* NULL: all experts are in memory */
 } rig;
 
+#define PACKED (-1)
+
+/* slots: for experts, 0 = they are in memory; PACKED: three, from packed experts. */
 static bool rig_open(const char *folder, const gold *g, apus_precision precision, int threads,
-                     apus_cpu cpu, rig *r)
+                     apus_cpu cpu, int slots, rig *r)
 {
     char path[4096];
     apus_diag d = {0};
@@ -74,6 +79,10 @@ static bool rig_open(const char *folder, const gold *g, apus_precision precision
     ms.device = device;
     *r = (rig){0};
     if (apus_model_open(path, &ms, &r->model, &d) == APUS_OK) {
+        if (slots == PACKED)
+            r->slots = few_slots_make_packed(r->model, 3);
+        else if (slots)
+            r->slots = few_slots_make(r->model, slots, slots % 2 == 0);
         apus_engine_settings_default(&es);
         es.cpu = cpu;
         es.threads = threads;
@@ -90,6 +99,7 @@ static bool rig_open(const char *folder, const gold *g, apus_precision precision
 static void rig_close(rig *r)
 {
     apus_engine_free(r->engine);
+    few_slots_free(r->slots);
     apus_model_close(r->model);
 }
 
@@ -237,7 +247,7 @@ static double compare_precisions(const char *name, const gold *g, int k, const f
 static bool run_all(const char *folder, const gold *g, apus_precision precision, float **out)
 {
     rig r;
-    if (!rig_open(folder, g, precision, 1, APUS_CPU_AUTO, &r)) return false;
+    if (!rig_open(folder, g, precision, 1, APUS_CPU_AUTO, 0, &r)) return false;
     bool ok = true;
     for (int k = 0; k < g->n_prompt; k++) {
         out[k] = need((size_t)(g->prompt[k].n + GOLD_GREEDY) * (size_t)g->vocab, sizeof(float));
@@ -247,7 +257,7 @@ static bool run_all(const char *folder, const gold *g, apus_precision precision,
     return ok;
 }
 
-/* The same bits with other pieces and threads, nearly the same with the reference kernels. */
+/* The same bits with other pieces and threads and with experts from the files, nearly the same with the reference kernels. */
 static void check_variants(const char *folder, const char *name, const gold *g,
                            apus_precision precision, float **base)
 {
@@ -256,13 +266,23 @@ static void check_variants(const char *folder, const char *name, const gold *g,
         int threads, piece;
         apus_cpu cpu;
         bool bits;
-    } variants[] = {{"three threads, pieces of 7", 3, 7, APUS_CPU_AUTO, true},
-                    {"pieces of 40", 2, 40, APUS_CPU_AUTO, true},
-                    {"the reference kernels", 2, 1000, APUS_CPU_REF, false}};
+        int slots;
+    } variants[] = {{"three threads, pieces of 7", 3, 7, APUS_CPU_AUTO, true, 0},
+                    {"pieces of 40", 2, 40, APUS_CPU_AUTO, true, 0},
+                    {"the reference kernels", 2, 1000, APUS_CPU_REF, false, 0},
+                    {"one slot for experts", 2, 1000, APUS_CPU_AUTO, true, 1},
+                    {"four slots for experts", 2, 7, APUS_CPU_AUTO, true, 4},
+                    {"packed experts", 2, 40, APUS_CPU_AUTO, true, PACKED},
+                    {"slots for all experts", 1, 1000, APUS_CPU_AUTO, true, 255}};
     for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
         rig r;
-        if (device && !variants[i].bits) continue;
-        if (!rig_open(folder, g, precision, variants[i].threads, variants[i].cpu, &r)) break;
+        int slots = variants[i].slots;
+        if (device && (!variants[i].bits || slots)) continue;
+        if (!rig_open(folder, g, precision, variants[i].threads, variants[i].cpu, slots, &r)) break;
+        if (slots && !r.slots) { /* no mixture of experts */
+            rig_close(&r);
+            continue;
+        }
         for (int k = 0; k < g->n_prompt; k++) {
             size_t n = (size_t)(g->prompt[k].n + GOLD_GREEDY - 1) * (size_t)g->vocab;
             float *got = need(n, sizeof(float));

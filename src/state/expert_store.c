@@ -1,0 +1,672 @@
+#include "state/expert_store.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/file.h"
+#include "base/lock.h"
+#include "base/mem.h"
+#include "base/num.h"
+#include "base/rng.h"
+#include "state/expert_cache.h"
+
+#define MATS       3
+#define PARTS      AP_EXPERT_PARTS
+#define MOST       16  /* experts that are read at once */
+#define PACK_ROWS  128 /* of a task: whole panels, whole FP8 blocks */
+#define HALF_STEPS 32  /* docs/experts.md has what was measured */
+
+/* ------------------------------------------------------------------ layout */
+
+static const ap_tensor *mat_of(const ap_expert_view *v, int i)
+{
+    return i == 0 ? &v->gate : i == 1 ? &v->up : &v->down;
+}
+
+/* What a matrix without a packed form takes, used as the file has it: data, scales, biases. */
+static size_t raw_bytes(const ap_tensor *t)
+{
+    size_t scales = ap_round_up(ap_tensor_scale_bytes(t), AP_ALIGN);
+    return ap_round_up(ap_tensor_bytes(t), AP_ALIGN) + scales * (t->biases ? 2 : 1);
+}
+
+static size_t mat_bytes(const ap_kern *k, const ap_tensor *t)
+{
+    size_t packed = k->pack_bytes(k, t);
+    return packed ? ap_round_up(packed, AP_ALIGN) : raw_bytes(t);
+}
+
+size_t ap_expert_bytes(const ap_kern *k, const ap_expert_view *v)
+{
+    size_t n = 0;
+    for (int i = 0; i < MATS && v->gate.rank; i++) n += mat_bytes(k, mat_of(v, i));
+    return n;
+}
+
+/* t with its parts at `at`, one behind the other. */
+static ap_tensor raw_at(const ap_tensor *t, uint8_t *at)
+{
+    ap_tensor out = *t;
+    out.data = at;
+    at += ap_round_up(ap_tensor_bytes(t), AP_ALIGN);
+    if (t->scales) out.scales = at;
+    at += ap_round_up(ap_tensor_scale_bytes(t), AP_ALIGN);
+    if (t->biases) out.biases = at;
+    return out;
+}
+
+void ap_expert_at(const ap_kern *k, const ap_expert_view *v, uint8_t *at, ap_expert *out)
+{
+    ap_mat *mat[MATS] = {&out->gate, &out->up, &out->down};
+    for (int i = 0; i < MATS; i++) {
+        const ap_tensor *t = mat_of(v, i);
+        ap_tensor here = raw_at(t, at);
+        k->pack_mat(k, k->pack_bytes(k, t) ? t : &here, at, mat[i]);
+        at += mat_bytes(k, t);
+    }
+}
+
+void ap_expert_parts(const ap_expert_view *v, ap_expert_part out[PARTS])
+{
+    for (int i = 0; i < MATS; i++) {
+        const ap_tensor *t = mat_of(v, i);
+        *out++ = (ap_expert_part){t->data, ap_tensor_bytes(t)};
+        *out++ = (ap_expert_part){t->scales, ap_tensor_scale_bytes(t)};
+        *out++ = (ap_expert_part){t->biases, t->biases ? ap_tensor_scale_bytes(t) : 0};
+    }
+}
+
+void ap_expert_moved(ap_expert_view *v, void *const at[PARTS])
+{
+    ap_tensor *mat[MATS] = {&v->gate, &v->up, &v->down};
+    for (int i = 0; i < MATS; i++) {
+        mat[i]->data = at[3 * i];
+        mat[i]->scales = at[3 * i + 1];
+        mat[i]->biases = at[3 * i + 2];
+    }
+}
+
+static int mat_tasks(const ap_tensor *t)
+{
+    return (int)((t->shape[0] + PACK_ROWS - 1) / PACK_ROWS);
+}
+
+/* At most PACK_ROWS rows of a matrix to where its packed or raw form is. */
+static void pack_rows(const ap_kern *k, const ap_tensor *t, int64_t begin, uint8_t *dst)
+{
+    int64_t end = begin + PACK_ROWS < t->shape[0] ? begin + PACK_ROWS : t->shape[0];
+    ap_tensor before = ap_tensor_rows(t, 0, begin), rows = ap_tensor_rows(t, begin, end);
+    if (k->pack_bytes(k, t)) {
+        k->pack(k, &rows, dst + (begin ? k->pack_bytes(k, &before) : 0));
+    } else if (begin == 0) {
+        ap_tensor to = raw_at(t, dst);
+        memcpy((void *)(uintptr_t)to.data, t->data, ap_tensor_bytes(t));
+        if (t->scales) memcpy((void *)(uintptr_t)to.scales, t->scales, ap_tensor_scale_bytes(t));
+        if (t->biases) memcpy((void *)(uintptr_t)to.biases, t->biases, ap_tensor_scale_bytes(t));
+    }
+}
+
+void ap_expert_pack(const ap_kern *k, const ap_expert_view *v, uint8_t *at)
+{
+    for (int i = 0; i < MATS; i++) {
+        const ap_tensor *t = mat_of(v, i);
+        for (int r = 0; r < mat_tasks(t); r++) pack_rows(k, t, (int64_t)r * PACK_ROWS, at);
+        at += mat_bytes(k, t);
+    }
+}
+
+/* Counted up when a packed form or the layout of an expert changes. */
+#define FORM 1
+
+uint64_t ap_expert_form(const ap_kern *k)
+{
+    uint32_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1); /* the order of bytes */
+    const unsigned char what[] = {FORM, AP_PANEL, PACK_ROWS, first};
+    return XXH3_64bits_withSeed(k->name, strlen(k->name), XXH3_64bits(what, sizeof what));
+}
+
+/* ------------------------------------------------------------------ the store */
+
+/* An expert on its way. */
+typedef struct flight {
+    int expert, slot;   /* slot < 0: nobody is on the way */
+    int left;           /* reads under way */
+    bool begun, broken; /* broken: a read failed */
+    uint8_t *room;      /* where it is gathered */
+    ap_expert_view got; /* its parts there */
+} flight;
+
+/* Where a read that may fail goes to, for the sentence. */
+typedef struct piece {
+    size_t file;
+    uint64_t offset;    /* of what is wanted, */
+    size_t bytes, skip; /* which begins `skip` bytes behind what is read */
+} piece;
+
+struct ap_expert_store {
+    ap_expert_source source;
+    ap_expert_spec spec;
+    const ap_kern *k;
+    ap_lock *lock;
+    ap_aio *aio;
+    ap_read_file *file; /* [n_file]; with records: one */
+    int n_file;
+    ap_expert_cache *cache;
+    uint8_t *mem, *slots; /* slots: aligned in mem */
+    size_t mem_bytes, slot_bytes;
+    uint8_t *rooms; /* of flights, aligned in room_mem */
+    uint8_t *room_mem;
+    size_t room_bytes; /* of one flight */
+    flight flight[MOST];
+    piece piece[MOST][PARTS];
+    int depth; /* flights that may be under way */
+
+    /* a layer, from want to done */
+    int layer;
+    int32_t *hit, *miss, *wave_id; /* [E] */
+    ap_expert *wave;               /* [E] */
+    int n_hit, n_miss, n_begun, n_wave, n_flying;
+    apus_err err; /* of a read */
+    apus_diag diag;
+
+    ap_expert_counts counts;
+};
+
+static const ap_expert_view *view_of(const ap_expert_store *s, int expert)
+{
+    return &s->spec.view[(size_t)s->layer * (size_t)s->spec.n_expert + (size_t)expert];
+}
+
+static uint8_t *slot_at(const ap_expert_store *s, int slot)
+{
+    return s->slots + (size_t)slot * s->slot_bytes;
+}
+
+/* ------------------------------------------------------------------ sizes */
+
+/* Where an expert is gathered: every part in whole blocks of its file. */
+static size_t gather_bytes(const ap_expert_view *v)
+{
+    ap_expert_part p[PARTS];
+    size_t sum = 0;
+    ap_expert_parts(v, p);
+    for (int i = 0; i < PARTS; i++)
+        if (p[i].bytes) sum += ap_round_up(p[i].bytes, AP_IO_ALIGN) + AP_IO_ALIGN;
+    return sum;
+}
+
+static size_t n_views(const ap_expert_spec *s)
+{
+    return (size_t)s->n_layer * (size_t)s->n_expert;
+}
+
+size_t ap_expert_slot_bytes(const ap_expert_spec *s, size_t *n)
+{
+    size_t most = 0, count = 0;
+    for (size_t i = 0; i < n_views(s); i++) {
+        size_t bytes = ap_expert_bytes(s->dev->kern, &s->view[i]);
+        most = ap_max_size(most, bytes);
+        count += bytes > 0;
+    }
+    if (n) *n = count;
+    return ap_round_up(most, AP_IO_ALIGN);
+}
+
+static size_t room_of_flight(const ap_expert_spec *s)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n_views(s) && !s->records; i++)
+        if (s->view[i].gate.rank) most = ap_max_size(most, gather_bytes(&s->view[i]));
+    return most;
+}
+
+size_t ap_expert_room_bytes(const ap_expert_spec *s)
+{
+    size_t tables = n_views(s) * (sizeof(int32_t) + 16) +
+                    (size_t)s->n_expert * (3 * sizeof(int32_t) + sizeof(ap_expert));
+    return MOST * room_of_flight(s) + tables + 2 * AP_IO_ALIGN;
+}
+
+/* ------------------------------------------------------------------ reads */
+
+static void fail_read(ap_expert_store *s, const flight *f, const piece *p, int error, size_t got)
+{
+    const char *path = s->spec.records ? s->spec.records->path : s->spec.path[p->file];
+    char why[128];
+    if (s->err) return; /* the first one is told */
+    if (error && strerror_r(error, why, sizeof why)) why[0] = 0;
+    if (error)
+        s->err = ap_fail(&s->diag, APUS_EFILE,
+                         "%s: %zu bytes at %llu, of expert %d of layer %d, cannot be read: %s",
+                         path, p->bytes, (unsigned long long)p->offset, f->expert, s->layer, why);
+    else
+        s->err = ap_fail(&s->diag, APUS_EFILE,
+                         "%s: ends at %llu, expected %zu bytes at %llu, of expert %d of layer %d; "
+                         "was it cut while it was in use?",
+                         path, (unsigned long long)(p->offset - p->skip + got), p->bytes,
+                         (unsigned long long)p->offset, f->expert, s->layer);
+}
+
+static uint64_t tag_of(const ap_expert_store *s, const flight *f, int i)
+{
+    return (uint64_t)(f - s->flight) * PARTS + (uint64_t)i;
+}
+
+/* Begin to read [offset, offset + bytes) to `to`, which has room for the whole blocks that hold them; returns
+ * where they will begin. */
+static uint8_t *begin_read(ap_expert_store *s, flight *f, int i, size_t file, uint64_t offset,
+                           size_t bytes, uint8_t *to)
+{
+    size_t skip = (size_t)(offset % AP_IO_ALIGN);
+    size_t whole = ap_round_up(bytes + skip, AP_IO_ALIGN);
+    s->piece[f - s->flight][i] = (piece){file, offset, bytes, skip};
+    ap_aio_begin(s->aio, &(ap_read){.file = &s->file[file],
+                                    .offset = offset - skip,
+                                    .to = to,
+                                    .bytes = whole,
+                                    .tag = tag_of(s, f, i)});
+    f->left++;
+    s->counts.bytes += whole;
+    return to + skip;
+}
+
+static void begin_record(ap_expert_store *s, flight *f)
+{
+    const ap_expert_records *r = s->spec.records;
+    size_t i = (size_t)s->layer * (size_t)s->spec.n_expert + (size_t)f->expert;
+    begin_read(s, f, 0, 0, r->offset[i], ap_expert_bytes(s->k, view_of(s, f->expert)),
+               slot_at(s, f->slot));
+}
+
+static void begin_gather(ap_expert_store *s, flight *f)
+{
+    const ap_expert_spec *c = &s->spec;
+    ap_expert_part p[PARTS];
+    void *at[PARTS];
+    uint8_t *to = f->room;
+    f->got = *view_of(s, f->expert);
+    ap_expert_parts(&f->got, p);
+    for (int i = 0; i < PARTS; i++) {
+        size_t file;
+        uint64_t offset;
+        at[i] = (void *)(uintptr_t)p[i].at;
+        if (!p[i].bytes || !c->where(c->ctx, p[i].at, p[i].bytes, &file, &offset)) continue;
+        at[i] = begin_read(s, f, i, file, offset, p[i].bytes, to);
+        to += ap_round_up(p[i].bytes, AP_IO_ALIGN) + AP_IO_ALIGN;
+    }
+    ap_expert_moved(&f->got, at);
+}
+
+static void begin_flight(ap_expert_store *s, flight *f)
+{
+    if (s->spec.records)
+        begin_record(s, f);
+    else
+        begin_gather(s, f);
+}
+
+/* Begin as many of the layer's missing experts as there are slots and reads for. */
+static void begin_flights(ap_expert_store *s)
+{
+    for (int i = 0; i < s->depth && s->n_begun < s->n_miss && !s->err; i++) {
+        flight *f = &s->flight[i];
+        if (f->slot >= 0) continue;
+        int slot = ap_expert_cache_take(s->cache, s->layer, s->miss[s->n_begun]);
+        if (slot < 0) return;
+        *f = (flight){.expert = s->miss[s->n_begun++], .slot = slot, .room = f->room};
+        s->n_flying++;
+        s->counts.misses++;
+        begin_flight(s, f);
+    }
+}
+
+/* Take what has been read. wait: for at least one read. */
+static void collect(ap_expert_store *s, bool wait)
+{
+    ap_read_done done[32];
+    int n = ap_aio_collect(s->aio, done, 32, wait);
+    for (int i = 0; i < n; i++) {
+        flight *f = &s->flight[done[i].tag / PARTS];
+        const piece *p = &s->piece[done[i].tag / PARTS][done[i].tag % PARTS];
+        f->left--;
+        if (!done[i].error && done[i].got >= p->skip + p->bytes) continue;
+        f->broken = true;
+        fail_read(s, f, p, done[i].error, done[i].got);
+    }
+}
+
+/* ------------------------------------------------------------------ packing */
+
+/* What has arrived becomes usable: tasks of all of them as one job of the workers. */
+typedef struct packing {
+    ap_expert_store *s;
+    flight *f[MOST]; /* [n] */
+    int n, begin[MOST + 1];
+    bool wrong[MOST]; /* its checksum */
+} packing;
+
+static int flight_tasks(const ap_expert_store *s, const flight *f)
+{
+    int n = 0;
+    if (s->spec.records) return 1;
+    for (int i = 0; i < MATS; i++) n += mat_tasks(mat_of(&f->got, i));
+    return n;
+}
+
+static void pack_task(void *arg, int task, int worker)
+{
+    packing *p = arg;
+    ap_expert_store *s = p->s;
+    int i = 0;
+    (void)worker;
+    while (task >= p->begin[i + 1]) i++;
+    const flight *f = p->f[i];
+    uint8_t *dst = slot_at(s, f->slot);
+    if (s->spec.records) {
+        size_t at = (size_t)s->layer * (size_t)s->spec.n_expert + (size_t)f->expert;
+        size_t n = ap_expert_bytes(s->k, view_of(s, f->expert));
+        p->wrong[i] = XXH3_64bits(dst, n) != s->spec.records->sum[at];
+        return;
+    }
+    task -= p->begin[i];
+    for (int m = 0; m < MATS; m++) {
+        const ap_tensor *t = mat_of(&f->got, m);
+        if (task < mat_tasks(t)) {
+            pack_rows(s->k, t, (int64_t)task * PACK_ROWS, dst);
+            return;
+        }
+        task -= mat_tasks(t);
+        dst += mat_bytes(s->k, t);
+    }
+}
+
+static void give(ap_expert_store *s, int expert, int slot)
+{
+    s->wave_id[s->n_wave] = expert;
+    ap_expert_at(s->k, view_of(s, expert), slot_at(s, slot), &s->wave[s->n_wave++]);
+}
+
+static void fail_sum(ap_expert_store *s, const flight *f)
+{
+    if (s->err) return;
+    s->err = ap_fail(&s->diag, APUS_EFORMAT,
+                     "%s: the checksum of expert %d of layer %d is wrong: the file is damaged; "
+                     "make it again with 'apus repack'",
+                     s->spec.records->path, f->expert, s->layer);
+}
+
+/* Flights that have arrived become the wave. */
+static void land(ap_expert_store *s, const ap_exec *ex)
+{
+    packing p = {.s = s};
+    int64_t begin = ap_time_us();
+    for (int i = 0; i < MOST; i++) {
+        flight *f = &s->flight[i];
+        if (f->slot < 0 || f->left || f->broken) continue;
+        p.f[p.n] = f;
+        p.begin[p.n + 1] = p.begin[p.n] + flight_tasks(s, f);
+        p.n++;
+    }
+    if (!p.n) return;
+    ap_pool_run(ex->dev->pool, pack_task, &p, p.begin[p.n]);
+    for (int i = 0; i < p.n; i++) {
+        if (p.wrong[i]) {
+            fail_sum(s, p.f[i]);
+            p.f[i]->broken = true;
+            continue;
+        }
+        give(s, p.f[i]->expert, p.f[i]->slot);
+        p.f[i]->slot = -1;
+        s->n_flying--;
+    }
+    s->counts.pack_us += (uint64_t)(ap_time_us() - begin);
+}
+
+/* ------------------------------------------------------------------ the source */
+
+static void want(ap_expert_source *source, int layer, const int32_t *ids, int n)
+{
+    ap_expert_store *s = (ap_expert_store *)source;
+    ap_lock_take(s->lock);
+    s->layer = layer;
+    s->n_hit = s->n_miss = s->n_begun = s->n_wave = 0;
+    s->err = APUS_OK;
+    ap_expert_cache_step(s->cache, layer);
+    for (int i = 0; i < n; i++) {
+        int slot = ap_expert_cache_find(s->cache, layer, ids[i]);
+        ap_expert_cache_use(s->cache, layer, ids[i]);
+        if (slot < 0)
+            s->miss[s->n_miss++] = ids[i];
+        else
+            s->hit[s->n_hit++] = ids[i];
+        if (slot >= 0) ap_expert_cache_pin(s->cache, slot, true);
+    }
+    s->counts.hits += (uint64_t)s->n_hit;
+    begin_flights(s);
+}
+
+/* The wave was computed: its experts may go. */
+static void unpin_wave(ap_expert_store *s)
+{
+    for (int i = 0; i < s->n_wave; i++)
+        ap_expert_cache_pin(s->cache, ap_expert_cache_find(s->cache, s->layer, s->wave_id[i]),
+                            false);
+    s->n_wave = 0;
+}
+
+static apus_err get(ap_expert_source *source, const ap_exec *ex, ap_wave *wave, apus_diag *diag)
+{
+    ap_expert_store *s = (ap_expert_store *)source;
+    unpin_wave(s);
+    if (s->n_hit) {
+        for (int i = 0; i < s->n_hit; i++)
+            give(s, s->hit[i], ap_expert_cache_find(s->cache, s->layer, s->hit[i]));
+        s->n_hit = 0;
+    }
+    collect(s, false);
+    begin_flights(s);
+    while (!s->n_wave && !s->err && (s->n_flying || s->n_begun < s->n_miss)) {
+        land(s, ex);
+        if (s->n_wave || s->err) break;
+        int64_t begin = ap_time_us();
+        collect(s, true);
+        s->counts.stall_us += (uint64_t)(ap_time_us() - begin);
+    }
+    *wave = (ap_wave){s->wave_id, s->wave, s->n_wave};
+    if (s->err && diag) *diag = s->diag;
+    return s->err;
+}
+
+static void done(ap_expert_source *source)
+{
+    ap_expert_store *s = (ap_expert_store *)source;
+    unpin_wave(s);
+    for (int i = 0; i < s->n_hit; i++) /* given up before they were given out */
+        ap_expert_cache_pin(s->cache, ap_expert_cache_find(s->cache, s->layer, s->hit[i]), false);
+    for (int i = 0; i < MOST; i++) {
+        flight *f = &s->flight[i];
+        while (f->slot >= 0 && f->left) collect(s, true);
+        if (f->slot >= 0) ap_expert_cache_drop(s->cache, f->slot);
+        f->slot = -1;
+    }
+    s->n_flying = 0;
+    ap_lock_leave(s->lock);
+}
+
+static const ap_expert_source_ops ops = {want, get, done};
+
+/* ------------------------------------------------------------------ the disk */
+
+#define PROBE_US    40000                 /* for each depth */
+#define PROBE_BYTES ((uint64_t)256 << 20) /* less may be in some cache */
+
+/* Bytes a second with `depth` experts under way. Nobody uses the store, and slots are free. */
+static double probe_depth(ap_expert_store *s, int depth, ap_rng *rng)
+{
+    uint64_t before = s->counts.bytes;
+    int64_t begin = ap_time_us(), end = begin;
+    bool more = true;
+    while (more || s->n_flying) {
+        for (int i = 0; i < depth && more; i++) {
+            flight *f = &s->flight[i];
+            if (f->slot >= 0) continue;
+            s->layer = (int)(ap_rng_next(rng) % (uint64_t)s->spec.n_layer);
+            int expert = (int)(ap_rng_next(rng) % (uint64_t)s->spec.n_expert);
+            if (!view_of(s, expert)->gate.rank) continue;
+            *f = (flight){.expert = expert, .slot = i, .room = f->room};
+            s->n_flying++;
+            begin_flight(s, f);
+        }
+        collect(s, true);
+        for (int i = 0; i < depth; i++) {
+            if (s->flight[i].slot < 0 || s->flight[i].left) continue;
+            s->flight[i].slot = -1;
+            s->n_flying--;
+        }
+        end = ap_time_us();
+        more = end - begin < PROBE_US && !s->err;
+    }
+    return (double)(s->counts.bytes - before) * 1e6 / (double)(end - begin + 1);
+}
+
+double ap_expert_store_probe(ap_expert_store *s)
+{
+    double best = 0, found[5];
+    ap_rng rng;
+    size_t n;
+    size_t each = ap_expert_slot_bytes(&s->spec, &n);
+    if (each * n < PROBE_BYTES || s->spec.n_slot < MOST) return 0;
+    ap_rng_seed(&rng, (uint64_t)ap_time_ns());
+    for (int i = 0; i < 5; i++) {
+        found[i] = probe_depth(s, 1 << i, &rng);
+        if (found[i] > best) best = found[i];
+    }
+    for (int i = 4; i >= 0;
+         i--) /* the fewest that are as quick: those that wait keep others from being first */
+        if (found[i] > 0.95 * best) s->depth = 1 << i;
+    s->counts = (ap_expert_counts){0};
+    s->err = APUS_OK; /* will show again in use */
+    return best;
+}
+
+/* ------------------------------------------------------------------ life */
+
+static apus_err open_files(ap_expert_store *s, apus_diag *diag)
+{
+    const ap_expert_spec *c = &s->spec;
+    int n = c->records ? 1 : c->n_file;
+    s->file = ap_calloc((size_t)n, sizeof *s->file);
+    if (!s->file) return ap_fail_nomem(diag, (size_t)n * sizeof *s->file, "files of experts");
+    apus_err err = APUS_OK;
+    while (s->n_file < n && !err) {
+        const char *path = c->records ? c->records->path : c->path[s->n_file];
+        err = ap_read_file_open(path, &s->file[s->n_file], diag);
+        s->n_file += !err;
+    }
+    return err;
+}
+
+static uint8_t *aligned(uint8_t *p)
+{
+    return p + (ap_round_up((uintptr_t)p, AP_IO_ALIGN) - (uintptr_t)p);
+}
+
+static apus_err take_memory(ap_expert_store *s, apus_diag *diag)
+{
+    const ap_expert_spec *c = &s->spec;
+    size_t n = (size_t)c->n_expert, moe = 0;
+    for (int l = 0; l < c->n_layer; l++) moe += c->view[(size_t)l * n].gate.rank > 0;
+    s->room_bytes = room_of_flight(c);
+    s->slot_bytes = ap_expert_slot_bytes(c, NULL);
+    if (!ap_mul_size(s->slot_bytes, (size_t)c->n_slot, &s->mem_bytes) ||
+        !ap_add_size(s->mem_bytes, AP_IO_ALIGN, &s->mem_bytes))
+        return ap_fail_nomem(diag, SIZE_MAX, "experts in memory");
+    s->mem = c->dev->op->alloc(c->dev, s->mem_bytes);
+    if (!s->mem) return ap_fail_nomem(diag, s->mem_bytes, "experts in memory");
+    s->slots = aligned(s->mem);
+    bool ok = (s->lock = ap_lock_create());
+    ok = ok && (s->room_mem = ap_malloc(MOST * s->room_bytes + AP_IO_ALIGN, 1));
+    ok = ok && (s->hit = ap_calloc(n, sizeof *s->hit));
+    ok = ok && (s->miss = ap_calloc(n, sizeof *s->miss));
+    ok = ok && (s->wave_id = ap_calloc(n, sizeof *s->wave_id));
+    ok = ok && (s->wave = ap_calloc(n, sizeof *s->wave));
+    ok = ok && (s->cache = ap_expert_cache_create(c->n_layer, (int)moe, c->n_expert, c->n_slot,
+                                                  HALF_STEPS));
+    if (!ok) return ap_fail_nomem(diag, ap_expert_room_bytes(c), "reads of experts");
+    s->rooms = aligned(s->room_mem);
+    return APUS_OK;
+}
+
+apus_err ap_expert_store_create(const ap_expert_spec *spec, ap_expert_store **out, apus_diag *diag)
+{
+    assert(spec->n_slot >= 1 && spec->dev->is_host);
+    ap_expert_store *s = ap_calloc(1, sizeof *s);
+    if (!s) return ap_fail_nomem(diag, sizeof *s, "experts in memory");
+    s->source.op = &ops;
+    s->spec = *spec;
+    s->k = spec->dev->kern;
+    s->depth = MOST;
+    apus_err err = open_files(s, diag);
+    if (!err) err = take_memory(s, diag);
+    if (!err) err = ap_aio_create(spec->io, MOST * PARTS, &s->aio, diag);
+    if (err) {
+        ap_expert_store_free(s);
+        return err;
+    }
+    for (int i = 0; i < MOST; i++) {
+        s->flight[i].slot = -1;
+        s->flight[i].room = s->rooms + (size_t)i * s->room_bytes;
+    }
+    if (spec->records)
+        ap_aio_register(s->aio, s->slots, s->slot_bytes * (size_t)spec->n_slot, s->slot_bytes);
+    else
+        ap_aio_register(s->aio, s->rooms, s->room_bytes * MOST, s->room_bytes);
+    *out = s;
+    return APUS_OK;
+}
+
+void ap_expert_store_free(ap_expert_store *s)
+{
+    if (!s) return;
+    ap_aio_free(s->aio);
+    for (int i = 0; i < s->n_file; i++) ap_read_file_close(&s->file[i]);
+    if (s->mem) s->spec.dev->op->free(s->spec.dev, s->mem, s->mem_bytes);
+    ap_expert_cache_free(s->cache);
+    ap_lock_free(s->lock);
+    ap_free(s->file);
+    ap_free(s->room_mem);
+    ap_free(s->hit);
+    ap_free(s->miss);
+    ap_free(s->wave_id);
+    ap_free(s->wave);
+    ap_free(s);
+}
+
+ap_expert_source *ap_expert_store_source(ap_expert_store *s)
+{
+    return &s->source;
+}
+
+ap_expert_counts ap_expert_store_counts(const ap_expert_store *s)
+{
+    return s->counts;
+}
+
+int ap_expert_store_slots(const ap_expert_store *s)
+{
+    return s->spec.n_slot;
+}
+
+int ap_expert_store_depth(const ap_expert_store *s)
+{
+    return s->depth;
+}
+
+const char *ap_expert_store_io(const ap_expert_store *s)
+{
+    return ap_aio_name(s->aio);
+}

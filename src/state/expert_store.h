@@ -1,0 +1,86 @@
+/* expert_store.h - experts of which only some are in memory: the others are read from files when a layer needs
+ * them, while those that are there are computed.
+ *
+ * Memory is slots, each as large as the largest expert; which expert is in which slot is decided layer by layer
+ * (expert_cache.h). Reads begin as soon as a layer has chosen, several experts at a time, around the system's cache:
+ * what the slots keep is not kept twice. An expert is gathered from the places where its matrices, scales and biases
+ * lie and packed as a resident model packs it, so results are the same to the bit; or it is one record that was
+ * packed beforehand, in a file of its own, and lands in its slot.
+ *
+ * One store may serve several engines: a layer has it alone from want to done. */
+#ifndef AP_STATE_EXPERT_STORE_H
+#define AP_STATE_EXPERT_STORE_H
+
+#include "base/aio.h"
+#include "kern/expert_source.h"
+
+typedef struct ap_expert_store ap_expert_store;
+
+/* Packed experts in a file: those that a view names and whose record is not 0. */
+typedef struct ap_expert_records {
+    const char *path;
+    const uint64_t *offset; /* [L][E], multiples of AP_IO_ALIGN */
+    const uint64_t *sum;    /* [L][E] XXH3 of ap_expert_bytes */
+} ap_expert_records;
+
+/* Everything that pointers lead to stays as long as the store. */
+typedef struct ap_expert_spec {
+    int n_layer, n_expert;
+    const ap_expert_view *view; /* [L][E], zeroed where there is none */
+    ap_device *dev;             /* of slots; its table packs */
+    const char *const *path;    /* [n_file] files that the views lie in */
+    int n_file;
+    /* Which file has the n bytes at p, and where; false: none, they are in memory. */
+    bool (*where)(const void *ctx, const void *p, size_t n, size_t *file, uint64_t *offset);
+    const void *ctx;
+    const ap_expert_records *records; /* NULL: gather */
+    ap_aio_kind io;
+    int n_slot; /* >= 1 */
+} ap_expert_spec;
+
+/* Bytes of an expert in a slot, packed as table k does; 0: there is none. */
+size_t ap_expert_bytes(const ap_kern *k, const ap_expert_view *v);
+/* The matrices of an expert that is at `at`. */
+void ap_expert_at(const ap_kern *k, const ap_expert_view *v, uint8_t *at, ap_expert *out);
+/* Pack an expert, whose parts lie in memory, to `at`, 64-byte aligned, on the calling thread. */
+void ap_expert_pack(const ap_kern *k, const ap_expert_view *v, uint8_t *at);
+/* A number for the form of packed experts: of another form, another number. */
+uint64_t ap_expert_form(const ap_kern *k);
+/* The parts of an expert: bytes of data, scales and biases of its matrices, where the view has them. */
+#define AP_EXPERT_PARTS 9
+typedef struct ap_expert_part {
+    const void *at;
+    size_t bytes; /* 0: it has no such part */
+} ap_expert_part;
+void ap_expert_parts(const ap_expert_view *v, ap_expert_part out[AP_EXPERT_PARTS]);
+/* The same expert with its parts elsewhere. */
+void ap_expert_moved(ap_expert_view *v, void *const at[AP_EXPERT_PARTS]);
+/* The largest of all, a multiple of AP_IO_ALIGN: what a slot takes; and how many there are. */
+size_t ap_expert_slot_bytes(const ap_expert_spec *s, size_t *n);
+/* Memory beside the slots: where experts are gathered, and tables. */
+size_t ap_expert_room_bytes(const ap_expert_spec *s);
+
+/* EFILE, ENOMEM; EFORMAT: matrices that this table cannot pack. */
+apus_err ap_expert_store_create(const ap_expert_spec *s, ap_expert_store **out, apus_diag *diag);
+void ap_expert_store_free(ap_expert_store *s);
+
+ap_expert_source *ap_expert_store_source(ap_expert_store *s);
+
+/* Read experts here and there for about a fifth of a second, with ever more reads at once, and keep the number that
+ * was quickest. Returns bytes a second; 0: too few bytes to tell. */
+double ap_expert_store_probe(ap_expert_store *s);
+
+typedef struct ap_expert_counts {
+    uint64_t hits, misses; /* experts that a layer wanted, and had or had not */
+    uint64_t bytes;        /* read */
+    uint64_t stall_us;     /* waited for reads with nothing to compute */
+    uint64_t pack_us;      /* gathered experts brought into their form */
+} ap_expert_counts;
+
+/* Since the store was made. By the thread that runs steps. */
+ap_expert_counts ap_expert_store_counts(const ap_expert_store *s);
+int ap_expert_store_slots(const ap_expert_store *s);
+int ap_expert_store_depth(const ap_expert_store *s); /* experts that are read at once */
+const char *ap_expert_store_io(const ap_expert_store *s);
+
+#endif

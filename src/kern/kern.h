@@ -115,6 +115,14 @@ typedef struct ap_qform {
     int16_t zero;
 } ap_qform;
 
+/* Field by field: there is padding between them. */
+static inline bool ap_qform_same(ap_qform a, ap_qform b)
+{
+    return a.bits == b.bits && a.table == b.table && a.scale == b.scale && a.shift == b.shift &&
+           a.affine == b.affine && a.is_signed == b.is_signed && a.nibbles == b.nibbles &&
+           a.is_float == b.is_float && a.group == b.group && a.zero == b.zero;
+}
+
 typedef struct ap_mat {
     const void *data;
     ap_dtype dtype;

@@ -59,7 +59,7 @@ bool ap_cuda_is_wide(const ap_exec *x, const ap_mat *w)
 bool ap_cuda_wide_pair(const ap_mat *a, const ap_mat *b)
 {
     return a->rows == b->rows && a->cols == b->cols && a->dtype == b->dtype &&
-           !memcmp(&a->q, &b->q, sizeof a->q);
+           ap_qform_same(a->q, b->q);
 }
 
 /* ------------------------------------------------------------------ the product */

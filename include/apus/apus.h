@@ -367,6 +367,18 @@ APUS_API apus_media_type apus_media_type_of(const apus_media *x);
 /* Tokens that it takes in a prompt, marks around it not counted. */
 APUS_API int apus_media_tokens(const apus_media *x);
 
+/* A rendered prompt with room for what is shown: each of its marks of a picture, a video or a sound (such as
+ * <|image_pad|> or <|audio|>) becomes what the reference's processor writes for the next media, as many marks as it
+ * takes tokens, with frames' times beside those of videos.
+ *   text, len  UTF-8, as from apus_chat_render
+ *   media      [n_media] in the order of their marks
+ *   out        zero-terminated, apus_free it; tokenize it with APUS_TOK_SPECIAL
+ * Returns OK; EINVAL: marks and media do not agree in number or kind; EUNSUPPORTED: the model takes text only;
+ * ENOMEM. */
+APUS_API apus_err apus_media_expand(const apus_model *m, const char *text, size_t len,
+                                    const apus_media *const *media, int n_media, char **out,
+                                    size_t *out_len, apus_diag *diag);
+
 /* ---------------------------------------------------------------- engine */
 
 typedef struct apus_engine apus_engine;

@@ -11,6 +11,10 @@ const ap_family_tokens ap_gemma_tokens = {
     .media =
         LIST("<|image>", "<image|>", "<|image|>", "<|audio>", "<audio|>", "<|audio|>", "<|video>",
              "<video|>", "<|video|>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    .marks = {.picture = {"<|image|>", "<|image>", "<image|>", ""},
+              .film = {"<|video|>", "<|image>", "<image|>", " "},
+              .sound = {"<|audio|>", "<|audio>", "<audio|>", ""},
+              .time = AP_TIME_MINUTES},
     .special = LIST("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>",
                     "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     .one_bar = true,
@@ -25,6 +29,10 @@ const ap_family_tokens ap_qwen_tokens = {
     .turn_ends = LIST("<|im_end|>", "<|endoftext|>"),
     .media = LIST("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
                   "<|video_pad|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>"),
+    /* the template has marks around a picture already, and leaves those of a film where they are */
+    .marks = {.picture = {"<|image_pad|>", "", "", ""},
+              .film = {"<|video_pad|>", "<|vision_start|>", "<|vision_end|>", ""},
+              .time = AP_TIME_SECONDS},
     .special = NONE,
     .added = LIST("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>",
                   "</think>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",

@@ -6,12 +6,30 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* What a prompt says where a chat template has put a picture, a film or a sound. */
+typedef struct ap_media_mark {
+    const char *mark; /* what the template writes; once for each soft token; NULL: there is none */
+    const char *begin, *end; /* around the soft tokens of a part */
+    const char *between;     /* parts */
+} ap_media_mark;
+
+typedef enum ap_frame_time {
+    AP_TIME_MINUTES, /* "01:05 " */
+    AP_TIME_SECONDS  /* "<65.0 seconds>" */
+} ap_frame_time;
+
+typedef struct ap_media_marks {
+    ap_media_mark picture, film, sound;
+    ap_frame_time time; /* before each part of a film */
+} ap_media_marks;
+
 /* Lists of texts are ended by NULL. */
 typedef struct ap_family_tokens {
     const char *first;            /* stands before every text; NULL: none does */
     const char *const *turn_ends; /* end a turn */
     const char *const
         *media; /* places of images, sound and video in a prompt, and the marks around them */
+    ap_media_marks marks;
     const char *const *special; /* control tokens, beside words in <| |> */
     bool one_bar;               /* words in <| > and < |> are control tokens too */
     const char *const *added;   /* found in text before it is split, but no control tokens */

@@ -388,6 +388,36 @@ static void generating(void **state)
     apus_sampler_free(p);
 }
 
+static void media(void **state)
+{
+    (void)state;
+    apus_media *x = NULL;
+    apus_media_settings s;
+    char *text;
+    size_t len;
+    apus_media_settings_default(&s);
+    apus_media_settings_default(NULL);
+    REFUSED(apus_media_open(NULL, "x", &s, &x, d));
+    REFUSED(apus_media_open(model, NULL, &s, &x, d));
+    REFUSED(apus_media_open(model, "x", &s, NULL, d));
+    REFUSED(apus_media_open_memory(NULL, "x", 1, "x", &s, &x, d));
+    REFUSED(apus_media_open_memory(model, NULL, 1, "x", &s, &x, d));
+    REFUSED(apus_media_open_memory(model, "x", 1, NULL, &s, &x, d));
+    REFUSED(apus_media_open_memory(model, "x", 1, "x", &s, NULL, d));
+    REFUSED(apus_media_expand(NULL, "x", 1, NULL, 0, &text, &len, d));
+    REFUSED(apus_media_expand(model, NULL, 1, NULL, 0, &text, &len, d));
+    REFUSED(apus_media_expand(model, "x", 1, NULL, 1, &text, &len, d));
+    REFUSED(apus_media_expand(model, "x", 1, NULL, -1, &text, &len, d));
+    REFUSED(apus_media_expand(model, "x", 1, NULL, 0, NULL, &len, d));
+    REFUSED(apus_media_expand(model, "x", 1, NULL, 0, &text, NULL, d));
+    s.size = 1;
+    REFUSED(apus_media_open(model, "x", &s, &x, d));
+    apus_media_free(NULL);
+    assert_int_equal(apus_media_type_of(NULL), APUS_MEDIA_PICTURE);
+    assert_int_equal(apus_media_tokens(NULL), 0);
+    assert_false(apus_media_part_at(NULL, 0, NULL));
+}
+
 static void files(void **state)
 {
     (void)state;
@@ -439,10 +469,9 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine),
-        cmocka_unit_test(models),     cmocka_unit_test(texts),
-        cmocka_unit_test(engines),    cmocka_unit_test(sessions),
-        cmocka_unit_test(generating), cmocka_unit_test(files),
+        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine), cmocka_unit_test(models),
+        cmocka_unit_test(texts),      cmocka_unit_test(engines),         cmocka_unit_test(sessions),
+        cmocka_unit_test(generating), cmocka_unit_test(media),           cmocka_unit_test(files),
         cmocka_unit_test(allocators)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -265,6 +265,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
     walk w;
     chunk c = {0};
     control frame;
+    ap_pace pace = {0};
     uint8_t ihdr[IHDR_SIZE];
     bool end = false, animated = false;
     apus_err err = open_walk(&w, src, ihdr, diag);
@@ -274,7 +275,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
         if (is(&c, "acTL")) animated = true;
         if (!animated || !is(&c, "fcTL")) continue;
         if ((err = read_control(src, &c, ihdr, &frame, diag))) break;
-        out->seconds += (double)frame.delay / (frame.delay_of ? frame.delay_of : 100);
+        ap_pace_add(&pace, frame.delay * 1000.0 / (frame.delay_of ? frame.delay_of : 100));
         if (++n > src->limits.frames)
             return ap_fail(diag, APUS_EUNSUPPORTED, "%s: more than %d frames", src->name,
                            src->limits.frames);
@@ -285,6 +286,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
     out->width = (int)get32(ihdr);
     out->height = (int)get32(ihdr + 4);
     out->n_frames = n;
+    out->fps = ap_pace_fps(&pace);
     return err;
 }
 

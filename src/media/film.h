@@ -14,7 +14,7 @@ typedef struct ap_film_ops {
 
 struct ap_film {
     int width, height, n_frames;
-    double seconds; /* of all frames; 0 = not known */
+    double fps; /* frames a second, on average; 0 = not known */
     const ap_film_ops *op;
     const ap_source *src; /* borrowed; must outlive the film */
     void *state;

@@ -34,6 +34,27 @@ apus_err ap_picture_turn(ap_picture *p, int orientation, apus_diag *diag);
 /* n pixels of RGBA over white. */
 void ap_over_white(const uint8_t *rgba, size_t n, uint8_t *rgb);
 
+/* Durations of frames in ms. If all are the same, the rate is exactly theirs. */
+typedef struct ap_pace {
+    double first, sum;
+    int n;
+    bool varies;
+} ap_pace;
+
+static inline void ap_pace_add(ap_pace *p, double ms)
+{
+    if (p->n++ == 0) p->first = ms;
+    p->varies |= ms != p->first;
+    p->sum += ms;
+}
+
+/* Frames per second; 0 if no frame lasts. */
+static inline double ap_pace_fps(const ap_pace *p)
+{
+    if (!(p->sum > 0)) return 0;
+    return p->varies ? p->n / (p->sum / 1000) : 1000 / p->first;
+}
+
 /* x / 255 rounded, 0 <= x <= 255 * 255: how Pillow multiplies bytes. */
 static inline unsigned ap_div255(unsigned x)
 {

@@ -321,7 +321,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
     reader r;
     head h;
     bool end = false;
-    int64_t ticks = 0;
+    ap_pace pace = {0};
     apus_err err = reader_open(&r, src, diag);
     if (err) return err;
     out->width = r.gif->SWidth;
@@ -330,7 +330,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
         err = next_head(&r, &h, &end, diag);
         if (err || end) break;
         enlarge(&h, &out->width, &out->height);
-        ticks += h.delay;
+        ap_pace_add(&pace, h.delay * 10);
         if (++out->n_frames > src->limits.frames) {
             err = ap_fail(diag, APUS_EUNSUPPORTED, "%s: more than %d frames", src->name,
                           src->limits.frames);
@@ -338,7 +338,7 @@ static apus_err survey(const ap_source *src, ap_film *out, apus_diag *diag)
         }
         if ((err = skip_pixels(&r, diag))) break;
     }
-    out->seconds = (double)ticks / 100;
+    out->fps = ap_pace_fps(&pace);
     reader_close(&r);
     return err;
 }

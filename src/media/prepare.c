@@ -357,7 +357,7 @@ apus_err ap_prepare_film(const ap_media_settings *s, ap_film *f, const char *nam
 {
     screening r = {.s = s, .film = f, .name = name, .fps = 24}; /* the reference's guess */
     memset(out, 0, sizeof *out);
-    if (f->seconds > 0) r.fps = f->n_frames / f->seconds;
+    if (f->fps > 0) r.fps = f->fps;
     apus_err err = with_budget(s, &s->video, soft_tokens, &r.v, diag);
     if (err) return err;
     r.wanted = frames_wanted(s, &r.v, f, r.fps);

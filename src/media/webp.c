@@ -72,14 +72,14 @@ static apus_err survey(const ap_source *src, ap_film *out, bool *alpha, apus_dia
     WebPData data = {src->data, src->len};
     WebPDemuxer *d = WebPDemux(&data);
     WebPIterator it;
-    double ms = 0;
+    ap_pace pace = {0};
     if (!d) return damaged(src, VP8_STATUS_NOT_ENOUGH_DATA, diag);
     uint32_t width = WebPDemuxGetI(d, WEBP_FF_CANVAS_WIDTH);
     uint32_t height = WebPDemuxGetI(d, WEBP_FF_CANVAS_HEIGHT);
     uint32_t n = WebPDemuxGetI(d, WEBP_FF_FRAME_COUNT);
     *alpha = WebPDemuxGetI(d, WEBP_FF_FORMAT_FLAGS) & ALPHA_FLAG;
     if (WebPDemuxGetFrame(d, 1, &it)) {
-        do ms += it.duration;
+        do ap_pace_add(&pace, it.duration);
         while (WebPDemuxNextFrame(&it));
         WebPDemuxReleaseIterator(&it);
     }
@@ -87,7 +87,7 @@ static apus_err survey(const ap_source *src, ap_film *out, bool *alpha, apus_dia
     out->width = (int)width;
     out->height = (int)height;
     out->n_frames = (int)n;
-    out->seconds = ms / 1000;
+    out->fps = ap_pace_fps(&pace);
     if (n > (uint32_t)src->limits.frames)
         return ap_fail(diag, APUS_EUNSUPPORTED, "%s: %u frames, at most %d are read", src->name, n,
                        src->limits.frames);

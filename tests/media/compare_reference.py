@@ -56,6 +56,8 @@ class Comparison:
                 self.values += d.size
                 self.differ += int((d != 0).sum())
                 self.largest = max(self.largest, float(d.max(initial=0)))
+                if d.max(initial=0) > 0.01:
+                    self.errors.append(f"{case}: {key} differs by {d.max()}")
             elif not np.array_equal(g, w):
                 self.errors.append(f"{case}: {key} differs")
 

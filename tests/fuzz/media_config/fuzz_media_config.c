@@ -35,7 +35,7 @@ static void prepare(const ap_media_settings *s)
     static const ap_film_ops ops = {next_frame, close_film};
     static uint8_t pixels[6 * 4 * 3];
     ap_picture picture = {pixels, 6, 4};
-    ap_film film = {.width = 6, .height = 4, .n_frames = 5, .seconds = 1, .op = &ops};
+    ap_film film = {.width = 6, .height = 4, .n_frames = 5, .fps = 5, .op = &ops};
     apus_diag d = {0};
     ap_patches p;
     ap_clip c;

@@ -41,7 +41,7 @@ static void film(const ap_source *src)
     apus_err err = ap_film_open(src, &f, &d);
     if (err) failed(err, &d);
     if (err || !f.n_frames) return;
-    require(f.n_frames <= MAX_FRAMES && f.width > 0 && f.height > 0 && f.seconds >= 0);
+    require(f.n_frames <= MAX_FRAMES && f.width > 0 && f.height > 0 && f.fps >= 0);
     require((uint64_t)f.width * (uint64_t)f.height <= MAX_PIXELS);
     err = ap_picture_create(f.width, f.height, &frame, &d);
     for (int i = 0; i < f.n_frames && !err; i++) err = ap_film_next(&f, &frame, &d);

@@ -225,7 +225,7 @@ static void frames_are(double seconds, const int *want, size_t n)
     static const ap_film_ops ops = {next_grey, close_greys};
     greys g = {0};
     ap_film film = {
-        .width = 32, .height = 32, .n_frames = 10, .seconds = seconds, .op = &ops, .state = &g};
+        .width = 32, .height = 32, .n_frames = 10, .fps = 10 / seconds, .op = &ops, .state = &g};
     ap_clip c;
     size_t per = (size_t)settings.video.temporal, area = 256;
     if (ap_prepare_film(&settings, &film, "film", 0, &c, &diag)) fail_msg("%s", diag.text);

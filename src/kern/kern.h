@@ -362,7 +362,7 @@ typedef struct ap_conv_args {
 typedef enum ap_delta_form { AP_DELTA_RECURRENT, AP_DELTA_CHUNKED } ap_delta_form;
 
 typedef struct ap_delta_args {
-    const float *qkv;       /* f32 [T, 2*Hk*Dk + Hv*Dv] on 16 bytes, after conv and silu: q | k | v */
+    const float *qkv; /* f32 [T, 2*Hk*Dk + Hv*Dv] on 16 bytes, after conv and silu: q | k | v */
     const float *a, *b, *z; /* f32 [T, Hv] lda, [T, Hv] ldb, [T, Hv*Dv] ldz */
     int64_t lda, ldb, ldz;
     const float *neg_exp_a, *dt_bias; /* f32 [Hv]; neg_exp_a = -exp(A_log) */

@@ -16,8 +16,9 @@
 struct apus_session {
     apus_engine *engine;
     bool used;
-    bool in_call; /* marks the sessions of a batch */
-    int pos;      /* tokens held */
+    bool in_call;       /* marks the sessions of a batch */
+    bool keeps_nothing; /* nobody goes back in it: no snapshots */
+    int pos;            /* tokens held */
     int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
     int32_t *tok; /* i32 [ctx] */
     ap_kv_table kv[AP_KV_GROUPS];
@@ -50,6 +51,7 @@ struct apus_engine {
 
     ap_slab pages[AP_KV_GROUPS];
     ap_slab states;
+    struct ap_prefix *prefix; /* of the scheduler that owns the engine; or NULL */
     apus_session *session;               /* [n_session] */
     int32_t *session_tok;                /* i32 [n_session, ctx] */
     int32_t *session_page[AP_KV_GROUPS]; /* i32 [n_session, entries] */

@@ -79,7 +79,9 @@ typedef struct row {
 } row;
 
 typedef struct bench {
-    const apus_model *model;
+    apus_model *model;
+    apus_expert_stats experts;   /* of the model when it was closed */
+    char path[4096], types[512]; /* of info, likewise */
     apus_info info;
     apus_engine *engine;
     apus_peaks peaks;
@@ -354,7 +356,7 @@ static void print_head(const bench *b)
 /* Where experts come from files. */
 static void print_experts_table(const bench *b)
 {
-    apus_expert_stats s = experts_of(b);
+    apus_expert_stats s = b->experts;
     if (!s.io) return;
     printf("\n%d of %d experts in memory, the others read by %s; of a run:\n\n"
            "| test | depth | found in memory | read | GB/s | waiting | packing |\n"
@@ -509,12 +511,24 @@ static bool measure_depth(bench *b, int first, float *logits, apus_diag *d)
     return ok;
 }
 
-static int measure_all(bench *b, const apus_model *m)
+/* The model's memory is given back, and what is told of it kept: peaks take memory that is none of the rows'. */
+static void close_model(bench *b)
+{
+    b->experts = experts_of(b);
+    snprintf(b->path, sizeof b->path, "%s", b->info.path);
+    snprintf(b->types, sizeof b->types, "%s", b->info.weight_types);
+    b->info.path = b->path;
+    b->info.weight_types = b->types;
+    apus_model_close(b->model);
+    b->model = NULL;
+}
+
+static int measure_all(bench *b)
 {
     apus_diag d;
     apus_engine_settings es;
     if (!fit_context(b, &d)) return report(&cmd_bench, &d);
-    int rc = make_engine(b, m, &es);
+    int rc = make_engine(b, b->model, &es);
     if (rc >= 0) return rc;
     float *logits = malloc((size_t)b->info.vocab * sizeof *logits);
     bool ok = logits != NULL;
@@ -522,9 +536,9 @@ static int measure_all(bench *b, const apus_model *m)
     for (int i = 0; ok && i < b->n_rows; i++)
         if (i == 0 || b->rows[i].depth != b->rows[i - 1].depth)
             ok = measure_depth(b, i, logits, &d);
-    /* The peaks take memory that is none of the rows'. */
     apus_engine_free(b->engine);
     free(logits);
+    close_model(b);
     b->peaks.size = sizeof b->peaks;
     ok = ok && !apus_machine_peaks(es.cpu, es.threads, &b->peaks, &d);
     if (!ok) return report(&cmd_bench, &d);
@@ -567,19 +581,17 @@ static int run(int argc, char **argv)
                            MAX_LIST);
     if (strcmp(o.format, "md") && strcmp(o.format, "csv") && strcmp(o.format, "json"))
         return usage_error(&cmd_bench, "--output: expected md, csv or json, found '%s'", o.format);
-    apus_model *m;
     static bench b;
     double t = now();
-    rc =
-        open_for_engine(&cmd_bench, name, most_positions(prompts, n_prompts, depths, n_depths), &m);
+    rc = open_for_engine(&cmd_bench, name, most_positions(prompts, n_prompts, depths, n_depths),
+                         &b.model);
     if (rc >= 0) return rc;
     b.load_s = now() - t;
-    b.model = m;
     apus_diag d;
     b.info.size = sizeof b.info;
     list_rows(&b, prompts, n_prompts, depths, n_depths);
-    rc = apus_model_info(m, &b.info, &d) ? report(&cmd_bench, &d) : measure_all(&b, m);
+    rc = apus_model_info(b.model, &b.info, &d) ? report(&cmd_bench, &d) : measure_all(&b);
     for (int i = 0; i < b.n_rows; i++) free(b.rows[i].profile);
-    apus_model_close(m);
+    apus_model_close(b.model);
     return finish_output(&cmd_bench, rc);
 }

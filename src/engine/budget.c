@@ -7,8 +7,9 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-#define GB         1e9
-#define LARGE_PAGE ((size_t)2 << 20)
+#define GB             1e9
+#define LEFT_TO_OTHERS 16 /* this part of what is available, unless a budget was named */
+#define LARGE_PAGE     ((size_t)2 << 20)
 
 static double gb(uint64_t bytes)
 {
@@ -155,6 +156,7 @@ static void tell(const apus_model *m, const needs *n, size_t slots, double rate)
 static apus_err plan_store(apus_model *m, const apus_model_settings *s, uint64_t have,
                            apus_diag *diag)
 {
+    if (!s->memory) have -= have / LEFT_TO_OTHERS;
     ap_expert_spec spec;
     needs n;
     m->budget = have;

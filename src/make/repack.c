@@ -201,7 +201,8 @@ apus_err apus_repack(const char *model, const char *dst, const apus_repack_setti
     apus_model_settings ms;
     apus_repack_settings_default(&s);
     apus_model_settings_default(&ms);
-    if (!model || !dst) return ap_fail(diag, APUS_EINVAL, "apus_repack: model and dst are needed");
+    if (!model || !dst || !*dst)
+        return ap_fail(diag, APUS_EINVAL, "apus_repack: model and dst are needed");
     apus_err err = ap_settings_take(&s, sizeof s, settings, "apus_repack_settings", diag);
     if (err) return err;
     repacking r = {.s = &s, .diag = diag};

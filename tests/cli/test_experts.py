@@ -7,6 +7,7 @@ refused.
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -93,6 +94,16 @@ class Experts(unittest.TestCase):
             used = peak("run", self.model, *self.args, "--memory", budget)
             if not os.environ.get("APUS_SANITIZED"):
                 self.assertLess(used, budget * 1.02 + 3e6)  # the program's own part is an estimate
+
+    @unittest.skipIf(os.environ.get("APUS_SANITIZED") or os.environ.get("APUS_EMULATOR"), "limits of other programs")
+    def test_without_a_budget(self):
+        """What does not fit into the process's limit comes from disk by itself."""
+        limit = (self.least() + 14) << 20
+        r = subprocess.run(APUS + ["run", self.model, *self.args], stdin=subprocess.DEVNULL, capture_output=True,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)), timeout=300)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(r.stdout.decode(), self.want)
+        self.assertRegex(r.stderr.decode(), r"for \d+ of 256 experts")
 
     def test_repack(self):
         beside, other = Path(f"{self.model}.experts"), self.dir / "other"

@@ -281,6 +281,9 @@ bool selected(const bench *b, int k, int limit)
 
 rig_spec plain(const bench *b)
 {
-    return (rig_spec){
-        .cpu = b->o->cpu, .threads = 1, .chunk = 0, .sessions = 1, .device = b->o->device};
+    return (rig_spec){.cpu = b->o->cpu,
+                      .threads = 1,
+                      .sessions = 1,
+                      .device = b->o->device,
+                      .expert_slots = b->expert_slots};
 }

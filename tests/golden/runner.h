@@ -67,6 +67,7 @@ typedef struct bench {
     gold g;
     trace base[GOLD_MAX_PROMPTS]; /* one thread, default chunk, level --cpumask */
     trace work[GOLD_MAX_PROMPTS];
+    int expert_slots; /* of all rigs from now on; 0 = all experts are resident */
 } bench;
 
 /* calloc that ends the program when memory is out. */

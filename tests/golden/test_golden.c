@@ -114,21 +114,6 @@ static void check_levels(bench *b, int expert_slots)
     }
 }
 
-/* Experts in waves of one up to all: the bits of the resident ones. */
-static void check_slots(bench *b)
-{
-    static const int slots[] = {1, 2, 3, 256};
-    char what[64];
-    if (b->o->device) return; /* no waves there */
-    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
-        rig_spec spec = plain(b);
-        spec.expert_slots = slots[i];
-        snprintf(what, sizeof what, "%d expert slots", slots[i]);
-        check_variant(b, what, spec, i == 1 ? 7 : 0, 1 << 30, true);
-    }
-    check_levels(b, 1);
-}
-
 /* A call that cannot read an expert fails with the file's name, and the session is where it was. */
 static void cannot_feed(bench *b, const rig *e, apus_session *s, const int32_t *tok, int n)
 {
@@ -459,6 +444,27 @@ static void check_save(bench *b)
     rig_close(&e);
 done:
     remove(path);
+}
+
+/* Experts in waves of one up to all: the bits of the resident ones. */
+static void check_slots(bench *b)
+{
+    static const int slots[] = {1, 2, 3, 256};
+    char what[64];
+    if (b->o->device) return; /* no waves there */
+    for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
+        rig_spec spec = plain(b);
+        spec.expert_slots = slots[i];
+        snprintf(what, sizeof what, "%d expert slots", slots[i]);
+        check_variant(b, what, spec, i == 1 ? 7 : 0, 1 << 30, true);
+    }
+    check_levels(b, 1);
+    b->expert_slots = 2;
+    check_neighbours(b);
+    check_rewind(b);
+    check_random_walk(b);
+    check_cancel(b);
+    b->expert_slots = 0;
 }
 
 typedef struct collector {

@@ -122,6 +122,7 @@ static void nothing_is_fine(void **state)
     apus_generate_settings_default(NULL);
     apus_quantize_settings_default(NULL);
     apus_synth_settings_default(NULL);
+    apus_repack_settings_default(NULL);
     apus_check_settings_default(NULL);
     assert_int_equal(apus_session_pos(NULL), 0);
     assert_int_equal(apus_session_room(NULL), 0);
@@ -172,6 +173,13 @@ static void models(void **state)
     }
     info.size = sizeof info + 1;
     REFUSED(apus_model_info(model, &info, d));
+    apus_expert_stats experts = {.size = sizeof experts};
+    REFUSED(apus_model_experts(NULL, &experts, d));
+    REFUSED(apus_model_experts(model, NULL, d));
+    experts.size = 4;
+    REFUSED(apus_model_experts(model, &experts, d));
+    experts.size = sizeof experts + 1;
+    REFUSED(apus_model_experts(model, &experts, d));
     uint64_t bytes;
     REFUSED(apus_quantized_bytes(NULL, "q4_k", &bytes, d));
     REFUSED(apus_quantized_bytes(model, NULL, &bytes, d));
@@ -434,6 +442,16 @@ static void files(void **state)
     REFUSED(apus_quantize("models/tiny-qwen", NULL, &q, d));
     REFUSED(apus_quantize("models/tiny-qwen", "", &q, d));
     REFUSED(apus_synth(NULL, "/nonexistent/x", &s, d));
+    REFUSED(apus_repack(NULL, "/nonexistent/x", NULL, d));
+    REFUSED(apus_repack("models/tiny-qwen", NULL, NULL, d));
+    REFUSED(apus_repack("models/tiny-qwen", "", NULL, d));
+    apus_repack_settings r;
+    apus_repack_settings_default(&r);
+    r.size = 0;
+    REFUSED(apus_repack("models/tiny-qwen", "/tmp/x", &r, d));
+    apus_repack_settings_default(&r);
+    r.threads = -1;
+    REFUSED(apus_repack("models/tiny-qwen", "/nonexistent/x", &r, d));
     REFUSED(apus_synth("models/tiny-qwen", NULL, &s, d));
     s.layers = -1;
     REFUSED(apus_synth("models/tiny-qwen", "/nonexistent/x", &s, d));

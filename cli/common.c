@@ -52,7 +52,7 @@ const opt engine_table[] = {
      "memory that may be used in all, such as 8G or 6500M (default: what is available); experts of "
      "a mixture that do not fit are read from disk when they are chosen"},
     {"experts", 0, OPT_STRING, &common.experts, NULL, 0, 0, "FILE",
-     "read them from FILE, which 'apus repack' made (default: MODEL.gguf.experts or "
+     "read experts from FILE, which 'apus repack' made (default: MODEL.gguf.experts or "
      "MODEL/experts.apus, if it is there)"},
     CTX_OPTION("ctx-size"),
     CTX_OPTION("num-ctx"),

@@ -94,7 +94,8 @@ static void expert_task(void *arg, int task, int worker)
     apus_err err = gather(r, &v, b->raw, &d);
     if (!err) {
         memset(b->packed, 0, r->packed_bytes); /* between its parts, too */
-        ap_expert_pack(r->m->dev->kern, &v, b->packed);
+        for (int i = 0; i < ap_expert_tasks(&v); i++)
+            ap_expert_task(r->m->dev->kern, &v, i, b->packed);
         r->file.sum[task] = XXH3_64bits(b->packed, r->bytes[task]);
         /* whole blocks, so that the last record can be read as such */
         err = ap_output_put(&r->out, r->file.offset[task], b->packed,

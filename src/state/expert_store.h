@@ -12,7 +12,7 @@
 #define AP_STATE_EXPERT_STORE_H
 
 #include "base/aio.h"
-#include "kern/expert_source.h"
+#include "state/expert_form.h"
 
 typedef struct ap_expert_store ap_expert_store;
 
@@ -38,23 +38,6 @@ typedef struct ap_expert_spec {
     int n_slot; /* >= 1 */
 } ap_expert_spec;
 
-/* Bytes of an expert in a slot, packed as table k does; 0: there is none. */
-size_t ap_expert_bytes(const ap_kern *k, const ap_expert_view *v);
-/* The matrices of an expert that is at `at`. */
-void ap_expert_at(const ap_kern *k, const ap_expert_view *v, uint8_t *at, ap_expert *out);
-/* Pack an expert, whose parts lie in memory, to `at`, 64-byte aligned, on the calling thread. */
-void ap_expert_pack(const ap_kern *k, const ap_expert_view *v, uint8_t *at);
-/* A number for the form of packed experts: of another form, another number. */
-uint64_t ap_expert_form(const ap_kern *k);
-/* The parts of an expert: bytes of data, scales and biases of its matrices, where the view has them. */
-#define AP_EXPERT_PARTS 9
-typedef struct ap_expert_part {
-    const void *at;
-    size_t bytes; /* 0: it has no such part */
-} ap_expert_part;
-void ap_expert_parts(const ap_expert_view *v, ap_expert_part out[AP_EXPERT_PARTS]);
-/* The same expert with its parts elsewhere. */
-void ap_expert_moved(ap_expert_view *v, void *const at[AP_EXPERT_PARTS]);
 /* The largest of all, a multiple of AP_IO_ALIGN: what a slot takes; and how many there are. */
 size_t ap_expert_slot_bytes(const ap_expert_spec *s, size_t *n);
 /* Memory beside the slots: where experts are gathered, and tables. */

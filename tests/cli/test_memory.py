@@ -6,6 +6,7 @@ ends with one sentence and status 1, and leaves nothing behind.
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 APUS, ROOT, SHIM = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 GOLDEN = ROOT / "tests/golden/data/q35moe_fused"
 GGUF = ROOT / "tests/golden_quant/data/g4e_gguf_mixed/model.gguf"
+MOE = ROOT / "tests/golden_quant/data/q35moe_gguf_split/model-00001-of-00003.gguf"
 MLX = ROOT / "tests/golden_quant/data/q35moe_mlx_mixed"
 TINY = ROOT / "models/tiny-qwen"
 MOST = int(os.environ.get("APUS_MEMORY_CASES", "60"))  # of a command; 0 = all
@@ -65,7 +67,8 @@ class Memory(unittest.TestCase):
             if r.returncode == 0:  # stdio and the terminal do without a buffer
                 continue
             failed += 1
-            told = [line for line in err.splitlines() if not line.startswith("prompt ")]  # speed of an answer before
+            # speed of an answer before, and what was to stay in memory
+            told = [line for line in err.splitlines() if not re.match(r"prompt |experts: |\d+\.\d+ GB of memory: ", line)]
             self.assertEqual(len(told), 1, where)
             self.assertRegex(err, "memory|allocate", where)
             self.assertEqual(left, [], where)
@@ -76,6 +79,28 @@ class Memory(unittest.TestCase):
 
     def test_run_ids(self):
         self.torture("run", GGUF, "--ids", self.dir / "ids", "--print-ids", "-n", "4", "--json")
+
+    def test_run_with_experts_on_disk(self):
+        config = json.loads((TINY / "config.json").read_text())
+        config.get("text_config", config).update(num_experts=64, num_experts_per_tok=4, num_hidden_layers=4)
+        config.get("text_config", config).pop("layer_types", None)
+        (self.dir / "config.json").write_text(json.dumps(config))
+        r = self.apus(["synth", self.dir / "config.json", self.dir / "m.gguf", "--to", "q8_0"], "")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        args = ["run", self.dir / "m.gguf", "--ids", self.dir / "ids", "--print-ids", "-n", "4", "--json", "-c", "64"]
+        low, high = 1 << 20, 64 << 20
+        while high - low > 4096:  # the smallest budget: one expert in memory
+            middle = (low + high) // 2
+            if self.apus([*args, "--memory", middle], "").returncode:
+                low = middle
+            else:
+                high = middle
+        args += ["--memory", high + 8192]
+        self.assertRegex(self.apus(args, "").stderr, rb"for \d of \d+ experts")
+        self.torture(*args)
+
+    def test_repack(self):
+        self.torture("repack", MOE, self.out / "experts")
 
     def test_chat(self):
         self.torture("chat", TINY, "--system", "Be brief.", "-n", "4", stdin="Hello\n/again\n/system x\nHi\n")

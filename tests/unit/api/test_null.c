@@ -474,7 +474,6 @@ static void files(void **state)
     REFUSED(apus_repack(NULL, "/nonexistent/x", NULL, d));
     REFUSED(apus_repack("models/tiny-qwen", NULL, NULL, d));
     REFUSED(apus_repack("models/tiny-qwen", "", NULL, d));
-    REFUSED(apus_repack("models/tiny-qwen", "/nonexistent/x", NULL, d));
     apus_repack_settings r;
     apus_repack_settings_default(&r);
     r.size = 0;

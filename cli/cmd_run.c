@@ -42,6 +42,8 @@ static const opt run_table[] = {
      "answer a conversation: a JSON array of {\"role\", \"content\", ...}"},
     {"tools", 0, OPT_STRING, &from.tools, NULL, 0, 0, "FILE",
      "a JSON array of tools that the model may call"},
+    {"image", 'i', OPT_LIST, &from.pictures, NULL, 0, 0, "FILE",
+     "a picture or video to ask about, or a folder of its frames; may be given several times"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
      "stop after N tokens (default -1: when the model ends its turn)"},
     COUNT_OPTION("predict"),
@@ -133,13 +135,31 @@ static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
 
 /* ---------------------------------------------------------------- what was kept */
 
+/* Tokens of the prompt that the session holds, the places of equal pictures among them; -1: an error. */
+static int kept_prefix(const apus_session *s, const apus_model *m, const prompt *p, apus_diag *d)
+{
+    int32_t *ids = malloc(p->n * sizeof *ids);
+    int same = -1;
+    if (!ids) {
+        *d = (apus_diag){APUS_ENOMEM, "out of memory"};
+    } else {
+        memcpy(ids, p->ids, p->n * sizeof *ids);
+        if (!p->pics.n || !apus_media_ids(m, ids, (int)p->n, pictures_list(&p->pics), p->pics.n, d))
+            same = shared_prefix(s, ids, p->n);
+    }
+    free(ids);
+    return same;
+}
+
 /* The session of --prompt-cache with what it shares with the prompt, or a new one. */
-static apus_err open_session(apus_engine *e, const prompt *p, apus_session **s, apus_diag *d)
+static apus_err open_session(apus_engine *e, const apus_model *m, const prompt *p, apus_session **s,
+                             apus_diag *d)
 {
     if (!o.cache || access(o.cache, F_OK) != 0) return apus_session_create(e, s, d);
     apus_err err = apus_session_load(e, o.cache, s, d);
+    int same = err ? 0 : kept_prefix(*s, m, p, d);
+    if (same < 0) return d->code;
     if (err) return err;
-    int same = shared_prefix(*s, p->ids, p->n);
     fprintf(stderr, "%s%d of %zu prompt tokens were kept%s\n", dim(stderr), same, p->n,
             plain(stderr));
     return apus_session_rewind(*s, same, d);
@@ -195,6 +215,17 @@ static int answer_prompt(const question *q, const prompt *p)
     return rc;
 }
 
+/* The first picture behind the tokens that are held. */
+static int first_picture(const apus_model *m, const prompt *p, int held, int *first)
+{
+    apus_diag d;
+    int begin[PICTURES], end[PICTURES];
+    if (apus_media_find(m, p->ids, (int)p->n, pictures_list(&p->pics), p->pics.n, begin, end, &d))
+        return report(&cmd_run, &d);
+    while (*first < p->pics.n && begin[*first] < held) ++*first;
+    return -1;
+}
+
 static int generate(const apus_model *m, prompt *p)
 {
     int rc = prompt_tokenize(&cmd_run, &from, m, p);
@@ -211,7 +242,7 @@ static int generate(const apus_model *m, prompt *p)
     apus_generate_settings g;
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
-    if (apus_engine_create(m, &es, &e, &d) || open_session(e, p, &s, &d)) {
+    if (apus_engine_create(m, &es, &e, &d) || open_session(e, m, p, &s, &d)) {
         rc = report(&cmd_run, &d);
     } else {
         int held = apus_session_pos(s);
@@ -220,11 +251,15 @@ static int generate(const apus_model *m, prompt *p)
         g.sampling = &way;
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
+        int first = 0; /* picture that is not held */
+        rc = p->pics.n ? first_picture(m, p, held, &first) : -1;
         question q = {.model = m,
                       .engine = e,
                       .session = s,
                       .ids = p->ids + held,
                       .n = (int)p->n - held,
+                      .media = pictures_list(&p->pics) + first,
+                      .n_media = p->pics.n - first,
                       .chunk = chunk_of(m, &es),
                       .mode = p->mode,
                       .prompt = p->text,
@@ -233,7 +268,7 @@ static int generate(const apus_model *m, prompt *p)
                       .stop = &o.stop,
                       .quiet = o.json || o.print_ids,
                       .set = &g};
-        rc = answer_prompt(&q, p);
+        if (rc < 0) rc = answer_prompt(&q, p);
     }
     apus_session_free(s);
     apus_engine_free(e);
@@ -248,7 +283,8 @@ static int open_for_prompt(const char *name, prompt *p, apus_model **out)
     size_t len = p->len + (from.system ? strlen(from.system) : 0);
     if (p->messages) len += strlen(p->messages);
     if (p->tools) len += strlen(p->tools);
-    if (!p->ids && !common.ctx && len > LONG_TEXT) {
+    if (from.pictures.n) common.towers = APUS_TOWER_VISION;
+    if (!p->ids && !common.ctx && (len > LONG_TEXT || from.pictures.n)) {
         int rc = open_model(&cmd_run, name, APUS_LOAD_TEXT, &m);
         if (rc >= 0) return rc;
         rc = prompt_tokenize(&cmd_run, &from, m, p);

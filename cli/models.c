@@ -156,6 +156,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
     s.engine = engine;
     s.threads = common.threads;
     s.device = common.device;
+    s.towers = common.towers;
     s.hub_cache = hub_cache();
     s.progress = progress_bar;
     int rc = cpu_level(c, &s.cpu);

@@ -7,6 +7,7 @@
 
 #include "apus/apus_unstable.h"
 #include "interrupt.h"
+#include "pictures.h"
 #include "progress.h"
 #include "terminal.h"
 
@@ -207,10 +208,33 @@ static bool on_progress(void *ctx, const char *stage, uint64_t done, uint64_t to
     return !interrupt_came();
 }
 
+/* Feed what goes up to the last picture at once: none is torn apart. */
+static apus_err feed_pictures(stream *s, bool *stopped, apus_diag *d)
+{
+    const question *q = s->q;
+    int begin[PICTURES], end[PICTURES];
+    if (!q->n_media) return APUS_OK;
+    apus_err err = apus_media_find(q->model, q->ids, q->n, q->media, q->n_media, begin, end, d);
+    if (err) return err;
+    apus_feed f = {.size = sizeof f,
+                   .session = q->session,
+                   .tok = q->ids,
+                   .n = end[q->n_media - 1],
+                   .media = q->media,
+                   .n_media = q->n_media};
+    if (f.n == q->n) return APUS_OK; /* nothing would be left to answer */
+    err = apus_feed_batch(q->engine, &f, 1, on_progress, s, d);
+    *stopped = err == APUS_ECANCELLED;
+    if (!err) s->fed = f.n;
+    return *stopped ? APUS_OK : err;
+}
+
 /* Feed the prompt but for its last chunk; what is read stays when the rest is stopped. */
 static apus_err feed_chunks(stream *s, bool *stopped, apus_diag *d)
 {
     const question *q = s->q;
+    apus_err err_pictures = feed_pictures(s, stopped, d);
+    if (err_pictures || *stopped || (q->n_media && !s->fed)) return err_pictures;
     enum { PAGE = 64 }; /* where states can be kept: chunks end there */
     for (;;) {
         int n = q->chunk - (apus_session_pos(q->session) + q->chunk) % PAGE;
@@ -246,9 +270,12 @@ static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d
         g.stop_strings = q->stop->item;
         g.n_stop_strings = q->stop->n;
     }
+    g.media = q->media;
+    g.n_media = q->n_media;
     interrupt_target(q->engine);
     apus_err err = feed_chunks(s, &stopped, d);
     int64_t before = now_us() - begin;
+    if (s->fed) g.n_media = 0; /* pictures go first */
     r->stop = APUS_STOP_CALLER;
     if (!err && !stopped) err = apus_generate(q->session, q->ids + s->fed, q->n - s->fed, &g, r, d);
     interrupt_target(NULL);

@@ -42,6 +42,8 @@ typedef struct question {
     apus_session *session;
     const int32_t *ids; /* tokens that the session does not hold yet */
     int n;
+    const apus_media *const *media; /* [n_media] that fill the places among ids */
+    int n_media;
     int chunk; /* tokens of the prompt read at once: a stop loses no more of it */
     answer_mode mode;
     const char *prompt; /* rendered prompt text for the parser (ANSWER_CHAT), else NULL */

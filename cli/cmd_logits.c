@@ -7,11 +7,13 @@
 #include "common.h"
 #include "input.h"
 #include "models.h"
+#include "pictures.h"
 #include "progress.h"
 #include "report.h"
 
 static struct {
     const char *ids, *positions, *out;
+    string_list pictures;
     bool force;
 } o;
 
@@ -20,6 +22,8 @@ static const opt logits_table[] = {
      "token ids, whitespace-separated; '-' = standard input"},
     {"positions", 0, OPT_STRING, &o.positions, NULL, 0, 0, "FILE",
      "positions whose logits are wanted, from 0 (default: all)"},
+    {"image", 'i', OPT_LIST, &o.pictures, NULL, 0, 0, "FILE",
+     "a picture that fills the next places of pictures among the ids; may be given several times"},
     {"output", 'o', OPT_STRING, &o.out, NULL, 0, 0, "FILE", "the safetensors file to write"},
     {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite OUT if it is there"},
     {0}};
@@ -29,10 +33,11 @@ static const opt *const tables[] = {logits_table, model_table, threads_table, en
 static int run(int argc, char **argv);
 const command cmd_logits = {
     "logits",
-    "MODEL --ids FILE [--positions FILE] -o OUT.safetensors [--force]",
+    "MODEL --ids FILE [-i PICTURE...] [--positions FILE] -o OUT.safetensors [--force]",
     "write the logits of given tokens",
     "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
-    "i of all positions belongs to the token after ids[0..i].",
+    "i of all positions belongs to the token after ids[0..i]. With pictures, the ids hold as many "
+    "places (the model's image_token_id) as each picture takes.",
     tables,
     run};
 
@@ -84,56 +89,114 @@ static apus_err write_header(apus_output *out, size_t rows, size_t vocab, uint64
     return apus_output_put(out, 0, text, (size_t)*data_at, d);
 }
 
-enum { PIECE = 256 }; /* tokens fed, and rows held, at a time */
+enum { PIECE = 256 }; /* tokens fed at a time, but that a picture is not torn apart */
 
-/* Feed the ids piece by piece and write the wanted rows of each. */
-static int feed_all(apus_engine *e, apus_session *s, const int32_t *ids, size_t n_ids,
-                    const want *w, size_t n_rows, size_t vocab, apus_output *out, uint64_t data_at)
+/* What is fed, and where pictures stand in it. */
+typedef struct input {
+    const int32_t *ids;
+    size_t n;
+    const want *w;
+    size_t n_rows;
+    pictures pics;
+    int begin[PICTURES], end[PICTURES];
+} input;
+
+/* End of the piece that begins at `at`, and which pictures it has: from *first up to *last. */
+static size_t piece_end(const input *in, size_t at, int *first, int *last)
+{
+    size_t end = in->n - at < PIECE ? in->n : at + PIECE;
+    for (*first = 0; *first < in->pics.n && (size_t)in->begin[*first] < at;) ++*first;
+    for (*last = *first; *last < in->pics.n && (size_t)in->begin[*last] < end; ++*last)
+        if ((size_t)in->end[*last] > end) end = (size_t)in->end[*last];
+    return end;
+}
+
+/* Wanted rows among [at, end), each once, counted from at; *next: the first want behind them. */
+static int rows_of(const input *in, size_t at, size_t end, size_t *next, int32_t *rows)
+{
+    int n = 0;
+    size_t i = *next;
+    for (; i < in->n_rows && (size_t)in->w[i].pos < end; i++)
+        if (i == *next || in->w[i].pos != in->w[i - 1].pos) rows[n++] = in->w[i].pos - (int)at;
+    *next = i;
+    return n;
+}
+
+/* The longest piece. */
+static size_t longest(const input *in)
+{
+    size_t most = 0;
+    int first, last;
+    for (size_t at = 0, end; at < in->n; at = end) {
+        end = piece_end(in, at, &first, &last);
+        if (end - at > most) most = end - at;
+    }
+    return most;
+}
+
+static int put_rows(const input *in, size_t from, size_t to, size_t at, const int32_t *rows,
+                    const float *logits, size_t vocab, apus_output *out, uint64_t data_at)
 {
     apus_diag d;
-    int32_t rows[PIECE];
-    float *logits = malloc(PIECE * vocab * sizeof *logits);
-    if (!logits) {
-        fputs("apus logits: out of memory\n", stderr);
-        return EXIT_FAILED;
+    for (int r = -1; from < to; from++) {
+        if (r < 0 || in->w[from].pos != (int)at + rows[r]) r++;
+        uint64_t at_byte = data_at + (uint64_t)in->w[from].row * vocab * sizeof(float);
+        if (apus_output_put(out, at_byte, logits + (size_t)r * vocab, vocab * sizeof(float), &d))
+            return report(&cmd_logits, &d);
     }
-    int rc = 0;
+    return 0;
+}
+
+/* Feed the ids piece by piece and write the wanted rows of each. */
+static int feed_all(apus_engine *e, apus_session *s, const input *in, size_t vocab,
+                    apus_output *out, uint64_t data_at)
+{
+    apus_diag d;
+    size_t most = longest(in);
+    int32_t *rows = malloc(most * sizeof *rows);
+    float *logits = malloc(most * vocab * sizeof *logits);
+    int rc = rows && logits ? 0 : fail(&cmd_logits, "out of memory");
     size_t next = 0;
-    for (size_t at = 0; at < n_ids && !rc; at += PIECE) {
-        int n = n_ids - at < PIECE ? (int)(n_ids - at) : PIECE;
-        int n_want = 0;
-        size_t end = next;
-        for (; end < n_rows && (size_t)w[end].pos < at + (size_t)n; end++)
-            if (end == next || w[end].pos != w[end - 1].pos) rows[n_want++] = w[end].pos - (int)at;
+    for (size_t at = 0, end; at < in->n && !rc; at = end) {
+        int first, last;
+        size_t from = next;
+        end = piece_end(in, at, &first, &last);
+        int n_want = rows_of(in, at, end, &next, rows);
         apus_feed feed = {.size = sizeof(apus_feed),
                           .session = s,
-                          .tok = ids + at,
-                          .n = n,
+                          .tok = in->ids + at,
+                          .n = (int)(end - at),
                           .logits = n_want ? logits : NULL,
                           .rows = rows,
-                          .n_rows = n_want};
+                          .n_rows = n_want,
+                          .media = pictures_list(&in->pics) + first,
+                          .n_media = last - first};
         if (apus_feed_batch(e, &feed, 1, NULL, NULL, &d)) {
             rc = report(&cmd_logits, &d);
             break;
         }
-        progress_bar(NULL, "logits", at + (size_t)n, n_ids);
-        for (int r = -1; next < end; next++) {
-            if (r < 0 || w[next].pos != (int)at + rows[r]) r++;
-            uint64_t at_byte = data_at + (uint64_t)w[next].row * vocab * sizeof(float);
-            if (apus_output_put(out, at_byte, logits + (size_t)r * vocab, vocab * sizeof(float),
-                                &d)) {
-                rc = report(&cmd_logits, &d);
-                break;
-            }
-        }
+        progress_bar(NULL, "logits", end, in->n);
+        rc = put_rows(in, from, next, at, rows, logits, vocab, out, data_at);
     }
     free(logits);
+    free(rows);
     return rc;
 }
 
+/* The pictures, and their places. */
+static int find_pictures(const apus_model *m, input *in)
+{
+    apus_diag d;
+    int rc = pictures_open(&cmd_logits, m, &o.pictures, 0, &in->pics);
+    if (rc >= 0 || !in->pics.n) return rc;
+    if (apus_media_find(m, in->ids, (int)in->n, pictures_list(&in->pics), in->pics.n, in->begin,
+                        in->end, &d))
+        return report(&cmd_logits, &d);
+    return -1;
+}
+
 /* Everything after the inputs were read. */
-static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, const want *w,
-                        size_t n_rows, apus_output *out)
+static int write_logits(const apus_model *m, const input *in, apus_output *out)
 {
     apus_diag d;
     apus_info info = {.size = sizeof info};
@@ -142,20 +205,20 @@ static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, c
     apus_session *s = NULL;
     uint64_t data_at;
     if (apus_model_info(m, &info, &d)) return report(&cmd_logits, &d);
-    int rc = engine_settings(&cmd_logits, m, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &es);
+    int rc = engine_settings(&cmd_logits, m, (int)in->n, &es);
     if (rc >= 0) return rc;
     if (apus_engine_create(m, &es, &e, &d) || apus_session_create(e, &s, &d)) {
         rc = report(&cmd_logits, &d);
-    } else if (n_ids > (size_t)apus_session_room(s)) {
+    } else if (in->n > (size_t)apus_session_room(s)) {
         fprintf(stderr,
                 "apus logits: %s: %zu tokens do not fit the context of %d; the model allows --ctx "
                 "up to %d\n",
-                o.ids, n_ids, apus_session_room(s), info.context);
+                o.ids, in->n, apus_session_room(s), info.context);
         rc = EXIT_FAILED;
-    } else if (write_header(out, n_rows, (size_t)info.vocab, &data_at, &d)) {
+    } else if (write_header(out, in->n_rows, (size_t)info.vocab, &data_at, &d)) {
         rc = report(&cmd_logits, &d);
     } else {
-        rc = feed_all(e, s, ids, n_ids, w, n_rows, (size_t)info.vocab, out, data_at);
+        rc = feed_all(e, s, in, (size_t)info.vocab, out, data_at);
     }
     apus_session_free(s);
     apus_engine_free(e);
@@ -165,15 +228,22 @@ static int write_logits(const apus_model *m, const int32_t *ids, size_t n_ids, c
 /* Read the inputs and open the model; the file is begun already. */
 static int fill(const char *model, apus_output *out)
 {
-    size_t n_ids, n_rows;
-    int32_t *ids = read_ints(&cmd_logits, o.ids, &n_ids);
-    want *w = ids ? wanted_rows(n_ids, &n_rows) : NULL;
+    input in = {0};
+    int32_t *ids = read_ints(&cmd_logits, o.ids, &in.n);
+    want *w = ids ? wanted_rows(in.n, &in.n_rows) : NULL;
     apus_model *m = NULL;
     int rc = EXIT_FAILED;
-    if (w) {
-        rc = open_for_engine(&cmd_logits, model, n_ids > INT_MAX ? INT_MAX : (int)n_ids, &m);
-        if (rc < 0) rc = write_logits(m, ids, n_ids, w, n_rows, out);
+    in.ids = ids;
+    in.w = w;
+    if (w && in.n > INT_MAX) {
+        fail(&cmd_logits, "%s: %zu tokens are more than any context", o.ids, in.n);
+    } else if (w) {
+        if (o.pictures.n) common.towers = APUS_TOWER_VISION;
+        rc = open_for_engine(&cmd_logits, model, (int)in.n, &m);
+        if (rc < 0) rc = find_pictures(m, &in);
+        if (rc < 0) rc = write_logits(m, &in, out);
     }
+    pictures_free(&in.pics);
     apus_model_close(m);
     free(w);
     free(ids);

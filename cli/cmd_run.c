@@ -42,6 +42,10 @@ static const opt run_table[] = {
      "answer a conversation: a JSON array of {\"role\", \"content\", ...}"},
     {"tools", 0, OPT_STRING, &from.tools, NULL, 0, 0, "FILE",
      "a JSON array of tools that the model may call"},
+    {"image", 'i', OPT_LIST, &from.pictures, NULL, 0, 0, "FILE",
+     "a picture or video to ask about, or a folder of its frames; may be given several times"},
+    {"image-tokens", 0, OPT_INT, &from.image_tokens, NULL, 1, 1 << 20, "N",
+     "at most this many tokens for a picture; Gemma: 70, 140, 280, 560 or 1120"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
      "stop after N tokens (default -1: when the model ends its turn)"},
     COUNT_OPTION("predict"),
@@ -135,12 +139,14 @@ static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
 /* ---------------------------------------------------------------- what was kept */
 
 /* The session of --prompt-cache with what it shares with the prompt, or a new one. */
-static apus_err open_session(apus_engine *e, const prompt *p, apus_session **s, apus_diag *d)
+static apus_err open_session(apus_engine *e, const apus_model *m, const prompt *p, apus_session **s,
+                             int *first, apus_diag *d)
 {
     if (!o.cache || access(o.cache, F_OK) != 0) return apus_session_create(e, s, d);
     apus_err err = apus_session_load(e, o.cache, s, d);
+    int same = err ? 0 : pictures_held(*s, m, p->ids, p->n, &p->pics, first, d);
+    if (same < 0) return d->code;
     if (err) return err;
-    int same = shared_prefix(*s, p->ids, p->n);
     fprintf(stderr, "%s%d of %zu prompt tokens were kept%s\n", dim(stderr), same, p->n,
             plain(stderr));
     return apus_session_rewind(*s, same, d);
@@ -210,9 +216,11 @@ static int generate(const apus_model *m, prompt *p)
     apus_engine_settings es;
     apus_sampling way;
     apus_generate_settings g;
+    int first = 0; /* picture that the session does not hold */
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
-    if (apus_engine_create(m, &es, &e, &d) || open_session(e, p, &s, &d)) {
+    if (p->pics.n) make_room_for_pictures(m, &es);
+    if (apus_engine_create(m, &es, &e, &d) || open_session(e, m, p, &s, &first, &d)) {
         rc = report(&cmd_run, &d);
     } else {
         int held = apus_session_pos(s);
@@ -226,6 +234,8 @@ static int generate(const apus_model *m, prompt *p)
                       .session = s,
                       .ids = p->ids + held,
                       .n = (int)p->n - held,
+                      .media = pictures_list(&p->pics) + first,
+                      .n_media = p->pics.n - first,
                       .chunk = chunk_of(m, &es),
                       .mode = p->mode,
                       .prompt = p->text,
@@ -249,7 +259,8 @@ static int open_for_prompt(const char *name, prompt *p, apus_model **out)
     size_t len = p->len + (from.system ? strlen(from.system) : 0);
     if (p->messages) len += strlen(p->messages);
     if (p->tools) len += strlen(p->tools);
-    if (!p->ids && !common.ctx && len > LONG_TEXT) {
+    if (from.pictures.n) common.towers = APUS_TOWER_VISION;
+    if (!p->ids && !common.ctx && (len > LONG_TEXT || from.pictures.n)) {
         int rc = open_model(&cmd_run, name, APUS_LOAD_TEXT, &m);
         if (rc >= 0) return rc;
         rc = prompt_tokenize(&cmd_run, &from, m, p);

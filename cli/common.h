@@ -19,6 +19,7 @@ typedef struct common_opts {
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
     const char *precision, *kv, *device, *memory, *experts;
+    unsigned towers; /* no option: which towers a command needs, set before the model is opened */
 } common_opts;
 
 extern common_opts common;

@@ -27,6 +27,8 @@ int prompt_check(const command *c, const prompt_opts *o)
                            "--tools, --think and --chat-template-... need",
                            bare);
     if (think.on && think.off) return usage_error(c, "choose one of --think and --no-think");
+    if (o->image_tokens && !o->pictures.n)
+        return usage_error(c, "--image-tokens: no --image is given");
     return -1;
 }
 
@@ -115,8 +117,20 @@ int prompt_read(const command *c, const prompt_opts *o, const char *model, promp
 
 /* ---------------------------------------------------------------- tokens */
 
+/* Marks for pictures in a text become as many as they take, in p->text. Returns -1, or the exit status. */
+static int expand(const command *c, const apus_model *m, prompt *p, const char *text, size_t len)
+{
+    apus_diag d;
+    char *all;
+    if (apus_media_expand(m, text, len, pictures_list(&p->pics), p->pics.n, &all, &p->text_len, &d))
+        return report(c, &d);
+    apus_free(p->text);
+    p->text = all;
+    return -1;
+}
+
 /* The conversation as the template wants it. */
-static char *messages_json(const char *system, const char *user, size_t len)
+static char *messages_json(const char *system, const char *user, size_t len, const pictures *pics)
 {
     json_out *j = json_new(false);
     json_array(j, NULL);
@@ -128,7 +142,7 @@ static char *messages_json(const char *system, const char *user, size_t len)
     }
     json_map(j, NULL);
     json_text(j, "role", "user");
-    json_string(j, "content", user, len);
+    pictures_content(j, pics, user, len);
     json_end_map(j);
     json_end_array(j);
     char *copy = json_copy(j);
@@ -140,23 +154,31 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
 {
     apus_diag d;
     apus_chat_settings cs;
-    if (p->ids) return -1;
+    int opened = p->pics.n ? -1 : pictures_open(c, m, &o->pictures, o->image_tokens, &p->pics);
+    if (opened >= 0 || p->ids) return opened;
     if (o->raw) {
         unsigned flags = APUS_TOK_SPECIAL | APUS_TOK_BOS;
-        apus_err err = apus_tokenize(m, p->user, p->len, flags, &p->ids, &p->n, &d);
+        int rc = p->pics.n ? expand(c, m, p, p->user, p->len) : -1;
+        if (rc >= 0) return rc;
+        apus_err err = apus_tokenize(m, p->text ? p->text : p->user, p->text ? p->text_len : p->len,
+                                     flags, &p->ids, &p->n, &d);
         return err ? report(c, &d) : -1;
     }
     int rc = template_settings(c, &cs);
     if (rc >= 0) return rc;
-    if (!p->messages) p->messages = messages_json(o->system, p->user, p->len);
-    if (apus_chat_render(m, p->messages, p->tools, &cs, &p->text, &p->text_len, &d) ||
-        apus_tokenize(m, p->text, p->text_len, APUS_TOK_SPECIAL, &p->ids, &p->n, &d))
+    if (!p->messages) p->messages = messages_json(o->system, p->user, p->len, &p->pics);
+    if (apus_chat_render(m, p->messages, p->tools, &cs, &p->text, &p->text_len, &d))
+        return report(c, &d);
+    rc = p->pics.n ? expand(c, m, p, p->text, p->text_len) : -1;
+    if (rc >= 0) return rc;
+    if (apus_tokenize(m, p->text, p->text_len, APUS_TOK_SPECIAL, &p->ids, &p->n, &d))
         return report(c, &d);
     return -1;
 }
 
 void prompt_free(prompt *p)
 {
+    pictures_free(&p->pics);
     free(p->user);
     free(p->messages);
     free(p->tools);

@@ -4,10 +4,13 @@
 #define APUS_CLI_PROMPT_H
 
 #include "answer.h"
+#include "pictures.h"
 
 typedef struct prompt_opts {
     const char *text; /* --prompt or the argument after MODEL */
     const char *file, *system, *ids, *messages, *tools;
+    string_list pictures; /* --image */
+    int image_tokens;     /* 0 = as the model's processor says */
     bool raw;
 } prompt_opts;
 
@@ -21,6 +24,7 @@ typedef struct prompt {
     int32_t *ids; /* NULL until it is tokenized */
     size_t n;
     bool own_ids; /* from --ids */
+    pictures pics;
 } prompt;
 
 /* Check the options against each other. Returns -1, or the exit status. */
@@ -31,7 +35,7 @@ int prompt_check(const command *c, const prompt_opts *o);
  * the exit status. */
 int prompt_read(const command *c, const prompt_opts *o, const char *model, prompt *p);
 
-/* Make tokens of it, once. Returns -1, or the exit status. */
+/* Make tokens of it, once, with the pictures' places. Returns -1, or the exit status. */
 int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m, prompt *p);
 
 void prompt_free(prompt *p);

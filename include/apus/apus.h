@@ -96,7 +96,8 @@ typedef struct apus_allocator {
 } apus_allocator;
 
 /* Use another allocator, for everything but what the system maps (files of weights, stacks of
- * workers) and small blocks of the C library and the libraries for regular expressions and hashes.
+ * workers), small blocks of the C library and the libraries for regular expressions and hashes, and what
+ * libraries that decode pictures need while they do.
  * Weights and K/V pages come from it too; without one they are mapped in large pages.
  *
  * This is the library's one setting for the whole process, since apus_free knows no model: call it
@@ -195,9 +196,15 @@ typedef struct apus_model_settings {
     /* A file of packed experts that apus_repack made of this model, to read them from. NULL (default): NAME.gguf.experts
      * beside a GGUF file, or experts.apus in a folder, if it is there. EFORMAT: of another model or form. */
     const char *experts;
+    /* Towers that are loaded beside the text model: APUS_TOWER_*, or 0 (default). Pictures can be fed only with
+     * them. EUNSUPPORTED: the model does not see. */
+    unsigned towers;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
+
+/* What a model sees and hears with, for apus_model_settings.towers. */
+enum { APUS_TOWER_VISION = 1 };
 
 /* Open a model.
  *   name  a folder, a file in it (config.json, *.safetensors or *.gguf), or org/repo[@rev] looked up in
@@ -356,7 +363,7 @@ APUS_API void apus_chat_parser_free(apus_chat_parser *p);
 /* ---------------------------------------------------------------- pictures, video and sound */
 
 /* A picture, a video or a sound, prepared for one model: what its towers are to be shown. Only read once it
- * is open, by any number of threads. */
+ * is open, by any number of threads, but that it keeps what a tower makes of it. */
 typedef struct apus_media apus_media;
 
 typedef enum apus_media_type {
@@ -378,7 +385,8 @@ APUS_API void apus_media_settings_default(apus_media_settings *s);
 /* Read a file and prepare it as the reference's processor does.
  *   m     opened in any way; may be closed before the media
  *   path  JPEG, PNG, WebP or GIF; one with several frames is a video, and so is a folder of pictures, in the
- *         order of their names; WAV: sound
+ *         order of their names; WAV: sound; or a .safetensors file with what the reference's processor has made of
+ *         one picture: pixel_values, and image_grid_thw or image_position_ids
  *   s     NULL = defaults
  *   out   apus_media_free it
  * Pictures are turned upright as their EXIF data say, and what is transparent lies over white. Files of more than
@@ -413,10 +421,29 @@ APUS_API apus_err apus_media_expand(const apus_model *m, const char *text, size_
                                     const apus_media *const *media, int n_media, char **out,
                                     size_t *out_len, apus_diag *diag);
 
+/* The ids that apus_session_tokens would have for such tokens once they are fed, to compare a prompt with what a
+ * session holds.
+ *   tok  i32 [n] changed where media are
+ * Returns OK; EINVAL as above. */
+APUS_API apus_err apus_media_ids(const apus_model *m, int32_t *tok, int n,
+                                 const apus_media *const *media, int n_media, apus_diag *diag);
+
+/* Where media stand among tokens, as apus_feed would have it: from tok[begin[i]] up to tok[end[i]].
+ *   begin, end  [n_media] out
+ * Returns OK; EINVAL: places and media do not agree; ENOMEM. */
+APUS_API apus_err apus_media_find(const apus_model *m, const int32_t *tok, int n,
+                                  const apus_media *const *media, int n_media, int *begin, int *end,
+                                  apus_diag *diag);
+
 /* ---------------------------------------------------------------- engine */
 
 typedef struct apus_engine apus_engine;
 typedef struct apus_session apus_session;
+
+/* Run the tower of the engine's model over a picture or video now, rather than when it is first fed; what comes of
+ * it is kept with it.
+ * Returns OK; EINVAL; EUNSUPPORTED: the model was opened without that tower; ENOMEM; ECANCELLED; EDEVICE. */
+APUS_API apus_err apus_media_encode(apus_engine *e, const apus_media *x, apus_diag *diag);
 
 /* What keys and values are kept as. BF16 takes half the memory of F32, Q8 (8 bits, a scale for each
  * 64 dims of a key and for each value) a little more than a quarter; docs/performance.md has what it costs. */
@@ -501,7 +528,8 @@ APUS_API void apus_session_free(apus_session *s);
 /* Tokens held, and tokens that still fit. */
 APUS_API int apus_session_pos(const apus_session *s);
 APUS_API int apus_session_room(const apus_session *s);
-/* The tokens held, i32 [pos], owned by the session, valid until it changes. */
+/* The tokens held, i32 [pos], owned by the session, valid until it changes. Where a picture is, ids are
+ * negative: equal ones show the same. */
 APUS_API const int32_t *apus_session_tokens(const apus_session *s);
 
 /* Run n tokens and give the logits that follow the last one.
@@ -525,14 +553,19 @@ typedef struct apus_feed {
     const int32_t *rows; /* i32 [n_rows] ascending indices into tok whose logits are wanted; NULL
                           * with logits set = the last token only */
     int n_rows;
+    /* [n_media] pictures and videos that fill the places among tok (ids of image_token_id and the like), in
+     * order; those of a picture, or of a frame of a video, stand in a row. What the tower makes of them is kept
+     * with them. NULL with n_media 0: such ids are tokens. */
+    const apus_media *const *media;
+    int n_media;
 } apus_feed;
 
 /* Run several sequences together; the results are bit-equal to running them alone. Distinct
- * sessions of one engine. Errors as apus_session_feed; on error no session has moved. */
+ * sessions of one engine. Towers run before anything else; memory is taken for that alone. Errors as apus_session_feed; on error no session has moved. */
 APUS_API apus_err apus_feed_batch(apus_engine *e, apus_feed *feeds, int n_feeds,
                                   apus_progress_fn progress, void *progress_ctx, apus_diag *diag);
 
-/* Go back to pos (0 .. current). States that cannot be stepped back are restored from the nearest
+/* Go back to pos (0 .. current), not into a picture (EINVAL). States that cannot be stepped back are restored from the nearest
  * snapshot and the tokens since are run again, so this may take as long as feeding them. */
 APUS_API apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag);
 
@@ -616,6 +649,9 @@ typedef struct apus_generate_settings {
     int n_stop_strings;
     apus_progress_fn progress; /* prefill; may be NULL */
     void *ctx;                 /* for all callbacks */
+    const apus_media *const
+        *media; /* [n_media] that fill the places of the prompt, as in apus_feed */
+    int n_media;
 } apus_generate_settings;
 
 APUS_API void apus_generate_settings_default(apus_generate_settings *s);

@@ -70,6 +70,9 @@ APUS_API apus_err apus_engine_profile(apus_engine *e, bool on, apus_diag *diag);
  * how many entries there are, at most 64; strings live as long as the program. */
 APUS_API int apus_engine_profile_read(const apus_engine *e, apus_profile *out, int cap);
 
+/* What a tower has made of part i: f32 [tokens of the part, hidden], owned by the media; NULL before it has run. */
+APUS_API const float *apus_media_rows(const apus_media *x, size_t i);
+
 /* The token that a text without a chat template should begin with even where the tokenizer does not
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);

@@ -111,6 +111,7 @@ static apus_err find_needs(apus_model *m, const apus_model_settings *s, ap_exper
     if (!err) err = use_packed(m, s->experts, spec, &m->records, diag);
     if (!err) err = ap_engine_measure(m, s->engine, &z, diag);
     if (err) return err;
+    out->dense += m->tower_bytes;
     out->sessions = z.kv_bytes + z.state_bytes + z.scratch_bytes;
     out->reading = ap_expert_room_bytes(spec) + LARGE_PAGE; /* of which slots may waste a part */
     out->slot = ap_expert_slot_bytes(spec, &out->n);

@@ -80,7 +80,8 @@ static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus
         return ap_fail(diag, APUS_EINVAL, "%sn: expected at least 1 token, found %d", at,
                        f->tok ? f->n : 0);
     for (int j = 0; j < f->n; j++)
-        if (f->tok[j] < 0 || f->tok[j] >= e->size.vocab)
+        if ((f->tok[j] < 0 || f->tok[j] >= e->size.vocab) &&
+            !(f->n_media && ap_media_is_place(e->model, f->tok[j])))
             return ap_fail(diag, APUS_EINVAL,
                            i == ONLY ? "%stoken %d: expected an id of 0 to %d, found %d"
                                      : "%stok[%d]: expected an id of 0 to %d, found %d",
@@ -90,7 +91,8 @@ static apus_err check_feed(const apus_engine *e, const apus_feed *f, int i, apus
         return ap_fail(diag, APUS_EFULL,
                        "%s%d tokens do not fit: %d of the context's %d are taken, room for %d", at,
                        f->n, f->session->pos, e->size.ctx, room);
-    return check_rows(f, i, diag);
+    apus_err err = ap_media_check(e, f, at, diag);
+    return err ? err : check_rows(f, i, diag);
 }
 
 static apus_err check_feeds(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_diag *diag)
@@ -157,6 +159,7 @@ static apus_err undo(ap_lane *l, apus_diag *diag)
     s->pos = l->start;
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_truncate(&s->kv[g], s->pos);
     ap_recur_truncate(&s->recur, s->pos);
+    ap_spans_cut(&s->spans, s->pos);
     if (l->copied) ap_recur_restore(&s->recur);
     return APUS_OK;
 }
@@ -251,6 +254,7 @@ static apus_err begin_lane(call *c, ap_lane *l, const apus_feed *f, apus_diag *d
 {
     apus_session *s = f->session;
     memmove(s->tok + s->pos, f->tok, (size_t)f->n * sizeof *f->tok);
+    ap_media_begin(s, f);
     *l = (ap_lane){.session = s,
                    .tok = s->tok + s->pos,
                    .n = f->n,
@@ -301,6 +305,7 @@ static apus_err end_call(call *c, apus_err err, apus_diag *diag)
 static apus_err feed(call *c, const apus_feed *feeds, apus_diag *diag)
 {
     apus_err err = check_feeds(c->e, feeds, c->n_lane, diag);
+    for (int i = 0; i < c->n_lane && !err; i++) err = ap_media_ready(c->e, &feeds[i], diag);
     if (err) return err;
     err = begin_call(c, feeds, diag);
     if (!err) err = run_steps(c, diag);

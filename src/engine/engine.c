@@ -103,6 +103,7 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ok = ok && (e->gen_feed = ap_calloc(n, sizeof *e->gen_feed));
     ok = ok && (e->scratch = dev->op->alloc(dev, z->model_scratch_bytes));
     ok = ok && (e->logits = dev->op->alloc(dev, logits_bytes(z)));
+    ok = ok && (!z->embed_bytes || (e->embed = dev->op->alloc(dev, z->embed_bytes)));
     return ok ? APUS_OK : ap_fail_nomem(diag, z->scratch_bytes, "the scratch of a step");
 }
 
@@ -184,6 +185,7 @@ void apus_engine_free(apus_engine *e)
         ap_free(e->session_page[g]);
     }
     ap_slab_destroy(&e->states);
+    for (int i = 0; e->session && i < e->size.n_session; i++) ap_spans_clear(&e->session[i].spans);
     ap_free(e->session);
     ap_free((void *)e->cancel);
     ap_free(e->session_tok);
@@ -193,6 +195,7 @@ void apus_engine_free(apus_engine *e)
     ap_rows_destroy(&e->rows);
     give_back(dev, e->scratch, e->size.model_scratch_bytes);
     give_back(dev, e->logits, logits_bytes(&e->size));
+    give_back(dev, e->embed, e->size.embed_bytes);
     ap_chooser_close(&e->chooser);
     leave_device(e);
     ap_free(e->profile);

@@ -7,6 +7,7 @@
 #include "engine/model.h"
 #include "engine/rows.h"
 #include "engine/sample.h"
+#include "engine/shown.h"
 #include "engine/step.h"
 #include "kern/profile.h"
 #include "state/kv.h"
@@ -20,7 +21,8 @@ struct apus_session {
     bool keeps_nothing; /* nobody goes back in it: no snapshots */
     int pos;            /* tokens held */
     int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
-    int32_t *tok; /* i32 [ctx] */
+    int32_t *tok; /* i32 [ctx]; negative in spans */
+    ap_spans spans;
     ap_kv_table kv[AP_KV_GROUPS];
     ap_recur recur;
 };
@@ -35,7 +37,8 @@ typedef struct ap_sizes {
     int n_page[AP_KV_GROUPS], n_state; /* blocks of all sessions together */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;
-    int logit_rows; /* rows of the engine's logits */
+    size_t embed_bytes; /* rows of towers in a step; 0 = the model has no towers */
+    int logit_rows;     /* rows of the engine's logits */
 } ap_sizes;
 
 struct apus_engine {
@@ -62,6 +65,7 @@ struct apus_engine {
     ap_rows rows;
     uint8_t *scratch; /* of the device */
     float *logits;    /* f32 [logit_rows, V] of the device */
+    float *embed;     /* f32 [chunk, H] of the device, or NULL */
 
     /* generation */
     ap_gen *gen;         /* [n_session] */

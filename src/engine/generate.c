@@ -100,7 +100,9 @@ static apus_err generate(apus_engine *e, const apus_generation *list, int n, apu
         e->gen_feed[i] = (apus_feed){.size = sizeof(apus_feed),
                                      .session = list[i].session,
                                      .tok = list[i].prompt,
-                                     .n = list[i].n};
+                                     .n = list[i].n,
+                                     .media = e->gen[i].set.media,
+                                     .n_media = e->gen[i].set.n_media};
     int64_t begin = ap_time_us();
     apus_err err = ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
     int64_t fed = ap_time_us();

@@ -4,7 +4,9 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "engine/engine.h"
+#include "engine/patches_file.h"
 #include "file/media_config.h"
 #include "media/film.h"
 #include "media/prepare.h"
@@ -12,6 +14,7 @@
 
 /* What is read, and for what. */
 typedef struct job {
+    const apus_model *m;
     ap_media_settings how;
     apus_media_settings set;
     const char *name;
@@ -103,8 +106,20 @@ static apus_err use_folder(job *j, const char *path, apus_diag *diag)
     return err ? err : use_film(j, &film, diag);
 }
 
+/* What the reference has prepared already. */
+static apus_err use_patches(job *j, const char *path, apus_diag *diag)
+{
+    ap_vision_config v;
+    apus_err err = ap_vision_of(j->m, &v, diag);
+    if (!err) err = one_part(j, APUS_MEDIA_PICTURE, diag);
+    if (!err) err = ap_patches_read(path, j->out->clip.part, diag);
+    if (!err) j->out->clip.part->soft_tokens = j->out->clip.part->n / (size_t)(v.merge * v.merge);
+    return err;
+}
+
 static apus_err use_file(job *j, const char *path, apus_diag *diag)
 {
+    if (ap_ends_with(path, ".safetensors")) return use_patches(j, path, diag);
     ap_source src;
     ap_media_limits limits = ap_media_limits_default();
     apus_err err = ap_source_open(path, &limits, &src, diag);
@@ -123,14 +138,19 @@ static apus_err begin(job *j, const apus_model *m, const apus_media_settings *s,
     apus_media_settings_default(&j->set);
     apus_err err = ap_settings_take(&j->set, sizeof j->set, s, "apus_media_settings", diag);
     if (!err) err = how_of(m, &j->how, diag);
+    j->m = m;
     j->name = name;
     if (!err && !(j->out = ap_calloc(1, sizeof *j->out)))
         err = ap_fail_nomem(diag, sizeof *j->out, "a picture");
+    if (!err && !(j->out->name = ap_strdup(name)))
+        err = ap_fail_nomem(diag, strlen(name), "a picture's name");
     return err;
 }
 
-static apus_err finish(job *j, apus_err err, apus_media **out)
+static apus_err finish(job *j, apus_err err, apus_media **out, apus_diag *diag)
 {
+    if (!err && !(j->out->rows = ap_calloc(j->out->clip.n, sizeof *j->out->rows)))
+        err = ap_fail_nomem(diag, j->out->clip.n * sizeof *j->out->rows, "the parts of a video");
     if (err)
         apus_media_free(j->out);
     else
@@ -146,7 +166,7 @@ apus_err apus_media_open(const apus_model *m, const char *path, const apus_media
         return ap_fail(diag, APUS_EINVAL, "apus_media_open: model, path and out are needed");
     apus_err err = begin(&j, m, s, path, diag);
     if (!err) err = ap_path_is_dir(path) ? use_folder(&j, path, diag) : use_file(&j, path, diag);
-    return finish(&j, err, out);
+    return finish(&j, err, out, diag);
 }
 
 apus_err apus_media_open_memory(const apus_model *m, const void *data, size_t len, const char *name,
@@ -162,13 +182,16 @@ apus_err apus_media_open_memory(const apus_model *m, const void *data, size_t le
         err = ap_fail(diag, APUS_EUNSUPPORTED, "%s: %zu bytes, at most %zu are read", name, len,
                       src.limits.bytes);
     if (!err) err = use_bytes(&j, &src, diag);
-    return finish(&j, err, out);
+    return finish(&j, err, out, diag);
 }
 
 void apus_media_free(apus_media *x)
 {
     if (!x) return;
+    for (size_t i = 0; x->rows && i < x->clip.n; i++) ap_embeds_drop(x->rows[i]);
+    ap_free(x->rows);
     ap_clip_clear(&x->clip);
+    ap_free(x->name);
     ap_free(x);
 }
 

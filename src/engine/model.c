@@ -274,13 +274,41 @@ static size_t mapped_rows(const apus_model *m, const char *name)
     return (table < most ? table : most) + scales * (t->biases ? 2 : 1);
 }
 
+apus_err ap_vision_of(const apus_model *m, ap_vision_config *out, apus_diag *diag)
+{
+    enum { MAX_CONFIG_BYTES = 4 << 20 };
+    if (ap_ends_with(m->dir, ".gguf"))
+        return ap_fail(diag, APUS_EUNSUPPORTED, "%s: a GGUF file holds no towers", m->dir);
+    char *path = ap_path_join(m->dir, "config.json"), *text = NULL;
+    size_t len = 0;
+    apus_err err = path ? ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag)
+                        : ap_fail_nomem(diag, strlen(m->dir), "a path");
+    if (!err)
+        err = ap_vision_config_parse(&(ap_config_text){path, text, len}, &m->config, out, diag);
+    ap_free(text);
+    ap_free(path);
+    return err;
+}
+
+static apus_err measure_tower(apus_model *m, apus_diag *diag)
+{
+    apus_err err = ap_vision_of(m, &m->vision, diag);
+    if (!err)
+        err = ap_tower_measure(&m->vision, &m->config, m->weights, m->dev, &m->tower_bytes, diag);
+    if (!err && !ap_add_size(m->packed_bytes, m->tower_bytes, &m->packed_bytes))
+        err = ap_fail_nomem(diag, SIZE_MAX, "packed weights");
+    return err;
+}
+
 /* Check every tensor and add up what the model would take. */
 static apus_err measure(apus_model *m, apus_diag *diag)
 {
     size_t rows = mapped_rows(m, "embed_tokens.weight"),
            ple = mapped_rows(m, "embed_tokens_per_layer.weight");
     m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
-    return ap_model_measure(&m->config, m->weights, m->dev, true, &m->packed_bytes, NULL, diag);
+    apus_err err =
+        ap_model_measure(&m->config, m->weights, m->dev, true, &m->packed_bytes, NULL, diag);
+    return err || !m->towers ? err : measure_tower(m, diag);
 }
 
 /* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
@@ -308,14 +336,17 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
 {
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
     m->precision = s->precision;
+    m->towers = s->towers;
     if (!err) err = measure(m, diag);
     if (!err) m->fingerprint = ap_fingerprint(&m->config, m->weights);
     if (!err) err = ap_budget_plan(m, s, diag);
     if (!err)
         err = ap_model_load(&m->config, m->weights, m->dev, !m->store, s->progress, s->progress_ctx,
                             &m->impl, diag);
+    if (!err && m->towers)
+        err = ap_tower_load(&m->vision, &m->config, m->weights, m->dev, s->progress,
+                            s->progress_ctx, &m->tower, diag);
     if (err) return err;
-    if (!m->store) m->packed_bytes = ap_model_packed_bytes(m->impl);
     ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
     return APUS_OK;
 }
@@ -325,6 +356,7 @@ static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apu
 {
     apus_err err = ap_device_open(s->device, s->cpu, 1, &m->dev, diag);
     m->precision = s->precision;
+    if (!m->no_weights) m->towers = s->towers;
     return err ? err : measure(m, diag);
 }
 
@@ -416,6 +448,9 @@ static apus_err check_settings(const apus_model_settings *given, apus_model_sett
         return ap_fail(diag, APUS_EINVAL,
                        "apus_model_settings.precision: expected 0 to %d, found %d",
                        APUS_PRECISION_FAST, (int)s->precision);
+    if (s->towers & ~(unsigned)APUS_TOWER_VISION)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.towers: expected 0 to %d, found %u",
+                       APUS_TOWER_VISION, s->towers);
     return APUS_OK;
 }
 
@@ -452,6 +487,7 @@ void apus_model_close(apus_model *m)
 {
     if (!m) return;
     ap_model_free(m->impl);
+    ap_tower_free(m->tower);
     ap_budget_free(m);
     if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);

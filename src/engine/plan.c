@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 
 #define LEAST_CHUNK 512
+#define WHOLE_CHUNK 1120 /* the most places of a picture that is computed at once */
 #define MOST_CHUNK  4096 /* of the default: mixtures of experts want many tokens for each of them */
 #define CHUNK_SHARE 24   /* and may take this part of the weights' memory for it */
 /* With experts on disk each chunk reads most of them: */
@@ -77,6 +78,7 @@ static bool add_small(const ap_exec *ex, ap_sizes *z)
     ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
     ok = ok && ap_rows_bytes(z->chunk, z->n_session, &rows) && add(sum, 1, rows);
     ok = ok && add(sum, (size_t)z->logit_rows, (size_t)z->vocab * sizeof(float));
+    ok = ok && add(sum, 1, z->embed_bytes);
     return ok && ap_chooser_bytes(ex, z->n_session, z->vocab, z->ctx, &sampler) &&
            add(sum, 1, sampler);
 }
@@ -126,6 +128,7 @@ static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes 
     ap_sizes z = *out;
     int64_t most = (int64_t)z.ctx * z.n_session; /* no step is larger */
     z.chunk = chunk < most ? chunk : (int)most;
+    if (m->towers) z.embed_bytes = (size_t)z.chunk * (size_t)m->config.hidden * sizeof(float);
     bool ok = measure_pages(&z, least);
     /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
     int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
@@ -146,9 +149,11 @@ static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *ou
     const ap_sizes start = *out;
     uint64_t share = m->outline ? m->budget / CHUNK_SHARE_DISK : m->packed_bytes / CHUNK_SHARE;
     int most = m->outline ? MOST_CHUNK_DISK : MOST_CHUNK;
-    if (!measure(m, ex, LEAST_CHUNK, out, least_bytes)) return false;
+    int least_chunk =
+        m->towers && m->config.see_whole_pictures ? WHOLE_CHUNK + start.n_session : LEAST_CHUNK;
+    if (!measure(m, ex, least_chunk, out, least_bytes)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
-    for (int chunk = most; chunk > LEAST_CHUNK; chunk /= 2) {
+    for (int chunk = most; chunk > least_chunk; chunk /= 2) {
         ap_sizes z = start;
         uint64_t unused;
         if (!measure(m, ex, chunk, &z, &unused) ||

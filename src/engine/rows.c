@@ -4,7 +4,8 @@
 
 #include "base/mem.h"
 
-#define ARRAYS 8 /* of a token: tok, pos, three of rope_pos, see_end, seq_of, out_row */
+#define ARRAYS                                                                                     \
+    10 /* of a token: tok, pos, three of rope_pos, see_end, see_past, seq_of, out_row, embed_row */
 
 /* n numbers at *at, which moves behind them; offsets are multiples of AP_ALIGN. */
 static size_t place(size_t *at, size_t n, size_t size)
@@ -45,6 +46,7 @@ void ap_rows_begin(ap_rows *r, int n_tok, int n_seq, int n_out)
     size_t seq = place(&at, (size_t)n_seq, sizeof(ap_seq)), tok = place(&at, T, I),
            pos = place(&at, T, I);
     size_t rope_pos = place(&at, 3 * T, I), see_end = place(&at, T, I), seq_of = place(&at, T, I);
+    size_t see_past = place(&at, T, I), embed_row = place(&at, T, I);
     size_t out_row = place(&at, (size_t)n_out, I);
     r->used = at;
     r->seq = (ap_seq *)(void *)(r->host + seq);
@@ -52,6 +54,8 @@ void ap_rows_begin(ap_rows *r, int n_tok, int n_seq, int n_out)
     r->pos = (int32_t *)(void *)(r->host + pos);
     r->rope_pos = (int32_t *)(void *)(r->host + rope_pos);
     r->see_end = (int32_t *)(void *)(r->host + see_end);
+    r->see_past = (int32_t *)(void *)(r->host + see_past);
+    r->embed_row = (int32_t *)(void *)(r->host + embed_row);
     r->seq_of = (int32_t *)(void *)(r->host + seq_of);
     r->out_row = (int32_t *)(void *)(r->host + out_row);
     r->batch = (ap_batch){.n_tok = n_tok,
@@ -63,6 +67,8 @@ void ap_rows_begin(ap_rows *r, int n_tok, int n_seq, int n_out)
                           .pos = (const int32_t *)(void *)(r->mem + pos),
                           .rope_pos = (const int32_t *)(void *)(r->mem + rope_pos),
                           .see_end = (const int32_t *)(void *)(r->mem + see_end),
+                          .see_past = (const int32_t *)(void *)(r->mem + see_past),
+                          .embed_row = (const int32_t *)(void *)(r->mem + embed_row),
                           .seq_of = (const int32_t *)(void *)(r->mem + seq_of),
                           .out_row = (const int32_t *)(void *)(r->mem + out_row)};
 }
@@ -77,7 +83,8 @@ void ap_rows_fill(ap_rows *r, int i, int begin, const int32_t *tok, int n, int p
         int t = begin + j;
         r->pos[t] = pos + j;
         for (int axis = 0; axis < 3; axis++) r->rope_pos[axis * r->batch.n_tok + t] = pos + j;
-        r->see_end[t] = pos + j + 1;
+        r->see_end[t] = r->see_past[t] = pos + j + 1;
+        r->embed_row[t] = -1;
         r->seq_of[t] = i;
     }
 }

@@ -12,7 +12,7 @@ typedef struct ap_rows {
     ap_batch batch; /* of the running step, but for the page tables */
     /* what is to be filled, on the host */
     ap_seq *seq;
-    int32_t *tok, *pos, *rope_pos, *see_end, *seq_of, *out_row;
+    int32_t *tok, *pos, *rope_pos, *see_end, *see_past, *seq_of, *out_row, *embed_row;
 } ap_rows;
 
 /* Bytes for steps of at most n_tok tokens of n_seq sequences; false on overflow. */

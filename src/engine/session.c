@@ -39,6 +39,7 @@ void apus_session_free(apus_session *s)
     if (!s || !s->used) return;
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_clear(&s->kv[g]);
     ap_recur_clear(&s->recur);
+    ap_spans_clear(&s->spans);
     s->used = false;
 }
 
@@ -66,6 +67,11 @@ apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag 
     apus_session *f;
     apus_err err = ap_session_take(s->engine, &f, diag);
     if (err) return err;
+    err = ap_spans_copy(&f->spans, &s->spans, diag);
+    if (err) {
+        apus_session_free(f);
+        return err;
+    }
     f->pos = s->pos;
     f->turn = s->turn;
     memcpy(f->tok, s->tok, (size_t)s->pos * sizeof *f->tok);
@@ -104,6 +110,7 @@ static void cut(apus_session *s, int pos)
 {
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_truncate(&s->kv[g], pos);
     ap_recur_truncate(&s->recur, pos);
+    ap_spans_cut(&s->spans, pos);
     s->pos = pos;
     if (s->turn > pos) s->turn = pos;
 }
@@ -159,6 +166,12 @@ apus_err apus_session_rewind(apus_session *s, int pos, apus_diag *diag)
     if (pos < 0 || pos > s->pos)
         return ap_fail(diag, APUS_EINVAL, "apus_session_rewind: pos: expected 0 to %d, found %d",
                        s->pos, pos);
+    const ap_span *inside = ap_spans_find(&s->spans, pos);
+    if (inside && inside->pos < pos && pos < s->pos)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_session_rewind: pos: %d is inside a picture, which begins at %d and "
+                       "ends before %d",
+                       pos, inside->pos, inside->pos + inside->n);
     apus_err err = ap_call_begin(s->engine, diag);
     if (err) return err;
     err = ap_session_go_back(s, pos, diag);

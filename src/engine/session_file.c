@@ -1,7 +1,8 @@
 /* session_file.c - sessions in files, and the same bytes in memory.
  *
- * All numbers little-endian. Version 2 (1 did not tell how the numbers were computed):
- *   header, 96 bytes:
+ * All numbers little-endian. Version 3 (1 did not tell how the numbers were computed, 2 knew no
+ * pictures):
+ *   header, 104 bytes:
  *      0  "APUSSESS"
  *      8  u32 version, u32 tokens of a page
  *     16  u64 fingerprint of the model
@@ -13,8 +14,11 @@
  *     80  u32 what the pages hold: 0 = f32, 1 = bf16, 2 = q8
  *     84  u8 precision (apus_precision), u8 form of the delta rule (ap_delta_form; 0 without recurrent
  *         layers), u16 zero
- *     88  u64 XXH64 of the 88 bytes before
- *   i32 [n tokens] ids
+ *     88  i32 n spans (spans.h), i32 n rows of all spans
+ *     96  u64 XXH64 of the 96 bytes before
+ *   i32 [n tokens] ids, negative in spans
+ *   spans: i32 position, n rows, height, width (0, 0: positions go on one by one), 1 = seen as a whole
+ *   f32 [n rows of all spans, hidden size of the model]
  *   i32 [n pages] ascending logical numbers of the pages, full then sliding
  *   i32 [n snapshots] ascending positions
  *   f32 live state, f32 states of the snapshots
@@ -27,14 +31,17 @@
 #include "engine/engine.h"
 #include "base/store.h"
 
-#define VERSION      2
-#define HEADER_BYTES 96
+#define VERSION      3
+#define HEADER_BYTES 104
+#define SPAN_INTS    5
 static const char magic[8] = "APUSSESS";
 
 typedef struct header {
     uint32_t version, page_tokens, kv, way;
     uint64_t fingerprint, page_bytes[AP_KV_GROUPS], recur_floats;
     int32_t window, n_tok, turn, n_snap, n_page[AP_KV_GROUPS];
+    int32_t n_span, n_row;
+    int32_t hidden; /* of the model, not in the file */
     uint64_t file_bytes;
 } header;
 
@@ -51,7 +58,7 @@ static apus_err take_room(uint8_t **out, apus_diag *diag)
 static bool file_bytes(const header *h, uint64_t *out)
 {
     size_t sum = HEADER_BYTES + sizeof(uint64_t), part;
-    size_t ids = (size_t)h->n_tok + (size_t)h->n_snap;
+    size_t ids = (size_t)h->n_tok + (size_t)h->n_snap + SPAN_INTS * (size_t)h->n_span;
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         ids += (size_t)h->n_page[g];
         if (!ap_mul_size((size_t)h->n_page[g], h->page_bytes[g], &part)) return false;
@@ -61,6 +68,8 @@ static bool file_bytes(const header *h, uint64_t *out)
     if (!ap_mul_size(ids, sizeof(int32_t), &part) || !ap_add_size(sum, part, &sum)) return false;
     if (!ap_mul_size(states, h->recur_floats, &part) || !ap_mul_size(part, sizeof(float), &part))
         return false;
+    if (!ap_add_size(sum, part, &sum)) return false;
+    if (!ap_mul_size((size_t)h->n_row, (size_t)h->hidden * sizeof(float), &part)) return false;
     if (!ap_add_size(sum, part, &sum)) return false;
     *out = sum;
     return true;
@@ -86,7 +95,10 @@ static header header_of(const apus_session *s)
                 .window = shape->window,
                 .n_tok = s->pos,
                 .turn = s->turn,
-                .n_snap = s->recur.n_snap};
+                .n_snap = s->recur.n_snap,
+                .n_span = s->spans.n,
+                .hidden = e->model->config.hidden};
+    for (int i = 0; i < s->spans.n; i++) h.n_row += s->spans.at[i].n;
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         h.page_bytes[g] = shape->page_bytes[g];
         h.n_page[g] = s->kv[g].held;
@@ -112,6 +124,8 @@ static void write_header(ap_store *f, const header *h)
     ap_store_write_u64(f, h->file_bytes);
     ap_store_write_u32(f, h->kv);
     ap_store_write_u32(f, h->way);
+    ap_store_write_u32(f, (uint32_t)h->n_span);
+    ap_store_write_u32(f, (uint32_t)h->n_row);
     ap_store_sum(f);
 }
 
@@ -129,12 +143,28 @@ static void write_block(ap_store *f, ap_device *dev, const void *at, size_t byte
     }
 }
 
+static void write_spans(ap_store *f, const ap_spans *s)
+{
+    for (int i = 0; i < s->n; i++) {
+        const ap_span *x = &s->at[i];
+        const int number[SPAN_INTS] = {x->pos, x->n, x->height, x->width, x->whole};
+        for (int k = 0; k < SPAN_INTS; k++) ap_store_write_u32(f, (uint32_t)number[k]);
+    }
+    for (int i = 0; i < s->n; i++) {
+        const ap_span *x = &s->at[i];
+        size_t width = (size_t)x->embeds->width;
+        ap_store_write(f, x->embeds->row + (size_t)x->row * width,
+                       (size_t)x->n * width * sizeof(float));
+    }
+}
+
 static void write_body(ap_store *f, const apus_session *s, uint8_t *room)
 {
     const ap_recur *r = &s->recur;
     ap_device *dev = s->engine->exec.dev;
     size_t state = r->n_float * sizeof(float);
     ap_store_write(f, s->tok, (size_t)s->pos * sizeof *s->tok);
+    write_spans(f, &s->spans);
     for (int g = 0; g < AP_KV_GROUPS; g++)
         for (int i = s->kv[g].low; i < s->kv[g].high; i++)
             if (s->kv[g].page[i] >= 0) ap_store_write_u32(f, (uint32_t)i);
@@ -237,6 +267,8 @@ static void read_header(ap_store *f, header *h)
     h->file_bytes = ap_store_read_u64(f);
     h->kv = ap_store_read_u32(f);
     h->way = ap_store_read_u32(f);
+    h->n_span = (int32_t)ap_store_read_u32(f);
+    h->n_row = (int32_t)ap_store_read_u32(f);
     ap_store_check(f);
 }
 
@@ -308,6 +340,13 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
         int most = shape->page_bytes[g] ? all : 0;
         expect(f, pages[g], g == AP_KV_FULL ? most : 0, most, h->n_page[g]);
     }
+    expect(f, "pictures", 0, h->n_tok, h->n_span);
+    expect(f, "places of pictures", h->n_span, h->n_tok, h->n_row);
+    if (!f->err && h->n_span && !e->model->towers)
+        f->err = ap_fail(f->diag, APUS_EUNSUPPORTED,
+                         "%s: holds pictures; this model was opened without its towers "
+                         "(apus_model_settings.towers)",
+                         f->path);
     uint64_t bytes = 0;
     if (!f->err && (!file_bytes(h, &bytes) || bytes != f->size || bytes != h->file_bytes))
         f->err = ap_fail(f->diag, APUS_EFORMAT, "%s: size: expected %llu bytes, found %llu",
@@ -317,8 +356,60 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
 static void read_tokens(ap_store *f, apus_session *s, const header *h)
 {
     ap_store_read(f, s->tok, (size_t)h->n_tok * sizeof *s->tok);
-    for (int i = 0; i < h->n_tok && !f->err; i++)
-        expect(f, "a token", 0, s->engine->size.vocab - 1, s->tok[i]);
+}
+
+/* The numbers of a span, all but its rows. */
+static ap_span read_span(ap_store *f, const header *h, int first)
+{
+    int32_t number[SPAN_INTS];
+    for (int k = 0; k < SPAN_INTS; k++) number[k] = (int32_t)ap_store_read_u32(f);
+    ap_span x = {.pos = number[0],
+                 .n = number[1],
+                 .height = number[2],
+                 .width = number[3],
+                 .whole = number[4] != 0};
+    expect(f, "a picture's place", first, h->n_tok - 1, x.pos);
+    expect(f, "a picture's places", 1, f->err ? 1 : h->n_tok - x.pos, x.n);
+    expect(f, "a picture's height", 0, x.n, x.height);
+    int64_t area = x.height ? x.n : 0;
+    expect(f, "a picture's area", area, area, (int64_t)x.height * x.width);
+    expect(f, "a picture's kind", 0, 1, number[4]);
+    return x;
+}
+
+static void read_rows(ap_store *f, const header *h, ap_span *x)
+{
+    if (f->err) return;
+    f->err = ap_embeds_create(x->n, h->hidden, &x->embeds, f->diag);
+    if (!f->err) ap_store_read(f, x->embeds->row, (size_t)x->n * (size_t)h->hidden * sizeof(float));
+}
+
+static void read_spans(ap_store *f, apus_session *s, const header *h)
+{
+    int end = 0, rows = 0;
+    if (!h->n_span || f->err) return;
+    ap_span *span = ap_calloc((size_t)h->n_span, sizeof *span);
+    if (!span) f->err = ap_fail_nomem(f->diag, (size_t)h->n_span * sizeof *span, "pictures");
+    if (!f->err) f->err = ap_spans_reserve(&s->spans, h->n_span, f->diag);
+    for (int i = 0; i < h->n_span && !f->err; i++) {
+        span[i] = read_span(f, h, end);
+        end = span[i].pos + span[i].n;
+        rows += span[i].n;
+    }
+    expect(f, "places of pictures", h->n_row, h->n_row, rows);
+    for (int i = 0; i < h->n_span && !f->err; i++) read_rows(f, h, &span[i]);
+    for (int i = 0; i < h->n_span && !f->err; i++) ap_spans_add(&s->spans, &span[i], NULL);
+    for (int i = 0; span && i < h->n_span; i++) ap_embeds_drop(span[i].embeds);
+    ap_free(span);
+}
+
+static void check_tokens(ap_store *f, const apus_session *s, const header *h)
+{
+    for (int i = 0; i < h->n_tok && !f->err; i++) {
+        bool place = ap_spans_find(&s->spans, i) != NULL;
+        expect(f, "a token", place ? INT32_MIN : 0, place ? -1 : s->engine->size.vocab - 1,
+               s->tok[i]);
+    }
 }
 
 static void read_page_numbers(ap_store *f, int32_t *number, const header *h, int group)
@@ -384,6 +475,8 @@ static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_di
         f->err = ap_fail_nomem(diag, (size_t)h->n_tok * sizeof **number, "loading a session");
     if (f->err) goto done;
     read_tokens(f, s, h);
+    read_spans(f, s, h);
+    check_tokens(f, s, h);
     for (int g = 0; g < AP_KV_GROUPS; g++) read_page_numbers(f, number[g], h, g);
     ap_store_read(f, snap, (size_t)h->n_snap * sizeof *snap);
     for (int i = 0; i < h->n_snap && !f->err; i++) {
@@ -411,7 +504,7 @@ done:
 /* Read everything and close f. */
 static apus_err read_all(ap_store *f, apus_engine *e, apus_session **out, apus_diag *diag)
 {
-    header h = {0};
+    header h = {.hidden = e->model->config.hidden};
     apus_session *s = NULL;
     read_header(f, &h);
     check_header(f, e, &h);

@@ -19,6 +19,12 @@ static int share_of(const ap_lane *l, int budget)
     return over < n ? n - over : n;
 }
 
+/* The same, but that pictures which see themselves whole stay in one step. */
+static int whole(const ap_lane *l, int n, int budget)
+{
+    return ap_spans_share(&l->session->spans, l->session->pos, n, budget);
+}
+
 /* Rows of a lane whose logits are wanted among its next n tokens. */
 static int rows_in(const ap_lane *l, int n)
 {
@@ -33,9 +39,10 @@ static int rows_in(const ap_lane *l, int n)
  * lane alone wants any. Else they pass through the engine's, and shares are cut to what those hold. */
 static void deal(const apus_engine *e, ap_lane *l, int rows, ap_extent *x)
 {
-    int n = share_of(l, rows - x->n_tok);
+    int n = whole(l, share_of(l, rows - x->n_tok), rows - x->n_tok);
     bool may_pass = x->n_out == 0 && l->logits && e->exec.dev->is_host;
     while (!may_pass && n && rows_in(l, n) && x->n_out + rows_in(l, n) > e->size.logit_rows) n--;
+    n = whole(l, n, n);
     if (n == 0) return;
     l->share = n;
     l->out = rows_in(l, n);
@@ -89,11 +96,13 @@ static apus_err take_pages(ap_lane *lane, int n, apus_diag *diag)
 }
 
 /* A lane's share: sequence `seq` of the step, rows from `begin` on; `out` rows before it are wanted. */
-static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int out)
+static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int out, int *embeds)
 {
     apus_session *s = l->session;
     put_pages(e, s);
     ap_rows_fill(&e->rows, seq, begin, l->tok + l->done, l->share, s->pos);
+    ap_spans_fill(&s->spans, &e->rows, begin, l->share, s->pos, ap_media_pad(e->model), e->embed,
+                  embeds);
     e->rows.seq[seq].table = (int32_t)(s - e->session);
     e->rows.seq[seq].state = s->recur.live;
     for (int j = 0; j < l->out; j++) {
@@ -105,15 +114,17 @@ static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int o
 static void fill(apus_engine *e, ap_lane *lane, int n, const ap_extent *x)
 {
     ap_rows_begin(&e->rows, x->n_tok, x->n_seq, x->n_out);
-    int seq = 0, begin = 0, out = 0;
+    int seq = 0, begin = 0, out = 0, embeds = 0;
     for (int i = 0; i < n; i++) {
         if (!lane[i].share) continue;
         lane[i].touched = true;
-        add_lane(e, &lane[i], seq++, begin, out);
+        add_lane(e, &lane[i], seq++, begin, out, &embeds);
         begin += lane[i].share;
         out += lane[i].out;
     }
     ap_rows_put(&e->rows);
+    e->rows.batch.embed = embeds ? e->embed : NULL;
+    if (!embeds) e->rows.batch.embed_row = NULL;
 }
 
 static ap_step step_of(apus_engine *e, const ap_extent *x, int first)

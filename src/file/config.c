@@ -125,6 +125,23 @@ static int class_id(const ap_config *c, int id)
     return id < c->vocab ? id : -1;
 }
 
+/* An id of media by one of two names, in a vocabulary or not. */
+static int media_id(const ap_fields *f, const char *key, const char *other, int none)
+{
+    return (int)ap_field_int(f, ap_field(f, key) ? key : other, -1, INT32_MAX, none);
+}
+
+/* Ids that stand where pictures and sound go. */
+static void media_places(const ap_fields *f, ap_config *c)
+{
+    const ap_family *k = ap_family_of(c->arch);
+    c->image_token = c->video_token = c->audio_token = -1;
+    if (!c->multimodal || !c->media) return;
+    c->image_token = media_id(f, "image_token_id", "image_token_index", k->image);
+    c->video_token = media_id(f, "video_token_id", "video_token_index", k->video);
+    c->audio_token = media_id(f, "audio_token_id", "audio_token_index", k->audio);
+}
+
 /* Ids in the outer file and in text_config; the outer one wins where there can be one only. */
 static void token_ids(const ap_fields *outer, const ap_fields *text, ap_config *c)
 {
@@ -220,6 +237,7 @@ static void read_model(const ap_fields *f, ap_config *c)
     c->tie_embeddings = ap_field_bool(f, "tie_word_embeddings",
                                       ap_field_bool(&text, "tie_word_embeddings", k.family->ties));
     if (!*f->err) token_ids(f, &text, c);
+    if (!*f->err) media_places(f, c);
 }
 
 static apus_err parse_object(const ap_config_text *t, ap_arena *a, ap_json **root, apus_diag *diag)

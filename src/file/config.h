@@ -56,6 +56,8 @@ typedef struct ap_config {
     ap_layer_config layer[AP_MAX_LAYERS];
     int window; /* sliding layers see this many keys, self included; 0 = no such layer */
     ap_rope rope_full, rope_sliding;
+    bool rope_axes;                /* qwen: angles turn with three axes, */
+    uint8_t rope_axis[AP_MAX_ROT]; /* this one each: 0 time, 1 height, 2 width */
     float norm_eps;
     bool tie_embeddings;
     float softcap;    /* 0 = none */
@@ -70,6 +72,10 @@ typedef struct ap_config {
 
     /* gated delta rule */
     int gdn_k_head, gdn_v_head, gdn_k_dim, gdn_v_dim, gdn_conv;
+
+    /* media: ids of the places that pictures, frames of videos and sound take in a prompt, -1 = none */
+    int image_token, video_token, audio_token;
+    bool see_whole_pictures; /* gemma4: in sliding layers the places of a picture see one another */
 
     int bos, pad;                              /* -1 = none */
     int stop[AP_MAX_STOP], n_stop;             /* union of config and generation_config */

@@ -180,6 +180,9 @@ void ap_config_gemma4(const ap_fields *t, const char *type, ap_config *c)
     c->attn_scale = 1; /* the norms set it; there is no D^-1/2 */
     ap_field_expect(t, "hidden_activation", "gelu_pytorch_tanh");
     ap_field_expect(t, "use_bidirectional_attention", "vision");
+    const char *sees =
+        "use_bidirectional_attention"; /* absent: as the class has it; null: they do not */
+    c->see_whole_pictures = ap_field(t, sees) || (unified && !ap_json_get(t->o, sees));
     c->softcap = (float)ap_field_num(t, "final_logit_softcapping", 1e-6, 1e9, 0);
     int ffn = (int)ap_field_int(t, "intermediate_size", 1, AP_CFG_MAX_FFN, AP_REQUIRED);
     if (*t->err) return;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "file/config_in.h"
+#include "file/family.h"
 
 #define PI 3.14159265358979323846
 
@@ -87,6 +88,24 @@ static void yarn(const ap_fields *f, double base, int dim, const ap_config *c, i
 
 /* ---------------------------------------------------------------- Qwen */
 
+/* Which axis turns which angle: time, height, width by turns, the last two as often as their section says. */
+static void rope_axes(const ap_fields *f, ap_config *c)
+{
+    int64_t section[3] = {11, 11, 10};
+    const ap_json *list = ap_field_array(f, "mrope_section"), *e = list ? list->first : NULL;
+    for (int i = 0; i < 3 && e; i++, e = e->next) {
+        section[i] = e->type == AP_JSON_INT ? e->integer : -1;
+        if (section[i] < 0 || section[i] > AP_MAX_ROT)
+            ap_field_fail(f, APUS_EFORMAT, "mrope_section", e, "expected three numbers of angles");
+    }
+    if (list && list->len < 3)
+        ap_field_fail(f, APUS_EFORMAT, "mrope_section", list, "expected three numbers of angles");
+    c->rope_axes = true;
+    for (int axis = 1; axis < 3 && !*f->err; axis++)
+        for (int i = axis; i < 3 * section[axis] && i < AP_MAX_ROT; i += 3)
+            c->rope_axis[i] = (uint8_t)axis;
+}
+
 /* The dict wins over keys beside it; rope_scaling, if given, over rope_parameters (as transformers
  * has it). */
 void ap_config_rope_qwen(const ap_fields *t, int head_dim, double partial_default, ap_config *c)
@@ -117,6 +136,7 @@ void ap_config_rope_qwen(const ap_fields *t, int head_dim, double partial_defaul
     }
     r->n_angle = r->pair_offset = dim / 2;
     r->attention_factor = 1;
+    if (ap_family_of(c->arch)->sections) rope_axes(&f, c);
     if (!strcmp(type, "default")) {
         ap_rope_frequencies(base, dim, dim / 2, r->inv_freq);
     } else if (!strcmp(type, "yarn")) {

@@ -50,7 +50,8 @@ typedef struct ap_family {
     const char *answers; /* syntax of its answers, by name (text/chat.h); NULL: plain text */
 
     /* Pictures and sound */
-    ap_media_kind media; /* how they are prepared; NONE: it takes text only */
+    ap_media_kind media;     /* how they are prepared; NONE: it takes text only */
+    int image, video, audio; /* ids of their places if none are given; -1: none */
 
     /* GGUF */
     const char *gguf;          /* general.architecture */

@@ -74,6 +74,7 @@ typedef struct ap_batch {
     const int32_t *rope_pos;  /* i32 [3][T] angles turn with these; equal to pos for text */
     const int32_t *see_end;   /* i32 [T] keys before this position are visible: pos + 1, in a
                                * bidirectional span the span's end; ascends in a sequence */
+    const int32_t *see_past;  /* i32 [T] pos + 1: see_end of layers that know no such spans */
     const int32_t *seq_of;    /* i32 [T] index into seq */
     const int32_t *out_row;   /* i32 [n_out] ascending rows whose logits are wanted */
     const int32_t *embed_row; /* i32 [T] row of embed, -1 = the token's own; NULL = all -1 */
@@ -170,6 +171,31 @@ typedef struct ap_norm_args {
     bool accumulate;  /* out = (out + y) * post_scale */
     float post_scale; /* only with accumulate; 1 = none */
 } ap_norm_args;
+
+/* y = (x - mean(x)) * rsqrt(var(x) + eps) * w + bias, row by row.
+ * Order: 16 partial sums s[j] = s[j] + x[i] for i = j, j+16, ... ascending, ap_sum16, divided by n; then those
+ * of s[j] = s[j] + d * d with d = x[i] - mean, each operation rounded, likewise; r = 1/sqrtf(var + eps);
+ * y = (d * r) * w + bias, three rounded operations. */
+typedef struct ap_layer_norm_args {
+    const float *x;      /* f32 [rows, n] ldx */
+    const float *weight; /* f32 [n] */
+    const float *bias;   /* f32 [n] or NULL = none */
+    float *out;          /* f32 [rows, n] ldout; may be x */
+    int64_t ldx, ldout;
+    int rows, n;
+    float eps;
+} ap_layer_norm_args;
+
+/* out[t] = sum over j of weight[t, j] * x[row[t, j]]: interpolation between rows of a table, pooling.
+ * Order: acc = w * x of the first row, then acc = acc + w * x, j ascending, each operation rounded. */
+typedef struct ap_blend_args {
+    const float *x;      /* f32 [*, n] ldx */
+    const int32_t *row;  /* i32 [rows, n_tap] */
+    const float *weight; /* f32 [rows, n_tap] */
+    float *out;          /* f32 [rows, n] ldout; not x */
+    int64_t ldx, ldout;
+    int rows, n, n_tap;
+} ap_blend_args;
 
 /* y = x W^T (+ y), then maybe the cap c*tanh(y/c).
  * Order: y[t,n] = sum over blocks of AP_K_BLOCK inputs, ascending, of the block's own sum, which is
@@ -390,19 +416,25 @@ typedef enum ap_elem {
     AP_ELEM_MUL_SIGMOID, /* y = y * sigmoid(x) */
     AP_ELEM_ADD_GATED,   /* y = fma(sigmoid(g[t]), x, y) with g at `gate`, one per row */
     AP_ELEM_GELU_MUL,    /* y = gelu_tanh(y) * x */
-    AP_ELEM_AVERAGE      /* y = (y + x) * scale */
+    AP_ELEM_AVERAGE,     /* y = (y + x) * scale */
+    AP_ELEM_MUL,         /* y = y * x */
+    AP_ELEM_SILU,        /* y = silu(y) */
+    AP_ELEM_GELU,        /* y = gelu_tanh(y + x) */
+    AP_ELEM_GELU_ERF,    /* y = gelu(y + x), its erfc in double */
+    AP_ELEM_CLAMP        /* y = x, but lo below lo and hi above hi */
 } ap_elem;
 
 typedef struct ap_elem_args {
     ap_elem op;
     float *y;          /* f32 rows of n; block b of row t at y + t*ldy + b*y_block */
-    const float *x;    /* likewise */
+    const float *x;    /* likewise; ldx 0: one row for all. CLAMP: may be y. SILU: not read */
     const float *gate; /* f32 [rows]: ADD_GATED */
     int64_t ldy, ldx;
     int rows, n;
     int n_block; /* blocks of n values per row, >= 1 */
     int64_t y_block, x_block;
     float scale;
+    float lo, hi; /* CLAMP: lo <= hi */
 } ap_elem_args;
 
 /* The next token of each row of logits. (cpu/ops_sample.c has the Order of the CPU.) */
@@ -497,6 +529,8 @@ struct ap_kern {
 
     void (*embed)(const ap_exec *x, const ap_embed_args *a);
     void (*norm)(const ap_exec *x, const ap_norm_args *a);
+    void (*layer_norm)(const ap_exec *x, const ap_layer_norm_args *a);
+    void (*blend)(const ap_exec *x, const ap_blend_args *a);
     void (*matmul)(const ap_exec *x, const ap_matmul_args *a);
     void (*glu)(const ap_exec *x, const ap_glu_args *a);
     void (*route)(const ap_exec *x, const ap_route_args *a);

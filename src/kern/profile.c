@@ -213,6 +213,8 @@ static void delta(const ap_exec *ex, const ap_delta_args *a)
 
 TIMED(embed, ap_embed_args, n_tok)
 TIMED(norm, ap_norm_args, rows)
+TIMED(layer_norm, ap_layer_norm_args, rows)
+TIMED(blend, ap_blend_args, rows)
 TIMED(route, ap_route_args, n_tok)
 TIMED(rope, ap_rope_args, n_tok)
 TIMED(qkv, ap_qkv_args, n_tok)
@@ -228,6 +230,8 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed = *ex->k;
     p->timed.embed = embed;
     p->timed.norm = norm;
+    p->timed.layer_norm = layer_norm;
+    p->timed.blend = blend;
     p->timed.matmul = matmul;
     p->timed.glu = glu;
     p->timed.route = route;

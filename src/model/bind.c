@@ -36,6 +36,11 @@ static ap_tensor need(ap_bind *b, const char *name, int rank, const int64_t *sha
 {
     ap_tensor t = {0};
     if (b->err) return t;
+    const ap_tensor *any = rank < 0 ? ap_weights_find(b->w, name) : NULL;
+    if (any) {
+        rank = any->rank;
+        shape = any->shape;
+    }
     b->err = ap_weights_need(b->w, name, false, rank, shape, &t, b->diag);
     return t;
 }
@@ -176,6 +181,25 @@ void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, .
     vname(b, name, fmt, ap);
     va_end(ap);
     ap_tensor t = need(b, name, 2, (int64_t[]){rows, cols});
+    ap_bind_mat_view(b, out, &t);
+}
+
+void ap_bind_mat_flat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
+{
+    char name[NAME_MAX_LEN];
+    va_list ap;
+    va_start(ap, fmt);
+    vname(b, name, fmt, ap);
+    va_end(ap);
+    if (b->err) return;
+    const ap_tensor *found = ap_weights_find(b->w, name);
+    bool flat = found && found->rank > 2 && found->shape[0] == rows && !found->scales &&
+                ap_tensor_count(found) == (int64_t)rows * cols;
+    ap_tensor t =
+        need(b, name, flat ? found->rank : 2, flat ? found->shape : (int64_t[]){rows, cols});
+    t.rank = 2;
+    t.shape[0] = rows;
+    t.shape[1] = cols;
     ap_bind_mat_view(b, out, &t);
 }
 

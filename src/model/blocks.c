@@ -176,6 +176,7 @@ void ap_step_angles(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
     for (int i = 0; i < 2; i++) {
         if (!rope[i]->n_angle) continue;
         ex->k->rope(ex, &(ap_rope_args){.pos = s->batch->rope_pos,
+                                        .axis = m->c->rope_axes ? m->c->rope_axis : NULL,
                                         .inv_freq = m->inv_freq[i],
                                         .attention_factor = rope[i]->attention_factor,
                                         .cos = w->cos[i],

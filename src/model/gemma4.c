@@ -110,6 +110,9 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     const ap_rope *rope = sliding ? &c->rope_sliding : &c->rope_full;
     int D = lc->head_dim, G = lc->n_kv_head;
     ap_kv kv = ap_step_kv(m, s, l);
+    ap_batch causal = *s->batch; /* full layers do not look ahead in pictures */
+    causal.see_end = causal.see_past;
+    if (!sliding) kv.batch = &causal;
 
     ap_matmul(ex, w->h, &a->q, w->q, s->batch->n_tok);
     if (owns) {

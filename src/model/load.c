@@ -75,6 +75,11 @@ static ap_expert_view *make_views(const ap_config *c)
     return ap_calloc(n, sizeof(ap_expert_view));
 }
 
+static void bind_model(ap_bind *b, void *arg)
+{
+    bind_all(b, arg);
+}
+
 /* An empty model and a sizing pass over its tensors. *b is ready for the packing pass. */
 static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
                         bool views, ap_bind *b, ap_model_impl **out, apus_diag *diag)
@@ -98,11 +103,7 @@ static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev,
     for (int kv = APUS_KV_F32; kv < AP_KV_TYPES; kv++)
         lay_out_state(c, (apus_kv)kv, m->layer, &m->shape[kv]);
     *b = (ap_bind){.c = c, .w = w, .dev = dev, .k = dev->kern, .prefix = prefix, .diag = diag};
-    bind_all(b, m);
-    if (!b->err && !ap_add_size(b->used, b->floats_used, &m->mem_bytes))
-        b->err = ap_fail_nomem(diag, SIZE_MAX, "packed weights");
-    m->in_place = b->in_place;
-    if (b->err)
+    if (ap_bind_size(b, bind_model, m, &m->bound))
         ap_model_free(m);
     else
         *out = m;
@@ -124,22 +125,6 @@ apus_err ap_model_measure(const ap_config *c, const ap_weights *w, ap_device *de
     return APUS_OK;
 }
 
-/* Memory of the packing pass, as much as the sizing pass has counted. */
-static apus_err make_room(ap_bind *b, ap_model_impl *m, apus_diag *diag)
-{
-    ap_device *dev = b->dev;
-    size_t floats = b->floats_used;
-    m->mem = dev->op->alloc(dev, m->mem_bytes);
-    if (!m->mem) return ap_fail_nomem(diag, m->mem_bytes, "packed weights");
-    b->mem = m->mem;
-    b->floats = m->mem + b->used;
-    b->host_floats = dev->is_host ? b->floats : ap_big_alloc(floats);
-    if (!b->host_floats) return ap_fail_nomem(diag, floats, "vectors of the weights");
-    b->used = b->floats_used = 0;
-    b->total_bytes = m->mem_bytes;
-    return ap_bind_make_room(b);
-}
-
 apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, bool experts,
                        apus_progress_fn progress, void *ctx, ap_model_impl **out, apus_diag *diag)
 {
@@ -147,21 +132,9 @@ apus_err ap_model_load(const ap_config *c, const ap_weights *w, ap_device *dev, 
     ap_model_impl *m = NULL;
     apus_err err = measure(c, w, dev, experts, false, &b, &m, diag);
     if (err) return err;
-    size_t floats = b.floats_used;
-    err = make_room(&b, m, diag);
-    if (err) goto done;
     b.progress = progress;
     b.progress_ctx = ctx;
-    bind_all(&b, m);
-    ap_bind_pack(&b);
-    err = b.err;
-    if (!err && !dev->is_host) dev->op->put(dev, b.floats, b.host_floats, floats);
-    if (!err) err = dev->op->finish(dev, diag);
-    if (!err && progress && !progress(ctx, "load", m->mem_bytes, m->mem_bytes))
-        err = ap_fail(diag, APUS_ECANCELLED, "loading was cancelled");
-done:
-    if (!dev->is_host) ap_big_free(b.host_floats, floats);
-    ap_free(b.job);
+    err = ap_bind_fill(&b, bind_model, m, &m->bound);
     if (err)
         ap_model_free(m);
     else
@@ -172,7 +145,7 @@ done:
 void ap_model_free(ap_model_impl *m)
 {
     if (!m) return;
-    if (m->mem) m->dev->op->free(m->dev, m->mem, m->mem_bytes);
+    ap_bound_free(&m->bound, m->dev);
     ap_experts_free(m->experts);
     ap_free(m->views);
     ap_free(m->layer);
@@ -191,7 +164,7 @@ const ap_config *ap_model_config(const ap_model_impl *m)
 
 size_t ap_model_packed_bytes(const ap_model_impl *m)
 {
-    return m->mem_bytes + m->in_place;
+    return m->bound.bytes + m->bound.in_place;
 }
 
 size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, bool waves)
@@ -203,7 +176,7 @@ size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, 
 
 /* What the launches of a step depend on besides the contents of its batch; the scratch tells the engine. */
 typedef struct step_key {
-    const void *batch, *logits, *scratch;
+    const void *batch, *logits, *scratch, *embed;
     int32_t n_tok, n_seq, n_out;
 } step_key;
 
@@ -226,6 +199,7 @@ static apus_err run_decode(const ap_model_impl *m, const ap_exec *ex, const ap_s
     key.batch = b->seq_dev;
     key.logits = s->logits;
     key.scratch = s->scratch;
+    key.embed = b->embed;
     key.n_tok = b->n_tok;
     key.n_seq = b->n_seq;
     key.n_out = b->n_out;

@@ -5,6 +5,13 @@
 #include "model/arch.h"
 #include "model/experts.h"
 
+/* What a walk over tensors has made of them. */
+typedef struct ap_bound {
+    uint8_t *mem; /* of the device: every packed matrix and vector */
+    size_t bytes;
+    size_t in_place; /* bytes of matrices that stay where the files have them */
+} ap_bound;
+
 /* Dense gated feed-forward: gate, up [F, H], down [H, F]. */
 typedef struct ap_ffn {
     ap_mat gate, up, down;
@@ -65,9 +72,7 @@ struct ap_model_impl {
     ap_expert_view *views;    /* [L][E] or NULL */
     ap_state_shape shape[AP_KV_TYPES];
     bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
-    uint8_t *mem;           /* of the device: every packed matrix and vector */
-    size_t mem_bytes;
-    size_t in_place; /* bytes of matrices that stay where the files have them */
+    ap_bound bound;
 };
 
 /* ---------------------------------------------------------------- binding (bind.c) */
@@ -98,13 +103,24 @@ typedef struct ap_bind {
     apus_diag *diag;
 } ap_bind;
 
-/* prefix + formatted name, as a view; rank and shape are checked. NULL data when an error is set. */
+/* bind_run.c. The two passes of `fn`, which binds what `arg` is. size: b has c, w, dev, k, prefix and diag; tells
+ * *out but for the memory. fill: takes that and fills it. Both return b->err; after an error of fill the memory
+ * is still there to be freed. */
+typedef void (*ap_bind_fn)(ap_bind *b, void *arg);
+apus_err ap_bind_size(ap_bind *b, ap_bind_fn fn, void *arg, ap_bound *out);
+apus_err ap_bind_fill(ap_bind *b, ap_bind_fn fn, void *arg, ap_bound *out);
+void ap_bound_free(ap_bound *m, ap_device *dev); /* of a zeroed one too */
+
+/* prefix + formatted name, as a view; rank (-1: any) and shape are checked. NULL data when an error is set. */
 ap_tensor ap_bind_view(ap_bind *b, int rank, const int64_t *shape, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* Does prefix + formatted name exist? */
 bool ap_bind_has(ap_bind *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A matrix [rows, cols], packed. */
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* The same of a tensor [rows, ...] of any rank with as many values, row by row. */
+void ap_bind_mat_flat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 /* The same from a view that was found already. */
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view);

@@ -296,6 +296,22 @@ static void elem64(const ap_elem_args *a, const float *y0, double *y, double *ma
                     v = (u + x) * a->scale;
                     m *= fabs(a->scale);
                     break;
+                case AP_ELEM_MUL:
+                    v = m = u * x;
+                    break;
+                case AP_ELEM_SILU:
+                    v = silu64(u);
+                    m = fabs(u);
+                    break;
+                case AP_ELEM_GELU:
+                    v = gelu64(u + x);
+                    break;
+                case AP_ELEM_GELU_ERF:
+                    v = 0.5 * (u + x) * erfc(-(u + x) * sqrt(0.5));
+                    break;
+                case AP_ELEM_CLAMP:
+                    v = fmin(fmax(x, a->lo), a->hi);
+                    break;
                 }
                 size_t at = ((size_t)t * a->n_block + b) * a->n + i;
                 y[at] = v;
@@ -317,6 +333,18 @@ static float elem_by_order(const ap_elem_args *a, int t, float y, float x)
         return ap_gelu_tanhf(y) * x;
     case AP_ELEM_AVERAGE:
         return (y + x) * a->scale;
+    case AP_ELEM_MUL:
+        return y * x;
+    case AP_ELEM_SILU:
+        return ap_siluf(y);
+    case AP_ELEM_GELU:
+        return ap_gelu_tanhf(y + x);
+    case AP_ELEM_GELU_ERF: {
+        double u = (double)(y + x);
+        return (float)(0.5 * u * erfc(-u * 0.70710678118654752440));
+    }
+    case AP_ELEM_CLAMP:
+        return x < a->lo ? a->lo : x > a->hi ? a->hi : x;
     }
     return NAN;
 }
@@ -341,7 +369,9 @@ static void check_elem_case(kc *c, ap_elem op, int rows, int n, int n_block)
                       .n_block = n_block,
                       .y_block = yb,
                       .x_block = xb,
-                      .scale = 0.3f};
+                      .scale = 0.3f,
+                      .lo = -1.25f,
+                      .hi = 0.75f};
     kc_case(c, "op=%d rows=%d n=%d blocks=%d", (int)op, rows, n, n_block);
     elem64(&a, y0, y64, mag);
     float *order = kc_out(c, ny);
@@ -472,7 +502,7 @@ void check_elem(kc *c)
 {
     enum { N = 1 << 18 };
     static const int rows[] = {0, 1, 4, 37}, ns[] = {0, 1, 8, 15, 16, 33, 250};
-    for (int op = AP_ELEM_ADD; op <= AP_ELEM_AVERAGE; op++) {
+    for (int op = AP_ELEM_ADD; op <= AP_ELEM_CLAMP; op++) {
         for (int i = 0; i < 4 * 7; i++)
             check_elem_case(c, (ap_elem)op, rows[i % 4], ns[i / 4], 1 + i % 3);
         check_elem_case(c, (ap_elem)op, 200, 300, 2);
@@ -492,11 +522,15 @@ static void run_elem(const ap_exec *ex, void *arg)
 
 void bench_elem(kc_bench *b)
 {
-    static const char *const names[] = {"add T=512 H=2048", "mul_sigmoid T=512 H=2048", NULL,
-                                        "gelu_mul T=512 H=2048", NULL};
+    static const char *const names[AP_ELEM_CLAMP + 1] = {
+        [AP_ELEM_ADD] = "add T=512 H=2048",
+        [AP_ELEM_MUL_SIGMOID] = "mul_sigmoid T=512 H=2048",
+        [AP_ELEM_GELU_MUL] = "gelu_mul T=512 H=2048",
+        [AP_ELEM_GELU] = "gelu T=512 H=2048",
+        [AP_ELEM_GELU_ERF] = "gelu_erf T=512 H=2048"};
     enum { T = 512, H = 2048 };
     float *y = kc_in(b->c, (size_t)T * H, 1), *x = kc_in(b->c, (size_t)T * H, 0.01);
-    for (int op = AP_ELEM_ADD; op <= AP_ELEM_AVERAGE; op++) {
+    for (int op = AP_ELEM_ADD; op <= AP_ELEM_CLAMP; op++) {
         if (!names[op]) continue;
         ap_elem_args a = {
             .op = (ap_elem)op, .y = y, .x = x, .ldy = H, .ldx = H, .rows = T, .n = H, .n_block = 1};

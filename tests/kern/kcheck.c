@@ -36,6 +36,8 @@ static const slot slots[] = {
     SLOT(mat_rows, NULL),
     SLOT(embed, bench_embed),
     SLOT(norm, bench_norm),
+    SLOT(layer_norm, bench_layer_norm),
+    SLOT(blend, NULL),
     SLOT(matmul, bench_matmul),
     SLOT(glu, bench_glu),
     SLOT(route, bench_route),

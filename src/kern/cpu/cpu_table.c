@@ -10,8 +10,9 @@
     {                                                                                              \
         .name = "cpu", .level = which, .impl = &micro, .pack_bytes = ap_cpu_pack_bytes,            \
         .pack = ap_cpu_pack, .pack_mat = ap_cpu_pack_mat, .mat_rows = ap_cpu_mat_rows,             \
-        .embed = ap_cpu_embed, .norm = ap_cpu_norm, .matmul = ap_cpu_matmul, .glu = ap_cpu_glu,    \
-        .route = ap_cpu_route, .moe_scratch_bytes = ap_cpu_moe_scratch_bytes, .moe = ap_cpu_moe,   \
+        .embed = ap_cpu_embed, .norm = ap_cpu_norm, .layer_norm = ap_cpu_layer_norm,               \
+        .blend = ap_cpu_blend, .matmul = ap_cpu_matmul, .glu = ap_cpu_glu, .route = ap_cpu_route,  \
+        .moe_scratch_bytes = ap_cpu_moe_scratch_bytes, .moe = ap_cpu_moe,                          \
         .moe_waves_scratch_bytes = ap_cpu_moe_waves_scratch_bytes, .moe_begin = ap_cpu_moe_begin,  \
         .moe_wave = ap_cpu_moe_wave, .moe_end = ap_cpu_moe_end, .rope = ap_cpu_rope,               \
         .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes, .attn = ap_cpu_attn,   \

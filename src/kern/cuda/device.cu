@@ -267,6 +267,8 @@ static const ap_kern *table(void)
     k.packed_tables = true;
     k.embed = ap_cuda_embed;
     k.norm = ap_cuda_norm;
+    k.layer_norm = ap_cuda_layer_norm;
+    k.blend = ap_cuda_blend;
     k.matmul = ap_cuda_matmul;
     k.glu = ap_cuda_glu;
     k.route = ap_cuda_route;

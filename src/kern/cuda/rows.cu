@@ -234,7 +234,8 @@ void ap_cuda_rope(const ap_exec *x, const ap_rope_args *a)
 
 /* gate: sigmoid of the row's own */
 template <ap_elem OP>
-static __device__ __forceinline__ float elem_value(float y, float x, float gate, float scale)
+static __device__ __forceinline__ float elem_value(const ap_elem_args &a, float y, float x,
+                                                   float gate)
 {
     switch (OP) {
     case AP_ELEM_ADD:
@@ -246,7 +247,19 @@ static __device__ __forceinline__ float elem_value(float y, float x, float gate,
     case AP_ELEM_GELU_MUL:
         return ap_gelu_tanh(y) * x;
     case AP_ELEM_AVERAGE:
-        return (y + x) * scale;
+        return (y + x) * a.scale;
+    case AP_ELEM_MUL:
+        return y * x;
+    case AP_ELEM_SILU:
+        return ap_silu(y);
+    case AP_ELEM_GELU:
+        return ap_gelu_tanh(y + x);
+    case AP_ELEM_GELU_ERF: {
+        double u = y + x;
+        return (float)(0.5 * u * erfc(-u * 0.70710678118654752440));
+    }
+    case AP_ELEM_CLAMP:
+        return x < a.lo ? a.lo : x > a.hi ? a.hi : x;
     }
     return 0;
 }
@@ -262,11 +275,11 @@ static __global__ void __launch_bounds__(ELEM_THREADS) elem_rows(ap_elem_args a)
     for (int t = (int)(blockIdx.y * blockDim.y + threadIdx.y); t < a.rows;
          t += (int)(gridDim.y * blockDim.y)) {
         float *y = a.y + t * a.ldy + block * a.y_block;
-        const float *x = a.x + t * a.ldx + block * a.x_block;
+        const float *x = OP == AP_ELEM_SILU ? y : a.x + t * a.ldx + block * a.x_block;
         float4 v = ap_load4<VECTOR>(y, i, a.n), u = ap_load4<VECTOR>(x, i, a.n);
         float g = OP == AP_ELEM_ADD_GATED ? ap_sigmoid(a.gate[t]) : 0.0f;
-        v = make_float4(elem_value<OP>(v.x, u.x, g, a.scale), elem_value<OP>(v.y, u.y, g, a.scale),
-                        elem_value<OP>(v.z, u.z, g, a.scale), elem_value<OP>(v.w, u.w, g, a.scale));
+        v = make_float4(elem_value<OP>(a, v.x, u.x, g), elem_value<OP>(a, v.y, u.y, g),
+                        elem_value<OP>(a, v.z, u.z, g), elem_value<OP>(a, v.w, u.w, g));
         ap_store4<VECTOR>(y, i, a.n, v);
     }
 }
@@ -305,6 +318,21 @@ void ap_cuda_elem(const ap_exec *x, const ap_elem_args *a)
         break;
     case AP_ELEM_AVERAGE:
         elem_of<AP_ELEM_AVERAGE>(x, a);
+        break;
+    case AP_ELEM_MUL:
+        elem_of<AP_ELEM_MUL>(x, a);
+        break;
+    case AP_ELEM_SILU:
+        elem_of<AP_ELEM_SILU>(x, a);
+        break;
+    case AP_ELEM_GELU:
+        elem_of<AP_ELEM_GELU>(x, a);
+        break;
+    case AP_ELEM_GELU_ERF:
+        elem_of<AP_ELEM_GELU_ERF>(x, a);
+        break;
+    case AP_ELEM_CLAMP:
+        elem_of<AP_ELEM_CLAMP>(x, a);
         break;
     }
 }

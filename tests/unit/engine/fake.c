@@ -48,6 +48,22 @@ void fake_model_free(apus_model *m)
     ap_free(m);
 }
 
+/* ---------------------------------------------------------------- towers: there are none */
+
+apus_err ap_tower_check(const ap_tower *t, const ap_patches *p, const char *name, ap_soft *out,
+                        apus_diag *diag)
+{
+    (void)t, (void)p, (void)out;
+    return ap_fail(diag, APUS_EINVAL, "%s: no tower here", name);
+}
+
+apus_err ap_tower_encode(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
+                         const volatile int *cancel, apus_diag *diag)
+{
+    (void)t, (void)ex, (void)p, (void)out, (void)cancel;
+    return ap_fail(diag, APUS_EINVAL, "no tower here");
+}
+
 /* ---------------------------------------------------------------- the device */
 
 /* Added to the addresses of device memory, so that following one is a fault. */

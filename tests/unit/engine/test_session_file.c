@@ -201,9 +201,9 @@ static void expect_damaged(apus_engine *e)
 
 static void sign(unsigned char *file, size_t n)
 {
-    uint64_t sum = XXH64(file, 88, 0);
-    memcpy(file + 88, &sum, 8);
-    sum = XXH64(file + 96, n - 96 - 8, 0);
+    uint64_t sum = XXH64(file, 96, 0);
+    memcpy(file + 96, &sum, 8);
+    sum = XXH64(file + 104, n - 104 - 8, 0);
     memcpy(file + n - 8, &sum, 8);
 }
 
@@ -250,7 +250,7 @@ static void damaged_files_are_refused(void **state)
             expect_damaged(e);
         }
     }
-    for (size_t field = 96; field < 96 + 4 * (130 + 3 + 2 + 2);
+    for (size_t field = 104; field < 104 + 4 * (130 + 3 + 2 + 2);
          field += 4) { /* ids, pages, snapshots */
         static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 97, 200};
         for (int v = 0; v < 5; v++) {
@@ -262,7 +262,7 @@ static void damaged_files_are_refused(void **state)
         }
     }
     /* A page that the window needs is not there: its number and its bytes are cut out. */
-    size_t number = 96 + 4 * (130 + 3 + 2), cut = n - 8 - 1024;
+    size_t number = 104 + 4 * (130 + 3 + 2), cut = n - 8 - 1024;
     memcpy(copy, file, number);
     memcpy(copy + number, file + number + 4, cut - number - 4);
     size_t less = n - 4 - 1024;

@@ -91,6 +91,14 @@ static void act_mul(ap_act act, const float *gate, const float *up, float *out, 
         ROW(out, n, gate, up, vec_mul(vec_gelu_tanh(a), b));
 }
 
+static void act(ap_act which, float *y, int n)
+{
+    if (which == AP_ACT_SILU)
+        ROW(y, n, y, y, vec_silu(((void)b, a)));
+    else
+        ROW(y, n, y, y, vec_gelu_tanh(((void)b, a)));
+}
+
 static void softcap(float *y, float cap, int n)
 {
     vec c = vec_all(cap);
@@ -128,6 +136,7 @@ static void exp_less(const float *x, float m, float *out, int n)
 #define ELEM_TABLE                                                                                 \
     {                                                                                              \
         .sum_sq = sum_sq, .scale = scale, .scale_add = scale_add, .widen = widen,                  \
-        .act_mul = act_mul, .softcap = softcap, .add = add, .mul_sigmoid = mul_sigmoid,            \
-        .add_scaled = add_scaled, .average = average, .exp_less = exp_less,                        \
+        .act_mul = act_mul, .act = act, .softcap = softcap, .add = add,                            \
+        .mul_sigmoid = mul_sigmoid, .add_scaled = add_scaled, .average = average,                  \
+        .exp_less = exp_less,                                                                      \
     }

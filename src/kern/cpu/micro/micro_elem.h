@@ -15,6 +15,8 @@ typedef struct ap_micro_elem {
     void (*widen)(ap_dtype t, const void *src, float scale, float *out, int n);
     /* out = act(gate) * up; out may be gate or up */
     void (*act_mul)(ap_act act, const float *gate, const float *up, float *out, int n);
+    /* y = act(y) */
+    void (*act)(ap_act act, float *y, int n);
     /* y = cap * tanh(y / cap) */
     void (*softcap)(float *y, float cap, int n);
     /* y = y + x */

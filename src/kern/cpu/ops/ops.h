@@ -11,6 +11,8 @@ void ap_cpu_pack_mat(const ap_kern *k, const ap_tensor *src, void *dst, ap_mat *
 bool ap_cpu_mat_rows(const ap_kern *k, const ap_mat *whole, int begin, int n, ap_mat *out);
 void ap_cpu_embed(const ap_exec *ex, const ap_embed_args *a);
 void ap_cpu_norm(const ap_exec *ex, const ap_norm_args *a);
+void ap_cpu_layer_norm(const ap_exec *ex, const ap_layer_norm_args *a);
+void ap_cpu_blend(const ap_exec *ex, const ap_blend_args *a);
 void ap_cpu_matmul(const ap_exec *ex, const ap_matmul_args *a);
 void ap_cpu_glu(const ap_exec *ex, const ap_glu_args *a);
 void ap_cpu_route(const ap_exec *ex, const ap_route_args *a);

@@ -41,6 +41,11 @@ static void act_mul_ref(ap_act act, const float *gate, const float *up, float *o
         for (int i = 0; i < n; i++) out[i] = ap_gelu_tanhf(gate[i]) * up[i];
 }
 
+static void act_ref(ap_act act, float *y, int n)
+{
+    for (int i = 0; i < n; i++) y[i] = act == AP_ACT_SILU ? ap_siluf(y[i]) : ap_gelu_tanhf(y[i]);
+}
+
 static void softcap_ref(float *y, float cap, int n)
 {
     for (int i = 0; i < n; i++) y[i] = cap * ap_tanhf(y[i] / cap);
@@ -77,6 +82,7 @@ const ap_micro_elem ap_elem_ref = {
     .scale_add = scale_add_ref,
     .widen = widen_ref,
     .act_mul = act_mul_ref,
+    .act = act_ref,
     .softcap = softcap_ref,
     .add = add_ref,
     .mul_sigmoid = mul_sigmoid_ref,

@@ -1,0 +1,231 @@
+#include "engine/shown.h"
+
+#include <string.h>
+
+#include "apus/apus_unstable.h"
+#include "base/mem.h"
+#include "engine/engine.h"
+
+/* ---------------------------------------------------------------- towers */
+
+static apus_err encode_part(apus_engine *e, const apus_media *x, size_t i, apus_diag *diag)
+{
+    const apus_model *m = e->model;
+    const ap_patches *p = &x->clip.part[i];
+    ap_embeds *rows, *none = NULL;
+    ap_soft soft;
+    apus_err err = ap_tower_check(m->tower, p, x->name, &soft, diag);
+    if (!err) err = ap_embeds_create(soft.height * soft.width, m->config.hidden, &rows, diag);
+    if (err) return err;
+    rows->height = soft.height;
+    rows->cols = soft.width;
+    rows->model = m->fingerprint;
+    memcpy(rows->hash, p->hash, sizeof rows->hash);
+    err = ap_tower_encode(m->tower, &e->exec, p, rows->row, &e->cancel[e->size.n_session], diag);
+    if (err || !__atomic_compare_exchange_n(&x->rows[i], &none, rows, false, __ATOMIC_ACQ_REL,
+                                            __ATOMIC_ACQUIRE))
+        ap_embeds_drop(rows); /* or another thread was first */
+    return err;
+}
+
+static const ap_embeds *rows_of(const apus_media *x, size_t i)
+{
+    return __atomic_load_n(&x->rows[i], __ATOMIC_ACQUIRE);
+}
+
+static apus_err encode(apus_engine *e, const apus_media *x, apus_diag *diag)
+{
+    apus_err err = APUS_OK;
+    if (x->type == APUS_MEDIA_SOUND)
+        return ap_fail(diag, APUS_EUNSUPPORTED, "%s: sound is not heard yet, only seen things are",
+                       x->name);
+    if (!e->model->tower)
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "%s: the model was opened without its vision tower "
+                       "(apus_model_settings.towers)",
+                       x->name);
+    for (size_t i = 0; i < x->clip.n && !err; i++) {
+        const ap_embeds *rows = rows_of(x, i);
+        if (!rows)
+            err = encode_part(e, x, i, diag);
+        else if (rows->model != e->model->fingerprint)
+            err = ap_fail(diag, APUS_EINVAL, "%s: was shown to another model before", x->name);
+    }
+    return err;
+}
+
+apus_err apus_media_encode(apus_engine *e, const apus_media *x, apus_diag *diag)
+{
+    if (!e || !x)
+        return ap_fail(diag, APUS_EINVAL, "apus_media_encode: an engine and media are needed");
+    apus_err err = ap_call_begin(e, diag);
+    if (err) return err;
+    err = encode(e, x, diag);
+    ap_call_end(e);
+    return err;
+}
+
+const float *apus_media_rows(const apus_media *x, size_t i)
+{
+    const ap_embeds *rows = x && i < x->clip.n ? rows_of(x, i) : NULL;
+    return rows ? rows->row : NULL;
+}
+
+/* ---------------------------------------------------------------- places */
+
+bool ap_media_is_place(const apus_model *m, int32_t id)
+{
+    const ap_config *c = &m->config;
+    return id >= 0 && (id == c->image_token || id == c->video_token || id == c->audio_token);
+}
+
+static int count_parts(const apus_media *const *media, int n_media)
+{
+    size_t n = 0;
+    for (int i = 0; i < n_media; i++) n += media[i]->clip.n;
+    return (int)n;
+}
+
+/* The run of n places from tok[*i] on that a part of x fills. */
+static apus_err place_part(const apus_model *m, const int32_t *tok, int n, int *i, int rows,
+                           const apus_media *x, apus_diag *diag)
+{
+    int first;
+    while (*i < n && !ap_media_is_place(m, tok[*i])) ++*i;
+    for (first = *i; *i < n && *i - first < rows && ap_media_is_place(m, tok[*i]);) ++*i;
+    if (*i - first == rows) return APUS_OK;
+    return ap_fail(diag, APUS_EINVAL,
+                   "%s: needs %d places (id %d) in a row, found %d of them at token %d", x->name,
+                   rows, m->config.image_token, *i - first, first);
+}
+
+/* The spans that media fill among tok, in order; tok begins at position pos of a session. Rows are borrowed, NULL
+ * where no tower has run.
+ *   span  [parts of all media] out */
+static apus_err place(const apus_model *m, const int32_t *tok, int n, int pos,
+                      const apus_media *const *media, int n_media, ap_span *span, apus_diag *diag)
+{
+    int i = 0;
+    for (int k = 0; k < n_media; k++) {
+        const apus_media *x = media[k];
+        for (size_t f = 0; f < x->clip.n; f++) {
+            ap_embeds *e = __atomic_load_n(&x->rows[f], __ATOMIC_ACQUIRE);
+            int rows = e ? e->n : (int)x->clip.part[f].soft_tokens;
+            apus_err err = place_part(m, tok, n, &i, rows, x, diag);
+            if (err) return err;
+            *span++ = (ap_span){.pos = pos + i - rows,
+                                .n = rows,
+                                .height = e && m->config.rope_axes ? e->height : 0,
+                                .width = e && m->config.rope_axes ? e->cols : 0,
+                                .whole = m->config.see_whole_pictures,
+                                .embeds = e};
+        }
+    }
+    for (; i < n; i++)
+        if (ap_media_is_place(m, tok[i]))
+            return ap_fail(diag, APUS_EINVAL,
+                           "token %d is a place (id %d) that none of %d media fills", i,
+                           (int)tok[i], n_media);
+    return APUS_OK;
+}
+
+apus_err apus_media_ids(const apus_model *m, int32_t *tok, int n, const apus_media *const *media,
+                        int n_media, apus_diag *diag)
+{
+    if (!m || !tok || n < 1 || !media || n_media < 1)
+        return ap_fail(diag, APUS_EINVAL, "apus_media_ids: tokens and media are needed");
+    size_t parts = (size_t)count_parts(media, n_media);
+    ap_span *span = ap_calloc(parts, sizeof *span), *at = span;
+    if (!span) return ap_fail_nomem(diag, parts * sizeof *span, "the places of media");
+    apus_err err = place(m, tok, n, 0, media, n_media, span, diag);
+    for (int k = 0; k < n_media && !err; k++)
+        for (size_t f = 0; f < media[k]->clip.n; f++, at++)
+            for (int i = 0; i < at->n; i++)
+                tok[at->pos + i] = ap_span_id(media[k]->clip.part[f].hash, i);
+    ap_free(span);
+    return err;
+}
+
+apus_err apus_media_find(const apus_model *m, const int32_t *tok, int n,
+                         const apus_media *const *media, int n_media, int *begin, int *end,
+                         apus_diag *diag)
+{
+    if (!m || !tok || n < 1 || !media || n_media < 1 || !begin || !end)
+        return ap_fail(diag, APUS_EINVAL, "apus_media_find: tokens and media are needed");
+    size_t parts = (size_t)count_parts(media, n_media);
+    ap_span *span = ap_calloc(parts, sizeof *span), *at = span;
+    if (!span) return ap_fail_nomem(diag, parts * sizeof *span, "the places of media");
+    apus_err err = place(m, tok, n, 0, media, n_media, span, diag);
+    for (int i = 0; i < n_media && !err; i++) {
+        begin[i] = at->pos;
+        at += media[i]->clip.n;
+        end[i] = at[-1].pos + at[-1].n;
+    }
+    ap_free(span);
+    return err;
+}
+
+/* ---------------------------------------------------------------- feeds */
+
+apus_err ap_media_check(const apus_engine *e, const apus_feed *f, const char *at, apus_diag *diag)
+{
+    (void)e;
+    if (f->n_media < 0 || (f->n_media && !f->media))
+        return ap_fail(diag, APUS_EINVAL, "%sn_media: expected 0 or more media, found %d", at,
+                       f->media ? f->n_media : 0);
+    for (int i = 0; i < f->n_media; i++)
+        if (!f->media[i])
+            return ap_fail(diag, APUS_EINVAL,
+                           "%smedia[%d]: expected a picture or video, found NULL", at, i);
+    return APUS_OK;
+}
+
+/* Wanted rows of the feed within a span. */
+static int rows_in(const apus_feed *f, const ap_span *x, int pos)
+{
+    int n = 0;
+    for (int i = 0; f->rows && i < f->n_rows; i++)
+        n += pos + f->rows[i] >= x->pos && pos + f->rows[i] < x->pos + x->n;
+    return n;
+}
+
+/* What sees itself whole is computed in one step: does it fit? */
+static apus_err check_whole(const apus_engine *e, const apus_feed *f, const ap_span *x,
+                            apus_diag *diag)
+{
+    if (!x->whole) return APUS_OK;
+    if (x->n > e->size.chunk)
+        return ap_fail(diag, APUS_EINVAL,
+                       "a picture's %d places are computed at once: expected a prefill_chunk of at "
+                       "least as many, found %d",
+                       x->n, e->size.chunk);
+    int wanted = f->logits && !e->exec.dev->is_host ? rows_in(f, x, f->session->pos) : 0;
+    if (wanted > e->size.logit_rows)
+        return ap_fail(diag, APUS_EINVAL,
+                       "%d rows of logits are wanted within a picture; on this device at most %d "
+                       "can be had",
+                       wanted, e->size.logit_rows);
+    return APUS_OK;
+}
+
+apus_err ap_media_ready(apus_engine *e, const apus_feed *f, apus_diag *diag)
+{
+    ap_spans *s = &f->session->spans;
+    if (!f->n_media) return APUS_OK;
+    int parts = count_parts(f->media, f->n_media);
+    apus_err err = ap_spans_reserve(s, parts, diag);
+    for (int i = 0; i < f->n_media && !err; i++) err = encode(e, f->media[i], diag);
+    if (!err)
+        err = place(e->model, f->tok, f->n, f->session->pos, f->media, f->n_media, s->at + s->n,
+                    diag);
+    for (int i = 0; i < parts && !err; i++) err = check_whole(e, f, &s->at[s->n + i], diag);
+    return err;
+}
+
+void ap_media_begin(apus_session *s, const apus_feed *f)
+{
+    for (int n = f->n_media ? count_parts(f->media, f->n_media) : 0; n > 0; n--) {
+        ap_span x = s->spans.at[s->spans.n];
+        ap_spans_add(&s->spans, &x, s->tok + x.pos);
+    }
+}

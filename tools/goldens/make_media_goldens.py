@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+"""Make tiny random checkpoints that see, pictures for them, and the reference's rows and logits.
+
+    make_media_goldens.py -o tests/golden_media/data      the committed set
+    make_media_goldens.py -o DIR --only qwen_a            some of it
+    make_media_goldens.py -o DIR --sweep 20 --seed 7      random shapes (not committed)
+
+Everything follows from the names and seeds; tests/golden_media/README.md tells what the files hold.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import make_model_goldens as text_goldens  # noqa: E402
+import reference as ref  # noqa: E402
+import torch  # noqa: E402
+import transformers as tf  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+SHORT = 40   # prompts up to this length keep all positions
+N_ROWS = 24  # of longer ones
+S, F, LIN = "sliding_attention", "full_attention", "linear_attention"
+IMAGE, VIDEO, BEGIN, END, AUDIO = 190, 191, 192, 193, 194  # ids of media
+
+QWEN = dict(max_position_embeddings=4096, rms_norm_eps=1e-6, vocab_size=203)
+
+
+def qwen_rope(partial, section, theta=1e7):
+    return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": partial,
+            "mrope_section": section, "mrope_interleaved": True}
+
+
+# name -> model_type, configs of text and vision, pictures as grids of patches (height, width), or
+# (frames, height, width), and prompts: numbers of text tokens, and pictures as "p0"
+MODELS = {
+    "qwen_a": dict(model_type="qwen3_5", text=dict(
+        QWEN, hidden_size=48, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=16, linear_value_head_dim=16, layer_types=[LIN, LIN, LIN, F],
+        tie_word_embeddings=False, rope_parameters=qwen_rope(0.5, [3, 3, 2])),
+        vision=dict(depth=2, hidden_size=24, intermediate_size=40, num_heads=2, patch_size=4,
+                    num_position_embeddings=36, out_hidden_size=48),
+        pictures=[(4, 6), (2, 2), (8, 4)],
+        prompts=[[3, "p0", 2], ["p1", 1], [5, "p2", 4, "p0", 1, "p1", 30]]),
+    # Every layer with attention, heads of 20 and 28, squares of 3 x 3 patches, a table of which a part is
+    # used, GELU with erf, pictures of many pages with odd sides.
+    "qwen_b": dict(model_type="qwen3_5", text=dict(
+        QWEN, hidden_size=40, intermediate_size=56, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=24, linear_num_key_heads=2, linear_num_value_heads=2,
+        linear_key_head_dim=16, linear_value_head_dim=16, layer_types=[F, LIN, F],
+        tie_word_embeddings=True, rope_parameters=qwen_rope(1.0, [4, 4, 4], 1e4)),
+        vision=dict(depth=3, hidden_size=60, intermediate_size=33, num_heads=3, patch_size=2,
+                    num_position_embeddings=30, out_hidden_size=40, spatial_merge_size=3,
+                    hidden_act="gelu", in_channels=1, temporal_patch_size=1,
+                    rope_parameters={"rope_type": "axial", "rope_theta": 100.0}),
+        pictures=[(15, 21), (3, 33), (27, 3), (3, 3)],
+        prompts=[[1, "p0"], ["p1", "p2", 2, "p3", 9], [200, "p0", 70, "p2", 3]]),
+    "qwen_moe": dict(model_type="qwen3_5_moe", text=dict(
+        QWEN, hidden_size=40, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, linear_num_key_heads=1, linear_num_value_heads=4, linear_key_head_dim=16,
+        linear_value_head_dim=16, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20,
+        shared_expert_intermediate_size=24, layer_types=[LIN, LIN, F, LIN],
+        rope_parameters=qwen_rope(0.5, [2, 1, 1])),
+        vision=dict(depth=1, hidden_size=32, intermediate_size=48, num_heads=4, patch_size=4,
+                    num_position_embeddings=49, out_hidden_size=40),
+        pictures=[(2, 10), (6, 6)],
+        prompts=[[2, "p1", 3, "p0", 4], ["p0", 20]]),
+}
+
+GEMMA = dict(pad_token_id=0, bos_token_id=2, eos_token_id=1, max_position_embeddings=4096,
+             final_logit_softcapping=30.0, hidden_size_per_layer_input=0, rms_norm_eps=1e-6,
+             vocab_size=203)
+gemma_rope = text_goldens.gemma_rope
+
+MODELS.update({
+    # E-like: bounds around products, per-layer embeddings with another padding id, shared K/V, causal
+    # pictures.
+    "gemma_e": dict(model_type="gemma4", text=dict(
+        GEMMA, pad_token_id=3, vocab_size_per_layer_input=203, hidden_size=40, intermediate_size=44,
+        num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=1, head_dim=16,
+        global_head_dim=24, sliding_window=16, layer_types=[S, S, F, S, F],
+        num_kv_shared_layers=2, hidden_size_per_layer_input=10, rope_parameters=gemma_rope(0.25)),
+        vision=dict(hidden_size=24, intermediate_size=36, num_hidden_layers=2,
+                    num_attention_heads=2, num_key_value_heads=2, head_dim=12, patch_size=4,
+                    position_embedding_size=40, use_clipped_linears=True),
+        pictures=[(6, 9), (3, 3), (3, 30)], padded=99,
+        prompts=[[3, "p0", 2], ["p1", 1], [5, "p2", 4, "p0", "p1", 30]]),
+    # 26B-like: experts, pictures that see themselves whole in sliding layers, smaller than them;
+    # rows shifted and scaled, heads on fewer key heads, squares of 2 x 2.
+    "gemma_moe": dict(model_type="gemma4", text=dict(
+        GEMMA, hidden_size=40, intermediate_size=36, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, num_global_key_value_heads=1, head_dim=16, global_head_dim=24,
+        attention_k_eq_v=True, sliding_window=20, enable_moe_block=True, num_experts=6,
+        top_k_experts=2, moe_intermediate_size=20, layer_types=[S, S, S, F],
+        rope_parameters=gemma_rope(0.25), use_bidirectional_attention="vision"),
+        vision=dict(hidden_size=40, intermediate_size=28, num_hidden_layers=3,
+                    num_attention_heads=4, num_key_value_heads=2, head_dim=8, patch_size=4,
+                    pooling_kernel_size=2, position_embedding_size=64, standardize=True),
+        pictures=[(6, 12), (2, 2), (10, 10)], padded=120,
+        prompts=[[3, "p0", 2], ["p1", 1, "p2"], [5, "p2", 40, "p0", 1, "p1", 30]]),
+    # More patches than a piece, more keys than a segment.
+    "gemma_large": dict(model_type="gemma4", text=dict(
+        GEMMA, hidden_size=24, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, global_head_dim=16, sliding_window=64,
+        layer_types=[S, F], rope_parameters=gemma_rope(1.0), use_bidirectional_attention="vision"),
+        vision=dict(hidden_size=16, intermediate_size=20, num_hidden_layers=2,
+                    num_attention_heads=1, num_key_value_heads=1, head_dim=16, patch_size=1,
+                    position_embedding_size=80, use_clipped_linears=True, standardize=True),
+        pictures=[(39, 42)], padded=1710,
+        prompts=[[2, "p0", 20]]),
+    "gemma_unified": dict(model_type="gemma4_unified", text=dict(
+        {k: v for k, v in GEMMA.items() if k != "hidden_size_per_layer_input"},
+        hidden_size=48, intermediate_size=56, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, num_global_key_value_heads=1, head_dim=16, global_head_dim=32,
+        attention_k_eq_v=True, sliding_window=16, layer_types=[S, S, S, F],
+        rope_parameters=gemma_rope(0.25), use_bidirectional_attention="vision"),
+        vision=dict(patch_size=2, pooling_kernel_size=2, mm_embed_dim=36, mm_posemb_size=30,
+                    output_proj_dims=36),
+        pictures=[(4, 7), (1, 1), (1, 20)], padded=40,
+        prompts=[[3, "p0", 2], ["p1", 1], [5, "p2", 4, "p0", 1, "p1", 30]]),
+})
+
+
+def classes(model_type):
+    name = {"qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe", "gemma4": "Gemma4",
+            "gemma4_unified": "Gemma4Unified"}[model_type]
+    return getattr(tf, name + "Config"), getattr(tf, name + "ForConditionalGeneration")
+
+
+def media_ids(model_type):
+    ids = dict(image_token_id=IMAGE, video_token_id=VIDEO)
+    if model_type.startswith("qwen"):
+        return dict(ids, vision_start_token_id=BEGIN, vision_end_token_id=END)
+    return dict(ids, boi_token_id=BEGIN, eoi_token_id=END, audio_token_id=AUDIO)
+
+
+def fill(name, shape, config, gen):
+    """Values of a tensor: those of the text model as in make_model_goldens."""
+    text = config.text_config
+    if ".language_model." in name or name == "lm_head.weight":
+        return text_goldens.fill(name.replace("language_model.", ""), shape, text, gen)
+
+    def normal(s):
+        return torch.randn(shape, generator=gen) * s
+
+    if name.endswith((".input_min", ".output_min")):
+        return -torch.rand(shape, generator=gen) - 1.0
+    if name.endswith((".input_max", ".output_max")):
+        return torch.rand(shape, generator=gen) + 1.0
+    if "std_scale" in name or (len(shape) == 1 and "norm" in name and name.endswith("weight")):
+        return 0.5 + torch.rand(shape, generator=gen)
+    if len(shape) == 1:
+        return normal(0.2)
+    if "pos" in name:
+        return normal(0.5)
+    return normal(1.2 / math.sqrt(math.prod(shape[1:])))
+
+
+def make_model(spec, seed):
+    config_class, model_class = classes(spec["model_type"])
+    config = config_class(text_config=dict(spec["text"]), vision_config=dict(spec["vision"]),
+                          tie_word_embeddings=spec["text"].get("tie_word_embeddings", True),
+                          **media_ids(spec["model_type"]), **spec.get("outer", {}))
+    for c in (config, config.text_config, config.vision_config):
+        c._attn_implementation = "eager"
+        c._experts_implementation = "eager"
+    model = model_class(config).float().eval()
+    model.requires_grad_(False)
+    done = set()
+    for name, t in model.state_dict().items():
+        if t.data_ptr() in done:
+            continue
+        done.add(t.data_ptr())
+        gen = torch.Generator().manual_seed(text_goldens.seed_of(seed, name))
+        t.copy_(fill(name, tuple(t.shape), config, gen).to(torch.bfloat16).float())
+    return model
+
+
+# ------------------------------------------------------------------------ pictures
+
+
+def qwen_picture(spec, grid, gen):
+    v = spec["vision"]
+    t, h, w = grid if len(grid) == 3 else (1, *grid)
+    width = v.get("in_channels", 3) * v.get("temporal_patch_size", 2) * v["patch_size"] ** 2
+    return {"pixel_values": torch.rand((t * h * w, width), generator=gen) * 2 - 1,
+            "image_grid_thw": torch.tensor([[t, h, w]], dtype=torch.int32)}
+
+
+def qwen_tokens(spec, picture):
+    t, h, w = picture["image_grid_thw"][0].tolist()
+    return t * h * w // spec["vision"].get("spatial_merge_size", 2) ** 2
+
+
+def gemma_merge(spec):
+    return 1 if spec["model_type"] == "gemma4_unified" else spec["vision"].get("pooling_kernel_size", 3)
+
+
+def gemma_picture(spec, grid, gen):
+    """Patches in raster order, filled up as the processor does it."""
+    v, (h, w) = spec["vision"], grid
+    side = v["patch_size"] * (v["pooling_kernel_size"] if gemma_merge(spec) == 1 else 1)
+    n, width, padded = h * w, 3 * side * side, spec["padded"]
+    values, pos = torch.zeros(1, padded, width), torch.full((1, padded, 2), -1, dtype=torch.int32)
+    values[0, :n] = torch.rand((n, width), generator=gen)
+    for i in range(n):
+        pos[0, i, 0], pos[0, i, 1] = i % w, i // w
+    return {"pixel_values": values, "image_position_ids": pos}
+
+
+def gemma_tokens(spec, picture):
+    return int((picture["image_position_ids"][0, :, 0] >= 0).sum()) // gemma_merge(spec) ** 2
+
+
+def make_picture(spec, grid, gen):
+    make = qwen_picture if spec["model_type"].startswith("qwen") else gemma_picture
+    return make(spec, grid, gen)
+
+
+def n_tokens(spec, picture):
+    count = qwen_tokens if spec["model_type"].startswith("qwen") else gemma_tokens
+    return count(spec, picture)
+
+
+def inputs_of(spec, pictures):
+    """What the model takes for these pictures together."""
+    if not pictures:
+        return {}
+    if not spec["model_type"].startswith("qwen"):
+        return {"pixel_values": torch.cat([p["pixel_values"] for p in pictures]),
+                "image_position_ids": torch.cat([p["image_position_ids"] for p in pictures]).long()}
+    return {"pixel_values": torch.cat([p["pixel_values"] for p in pictures]),
+            "image_grid_thw": torch.cat([p["image_grid_thw"] for p in pictures]).long()}
+
+
+# ------------------------------------------------------------------------ prompts
+
+
+def make_prompt(spec, parts, pictures, rng):
+    """(ids, indices of its pictures)"""
+    ids, used = [], []
+    for part in parts:
+        if isinstance(part, int):
+            ids += [rng.randrange(5, 180) for _ in range(part)]
+            continue
+        used.append(int(part[1:]))
+        ids += [BEGIN] + [IMAGE] * n_tokens(spec, pictures[used[-1]]) + [END]
+    return ids, used
+
+
+@torch.no_grad()
+def run(model, spec, ids, pictures):
+    t = torch.tensor([ids])
+    more = inputs_of(spec, pictures)
+    types = (t == IMAGE).int()
+    gaps = ref.RouterGaps(model)
+    if spec["model_type"] == "gemma4_unified":
+        # What generate() does. A plain forward of this class lets full layers look ahead as well.
+        more["attention_mask"] = model.create_masks_for_generate(
+            model.config, torch.zeros(1, len(ids), 1), None, None, None, mm_token_type_ids=types)
+    try:
+        out = model(input_ids=t, mm_token_type_ids=types, use_cache=False, **more)
+    finally:
+        gaps.close()
+    return out.logits[0], gaps.running_min()
+
+
+@torch.no_grad()
+def rows_of(model, spec, picture):
+    more = inputs_of(spec, [picture])
+    out = model.model.get_image_features(**more, return_dict=True)
+    rows = out.pooler_output[0]
+    return rows[:n_tokens(spec, picture)]
+
+
+def positions(n):
+    if n <= SHORT:
+        return list(range(n))
+    return sorted({round(i * (n - 1) / (N_ROWS - 1)) for i in range(N_ROWS)})
+
+
+def make(name, spec, folder, seed=0):
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    model = make_model(spec, f"{seed}/{name}")
+    rng = random.Random(text_goldens.seed_of(seed, name, "prompts"))
+    pictures, gold = [], {}
+    for i, grid in enumerate(spec["pictures"]):
+        gen = torch.Generator().manual_seed(text_goldens.seed_of(seed, name, "picture", i))
+        pictures.append(make_picture(spec, grid, gen))
+        save_file(pictures[i], os.path.join(folder, f"picture_{i}.safetensors"))
+        gold[f"rows_{i}"] = rows_of(model, spec, pictures[i]).contiguous()
+    for k, parts in enumerate(spec["prompts"]):
+        ids, used = make_prompt(spec, parts, pictures, rng)
+        logits, gap = run(model, spec, ids, [pictures[i] for i in used])
+        pos = positions(len(ids))
+        gold[f"ids_{k}"] = torch.tensor(ids, dtype=torch.int32)
+        gold[f"pictures_{k}"] = torch.tensor(used, dtype=torch.int32)
+        gold[f"pos_{k}"] = torch.tensor(pos, dtype=torch.int32)
+        gold[f"logits_{k}"] = logits[pos].contiguous()
+        if gap is not None:
+            gold[f"rgap_{k}"] = gap[pos].float().contiguous()
+    save_file(gold, os.path.join(folder, "gold.safetensors"))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for file in ("generation_config.json",):
+        path = os.path.join(folder, file)
+        if os.path.exists(path):
+            os.unlink(path)
+    std = torch.cat([gold[k].flatten() for k in gold if k.startswith("logits")]).std().item()
+    rows = torch.cat([gold[k].flatten() for k in gold if k.startswith("rows")]).std().item()
+    size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))
+    print(f"{name:12} {size:8} bytes, deviation of rows {rows:.2f}, of logits {std:.2f}")
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("-o", "--out", required=True)
+    p.add_argument("--only", default="")
+    a = p.parse_args()
+    only = [n for n in a.only.split(",") if n]
+    for name, spec in MODELS.items():
+        if not only or name in only:
+            make(name, spec, os.path.join(a.out, name))
+
+
+if __name__ == "__main__":
+    main()

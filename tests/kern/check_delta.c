@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kcheck.h"
+#include "kern/cpu/micro/micro.h"
 #include "kern/cpu/micro/micro_recur.h"
 
 #define MAX_SEQ 3
@@ -354,6 +355,87 @@ static void check_forms(kc *c, const setup *u)
     check_fast(c, u, y, mag, S, S_mag);
 }
 
+/* ------------------------------------------------------------------ the Order, written out once more */
+
+static float dot16(const float *x, const float *y, int n)
+{
+    float s[16] = {0};
+    for (int i = 0; i < n; i++) s[i % 16] = fmaf(x[i], y[i], s[i % 16]);
+    return ap_sum16(s);
+}
+
+/* One token of one head by the recurrence: the state S [Dv][Dk] goes on, out [Dv]. */
+static void order_token(const setup *u, const ap_micro_recur *m, int t, int h, float *S, float *out)
+{
+    const shape *s = u->s;
+    int Dk = s->Dk, Dv = s->Dv, key_head = s->tiled ? h % s->Hk : h / (s->Hv / s->Hk);
+    const float *x = u->a.qkv + (size_t)t * row_floats(s), *q0 = x + key_head * Dk,
+                *k0 = q0 + s->Hk * Dk, *v = x + 2 * s->Hk * Dk + h * Dv;
+    float q[MAX_K], k[MAX_K], beta, decay, less1;
+    double g;
+    float rq = 1 / sqrtf(dot16(q0, q0, Dk) + 1e-6f), rk = 1 / sqrtf(dot16(k0, k0, Dk) + 1e-6f);
+    for (int d = 0; d < Dk; d++)
+        q[d] = (q0[d] * rq) * (float)(1 / sqrt((double)Dk)), k[d] = k0[d] * rk;
+    m->gates(1, u->a.a + t * u->a.lda + h, u->a.dt_bias[h], u->a.neg_exp_a[h],
+             u->a.b + t * u->a.ldb + h, &g, &beta);
+    m->exps(1, 0, 1, &g, &decay, &less1);
+    float kq = dot16(k, q, Dk);
+    for (int j = 0; j < Dv; j++, S += Dk) {
+        float d = beta * (v[j] - decay * dot16(S, k, Dk));
+        out[j] = fmaf(kq, d, decay * dot16(S, q, Dk));
+        for (int i = 0; i < Dk; i++)
+            S[i] = decay >= 0.5f ? S[i] + fmaf(k[i], d, less1 * S[i]) : fmaf(k[i], d, decay * S[i]);
+    }
+    float r = 1 / sqrtf(dot16(out, out, Dv) / (float)Dv + u->a.eps);
+    const float *z = u->a.z + t * u->a.ldz + h * Dv;
+    for (int j = 0; j < Dv; j++) out[j] = ((out[j] * r) * u->a.norm_weight[j]) * ap_siluf(z[j]);
+}
+
+/* Decays around a half, where the state's sum takes another form, and a half itself; a state that is large beside
+ * what is written shows how it was rounded. */
+static void check_order(kc *c)
+{
+    static const shape s = {1, 2, 48, 12, 0, 1, 1, {40}, false};
+    const ap_micro_recur *m = ((const ap_micro *)c->ref->k->impl)->recur;
+    setup u;
+    float *out, *state;
+    make(c, &s, &u);
+    float *a = kc_out(c, 40 * 3), *dt = kc_out(c, 2), *want = kc_out(c, u.count),
+          *S = kc_copy(c, u.state, u.state_floats);
+    for (int i = 0; i < 40 * 3; i++) a[i] = i % 4 < 2 ? 0 : 0.2f * (float)ap_rng_normal(&c->rng);
+    dt[0] = dt[1] = 0;
+    u.a.a = a, u.a.dt_bias = dt;
+    kc_case(c, "recurrent, decays about 1/2");
+    for (int t = 0; t < 40; t++)
+        for (int h = 0; h < 2; h++)
+            order_token(&u, m, t, h, S + h * 12 * 48, want + (t * 2 + h) * 12);
+    run_pieces(c, &u, c->ref, AP_DELTA_RECURRENT, 0, &out, &state);
+    kc_same(c, NULL, "out in its Order", out, 12, want, 12, 80, 12);
+    kc_same(c, NULL, "state in its Order", state, 48, S, 48, 24, 48);
+    check_levels(c, &u, AP_DELTA_RECURRENT, out, state);
+}
+
+/* Of chunks asked for, sequences of fewer than 16 tokens go by the recurrence and others do not: which form it was
+ * shows in the last bits. */
+static void check_form_switch(kc *c)
+{
+    static const shape s = {1, 2, 64, 32, 0.5, 0, 3, {15, 16, 17}, false};
+    size_t row = 2 * 32;
+    setup u;
+    make(c, &s, &u);
+    kc_case(c, "sequences of 15, 16 and 17 tokens");
+    for (int k = 0; k < c->n_kern; k++) {
+        float *one, *many, *state;
+        if (!c->kern[k].exact) continue;
+        run_pieces(c, &u, &c->kern[k].x, AP_DELTA_RECURRENT, 0, &one, &state);
+        run_pieces(c, &u, &c->kern[k].x, AP_DELTA_CHUNKED, 0, &many, &state);
+        kc_again(c, &c->kern[k], "15 tokens", many, 32, one, 32, 15 * 2, 32);
+        if (!memcmp(many + 15 * row, one + 15 * row, 16 * row * sizeof *one) ||
+            !memcmp(many + 31 * row, one + 31 * row, 17 * row * sizeof *one))
+            kc_fail(c, "%s: 16 or 17 tokens do not go in chunks", c->kern[k].name);
+    }
+}
+
 /* Four heads: all forgotten at once; a memory of 1,000 tokens; of 100,000; of a million at a
  * constant decay, where an error of the decay itself would add up. The writing gate shrinks
  * likewise, else the writing of new keys would do the forgetting. */
@@ -450,6 +532,8 @@ static void check_gates(kc *c)
 void check_delta(kc *c)
 {
     check_gates(c);
+    check_order(c);
+    check_form_switch(c);
     shape keys_apart = {1, 4, 128, 8, 0, 0, 1, {32768}, false},
           keys_alike = {1, 4, 128, 8, 0.9, 0, 1, {32768}, false};
     if (c->kern[c->n_kern - 1].x.k->level == APUS_CPU_REF) /* scalar: slow */

@@ -10,20 +10,23 @@ typedef struct shape {
     int heads, groups, D, n_angle, offset;
     bool q_norm, k_norm, v_norm, v_is_k, q_only, gated;
     int n_seq, pos[3], n_tok[3];
+    bool edges; /* keys and values at the edges of rounding */
 } shape;
 
 static const shape shapes[] = {
     /* one token; qwen's partial rotation with gate; gemma's K = V; no norms; only q; no rotation */
-    {4, 2, 16, 8, 8, 1, 1, 0, 0, 0, 0, 1, {0}, {1}},
-    {4, 2, 256, 32, 32, 1, 1, 0, 0, 0, 1, 2, {127, 64}, {2, 1}},
-    {4, 1, 512, 64, 256, 1, 1, 1, 1, 0, 0, 1, {5}, {70}},
-    {2, 1, 40, 5, 5, 0, 0, 0, 0, 0, 0, 1, {15}, {3}},
-    {4, 2, 64, 32, 32, 1, 1, 1, 0, 1, 0, 1, {100}, {20}},
-    {4, 1, 33, 0, 0, 1, 0, 1, 0, 0, 0, 1, {5}, {7}},
+    {4, 2, 16, 8, 8, 1, 1, 0, 0, 0, 0, 1, {0}, {1}, false},
+    {4, 2, 256, 32, 32, 1, 1, 0, 0, 0, 1, 2, {127, 64}, {2, 1}, false},
+    {4, 1, 512, 64, 256, 1, 1, 1, 1, 0, 0, 1, {5}, {70}, false},
+    {2, 1, 40, 5, 5, 0, 0, 0, 0, 0, 0, 1, {15}, {3}, false},
+    {4, 2, 64, 32, 32, 1, 1, 1, 0, 1, 0, 1, {100}, {20}, false},
+    {4, 1, 33, 0, 0, 1, 0, 1, 0, 0, 0, 1, {5}, {7}, false},
     /* odd widths, several sequences, page borders, more angles than a piece */
-    {3, 1, 20, 4, 10, 1, 1, 0, 0, 0, 1, 3, {60, 3, 64}, {9, 1, 30}},
-    {2, 2, 72, 36, 36, 1, 1, 1, 1, 0, 0, 1, {62}, {150}},
-    {1, 1, 300, 130, 150, 1, 1, 1, 0, 0, 0, 1, {0}, {20}},
+    {3, 1, 20, 4, 10, 1, 1, 0, 0, 0, 1, 3, {60, 3, 64}, {9, 1, 30}, false},
+    {2, 2, 72, 36, 36, 1, 1, 1, 1, 0, 0, 1, {62}, {150}, false},
+    {1, 1, 300, 130, 150, 1, 1, 1, 0, 0, 0, 1, {0}, {20}, false},
+    /* what is written is what is given */
+    {2, 2, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, {60}, {16}, true},
 };
 
 #define PAGES 8
@@ -43,6 +46,32 @@ static void set_type(setup *u, apus_kv type)
     u->page_floats = ap_kv_layer_bytes(type, u->s->groups, u->s->D) / sizeof(float) + 32;
     u->a.kv.page_bytes = u->page_floats * sizeof(float);
     u->a.kv.type = type;
+}
+
+/* A key or value of token t whose blocks are, in turn: of ties (whole numbers and a half beside 127; bf16 with
+ * nothing but the half behind it); just below, at and above the smallest block that is not zero; denormal; with an
+ * infinity; with a NaN. */
+static void fill_edge(kc *c, float *x, int D, int t)
+{
+    const float small[] = {nextafterf(1e-30f, 0), 1e-30f, nextafterf(1e-30f, 1), 1e-40f};
+    for (int d = 0; d < D; d++) {
+        float sign = kc_int(c, 0, 1) ? 1 : -1;
+        uint32_t bits = 0x3f808000u + 0x10000u * (uint32_t)kc_int(c, 0, 255);
+        if (t % 8 == 0)
+            x[d] = sign * (d % 16 == 5 ? 127 : (float)kc_int(c, 0, 125) + 0.5f);
+        else if (t % 8 == 1)
+            memcpy(x + d, &bits, sizeof bits), x[d] *= sign;
+        else if (t % 8 < 6)
+            x[d] = sign * small[t % 8 - 2] * (d % 16 == 7 ? 1 : 0.001f * (float)kc_int(c, 0, 999));
+        else
+            x[d] = d == 20 ? (t % 8 == 6 ? INFINITY : NAN) : sign * (float)d;
+    }
+}
+
+static void fill_edges(kc *c, const shape *s, float *x, int64_t ld, int n_tok)
+{
+    for (int t = 0; t < n_tok; t++)
+        for (int g = 0; g < s->groups; g++) fill_edge(c, x + t * ld + (int64_t)g * s->D, s->D, t);
 }
 
 static void make(kc *c, const shape *s, setup *u)
@@ -65,11 +94,12 @@ static void make(kc *c, const shape *s, setup *u)
         double x = 9 * ap_rng_normal(&c->rng);
         cos_of[i] = (float)cos(x), sin_of[i] = (float)sin(x);
     }
-    const float *k = kc_in(c, (size_t)(T * ldk), 3);
+    float *k = kc_in(c, (size_t)(T * ldk), 3), *v = s->v_is_k ? k : kc_in(c, (size_t)(T * ldk), 1);
+    if (s->edges) fill_edges(c, s, k, ldk, T), fill_edges(c, s, v, ldk, T);
     u->out_floats = (size_t)T * (size_t)s->heads * (size_t)s->D;
     u->a = (ap_qkv_args){.q = kc_in(c, (size_t)(T * ldq), 1),
                          .k = k,
-                         .v = s->v_is_k ? k : kc_in(c, (size_t)(T * ldk), 1),
+                         .v = v,
                          .ldq = ldq,
                          .q_head_stride = head,
                          .ldk = ldk,
@@ -207,12 +237,17 @@ static void round_head(const kv_view *exact, const kv_view *to, int g, bool v)
     int D = exact->D, block = v ? D : AP_KV_BLOCK;
     for (int b = 0; b < D; b += block) {
         float a = 0, by;
-        for (int d = b; d < D && d < b + block; d++) a = fmaxf(a, fabsf(kv_get(exact, g, d, v)));
+        bool finite = true;
+        for (int d = b; d < D && d < b + block; d++) {
+            a = fmaxf(a, fabsf(kv_get(exact, g, d, v)));
+            finite = finite && isfinite(kv_get(exact, g, d, v));
+        }
         by = a < 1e-30f ? 0 : 127 / a;
-        if (to->type == APUS_KV_Q8) *kv_scale(to, g, b, v) = a < 1e-30f ? 0 : a * (1.0f / 127);
+        if (to->type == APUS_KV_Q8)
+            *kv_scale(to, g, b, v) = !finite ? NAN : a < 1e-30f ? 0 : a * (1.0f / 127);
         for (int d = b; d < D && d < b + block; d++) {
             float x = kv_get(exact, g, d, v);
-            kv_set(to, g, d, v, x, (int)rintf(x * by));
+            kv_set(to, g, d, v, x, finite ? (int)rintf(x * by) : 0);
         }
     }
 }
@@ -228,8 +263,9 @@ static bool near_pages(const setup *u, float *got, float *want, double part)
                     double most = 0, off = 0;
                     for (int d = 0; d < u->s->D; d++) {
                         double x = (double)kv_get(&a, g, d, v), y = (double)kv_get(&b, g, d, v);
+                        if (!isfinite(x) && !isfinite(y)) continue;
                         most = fmax(most, fabs(y));
-                        off = fmax(off, isfinite(x) ? fabs(x - y) : INFINITY);
+                        off = fmax(off, isfinite(x - y) ? fabs(x - y) : INFINITY);
                     }
                     if (off > part * most + 1e-30) return false;
                 }
@@ -316,7 +352,7 @@ static void run(const ap_exec *ex, void *arg)
 
 void bench_qkv(kc_bench *b)
 {
-    static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}};
+    static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}, false};
     static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
     for (int t = 0; t < 3; t++) {
         setup u;

@@ -452,6 +452,87 @@ static void check_exact(kc *c, const form *f, int T, int N, int K)
     }
 }
 
+/* A matrix that stays where the file has it, as those do that are too wide to pack: the numbers of the format in the
+ * Order of f32 weights, over several blocks of inputs. */
+static void check_in_place(kc *c, const form *f, int T, int N, int K)
+{
+    describe(c, f, "in place", T, N, K);
+    float *x = kc_in(c, (size_t)T * K, 1.0), *want = kc_out(c, (size_t)T * N),
+          *y = kc_out(c, (size_t)T * N), *row = kc_bytes(c, (size_t)K * sizeof(float));
+    ap_tensor src = weights(c, f, N, K);
+    ap_mat w = {.dtype = src.dtype, .rows = N, .cols = K, .raw = src};
+    ap_matmul_args a = {.x = x, .w = &w, .y = y, .ldx = K, .ldy = N, .n_tok = T};
+    for (int n = 0; n < N; n++) {
+        ap_tensor_row_f32(&src, n, 0, K, row);
+        for (int t = 0; t < T; t++) want[t * N + n] = kc_dot(x + (size_t)t * K, row, K);
+    }
+    for (int k = 0; k < c->n_kern; k++) {
+        if (!c->kern[k].exact) continue; /* takes none */
+        kc_poison(y, (size_t)T * N);
+        kc_call(&c->kern[k].x, matmul, &a);
+        kc_same(c, &c->kern[k], "y", y, N, want, N, T, N);
+    }
+}
+
+/* A block of 32 inputs at an edge of rounding: ties beside the largest number there is; just below, at and above
+ * the smallest that is not zero. */
+static void fill_edge(kc *c, apus_precision p, int kind, float *x)
+{
+    const float small[] = {nextafterf(1e-30f, 0), 1e-30f, nextafterf(1e-30f, 1)};
+    int largest = p == APUS_PRECISION_FAST ? 127 : 16256;
+    for (int i = 0; i < 32; i++) {
+        float sign = kc_int(c, 0, 1) ? 1 : -1;
+        if (kind < 3)
+            x[i] = sign * small[kind] * (i == 5 ? 1 : 0.001f * (float)kc_int(c, 0, 999));
+        else
+            x[i] = sign *
+                   ldexpf(i == 5 ? (float)largest : (float)kc_int(c, 0, largest - 1) + 0.5f, -10);
+    }
+}
+
+/* x . w of a row of Q8_0 in the Order of integer products, written out once more. */
+static float order_q8_0(apus_precision p, const uint8_t *row, const float *x, int K)
+{
+    float largest = p == APUS_PRECISION_FAST ? 127 : 16256, acc = 0;
+    for (int k = 0; k < K; k += 32, row += 34) {
+        float most = 0;
+        int sum = 0;
+        uint16_t s;
+        memcpy(&s, row, 2);
+        for (int i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[k + i]));
+        if (most < 1e-30f) continue; /* adds 0 */
+        for (int i = 0; i < 32; i++)
+            sum += (int8_t)row[2 + i] * (int)rintf(x[k + i] * (largest / most));
+        acc = fmaf(ap_f16_to_f32(s) * (float)sum, most * (1 / largest), acc);
+    }
+    return acc;
+}
+
+/* Inputs at the edges of rounding: rows of one kind and rows of several. */
+static void check_edges(kc *c, apus_precision p)
+{
+    enum { T = 9, N = 20, K = 96 };
+    static const form f = {AP_Q8_0, 0, 0, 0, 32};
+    ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
+    float *x = kc_out(c, T * K), *want = kc_out(c, T * N), *order = kc_out(c, T * N),
+          *fine = p == APUS_PRECISION_FAST ? kc_out(c, T * N) : want;
+    describe(c, &f, p == APUS_PRECISION_FAST ? "fast, edges" : "high, edges", T, N, K);
+    for (int t = 0; t < T; t++)
+        for (int b = 0; b < K / 32; b++)
+            fill_edge(c, p, t < 4 ? t : kc_int(c, 0, 3), x + t * K + b * 32);
+    ap_tensor src = weights(c, &f, N, K);
+    ap_mat w = kc_mat(c, c->ref, &src);
+    ap_matmul_args a = {.x = x, .w = &w, .y = want, .ldx = K, .ldy = N, .n_tok = T};
+    for (int i = 0; i < T * N; i++)
+        order[i] =
+            order_q8_0(p, (const uint8_t *)src.data + i % N * (K / 32) * 34, x + i / N * K, K);
+    kc_call(&ref, matmul, &a);
+    kc_same(c, NULL, "y in its Order", want, N, order, N, T, N);
+    a.y = fine;
+    kc_call(&high, matmul, &a);
+    check_levels(c, p, &src, &a, NULL, want, fine, N);
+}
+
 void check_matmul_quant(kc *c)
 {
     static const int toks[] = {1, 2, 3, 4, 5, 6, 7, 12, 13, 25},
@@ -468,8 +549,10 @@ void check_matmul_quant(kc *c)
     for (int i = 0; i < N_FORMS; i++) {
         for (int p = 0; p < 2; p++) check_special(c, precisions[p], &forms[i]);
     }
+    for (int p = 0; p < 2; p++) check_edges(c, precisions[p]);
     for (int i = 0; i < N_FORMS + N_FLOATS; i++) {
         const form *f = any_form(i);
+        check_in_place(c, f, i % 2 ? 1 : 7, 18, f->unit * (1 + 1100 / f->unit));
         check_exact(c, f, 6, 21, f->unit * (f->unit > 128 ? 3 : 12));
         check_exact(c, f, kc_int(c, 1, 4), kc_int(c, 1, 80),
                     f->unit * kc_int(c, 1, f->unit > 128 ? 5 : 36));

@@ -40,6 +40,41 @@ static void decoding_comes_first(void **state)
     fake_model_free(m);
 }
 
+/* States can be kept at page multiples only, so steps of models that have some end there; what is behind the last
+ * multiple is a step of its own, and a page or less is never cut. */
+static void steps_end_with_pages(void **state)
+{
+    (void)state;
+    static const struct {
+        int pos, n, rows, want, without; /* the share with states, and without */
+    } cases[] = {
+        {0, 64, 500, 64, 64},    {0, 65, 500, 64, 65},    {0, 128, 500, 128, 128},
+        {0, 200, 500, 192, 200}, {30, 64, 500, 64, 64},   {30, 65, 500, 34, 65},
+        {30, 98, 500, 98, 98},   {63, 66, 500, 65, 66},   {192, 8, 500, 8, 8},
+        {0, 300, 10, 10, 10},    {60, 300, 10, 4, 10},    {54, 300, 10, 10, 10},
+        {60, 20, 10, 4, 10},     {0, 300, 64, 64, 64},    {0, 300, 65, 64, 65},
+        {1, 300, 127, 127, 127}, {1, 300, 128, 127, 128}, {0, 129, 128, 128, 128},
+    };
+    for (int recur = 0; recur < 2; recur++) {
+        apus_model *m = fake_model(true, 0, recur);
+        apus_engine *e = help_engine(m, 700, 500, 1);
+        apus_session *s;
+        int32_t tok[300] = {0};
+        assert_ok(apus_session_create(e, &s, &diag));
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            ap_lane lane = lane_of(s, tok, cases[i].n);
+            s->pos = cases[i].pos;
+            ap_extent x = ap_step_share(e, &lane, 1, cases[i].rows, false);
+            assert_int_equal(lane.share, recur ? cases[i].want : cases[i].without);
+            assert_int_equal(x.n_tok, lane.share);
+            assert_int_equal(x.n_out, lane.share == lane.n);
+        }
+        s->pos = 0;
+        apus_engine_free(e);
+        fake_model_free(m);
+    }
+}
+
 /* Lanes run at random, in steps of random sizes and with random neighbours, come to what the oracle says. */
 static void any_steps_give_the_same(void **state)
 {
@@ -348,6 +383,7 @@ int main(int argc, char **argv)
     help_args(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decoding_comes_first),
+        cmocka_unit_test(steps_end_with_pages),
         cmocka_unit_test(any_steps_give_the_same),
         cmocka_unit_test(decoding_lanes_are_not_copied),
         cmocka_unit_test(mixed_calls),

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "apus/apus_unstable.h"
 #include "interrupt.h"
 #include "progress.h"
 #include "terminal.h"
@@ -70,9 +71,9 @@ typedef struct stream {
     const question *q;
     answer *out;
     bool in_thought, stdout_tty;
-    bool stopped;   /* a stop text came */
-    int fed;        /* tokens of the prompt before the last chunk */
-    strbuf pending; /* content that may be the beginning of one */
+    int stop;          /* the stop text that came, or -1 */
+    int fed;           /* tokens of the prompt before the last chunk */
+    apus_stops *stops; /* NULL: none are looked for */
     apus_detok *detok;
     apus_chat_parser *parser;
     apus_diag *diag;
@@ -102,47 +103,14 @@ static void say(stream *s, const char *t, size_t n)
     show(s, APUS_PART_CONTENT, t, n);
 }
 
-/* Where the first of the stop texts begins; false: nowhere. */
-static bool find_stop(const string_list *stop, const strbuf *t, size_t *at)
-{
-    bool found = false;
-    for (int i = 0; i < stop->n; i++) {
-        const char *p = t->len ? strstr(t->data, stop->item[i]) : NULL;
-        if (!p || (found && (size_t)(p - t->data) >= *at)) continue;
-        *at = (size_t)(p - t->data);
-        found = true;
-    }
-    return found;
-}
-
-/* Bytes at the end of t that a stop text may begin with. */
-static size_t maybe_stop(const string_list *stop, const strbuf *t)
-{
-    size_t most = 0;
-    for (int i = 0; i < stop->n; i++) {
-        size_t n = strlen(stop->item[i]) - 1;
-        if (n > t->len) n = t->len;
-        while (n > most && memcmp(t->data + t->len - n, stop->item[i], n) != 0) n--;
-        if (n > most) most = n;
-    }
-    return most;
-}
-
 static void on_content(stream *s, const char *t, size_t n)
 {
-    const string_list *stop = s->q->stop;
-    size_t at = 0;
-    if (s->stopped) return;
-    if (!stop || !stop->n) {
-        say(s, t, n);
-        return;
-    }
-    strbuf_add(&s->pending, t, n);
-    s->stopped = find_stop(stop, &s->pending, &at);
-    if (!s->stopped) at = s->pending.len - maybe_stop(stop, &s->pending);
-    say(s, s->pending.data, at);
-    s->pending.len -= at;
-    memmove(s->pending.data, s->pending.data + at, s->pending.len + 1);
+    int hit = -1;
+    if (s->stop >= 0 || s->err) return;
+    if (s->stops) s->err = apus_stops_push(s->stops, t, n, &t, &n, &hit, s->diag);
+    if (s->err) return;
+    s->stop = hit;
+    say(s, t, n);
 }
 
 /* ---------------------------------------------------------------- while it streams */
@@ -176,26 +144,26 @@ static void on_event(void *ctx, const apus_event *ev)
         show(s, APUS_PART_THINK, ev->text, ev->len);
         break;
     case APUS_PART_CALL:
-        if (!s->stopped) on_call(s, ev);
+        if (s->stop < 0) on_call(s, ev);
         break;
     }
 }
 
-/* The parser gives no sentence of its own. */
-static void explain(stream *s)
+/* What ended in taking text apart, which gives no sentence of its own. What failed first counts. */
+static void take_error(stream *s, apus_err err)
 {
-    if (s->err)
-        snprintf(s->diag->text, sizeof s->diag->text, "taking the answer apart failed: %s",
-                 apus_err_name(s->err));
+    if (!err || s->err) return;
+    s->err = err;
+    snprintf(s->diag->text, sizeof s->diag->text, "taking the answer apart failed: %s",
+             apus_err_name(err));
 }
 
 static void on_text(stream *s, const char *piece, size_t n)
 {
     if (s->q->mode == ANSWER_CHAT)
-        s->err = apus_chat_parser_push(s->parser, piece, n);
+        take_error(s, apus_chat_parser_push(s->parser, piece, n));
     else
         on_content(s, piece, n);
-    explain(s);
 }
 
 static bool on_token(void *ctx, int32_t id)
@@ -213,7 +181,7 @@ static bool on_token(void *ctx, int32_t id)
     size_t n;
     s->err = apus_detok_push(s->detok, id, &piece, &n, s->diag);
     if (!s->err) on_text(s, piece, n);
-    return !s->err && !s->stopped && !interrupt_came();
+    return !s->err && s->stop < 0 && !interrupt_came();
 }
 
 /* What is held back at the end. */
@@ -222,14 +190,12 @@ static void finish_text(stream *s)
     const char *piece;
     size_t len;
     if (s->q->mode == ANSWER_IDS) return;
-    s->err = apus_detok_finish(s->detok, &piece, &len);
-    explain(s);
+    take_error(s, apus_detok_finish(s->detok, &piece, &len));
     if (!s->err) on_text(s, piece, len);
-    if (!s->err && s->parser) {
-        s->err = apus_chat_parser_finish(s->parser);
-        explain(s);
-    }
-    if (!s->err && !s->stopped) say(s, s->pending.len ? s->pending.data : "", s->pending.len);
+    if (!s->err && s->parser) take_error(s, apus_chat_parser_finish(s->parser));
+    if (s->err || !s->stops || s->stop >= 0) return;
+    take_error(s, apus_stops_finish(s->stops, &piece, &len));
+    if (!s->err) say(s, piece, len);
 }
 
 /* Progress of one chunk is that of the whole prompt. */
@@ -276,6 +242,10 @@ static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d
     g.on_token = on_token;
     g.progress = on_progress;
     g.ctx = s;
+    if (q->mode == ANSWER_IDS && q->stop) {
+        g.stop_strings = q->stop->item;
+        g.n_stop_strings = q->stop->n;
+    }
     interrupt_target(q->engine);
     apus_err err = feed_chunks(s, &stopped, d);
     int64_t before = now_us() - begin;
@@ -290,7 +260,7 @@ static apus_err read_and_answer(stream *s, apus_generate_result *r, apus_diag *d
 
 apus_err answer_generate(const question *q, answer *out, apus_diag *d)
 {
-    stream s = {.q = q, .out = out, .diag = d, .stdout_tty = isatty(STDOUT_FILENO)};
+    stream s = {.q = q, .out = out, .diag = d, .stop = -1, .stdout_tty = isatty(STDOUT_FILENO)};
     apus_err err = APUS_OK;
     memset(out, 0, sizeof *out);
     strbuf_add(&out->content, "", 0);
@@ -301,15 +271,17 @@ apus_err answer_generate(const question *q, answer *out, apus_diag *d)
     if (!err && q->mode == ANSWER_CHAT)
         err = apus_chat_parser_create(q->model, q->prompt, q->prompt_len, q->tools, on_event, &s,
                                       &s.parser, d);
+    if (!err && q->mode != ANSWER_IDS && q->stop && q->stop->n)
+        err = apus_stops_create(q->stop->item, q->stop->n, &s.stops, d);
     if (!err) err = read_and_answer(&s, &out->result, d);
     if (!err) {
         finish_text(&s);
         err = s.err;
     }
-    if (s.stopped) out->result.stop = APUS_STOP_TOKEN;
+    if (s.stop >= 0) out->result.stop = APUS_STOP_STRING;
     if (s.in_thought) fputs(plain(stdout), stdout);
     fflush(stdout);
-    strbuf_free(&s.pending);
+    apus_stops_free(s.stops);
     apus_chat_parser_free(s.parser);
     apus_detok_free(s.detok);
     return err;

@@ -46,9 +46,11 @@ typedef struct question {
     answer_mode mode;
     const char *prompt; /* rendered prompt text for the parser (ANSWER_CHAT), else NULL */
     size_t prompt_len;
-    const char *tools;       /* JSON array of the tools in the prompt, or NULL */
-    const string_list *stop; /* texts that end the content and are left out of it; NULL = none */
-    bool quiet;              /* do not print while generating */
+    const char *tools; /* JSON array of the tools in the prompt, or NULL */
+    const string_list
+        *stop;  /* texts that end the content (of ANSWER_IDS: the text of the tokens) and are
+                              * left out of it; NULL = none */
+    bool quiet; /* do not print while generating */
     const apus_generate_settings *set; /* sampling, max_tokens and ignore_eos are used */
 } question;
 

@@ -100,7 +100,8 @@ static void print_json(const apus_model *m, const answer *a)
     answer_message(a, j);
     json_end_map(j);
     json_text(j, "finish_reason",
-              a->n_calls && r->stop == APUS_STOP_TOKEN ? "tool_calls" : stop_name(r->stop));
+              a->n_calls && !strcmp(stop_name(r->stop), "stop") ? "tool_calls"
+                                                                : stop_name(r->stop));
     if (o.print_ids) {
         json_array(j, "ids");
         for (size_t i = 0; i < a->n_ids; i++) json_int(j, NULL, a->ids[i]);

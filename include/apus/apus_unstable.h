@@ -74,6 +74,27 @@ APUS_API int apus_engine_profile_read(const apus_engine *e, apus_profile *out, i
  * add it: <bos> of Gemma 4, which has never seen a text without. -1: none. */
 APUS_API int32_t apus_text_start(const apus_model *m);
 
+/* Text up to the first of several stop strings, as apus_generate finds it: for texts that are a part of what is
+ * generated, such as the content that apus_chat_parser takes out of it. One thread at a time. */
+typedef struct apus_stops apus_stops;
+
+/*   strings  UTF-8 [n], n >= 0, not empty; borrowed until apus_stops_free
+ * Returns OK; EINVAL: a string is empty, NULL or not UTF-8; ENOMEM. */
+APUS_API apus_err apus_stops_create(const char *const *strings, int n, apus_stops **out,
+                                    apus_diag *diag);
+
+/* Push text. What becomes certain does not depend on how the text is cut.
+ *   out, out_len  what cannot be part of a stop string any more; owned by s, until the next call
+ *   hit           index of the string that is complete first, the longest of several; *out ends where it
+ *                 begins, and nothing may be pushed after it. -1: none yet
+ * Returns OK; EINVAL; ENOMEM. */
+APUS_API apus_err apus_stops_push(apus_stops *s, const char *text, size_t len, const char **out,
+                                  size_t *out_len, int *hit, apus_diag *diag);
+
+/* The text has ended: what was held back is no stop string. */
+APUS_API apus_err apus_stops_finish(apus_stops *s, const char **out, size_t *out_len);
+APUS_API void apus_stops_free(apus_stops *s);
+
 /* A tensor with values that are not finite. */
 typedef struct apus_nonfinite {
     const char *tensor, *file; /* owned by the model */

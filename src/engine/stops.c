@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "apus/apus_unstable.h"
 #include "base/mem.h"
 #include "base/utf8.h"
 
@@ -15,7 +16,7 @@ typedef struct stop {
     size_t *link;   /* [len] where to go on when the byte after so many does not fit */
 } stop;
 
-struct ap_stops {
+struct apus_stops {
     stop *stop; /* [n] */
     int n;
     size_t *links; /* of all strings */
@@ -144,4 +145,34 @@ void ap_stops_finish(ap_stops *s, const char **out, size_t *len)
 {
     if (s->held) memmove(s->buf, s->buf + s->given, s->held);
     give(s, s->held, out, len);
+}
+
+/* ---------------------------------------------------------------- public */
+
+apus_err apus_stops_create(const char *const *strings, int n, apus_stops **out, apus_diag *diag)
+{
+    if (n < 0 || (n && !strings) || !out)
+        return ap_fail(diag, APUS_EINVAL, "apus_stops_create: strings and out are needed");
+    return ap_stops_create(strings, n, out, diag);
+}
+
+apus_err apus_stops_push(apus_stops *s, const char *text, size_t len, const char **out,
+                         size_t *out_len, int *hit, apus_diag *diag)
+{
+    if (!s || (!text && len) || !out || !out_len || !hit)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_stops_push: stops, text, out, out_len and hit are needed");
+    return ap_stops_push(s, text ? text : "", len, out, out_len, hit, diag);
+}
+
+apus_err apus_stops_finish(apus_stops *s, const char **out, size_t *out_len)
+{
+    if (!s || !out || !out_len) return APUS_EINVAL;
+    ap_stops_finish(s, out, out_len);
+    return APUS_OK;
+}
+
+void apus_stops_free(apus_stops *s)
+{
+    ap_stops_free(s);
 }

@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 
-typedef struct ap_stops ap_stops;
+typedef struct apus_stops ap_stops; /* what apus_unstable.h has, too */
 
 /*   strings  UTF-8 [n], n >= 0, not empty; borrowed until ap_stops_free
  * EINVAL: a string is empty, NULL or not UTF-8. */

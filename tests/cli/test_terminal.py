@@ -31,7 +31,7 @@ QUESTION = "What is 12 + 30?"
 
 
 def apus(*args, stdin="", status=0):
-    r = subprocess.run(APUS + [str(a) for a in args], input=stdin.encode(), capture_output=True, timeout=300)
+    r = subprocess.run(APUS + [a if isinstance(a, bytes) else str(a) for a in args], input=stdin.encode(), capture_output=True, timeout=300)
     out, err = r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
     if r.returncode != status:
         raise AssertionError(f"{args}: status {r.returncode}, expected {status}\n{out}\n{err}")
@@ -449,6 +449,20 @@ class Run(Case):
         self.assertEqual(out["finish_reason"], "stop")
         self.assertEqual(out["message"]["content"], whole.split(" = ")[0])
         apus("run", TINY, "-p", QUESTION, "--stop", "", status=2)
+        self.assertIn("stop string 0: expected UTF-8", apus("run", TINY, "-p", QUESTION, "--stop", b"\xff", status=1)[1])
+
+    def test_stop_texts_end_what_was_asked_for(self):
+        thinking = json.loads(apus("run", TINY, "-p", QUESTION, "--think", "--temp", "0", "--json")[0])["message"]
+        word = next(w for w in thinking["reasoning_content"].split() if w not in thinking["content"])
+        again = json.loads(apus("run", TINY, "-p", QUESTION, "--think", "--temp", "0", "--json", "--stop", word)[0])
+        self.assertEqual(again["message"], thinking)  # thoughts are not the answer
+        raw = ["run", TINY, "--raw", "-p", "The word apus is", "--temp", "0", "-n", "20", "--ignore-eos"]
+        whole = apus(*raw)[0]
+        at = len(whole) // 2
+        self.assertEqual(apus(*raw, "--stop", whole[at:at + 5])[0], whole[:whole.index(whole[at:at + 5])])
+        ids = apus(*raw, "--print-ids")[0].split()
+        some = apus(*raw, "--print-ids", "--stop", whole[at:at + 5])[0].split()
+        self.assertTrue(0 < len(some) < len(ids) and some == ids[:len(some)], (some, ids))
 
     def test_messages_and_tools(self):
         tools = self.file("t.json", json.dumps([{"type": "function", "function": {

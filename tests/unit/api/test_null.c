@@ -110,6 +110,7 @@ static void nothing_is_fine(void **state)
     apus_detok_free(NULL);
     apus_chat_parser_free(NULL);
     apus_sampler_free(NULL);
+    apus_stops_free(NULL);
     apus_output_drop(NULL);
     apus_outputs_remove();
     apus_cancel(NULL);
@@ -418,6 +419,34 @@ static void media(void **state)
     assert_false(apus_media_part_at(NULL, 0, NULL));
 }
 
+static void stops(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"a"}, *const bad[] = {"a", NULL}, *const empty[] = {""};
+    apus_stops *s = NULL;
+    const char *out;
+    size_t n;
+    int hit;
+    REFUSED(apus_stops_create(NULL, 1, &s, d));
+    REFUSED(apus_stops_create(good, -1, &s, d));
+    REFUSED(apus_stops_create(good, 1, NULL, d));
+    REFUSED(apus_stops_create(bad, 2, &s, d));
+    REFUSED(apus_stops_create(empty, 1, &s, d));
+    assert_int_equal(apus_stops_create(good, 1, &s, &diag), APUS_OK);
+    REFUSED(apus_stops_push(NULL, "x", 1, &out, &n, &hit, d));
+    REFUSED(apus_stops_push(s, NULL, 1, &out, &n, &hit, d));
+    REFUSED(apus_stops_push(s, "x", 1, NULL, &n, &hit, d));
+    REFUSED(apus_stops_push(s, "x", 1, &out, NULL, &hit, d));
+    REFUSED(apus_stops_push(s, "x", 1, &out, &n, NULL, d));
+    assert_int_equal(apus_stops_push(s, NULL, 0, &out, &n, &hit, &diag), APUS_OK);
+    assert_int_equal(apus_stops_push(s, "bca", 3, &out, &n, &hit, &diag), APUS_OK);
+    assert_true(n == 2 && !memcmp(out, "bc", 2) && hit == 0);
+    assert_int_equal(apus_stops_finish(NULL, &out, &n), APUS_EINVAL);
+    assert_int_equal(apus_stops_finish(s, NULL, &n), APUS_EINVAL);
+    assert_int_equal(apus_stops_finish(s, &out, NULL), APUS_EINVAL);
+    apus_stops_free(s);
+}
+
 static void files(void **state)
 {
     (void)state;
@@ -471,7 +500,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine), cmocka_unit_test(models),
         cmocka_unit_test(texts),      cmocka_unit_test(engines),         cmocka_unit_test(sessions),
-        cmocka_unit_test(generating), cmocka_unit_test(media),           cmocka_unit_test(files),
-        cmocka_unit_test(allocators)};
+        cmocka_unit_test(generating), cmocka_unit_test(media),           cmocka_unit_test(stops),
+        cmocka_unit_test(files),      cmocka_unit_test(allocators)};
     return cmocka_run_group_tests(tests, begin, end);
 }

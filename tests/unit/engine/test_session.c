@@ -85,6 +85,55 @@ static void rewinding_a_turn_is_cheap(void **state)
     }
 }
 
+/* A fork, too, knows where the prompt ended. */
+static void rewinding_a_turn_of_a_fork_is_cheap(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_KINDS; i++) {
+        apus_model *m = model_of(i);
+        apus_engine *e = help_engine(m, 1000, 64, 2);
+        pair p, f;
+        pair_open(&p, e);
+        ap_rng rng;
+        ap_rng_seed(&rng, 4);
+        pair_feed(&p, 500, &rng);
+        assert_ok(apus_session_fork(p.s, &f.s, &diag));
+        oracle_init(&f.o, 1000);
+        oracle_copy(&f.o, &p.o);
+        for (int j = 0; j < 400; j++) pair_feed(&f, 1, &rng);
+        int before = fake.n_forward;
+        assert_ok(apus_session_rewind(f.s, 495, &diag));
+        oracle_rewind(&f.o, 495);
+        assert_true(fake.n_forward - before <= (kinds[i].recur ? 2 : 0));
+        pair_check(&f);
+        pair_close(&f);
+        pair_close(&p);
+        apus_engine_free(e);
+        fake_model_free(m);
+    }
+}
+
+/* The end of a call of more than 8 tokens is a turn. */
+static void prompts_are_turns(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 50, true);
+    apus_engine *e = help_engine(m, 300, 64, 1);
+    pair p;
+    ap_rng rng;
+    ap_rng_seed(&rng, 4);
+    pair_open(&p, e);
+    pair_feed(&p, 8, &rng);
+    assert_int_equal(p.s->turn, 0);
+    pair_feed(&p, 9, &rng);
+    assert_int_equal(p.s->turn, 17);
+    pair_feed(&p, 8, &rng);
+    assert_int_equal(p.s->turn, 17);
+    pair_close(&p);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
 static void forks_go_their_own_ways(void **state)
 {
     (void)state;
@@ -418,6 +467,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rewind_to_every_position),
         cmocka_unit_test(rewinding_a_turn_is_cheap),
+        cmocka_unit_test(rewinding_a_turn_of_a_fork_is_cheap),
+        cmocka_unit_test(prompts_are_turns),
         cmocka_unit_test(forks_go_their_own_ways),
         cmocka_unit_test(cancelled_feeds_move_nothing),
         cmocka_unit_test(cancelled_rewinds_move_nothing),

@@ -207,6 +207,48 @@ static void sign(unsigned char *file, size_t n)
     memcpy(file + n - 8, &sum, 8);
 }
 
+/* More snapshots than a session keeps, in a file that is right otherwise: a position and a state more. */
+static void too_many_snapshots_are_refused(void **state)
+{
+    (void)state;
+    enum { TOKENS = 64 * (AP_SNAPSHOTS + 1) + 10 };
+    apus_model *m = fake_model(true, 0, true);
+    apus_engine *e = help_engine(m, 400, 64, 1);
+    pair p;
+    ap_rng rng;
+    ap_rng_seed(&rng, 3);
+    pair_open(&p, e);
+    pair_feed(&p, TOKENS, &rng);
+    assert_int_equal(p.s->recur.n_snap, AP_SNAPSHOTS);
+    size_t state_bytes = p.s->recur.n_float * sizeof(float), n;
+    size_t at = 96 + 4 * (TOKENS + (size_t)p.s->kv[AP_KV_FULL].held); /* of the positions */
+    assert_ok(apus_session_save(p.s, path, &diag));
+    pair_close(&p);
+    unsigned char *file = slurp(&n);
+    size_t more = n + 4 + state_bytes, behind = at + 4 * AP_SNAPSHOTS + state_bytes;
+    unsigned char *copy = malloc(more);
+    memcpy(copy, file, at);
+    for (int32_t i = 0; i <= AP_SNAPSHOTS; i++) {
+        int32_t pos = AP_PAGE * (i + 1);
+        memcpy(copy + at + 4 * (size_t)i, &pos, 4);
+    }
+    memcpy(copy + at + 4 * (AP_SNAPSHOTS + 1), file + at + 4 * AP_SNAPSHOTS, state_bytes);
+    memcpy(copy + behind + 4, file + behind, state_bytes);
+    memcpy(copy + behind + 4 + state_bytes, file + behind, n - behind);
+    int32_t count = AP_SNAPSHOTS + 1;
+    uint64_t size = more;
+    memcpy(copy + 60, &count, 4);
+    memcpy(copy + 72, &size, 8);
+    sign(copy, more);
+    spew(copy, more);
+    expect_damaged(e);
+    assert_non_null(strstr(diag.text, "snapshots: expected 0 to 4, found 5"));
+    free(copy);
+    free(file);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
 static void damaged_files_are_refused(void **state)
 {
     (void)state;
@@ -237,9 +279,9 @@ static void damaged_files_are_refused(void **state)
     expect_damaged(e);
     /* Hostile: sums are right, numbers are not. */
     for (size_t field = 48; field < 72; field += 4) {
-        static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1000000,
-                                          301,        129,        0,          5};
-        for (int v = 0; v < 8; v++) {
+        static const uint32_t values[] = {0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1000000, 301,
+                                          131,        129,        0,          5};
+        for (int v = 0; v < 9; v++) {
             memcpy(copy, file, n);
             if (memcmp(copy + field, &values[v], 4) == 0) continue;
             if (field == 56 && values[v] <= 130)
@@ -387,6 +429,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_engines_are_refused),
         cmocka_unit_test(forms_of_what_is_not_there_are_equal),
         cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(too_many_snapshots_are_refused),
         cmocka_unit_test(failed_saves_leave_nothing),
         cmocka_unit_test(memory_is_the_same_as_a_file),
     };

@@ -104,6 +104,7 @@ static void snapshots_thin_out(void **state)
         }
         /* half, a quarter back or so: something other than the newest and the kept one is left */
         assert_int_equal(a.n_snap, AP_SNAPSHOTS);
+        assert_null(ap_recur_put(&a, 64000 + AP_PAGE)); /* there is no room for more */
         assert_true(a.snap[AP_SNAPSHOTS - 2].pos >= 64000 / 2);
         for (int i = 0; i < a.n_snap; i++) {
             ap_recur_go(&a, i);

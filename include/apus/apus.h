@@ -16,6 +16,9 @@
  *                     signal handler
  *   apus_detok, apus_chat_parser, apus_sampler
  *                     one thread at a time each; any number of them side by side
+ *   apus_scheduler, apus_request
+ *                     any number of threads at once, but for apus_scheduler_free and, for one request,
+ *                     apus_request_take and apus_request_free. They own an engine that nobody else sees
  *   callbacks         run in the thread of the call that they were given to, before it returns.
  *                     From them apus_cancel, apus_session_cancel, and everything on other engines,
  *                     detokenizers, parsers and samplers may be called; nothing that computes or frees on the same engine
@@ -61,7 +64,8 @@ typedef enum apus_err {
     APUS_EINTERNAL = 8,    /* a defect of apus */
     APUS_EDEVICE = 9,      /* a device failed or is lost: what is on it cannot be used any more */
     APUS_ENONFINITE =
-        10 /* the model computed NaN or infinity: damaged weights, or sums that overflow */
+        10,         /* the model computed NaN or infinity: damaged weights, or sums that overflow */
+    APUS_EBUSY = 11 /* a queue is full: try again later */
 } apus_err;
 
 /* The reason of a failure in one sentence: the file, the tensor or field, expected and found. The
@@ -652,6 +656,196 @@ typedef struct apus_generation {
  * holds what it held when the last step had been computed. */
 APUS_API apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
                                       apus_diag *diag);
+
+/* ---------------------------------------------------------------- requests
+ * A scheduler owns an engine and the one thread that computes on it: requests of any number of other threads are
+ * admitted as memory allows, decoded together, and prefilled in between. What a request gives does not depend on
+ * what else runs. */
+
+typedef struct apus_scheduler apus_scheduler;
+typedef struct apus_request apus_request;
+
+typedef struct apus_scheduler_settings {
+    size_t size; /* sizeof(apus_scheduler_settings) */
+    /* NULL (default) = defaults, with 4 sessions. max_sessions: requests that run at once; ctx: tokens of prompt
+     * and answer of one request at most; kv_bytes: memory of K/V pages and recurrent states of all of them. What
+     * a request can need at most is set aside when it is admitted. */
+    const apus_engine_settings *engine;
+    int max_queue; /* requests that wait at most; beyond, submit returns EBUSY. Default 512 */
+    int step_us; /* how long a decoding request may wait for a step that also prefills: prefill chunks are
+                    * cut to it. Default 100000; 0 = no limit */
+} apus_scheduler_settings;
+
+APUS_API void apus_scheduler_settings_default(apus_scheduler_settings *s);
+
+/* Make an engine and start its thread. Errors as apus_engine_create. The model outlives it. */
+APUS_API apus_err apus_scheduler_create(const apus_model *m, const apus_scheduler_settings *s,
+                                        apus_scheduler **out, apus_diag *diag);
+/* Take no more requests: submit returns ECANCELLED from now on. Those that run or wait go on. Any thread. */
+APUS_API void apus_scheduler_drain(apus_scheduler *s);
+/* Cancel what runs or waits and end the thread. Requests must still be freed, before or after; nothing else may be
+ * called on them or the scheduler meanwhile. Not from a callback. */
+APUS_API void apus_scheduler_free(apus_scheduler *s);
+
+typedef struct apus_request_settings {
+    size_t size; /* sizeof(apus_request_settings) */
+
+    /* The prompt: ids, or a conversation that is rendered and tokenized in the submitting thread. Copied. */
+    const int32_t *prompt; /* i32 [n_prompt] */
+    int n_prompt;
+    const char *messages_json, *tools_json; /* as apus_chat_render; instead of prompt */
+    const apus_chat_settings *chat;         /* NULL = defaults */
+    /* Positions in `prompt` that other requests are likely to branch off at, such as where the generation prompt
+     * begins: recurrent states are kept there. Ascending; with messages_json they are found by apus. Copied. */
+    const int32_t *branch; /* i32 [n_branch] */
+    int n_branch;
+    bool no_cache;                 /* neither take nor leave a prefix */
+    const apus_sampling *sampling; /* NULL = apus_sampling_from_model */
+    int max_tokens; /* -1 (default) = as many as the context takes; 0 = prefill only (FINISHED: LENGTH). What is
+                     * reserved at admission is prompt + max_tokens, so give the real bound if there is one */
+    bool ignore_eos;
+    bool no_text;      /* ids only; stop strings still work */
+    bool keep_special; /* as apus_generate_settings: what apus_chat_parser_push wants */
+    const char *const *stop_strings; /* UTF-8 [n_stop_strings]; copied */
+    int n_stop_strings;
+    int logprobs; /* -1 (default) = none; 0 = of the chosen token; 1..20 = and of so many best */
+    const int32_t *bias_id; /* i32 [n_bias], with */
+    const float
+        *bias; /* f32 [n_bias] added to the logits before all else; -INFINITY = never. Copied */
+    int n_bias;
+
+    /* Which ids may follow, for grammars and schemas. Called in the scheduler's thread before each token, must
+     * be quick (microseconds), and may call nothing of the scheduler.
+     *   ids, n   the answer so far
+     *   allowed  u32 [(V + 31) / 32], all bits set; clear those of ids that may not follow
+     * Returns 1: look at allowed; 0: everything may follow; -1: nothing may, the answer ends here
+     * (APUS_FINISH_MASK). Stop tokens are allowed only if their bits are. */
+    int (*mask)(void *ctx, const int32_t *ids, int n, uint32_t *allowed);
+    void *mask_ctx; /* used until FINISHED has been put in the queue */
+
+    int priority; /* higher is admitted and prefilled first; default 0; -100 .. 100 */
+    uint64_t
+        client; /* equal priorities are served in turn by client, and in order within one; default 0 */
+    int64_t
+        deadline_us; /* from submission; 0 (default) = none. When over: finished with DEADLINE */
+
+    /* Called when the queue of events was empty and no longer is, and not again before a take has found it
+     * empty. In the scheduler's thread (or that of submit or cancel), without locks: may call apus_request_take
+     * with timeout 0, apus_request_cancel; must not block. NULL = none. */
+    void (*wake)(void *ctx, apus_request *r);
+    void *ctx;
+} apus_request_settings;
+
+APUS_API void apus_request_settings_default(apus_request_settings *s);
+
+/* Queue a request. Any thread. Strings and arrays are copied.
+ * Returns OK; EINVAL: a field (named), such as an id outside the vocabulary; EFULL: the prompt is longer than ctx;
+ *   EBUSY: the queue is full; ECANCELLED: draining; EUNSUPPORTED: no tokenizer, no template; EFORMAT as
+ *   apus_chat_render; ENOMEM; EDEVICE: the device is lost. */
+APUS_API apus_err apus_request_submit(apus_scheduler *s, const apus_request_settings *set,
+                                      apus_request **out, apus_diag *diag);
+
+/* End it at the next chance: a waiting request at once, a running one after at most the running step (prefill
+ * included). A FINISHED event with APUS_FINISH_CANCELLED follows unless it had finished. Any thread; not a
+ * signal handler. */
+APUS_API void apus_request_cancel(apus_request *r);
+
+/* Cancel it if it has not finished, wait until it has, and give it back; no callback runs any more when this has
+ * returned. Not from a callback. NULL is fine. */
+APUS_API void apus_request_free(apus_request *r);
+
+/* Number of the request in its scheduler, from 1. The prompt's ids, owned by the request. */
+APUS_API uint64_t apus_request_id(const apus_request *r);
+APUS_API const int32_t *apus_request_prompt(const apus_request *r, int *n);
+/* The rendered prompt's text (messages_json), for apus_chat_parser_create; NULL if ids were given. */
+APUS_API const char *apus_request_prompt_text(const apus_request *r, size_t *len);
+
+typedef enum apus_finish {
+    APUS_FINISH_STOP = 0,  /* the model ended its turn: stop_id */
+    APUS_FINISH_STRING,    /* a stop string: stop_string */
+    APUS_FINISH_LENGTH,    /* max_tokens */
+    APUS_FINISH_CONTEXT,   /* no room in the context */
+    APUS_FINISH_MASK,      /* the mask let nothing follow */
+    APUS_FINISH_CANCELLED, /* apus_request_cancel, or the scheduler was freed */
+    APUS_FINISH_DEADLINE,
+    APUS_FINISH_ERROR /* err and message */
+} apus_finish;
+APUS_API const char *apus_finish_name(apus_finish f);
+
+/* Why no more of a prompt was found in the prefix cache. */
+typedef enum apus_miss {
+    APUS_MISS_NONE = 0, /* all was that can be: up to the last token, or the last page's begin */
+    APUS_MISS_EMPTY,    /* nothing like it was ever seen, or the request wants no cache */
+    APUS_MISS_DIVERGED, /* the first token that differs from the nearest prompt seen */
+    APUS_MISS_EVICTED,  /* what followed was given up for its room */
+    APUS_MISS_NO_STATE  /* tokens go on matching, but recurrent states were kept before only */
+} apus_miss;
+APUS_API const char *apus_miss_name(apus_miss m);
+
+typedef struct apus_usage {
+    size_t size;                             /* as this library knows it */
+    int n_prompt;                            /* tokens */
+    int n_cached;                            /* of these, taken from the prefix cache */
+    int n_disk;                              /* of those, from the disk */
+    int n_generated;                         /* reported tokens (the stop token is not one) */
+    apus_miss miss;                          /* why no more of the prompt was cached, */
+    int miss_pos;                            /* and from where on; -1: all was */
+    int64_t queue_us, prefill_us, decode_us; /* so far: waiting; until the first token; since */
+} apus_usage;
+
+typedef enum apus_request_event_kind {
+    APUS_REQUEST_STARTED = 0, /* admitted */
+    APUS_REQUEST_PREFILL, /* prefill_done of usage.n_prompt tokens are computed; merged while nobody takes it */
+    APUS_REQUEST_TOKENS,  /* new tokens and the text that became certain (either may be empty) */
+    APUS_REQUEST_FINISHED /* the last one */
+} apus_request_event_kind;
+
+/* What the pointers name is owned by the request and lives until the next take on it, or its free. */
+typedef struct apus_request_event {
+    size_t size; /* sizeof(apus_request_event), set by the caller */
+    apus_request_event_kind kind;
+    int prefill_done;
+    const int32_t
+        *ids; /* i32 [n_ids]: since the last TOKENS; several where nobody took them in between */
+    int n_ids;
+    const char *text; /* UTF-8, whole characters, zero-terminated */
+    size_t len;
+    /* [n_ids, 1 + logprobs]: of the chosen token, then of the best in order. Natural logs, of the unchanged
+     * distribution (temperature 1, before penalties, bias and masks). NULL = not wanted */
+    const int32_t *logprob_id;
+    const float *logprob;
+    /* FINISHED */
+    apus_finish finish;
+    int32_t stop_id; /* or -1 */
+    int stop_string; /* index, or -1 */
+    apus_err err;    /* of APUS_FINISH_ERROR */
+    const char *message;
+    const apus_usage *usage; /* in every event: as of now */
+} apus_request_event;
+
+/* Take the next event. One thread at a time for each request.
+ *   timeout_us  0 = don't wait, -1 = for ever
+ * Returns true and fills *ev, or false: nothing came in time, or FINISHED was taken before. */
+APUS_API bool apus_request_take(apus_request *r, int64_t timeout_us, apus_request_event *ev);
+
+/* For metrics. Counters since the scheduler was made, and gauges. Any thread; costs a short lock. */
+typedef struct apus_scheduler_stats {
+    size_t size; /* set by the caller */
+    /* gauges */
+    int waiting, running, prefilling; /* requests; prefilling ones are among the running */
+    bool draining, lost;              /* lost: the device failed, every submit returns EDEVICE */
+    uint64_t kv_bytes, kv_used_bytes,
+        kv_cached_bytes; /* pages and states: all, in use by requests, cached only */
+    /* counters */
+    uint64_t submitted, rejected;             /* rejected: the queue was full */
+    uint64_t finished[APUS_FINISH_ERROR + 1]; /* by reason */
+    uint64_t cancelled_in_queue, cancelled_in_prefill;
+    uint64_t prompt_tokens, cached_tokens, disk_tokens, prefill_tokens, generated_tokens;
+    uint64_t miss[APUS_MISS_NO_STATE + 1];          /* admitted requests, by reason */
+    uint64_t steps, step_us, step_rows, step_lanes; /* sums over steps: time, tokens, sequences */
+    uint64_t prefill_us, decode_us;                 /* of finished requests */
+} apus_scheduler_stats;
+APUS_API void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out);
 
 #ifdef __cplusplus
 }

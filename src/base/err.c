@@ -73,6 +73,8 @@ const char *apus_err_name(apus_err code)
         return "device error";
     case APUS_ENONFINITE:
         return "not finite";
+    case APUS_EBUSY:
+        return "busy";
     }
     return "unknown error";
 }

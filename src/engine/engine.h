@@ -16,8 +16,9 @@
 struct apus_session {
     apus_engine *engine;
     bool used;
-    bool in_call; /* marks the sessions of a batch */
-    int pos;      /* tokens held */
+    bool in_call;       /* marks the sessions of a batch */
+    bool keeps_nothing; /* nobody goes back in it: no snapshots */
+    int pos;            /* tokens held */
     int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
     int32_t *tok; /* i32 [ctx] */
     ap_kv_table kv[AP_KV_GROUPS];

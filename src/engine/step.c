@@ -156,7 +156,8 @@ static void finish(apus_engine *e, ap_lane *lane, int n, const ap_extent *x, con
         l->row_done += l->out;
         l->done += l->share;
         s->pos += l->share;
-        if (s->pos % AP_PAGE == 0) ap_recur_snapshot(&s->recur, s->pos, s->turn);
+        if (s->pos % AP_PAGE == 0 && !s->keeps_nothing)
+            ap_recur_snapshot(&s->recur, s->pos, s->turn);
     }
 }
 

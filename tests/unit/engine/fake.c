@@ -159,6 +159,8 @@ static void fake_sample(const ap_exec *ex, const ap_sample_args *a)
         row[i] = a->row[i];
         row[i].history = fake_real(row[i].history);
         row[i].mask = fake_real(row[i].mask);
+        row[i].bias_id = fake_real(row[i].bias_id);
+        row[i].bias = fake_real(row[i].bias);
     }
     b.row = row;
     b.logits = fake_real(a->logits);

@@ -1,0 +1,45 @@
+/* sched.h - the scheduler inside src/engine. */
+#ifndef AP_ENGINE_SCHED_H
+#define AP_ENGINE_SCHED_H
+
+#include "engine/engine.h"
+#include "engine/queue.h"
+
+/* How long steps take, learnt from those that ran. */
+typedef struct ap_pace {
+    double decode_us; /* of a step that only decodes */
+    double row_us;    /* of each row of a prefill, besides */
+} ap_pace;
+
+/* Rows for a step with `decoding` lanes that may take step_us, 1 .. chunk. */
+int ap_pace_rows(const ap_pace *p, int decoding, int chunk, int step_us);
+/* A step of `rows` rows, of which `decoding` were decoded, took us. */
+void ap_pace_learn(ap_pace *p, int rows, int decoding, int64_t us);
+
+struct apus_scheduler {
+    apus_engine *engine;
+    int step_us, max_queue;
+    ap_thread thread;
+
+    ap_mutex lock; /* of what follows; never held while an outbox is touched */
+    ap_cond work;
+    ap_queue queue;
+    bool stop;
+    uint64_t n_id;
+    apus_scheduler_stats stats; /* but for those of pages, which are of the last step */
+
+    /* of the thread */
+    apus_request **run; /* [n_run], in the order of admission */
+    int n_run;
+    ap_lane *lane;      /* [n_session] of the running step */
+    apus_request **who; /* [n_session] whose they are */
+    ap_need reserved;   /* by all that run */
+    ap_pace pace;
+    uint64_t turn; /* steps that prefilled */
+    int n_waiting; /* when the queue was looked at last */
+};
+
+/* Blocks that a request needs at most. */
+ap_need ap_need_of(const ap_sizes *z, int n_prompt, int max_tokens);
+
+#endif

@@ -659,8 +659,9 @@ APUS_API apus_err apus_generate_batch(apus_engine *e, const apus_generation *lis
 
 /* ---------------------------------------------------------------- requests
  * A scheduler owns an engine and the one thread that computes on it: requests of any number of other threads are
- * admitted as memory allows, decoded together, and prefilled in between. What a request gives does not depend on
- * what else runs. */
+ * admitted as memory allows, decoded together, and prefilled in between. What a request has computed is kept as long
+ * as there is room, for others that begin with the same tokens. What a request gives depends neither on what else
+ * runs nor on what was kept (but with precision FAST). */
 
 typedef struct apus_scheduler apus_scheduler;
 typedef struct apus_request apus_request;
@@ -674,6 +675,9 @@ typedef struct apus_scheduler_settings {
     int max_queue; /* requests that wait at most; beyond, submit returns EBUSY. Default 512 */
     int step_us; /* how long a decoding request may wait for a step that also prefills: prefill chunks are
                     * cut to it. Default 100000; 0 = no limit */
+    /* Memory for prefixes of earlier requests beside that of those which run. 0 (default) = none of its own: what
+     * those which run leave of engine.kv_bytes */
+    uint64_t cache_bytes;
 } apus_scheduler_settings;
 
 APUS_API void apus_scheduler_settings_default(apus_scheduler_settings *s);

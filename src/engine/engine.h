@@ -51,6 +51,7 @@ struct apus_engine {
 
     ap_slab pages[AP_KV_GROUPS];
     ap_slab states;
+    struct ap_prefix *prefix; /* of the scheduler that owns the engine; or NULL */
     apus_session *session;               /* [n_session] */
     int32_t *session_tok;                /* i32 [n_session, ctx] */
     int32_t *session_page[AP_KV_GROUPS]; /* i32 [n_session, entries] */

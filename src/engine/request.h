@@ -55,6 +55,8 @@ struct apus_request {
     float *row;     /* f32 [V] logits for log probabilities; or NULL */
     bool masked;    /* the mask of the next token is in `allowed` */
     bool no_more;   /* the mask lets nothing follow */
+    int known;      /* tokens of the prompt that the prefix cache has */
+    bool spoilt;    /* a step was stopped: the session is good for nothing */
 };
 
 static inline bool ap_request_cancelled(const apus_request *r)

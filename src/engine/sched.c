@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 
+#define GAUGE_STEPS 64 /* between two walks through the prefix cache for its bytes */
 #define OLDEST_TURN                                                                                \
     4 /* of so many steps, in one the prompt that waits longest is first, in the others the shortest */
 
@@ -102,6 +103,7 @@ static void end_running(apus_scheduler *s, apus_request *r, apus_finish why, con
     while (s->run[i] != r) i++;
     s->n_run--;
     memmove(&s->run[i], &s->run[i + 1], (size_t)(s->n_run - i) * sizeof *s->run);
+    if (why != APUS_FINISH_ERROR) ap_reuse_leave(&s->prefix, r, true);
     give_back(s, r);
     part(s, r, why, diag, true);
 }
@@ -127,6 +129,15 @@ static apus_err take_device_memory(apus_scheduler *s, apus_request *r, apus_diag
     return APUS_OK;
 }
 
+static void count_begin(apus_scheduler *s, const apus_request *r)
+{
+    ap_lock(&s->lock);
+    s->stats.miss[r->usage.miss]++;
+    s->stats.cached_tokens += (uint64_t)r->usage.n_cached;
+    s->stats.disk_tokens += (uint64_t)r->usage.n_disk;
+    ap_unlock(&s->lock);
+}
+
 static void begin(apus_scheduler *s, apus_request *r)
 {
     apus_diag diag;
@@ -141,10 +152,14 @@ static void begin(apus_scheduler *s, apus_request *r)
         end_running(s, r, APUS_FINISH_ERROR, &diag);
         return;
     }
-    session->keeps_nothing = true;
+    session->keeps_nothing = r->no_cache;
     memcpy(session->tok, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
-    r->lane =
-        (ap_lane){.session = session, .tok = session->tok, .n = r->n_prompt, .wants_rows = true};
+    ap_reuse_take(&s->prefix, r);
+    r->lane = (ap_lane){.session = session,
+                        .tok = session->tok + session->pos,
+                        .n = r->n_prompt - session->pos,
+                        .wants_rows = true};
+    count_begin(s, r);
     update_usage(r);
     ap_outbox_started(&r->out);
     ap_outbox_tell(&r->out);
@@ -181,7 +196,6 @@ static apus_request *take_next(apus_scheduler *s)
     ap_queue_remove(&s->queue, r);
     ap_queue_served(&s->queue, r->client);
     s->stats.prompt_tokens += (uint64_t)r->n_prompt;
-    s->stats.miss[r->usage.miss]++;
     return r;
 }
 
@@ -200,6 +214,9 @@ static void gauge(apus_scheduler *s)
     for (int i = 0; i < s->n_run; i++) t->prefilling += is_prefilling(s->run[i]);
     t->kv_used_bytes = bytes_in_use(&e->states);
     for (int g = 0; g < AP_KV_GROUPS; g++) t->kv_used_bytes += bytes_in_use(&e->pages[g]);
+    if (t->steps % GAUGE_STEPS == 0 || !s->n_run) t->kv_cached_bytes = ap_prefix_bytes(&s->prefix);
+    t->kv_used_bytes -=
+        t->kv_cached_bytes < t->kv_used_bytes ? t->kv_cached_bytes : t->kv_used_bytes;
 }
 
 /* Look at the mailbox; wait if there is nothing to do. False: the end. */
@@ -270,7 +287,10 @@ static void line_up(apus_scheduler *s)
         for (; at > 0 && before(s, s->run[i], s->who[at - 1]); at--) s->who[at] = s->who[at - 1];
         s->who[at] = s->run[i];
     }
-    for (int i = 0; i < s->n_run; i++) s->lane[i] = s->who[i]->lane;
+    for (int i = 0; i < s->n_run; i++) {
+        s->lane[i] = s->who[i]->lane;
+        s->lane[i].stop = is_prefilling(s->who[i]) ? ap_reuse_stop(s->who[i]) : 0;
+    }
 }
 
 static int rows_of_step(const apus_scheduler *s, int decoding)
@@ -437,7 +457,9 @@ static void run_step(apus_scheduler *s)
     int64_t us = ap_time_us() - begin;
     count_step(s, &x, decoding, us);
     look_at(s, err);
-    if (err == APUS_ECANCELLED) return; /* it ends with the next look at the mailbox */
+    for (int i = 0; i < n && err == APUS_ECANCELLED; i++)
+        s->who[i]->spoilt = s->lane[i].share > 0; /* it ends with the next look at the mailbox */
+    if (err == APUS_ECANCELLED) return;
     if (err && err != APUS_ENONFINITE) {
         fail_lanes(s, n, &diag);
         return;
@@ -448,7 +470,8 @@ static void run_step(apus_scheduler *s)
         bool pre = is_prefilling(s->who[i]);
         s->who[i]->lane = s->lane[i];
         if (!pre || !s->lane[i].share) continue;
-        ap_outbox_prefill(&s->who[i]->out, s->lane[i].done);
+        ap_outbox_prefill(&s->who[i]->out, s->who[i]->usage.n_cached + s->lane[i].done);
+        if (s->lane[i].out) ap_reuse_leave(&s->prefix, s->who[i], false);
         update_usage(s->who[i]);
         if (!s->lane[i].out) ap_outbox_tell(&s->who[i]->out);
     }
@@ -472,14 +495,25 @@ void apus_scheduler_settings_default(apus_scheduler_settings *s)
     if (s) *s = (apus_scheduler_settings){.size = sizeof *s, .max_queue = 512, .step_us = 100000};
 }
 
+/* Memory for prefixes on top of what requests may need. */
+static apus_err add_cache(const apus_model *m, apus_engine_settings *es, uint64_t bytes,
+                          apus_diag *diag)
+{
+    apus_plan plan = {.size = sizeof plan};
+    apus_err err = apus_engine_plan(m, es, &plan, diag);
+    if (!err) es->kv_bytes = plan.kv_bytes + plan.state_bytes + bytes;
+    return err;
+}
+
 static apus_err open_engine(apus_scheduler *s, const apus_model *m,
                             const apus_scheduler_settings *set, apus_diag *diag)
 {
     apus_engine_settings es;
     apus_engine_settings_default(&es);
     es.max_sessions = 4;
-    if (set->engine) es = *set->engine;
-    apus_err err = apus_engine_create(m, &es, &s->engine, diag);
+    apus_err err = ap_settings_take(&es, sizeof es, set->engine, "apus_engine_settings", diag);
+    if (!err && set->cache_bytes) err = add_cache(m, &es, set->cache_bytes, diag);
+    if (!err) err = apus_engine_create(m, &es, &s->engine, diag);
     if (err) return err;
     const apus_engine *e = s->engine;
     size_t n = (size_t)e->size.n_session;
@@ -487,12 +521,14 @@ static apus_err open_engine(apus_scheduler *s, const apus_model *m,
     s->who = ap_calloc(n, sizeof *s->who);
     s->lane = ap_calloc(n, sizeof *s->lane);
     s->stats.kv_bytes = (uint64_t)e->size.kv_bytes + e->size.state_bytes;
+    ap_reuse_open(&s->prefix, s->engine);
     bool ok = s->run && s->who && s->lane;
     return ok ? APUS_OK : ap_fail_nomem(diag, n * sizeof *s->lane, "a scheduler");
 }
 
 static void close(apus_scheduler *s)
 {
+    ap_prefix_clear(&s->prefix);
     apus_engine_free(s->engine);
     ap_free(s->run);
     ap_free(s->who);

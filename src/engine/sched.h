@@ -4,6 +4,7 @@
 
 #include "engine/engine.h"
 #include "engine/queue.h"
+#include "engine/reuse.h"
 
 /* How long steps take, learnt from those that ran. */
 typedef struct ap_pace {
@@ -36,6 +37,7 @@ struct apus_scheduler {
     ap_need reserved;   /* by all that run */
     ap_pace pace;
     uint64_t turn; /* steps that prefilled */
+    ap_prefix prefix;
     int n_waiting; /* when the queue was looked at last */
 };
 

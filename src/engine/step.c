@@ -12,6 +12,8 @@
 static int share_of(const ap_lane *l, int budget)
 {
     int left = ap_lane_left(l), n = left < budget ? left : budget;
+    if (l->stop > l->session->pos && n > l->stop - l->session->pos)
+        return l->stop - l->session->pos;
     if (!l->session->recur.slab || (n == left && left <= AP_PAGE)) return n;
     int over = (l->session->pos + n) % AP_PAGE;
     return over < n ? n - over : n;
@@ -156,8 +158,8 @@ static void finish(apus_engine *e, ap_lane *lane, int n, const ap_extent *x, con
         l->row_done += l->out;
         l->done += l->share;
         s->pos += l->share;
-        if (s->pos % AP_PAGE == 0 && !s->keeps_nothing)
-            ap_recur_snapshot(&s->recur, s->pos, s->turn);
+        bool place = s->pos % AP_PAGE == 0 || s->pos == l->stop;
+        if (place && !s->keeps_nothing) ap_recur_snapshot(&s->recur, s->pos, s->turn);
     }
 }
 

@@ -21,13 +21,14 @@ typedef struct ap_lane {
     float *logits;      /* f32 [n_row, V] on the host; NULL = they stay in the engine's */
     const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
     int n_row, row_done;
-    int start;      /* the session's position before the call */
-    bool copied;    /* its recurrent state was copied there (call.c) */
-    bool waits;     /* gets no share for now */
-    bool touched;   /* a step with a share of it has begun */
-    bool dropped;   /* ended before its last token; the session is where it was */
-    bool bad;       /* wanted rows of the step are not finite */
-    int kept;       /* the engine's row of logits that has its last wanted one */
+    int start;    /* the session's position before the call */
+    bool copied;  /* its recurrent state was copied there (call.c) */
+    bool waits;   /* gets no share for now */
+    int stop;     /* position that a share ends at, so that the state there can be kept; 0 = none */
+    bool touched; /* a step with a share of it has begun */
+    bool dropped; /* ended before its last token; the session is where it was */
+    bool bad;     /* wanted rows of the step are not finite */
+    int kept;     /* the engine's row of logits that has its last wanted one */
     int share, out; /* tokens and rows in the running step */
 } ap_lane;
 

@@ -135,7 +135,8 @@ static bool own(ap_kv_table *t, int i, ap_kv_range need)
     if (old < 0 && t->held >= t->cap && !make_room(t, need)) return false;
     int32_t block = ap_slab_take(t->slab);
     while (block < 0 && make_room(t, need)) block = ap_slab_take(t->slab);
-    if (block < 0) return false;
+    if (block < 0)
+        return old >= 0 && t->slab->refs[old] == 1; /* who shared it may have given way */
     if (old < 0) {
         set(t, i, block);
         return true;
@@ -163,13 +164,18 @@ void ap_kv_truncate(ap_kv_table *t, int pos)
     for (int i = t->high - 1; i >= 0 && i >= ap_kv_entries(pos); i--) give_up(t, i);
 }
 
+void ap_kv_share(ap_kv_table *t, int i, int32_t block)
+{
+    assert(t->page[i] < 0);
+    ap_slab_share(t->slab, block);
+    set(t, i, block);
+}
+
 void ap_kv_fork(ap_kv_table *dst, const ap_kv_table *src)
 {
     if (!src->slab) return;
     for (int i = src->low; i < src->high; i++) {
-        if (src->page[i] < 0) continue;
-        ap_slab_share(src->slab, src->page[i]);
-        set(dst, i, src->page[i]);
+        if (src->page[i] >= 0) ap_kv_share(dst, i, src->page[i]);
     }
     dst->mark = src->mark;
 }

@@ -71,6 +71,9 @@ int ap_kv_prepare(ap_kv_table *t, int pos, int n);
 /* Give back the pages that hold nothing before pos. */
 void ap_kv_truncate(ap_kv_table *t, int pos);
 
+/* Entry i, which is empty, shares a block. */
+void ap_kv_share(ap_kv_table *t, int i, int32_t block);
+
 /* dst (clear, of the same slab) shares every page of src. */
 void ap_kv_fork(ap_kv_table *dst, const ap_kv_table *src);
 

@@ -120,6 +120,18 @@ void ap_recur_go(ap_recur *r, int i)
     copy(r, at(r, r->live), at(r, r->snap[i].block));
 }
 
+void ap_recur_load(ap_recur *r, int32_t block)
+{
+    copy(r, at(r, r->live), at(r, block));
+}
+
+bool ap_recur_forget(ap_recur *r)
+{
+    if (!r->n_snap) return false;
+    forget(r, 0);
+    return true;
+}
+
 void ap_recur_truncate(ap_recur *r, int pos)
 {
     while (r->n_snap && r->snap[r->n_snap - 1].pos > pos) forget(r, r->n_snap - 1);

@@ -1,5 +1,5 @@
 /* recur.h - the recurrent state of one session: the live block, a spare one for undoing a call, and
- * snapshots at page multiples for going back.
+ * snapshots at page multiples (or wherever they are asked for) for going back.
  *
  * Blocks come from a slab that has AP_RECUR_BLOCKS for each session, or fewer: the live one is taken at once, the
  * spare one by the first backup, and snapshots are kept as long as there are blocks for them. Snapshots never change, so that
@@ -50,6 +50,10 @@ void ap_recur_snapshot(ap_recur *r, int pos, int keep);
 int ap_recur_find(const ap_recur *r, int pos, int below);
 /* Make snapshot i the live state (a copy). */
 void ap_recur_go(ap_recur *r, int i);
+/* Make another block of the slab the live state (a copy). */
+void ap_recur_load(ap_recur *r, int32_t block);
+/* Forget the oldest snapshot; false: there is none. */
+bool ap_recur_forget(ap_recur *r);
 /* Forget the snapshots after pos. */
 void ap_recur_truncate(ap_recur *r, int pos);
 

@@ -1,5 +1,6 @@
 /* Requests: whatever the schedule, each gives what it gives alone; ends, limits and order. */
 #include <math.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "engine/sched.h"
@@ -18,7 +19,10 @@ typedef struct ask {
     int32_t got[MOST];
     int n_got, last_prefill;
     bool started;
+    int cached, miss_pos;
+    apus_miss miss;
     apus_request_event end;
+    char says[256];
 } ask;
 
 static void make_ask(ask *a, ap_rng *rng, int longest)
@@ -31,6 +35,20 @@ static void make_ask(ask *a, ap_rng *rng, int longest)
     a->way.temperature = random_int(rng, 0, 1) ? 0 : 1.3f;
     a->way.repetition_penalty = random_int(rng, 0, 1) ? 1 : 1.2f;
     a->way.seed = ap_rng_next(rng);
+}
+
+/* Goes on like an earlier one: its prompt and answer up to some token, and then something else. */
+static void branch_off(ask *a, const ask *from, ap_rng *rng)
+{
+    int32_t all[2 * CTX];
+    memcpy(all, from->prompt, (size_t)from->n * sizeof *all);
+    memcpy(all + from->n, from->got, (size_t)from->n_got * sizeof *all);
+    int held = from->n + from->n_got, n = random_int(rng, 0, 1) ? held : random_int(rng, 1, held);
+    n = n < CTX - 1 ? n : CTX - 1;
+    memcpy(a->prompt, all, (size_t)n * sizeof *all);
+    int more = random_int(rng, 0, CTX - n < 30 ? CTX - n : 30);
+    for (int i = 0; i < more; i++) a->prompt[n + i] = random_int(rng, 0, 96);
+    a->n = n + more;
 }
 
 static apus_request_settings settings_of(const ask *a)
@@ -114,7 +132,12 @@ static bool hear(apus_request *r, ask *a, int64_t us)
     case APUS_REQUEST_FINISHED:
         assert_int_equal(ev.usage->n_prompt, a->n);
         assert_int_equal(ev.usage->n_generated, a->n_got);
+        assert_true(ev.usage->n_cached >= 0 && ev.usage->n_cached < a->n);
+        a->cached = ev.usage->n_cached;
+        a->miss = ev.usage->miss;
+        a->miss_pos = ev.usage->miss_pos;
         a->end = ev;
+        snprintf(a->says, sizeof a->says, "%s", ev.message);
         break;
     }
     return true;
@@ -137,6 +160,7 @@ static apus_finish finish_for(apus_stop s)
 
 static void check_same(const ask *a, const ask *alone, apus_stop stop)
 {
+    if (a->end.finish == APUS_FINISH_ERROR) fail_msg("%s", a->says);
     bool cut = a->end.finish == APUS_FINISH_CANCELLED || a->end.finish == APUS_FINISH_DEADLINE;
     if (!cut) {
         assert_int_equal(a->end.finish, finish_for(stop));
@@ -145,6 +169,8 @@ static void check_same(const ask *a, const ask *alone, apus_stop stop)
     assert_true(a->n_got <= alone->n_got);
     assert_memory_equal(a->got, alone->got, (size_t)a->n_got * sizeof *a->got);
 }
+
+static int reused; /* tokens */
 
 static void schedule(const apus_model *m, uint64_t seed)
 {
@@ -160,6 +186,8 @@ static void schedule(const apus_model *m, uint64_t seed)
     int step_us = random_int(&rng, 0, 2) * 50;
     for (int i = 0; i < N; i++) {
         make_ask(&a[i], &rng, i % 3 ? 40 : CTX);
+        if (i && random_int(&rng, 0, 3))
+            branch_off(&a[i], &alone[random_int(&rng, 0, i - 1)], &rng);
         alone[i] = a[i];
         stop[i] = run_alone(m, &alone[i]);
     }
@@ -168,6 +196,11 @@ static void schedule(const apus_model *m, uint64_t seed)
         apus_request_settings set = settings_of(&a[i]);
         set.priority = random_int(&rng, -1, 1);
         set.client = (uint64_t)random_int(&rng, 0, 2);
+        set.no_cache = random_int(&rng, 0, 7) == 0;
+        int32_t branch[2] = {random_int(&rng, 0, a[i].n / 2),
+                             random_int(&rng, a[i].n / 2 + 1, a[i].n)};
+        set.branch = branch;
+        set.n_branch = random_int(&rng, 0, branch[1] <= a[i].n ? 2 : 1);
         if (random_int(&rng, 0, 9) == 0) set.deadline_us = random_int(&rng, 1, 2000);
         assert_ok(apus_request_submit(s, &set, &r[i], &diag));
         if (random_int(&rng, 0, 3) == 0) usleep((unsigned)random_int(&rng, 1, 500));
@@ -185,6 +218,7 @@ static void schedule(const apus_model *m, uint64_t seed)
     if (!early) {
         assert_int_equal(s->n_run, 0);
         assert_int_equal(s->reserved.state + s->reserved.page[0] + s->reserved.page[1], 0);
+        reused += (int)s->stats.cached_tokens;
         apus_scheduler_free(s);
     }
     assert_int_equal(fake.faults, 0);
@@ -202,12 +236,14 @@ static void schedules_change_nothing(void **state)
         apus_model *m = fake_model(kinds[k].full, kinds[k].window, kinds[k].recur);
         m->config.n_stop = 3;
         for (int i = 0; i < 3; i++) m->config.stop[i] = 7 * i;
+        reused = 0;
         for (uint64_t seed = 0; seed < 25; seed++) schedule(m, seed * 4 + (uint64_t)k);
+        assert_true(reused > 1000);
         fake_model_free(m);
     }
 }
 
-/* ---------------------------------------------------------------- limits */
+/* ---------------------------------------------------------------- prefixes */
 
 static ask simple_ask(int n, int max_tokens)
 {
@@ -217,6 +253,159 @@ static ask simple_ask(int n, int max_tokens)
     a.way.temperature = 0;
     return a;
 }
+
+static void run_one(apus_scheduler *s, const apus_model *m, ask *a, const int32_t *branch)
+{
+    apus_request *r;
+    apus_request_settings set = settings_of(a);
+    set.branch = branch;
+    set.n_branch = branch != NULL;
+    set.ignore_eos = true;
+    assert_ok(apus_request_submit(s, &set, &r, &diag));
+    hear_all(r, a);
+    apus_request_free(r);
+    ask alone = *a;
+    alone.n_got = 0;
+    run_alone(m, &alone);
+    assert_int_equal(a->n_got, alone.n_got);
+    assert_memory_equal(a->got, alone.got, (size_t)a->n_got * sizeof *a->got);
+}
+
+/* A chat of three turns, its last answer again, and a turn that forgets the answer: what each takes from before. */
+static void warm_turns(bool full, int window, bool recur)
+{
+    apus_model *m = fake_model(full, window, recur);
+    apus_scheduler *s = open_sched(m, 2, 64, 0, 0);
+    ask a = simple_ask(150, 11);
+    int32_t branch = 147; /* where the generation prompt begins */
+    run_one(s, m, &a, &branch);
+    assert_int_equal(a.cached, 0);
+    assert_int_equal(a.miss, APUS_MISS_EMPTY);
+    ask b = a; /* again: all but the last token, or from where states are */
+    b.n_got = 0, b.end.size = 0, b.started = false, b.last_prefill = 0;
+    run_one(s, m, &b, &branch);
+    assert_int_equal(b.cached, recur ? 147 : 149);
+    assert_int_equal(b.miss, APUS_MISS_NONE);
+    ask c = simple_ask(150, 5); /* the next turn: what was held at the end */
+    memcpy(c.prompt + 150, a.got, 11 * sizeof *a.got);
+    for (int i = 161; i < 180; i++) c.prompt[i] = 96 - i % 50;
+    c.n = 180;
+    branch = 170;
+    run_one(s, m, &c, &branch);
+    assert_int_equal(c.cached, recur ? 160 : full || window ? 160 : 0);
+    assert_int_equal(c.miss, APUS_MISS_NONE);
+    ask d = c; /* another answer in its place: from where the generation prompt began */
+    for (int i = 150; i < 180; i++) d.prompt[i] = (i * 3 + 1) % 97;
+    d.n_got = 0, d.end.size = 0, d.started = false, d.last_prefill = 0;
+    run_one(s, m, &d, &branch);
+    assert_true(d.cached >= 147 && d.cached <= 150);
+    apus_scheduler_free(s);
+    assert_int_equal(fake.faults, 0);
+    fake_model_free(m);
+}
+
+static void turns_are_warm(void **state)
+{
+    (void)state;
+    warm_turns(true, 0, false);
+    warm_turns(true, 40, false);
+    warm_turns(true, 0, true);
+    warm_turns(true, 70, true);
+}
+
+static void misses_are_explained(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, true);
+    apus_scheduler *s = open_sched(m, 1, 64, 0, 0);
+    ask a = simple_ask(200, 2), b = simple_ask(200, 2), c = simple_ask(200, 2);
+    run_one(s, m, &a, NULL);
+    for (int i = 64; i < 200; i++) b.prompt[i] = (i * 5 + 2) % 97;
+    run_one(s, m, &b, NULL); /* the first page has a state at its end */
+    assert_int_equal(b.cached, 64);
+    assert_int_equal(b.miss, APUS_MISS_DIVERGED);
+    assert_int_equal(b.miss_pos, 64);
+    for (int i = 40; i < 200; i++) c.prompt[i] = (i * 7 + 3) % 97;
+    run_one(s, m, &c, NULL);
+    assert_int_equal(c.cached, 0);
+    assert_int_equal(c.miss, APUS_MISS_NO_STATE);
+    ask d = c; /* but the branch was seen, and now there is one */
+    for (int i = 45; i < 200; i++) d.prompt[i] = (i * 11 + 3) % 97;
+    d.n_got = 0, d.end.size = 0, d.started = false, d.last_prefill = 0;
+    run_one(s, m, &d, NULL);
+    assert_int_equal(d.cached, 40);
+    apus_scheduler_free(s);
+    fake_model_free(m);
+}
+
+/* With room for one only, what was given up is told; the newest is there. */
+static void what_was_given_up_is_told(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, false);
+    apus_scheduler *s = open_sched(m, 1, 64, 0, 0);
+    ask a[4];
+    for (int k = 0; k < 4; k++) {
+        a[k] = simple_ask(250, 2);
+        for (int i = 0; i < 250; i++) a[k].prompt[i] = (i * (k + 2) + k) % 97;
+        run_one(s, m, &a[k], NULL);
+        assert_int_equal(a[k].miss, APUS_MISS_EMPTY);
+    }
+    ask again = a[0];
+    again.n_got = 0, again.end.size = 0, again.started = false, again.last_prefill = 0;
+    run_one(s, m, &again, NULL);
+    assert_int_equal(again.miss, APUS_MISS_EVICTED);
+    assert_true(again.cached < 200);
+    again.n_got = 0, again.end.size = 0, again.started = false, again.last_prefill = 0;
+    run_one(s, m, &again, NULL);
+    assert_int_equal(again.cached, 249);
+    apus_scheduler_free(s);
+    fake_model_free(m);
+}
+
+/* With memory of its own for prefixes all of them stay. */
+static void cache_has_its_memory(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, true);
+    apus_engine_settings es;
+    apus_scheduler_settings set;
+    apus_engine_settings_default(&es);
+    apus_scheduler_settings_default(&set);
+    es.ctx = CTX;
+    es.threads = 1;
+    set.engine = &es;
+    set.cache_bytes = 20000;
+    apus_scheduler *s = NULL;
+    assert_ok(apus_scheduler_create(m, &set, &s, &diag));
+    apus_scheduler_stats t = {.size = sizeof t};
+    apus_scheduler_stats_get(s, &t);
+    assert_true(t.kv_bytes > 20000);
+    for (int round = 0; round < 2; round++) {
+        for (int k = 0; k < 4; k++) {
+            ask a = simple_ask(250, 2);
+            for (int i = 0; i < 250; i++) a.prompt[i] = (i * (k + 2) + k) % 97;
+            run_one(s, m, &a, NULL);
+            assert_int_equal(a.miss, round ? APUS_MISS_NONE : APUS_MISS_EMPTY);
+            assert_true(a.cached >= (round ? 192 : 0));
+        }
+    }
+    ask unseen = simple_ask(100, 1);
+    apus_request *r;
+    apus_request_settings rs = settings_of(&unseen);
+    rs.no_cache = true;
+    for (int i = 0; i < 2; i++) {
+        ask x = unseen;
+        assert_ok(apus_request_submit(s, &rs, &r, &diag));
+        hear_all(r, &x);
+        assert_int_equal(x.cached, 0);
+        apus_request_free(r);
+    }
+    apus_scheduler_free(s);
+    fake_model_free(m);
+}
+
+/* ---------------------------------------------------------------- limits */
 
 /* A mask that lets everything follow, and holds the scheduler until it is told to go on. */
 typedef struct gate {
@@ -620,6 +809,10 @@ int main(int argc, char **argv)
     help_args(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(schedules_change_nothing),
+        cmocka_unit_test(turns_are_warm),
+        cmocka_unit_test(misses_are_explained),
+        cmocka_unit_test(what_was_given_up_is_told),
+        cmocka_unit_test(cache_has_its_memory),
         cmocka_unit_test(queues_are_bounded),
         cmocka_unit_test(late_ones_end),
         cmocka_unit_test(bad_requests_are_refused),

@@ -1,0 +1,66 @@
+#include "engine/reuse.h"
+
+#include "base/num.h"
+
+/* A state that is kept for going back only gives way to what must be had. The oldest ones go first. */
+static bool forget_snapshots(apus_engine *e)
+{
+    for (int i = 0; i < e->size.n_session && !e->states.n_free; i++) {
+        apus_session *s = &e->session[i];
+        while (s->used && !e->states.n_free && ap_recur_forget(&s->recur)) {}
+    }
+    return e->states.n_free > 0;
+}
+
+static bool evict(void *ctx, ap_slab *s)
+{
+    apus_engine *e = ctx;
+    return ap_prefix_evict(e->prefix, s) || (s == &e->states && forget_snapshots(e));
+}
+
+void ap_reuse_open(ap_prefix *p, apus_engine *e)
+{
+    ap_slab *pages[AP_KV_GROUPS];
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        pages[g] = e->size.shape.page_bytes[g] ? &e->pages[g] : NULL;
+        e->pages[g].evict = evict;
+        e->pages[g].evict_ctx = e;
+    }
+    e->states.evict = evict;
+    e->states.evict_ctx = e;
+    e->prefix = p;
+    ap_prefix_open(p, pages, e->size.recur_block_bytes ? &e->states : NULL, e->size.shape.window);
+}
+
+void ap_reuse_take(ap_prefix *p, apus_request *r)
+{
+    apus_session *s = r->gen.session;
+    apus_usage *u = &r->usage;
+    if (r->no_cache) return;
+    ap_match m = ap_prefix_find(p, r->prompt, r->n_prompt);
+    ap_prefix_share(p, &m, s->kv, &s->recur);
+    s->pos = m.pos;
+    s->turn = r->n_branch ? r->branch[r->n_branch - 1] : r->n_prompt;
+    r->known = m.known;
+    u->n_cached = m.pos;
+    u->miss = m.miss;
+    u->miss_pos = m.miss_pos;
+}
+
+int ap_reuse_stop(const apus_request *r)
+{
+    int pos = r->gen.session->pos, stop = r->n_prompt;
+    if (r->no_cache || !r->gen.session->recur.slab) return 0;
+    for (int i = r->n_branch - 1; i >= 0; i--)
+        if (r->branch[i] > pos) stop = ap_min_int(stop, r->branch[i]);
+    if (r->known > pos) stop = ap_min_int(stop, r->known); /* somebody else went on differently */
+    int page = (r->n_prompt - 1) / AP_PAGE * AP_PAGE;
+    if (page > pos) stop = ap_min_int(stop, page);
+    return stop < r->n_prompt ? stop : 0;
+}
+
+void ap_reuse_leave(ap_prefix *p, const apus_request *r, bool last)
+{
+    const apus_session *s = r->gen.session;
+    if (!r->no_cache && !r->spoilt) ap_prefix_keep(p, s->tok, s->pos, s->kv, &s->recur, last);
+}

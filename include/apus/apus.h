@@ -719,16 +719,20 @@ typedef struct apus_scheduler_settings {
     /* Memory for prefixes of earlier requests beside that of those which run. 0 (default) = none of its own: what
      * those which run leave of engine.kv_bytes */
     uint64_t cache_bytes;
+    /* A folder for prefixes on the disk, which survive a restart; made if it is not there. NULL (default) = none.
+     * What it holds is bound to the model, its precision and the forms in memory, and written when nothing runs. */
+    const char *cache_dir;
+    uint64_t cache_dir_bytes; /* on the disk at most; default 16 GB */
 } apus_scheduler_settings;
 
 APUS_API void apus_scheduler_settings_default(apus_scheduler_settings *s);
 
-/* Make an engine and start its thread. Errors as apus_engine_create. The model outlives it. */
+/* Make an engine and start its thread. Errors as apus_engine_create; EFILE: cache_dir. The model outlives it. */
 APUS_API apus_err apus_scheduler_create(const apus_model *m, const apus_scheduler_settings *s,
                                         apus_scheduler **out, apus_diag *diag);
 /* Take no more requests: submit returns ECANCELLED from now on. Those that run or wait go on. Any thread. */
 APUS_API void apus_scheduler_drain(apus_scheduler *s);
-/* Cancel what runs or waits and end the thread. Requests must still be freed, before or after; nothing else may be
+/* Cancel what runs or waits, write to cache_dir what is not there, and end the thread. Requests must still be freed, before or after; nothing else may be
  * called on them or the scheduler meanwhile. Not from a callback. */
 APUS_API void apus_scheduler_free(apus_scheduler *s);
 
@@ -889,6 +893,8 @@ typedef struct apus_scheduler_stats {
     uint64_t miss[APUS_MISS_NO_STATE + 1];          /* admitted requests, by reason */
     uint64_t steps, step_us, step_rows, step_lanes; /* sums over steps: time, tokens, sequences */
     uint64_t prefill_us, decode_us;                 /* of finished requests */
+    /* of cache_dir: bytes there; written and read since; records that could not be written or were damaged */
+    uint64_t disk_bytes, disk_written_bytes, disk_read_bytes, disk_errors;
 } apus_scheduler_stats;
 APUS_API void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out);
 

@@ -233,3 +233,18 @@ int64_t ap_time_us(void)
 {
     return ap_time_ns() / 1000;
 }
+
+apus_err ap_folder_make(const char *path, apus_diag *diag)
+{
+    struct stat st;
+    if (mkdir(path, 0700) && errno != EEXIST)
+        return ap_fail(diag, APUS_EFILE, "%s: the folder cannot be made", path);
+    if (lstat(path, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+        return ap_fail(diag, APUS_EFILE, "%s: expected a folder of this user", path);
+    return APUS_OK;
+}
+
+void ap_file_remove(const char *path)
+{
+    unlink(path);
+}

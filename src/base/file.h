@@ -30,6 +30,9 @@ void ap_map_want(const ap_map *m, const uint8_t *p, size_t n);
 void ap_map_drop(const ap_map *m, const uint8_t *p, size_t n);
 
 bool ap_path_exists(const char *path);
+/* A folder that only its owner may enter; one that is there already will do, if it is a folder of this user. EFILE. */
+apus_err ap_folder_make(const char *path, apus_diag *diag);
+void ap_file_remove(const char *path); /* or nothing */
 bool ap_path_is_dir(const char *path);
 /* Do both exist and lead to the same file or folder? */
 bool ap_path_same(const char *a, const char *b);

@@ -32,14 +32,46 @@ void ap_reuse_open(ap_prefix *p, apus_engine *e)
     ap_prefix_open(p, pages, e->size.recur_block_bytes ? &e->states : NULL, e->size.shape.window);
 }
 
+uint64_t ap_reuse_key(const apus_engine *e)
+{
+    const ap_state_shape *shape = &e->size.shape;
+    const uint64_t part[] = {e->model->fingerprint,
+                             (uint64_t)e->exec.precision,
+                             shape->recur_floats ? (uint64_t)e->delta_form : 0,
+                             (uint64_t)e->size.kv,
+                             shape->page_bytes[0],
+                             shape->page_bytes[1],
+                             shape->recur_floats,
+                             (uint64_t)shape->window,
+                             AP_PAGE,
+                             e->exec.dev->is_host};
+    uint64_t key = 0;
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        int32_t half[2] = {(int32_t)(uint32_t)part[i], (int32_t)(uint32_t)(part[i] >> 32)};
+        key = ap_prefix_hash(key, half, 2);
+    }
+    return key;
+}
+
+/* Records of the disk that are no good are forgotten one by one, until something is found that is, if only nothing. */
+static ap_match begin_with(ap_prefix *p, apus_request *r)
+{
+    apus_session *s = r->gen.session;
+    for (;;) {
+        ap_match m = ap_prefix_find(p, r->prompt, r->n_prompt);
+        s->pos = m.pos;
+        if (ap_prefix_share(p, &m, s->kv, &s->recur, &r->usage.n_disk)) return m;
+        for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_clear(&s->kv[g]);
+        ap_recur_zero(&s->recur);
+    }
+}
+
 void ap_reuse_take(ap_prefix *p, apus_request *r)
 {
     apus_session *s = r->gen.session;
     apus_usage *u = &r->usage;
     if (r->no_cache) return;
-    ap_match m = ap_prefix_find(p, r->prompt, r->n_prompt);
-    ap_prefix_share(p, &m, s->kv, &s->recur);
-    s->pos = m.pos;
+    ap_match m = begin_with(p, r);
     s->turn = r->n_branch ? r->branch[r->n_branch - 1] : r->n_prompt;
     r->known = m.known;
     u->n_cached = m.pos;

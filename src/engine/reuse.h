@@ -4,10 +4,13 @@
 
 #include "engine/engine.h"
 #include "engine/request.h"
-#include "state/prefix.h"
+#include "state/spill.h"
 
 /* Make the tree of an engine; blocks that nobody shares serve its sessions when they need them. */
 void ap_reuse_open(ap_prefix *p, apus_engine *e);
+
+/* What the bits of pages and states depend on. */
+uint64_t ap_reuse_key(const apus_engine *e);
 
 /* Let a request's fresh session begin with what is known of its prompt, and tell its usage. */
 void ap_reuse_take(ap_prefix *p, apus_request *r);

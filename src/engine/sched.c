@@ -104,6 +104,7 @@ static void end_running(apus_scheduler *s, apus_request *r, apus_finish why, con
     s->n_run--;
     memmove(&s->run[i], &s->run[i + 1], (size_t)(s->n_run - i) * sizeof *s->run);
     if (why != APUS_FINISH_ERROR) ap_reuse_leave(&s->prefix, r, true);
+    s->unsaved = s->prefix.disk != NULL;
     give_back(s, r);
     part(s, r, why, diag, true);
 }
@@ -217,6 +218,23 @@ static void gauge(apus_scheduler *s)
     if (t->steps % GAUGE_STEPS == 0 || !s->n_run) t->kv_cached_bytes = ap_prefix_bytes(&s->prefix);
     t->kv_used_bytes -=
         t->kv_cached_bytes < t->kv_used_bytes ? t->kv_cached_bytes : t->kv_used_bytes;
+    t->disk_bytes = s->spill.bytes;
+    t->disk_written_bytes = s->spill.written;
+    t->disk_read_bytes = s->spill.restored;
+    t->disk_errors = s->spill.errors;
+}
+
+/* Nothing runs or waits: write a record of what is not on the disk, or sleep. The lock is held. */
+static void rest(apus_scheduler *s)
+{
+    if (!s->unsaved) {
+        ap_cond_wait(&s->work, &s->lock, -1);
+        return;
+    }
+    ap_unlock(&s->lock);
+    s->unsaved = s->prefix.disk && ap_spill_write(&s->spill, &s->prefix);
+    ap_lock(&s->lock);
+    gauge(s);
 }
 
 /* Look at the mailbox; wait if there is nothing to do. False: the end. */
@@ -226,7 +244,7 @@ static bool receive(apus_scheduler *s)
         apus_finish why;
         ap_lock(&s->lock);
         gauge(s);
-        while (!s->stop && !s->queue.first && !s->n_run) ap_cond_wait(&s->work, &s->lock, -1);
+        while (!s->stop && !s->queue.first && !s->n_run) rest(s);
         apus_request *over = take_over(s, &why);
         apus_request *next = over ? NULL : take_next(s);
         bool end = s->stop && !s->n_run && !s->queue.first && !over;
@@ -485,6 +503,7 @@ static void *run(void *arg)
         end_over(s);
         if (s->n_run) run_step(s);
     }
+    while (s->prefix.disk && ap_spill_write(&s->spill, &s->prefix)) {}
     return NULL;
 }
 
@@ -492,7 +511,11 @@ static void *run(void *arg)
 
 void apus_scheduler_settings_default(apus_scheduler_settings *s)
 {
-    if (s) *s = (apus_scheduler_settings){.size = sizeof *s, .max_queue = 512, .step_us = 100000};
+    if (!s) return;
+    *s = (apus_scheduler_settings){.size = sizeof *s,
+                                   .max_queue = 512,
+                                   .step_us = 100000,
+                                   .cache_dir_bytes = (uint64_t)16 << 30};
 }
 
 /* Memory for prefixes on top of what requests may need. */
@@ -522,13 +545,18 @@ static apus_err open_engine(apus_scheduler *s, const apus_model *m,
     s->lane = ap_calloc(n, sizeof *s->lane);
     s->stats.kv_bytes = (uint64_t)e->size.kv_bytes + e->size.state_bytes;
     ap_reuse_open(&s->prefix, s->engine);
-    bool ok = s->run && s->who && s->lane;
-    return ok ? APUS_OK : ap_fail_nomem(diag, n * sizeof *s->lane, "a scheduler");
+    if (!s->run || !s->who || !s->lane)
+        return ap_fail_nomem(diag, n * sizeof *s->lane, "a scheduler");
+    if (!set->cache_dir) return APUS_OK;
+    return ap_spill_open(&s->spill, set->cache_dir, ap_reuse_key(e), set->cache_dir_bytes,
+                         e->exec.dev, &s->prefix, diag);
 }
 
 static void close(apus_scheduler *s)
 {
+    s->prefix.disk = NULL;
     ap_prefix_clear(&s->prefix);
+    ap_spill_close(&s->spill);
     apus_engine_free(s->engine);
     ap_free(s->run);
     ap_free(s->who);

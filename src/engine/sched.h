@@ -38,7 +38,9 @@ struct apus_scheduler {
     ap_pace pace;
     uint64_t turn; /* steps that prefilled */
     ap_prefix prefix;
-    int n_waiting; /* when the queue was looked at last */
+    ap_spill spill; /* in use if prefix.disk is set */
+    bool unsaved;   /* there may be something to write */
+    int n_waiting;  /* when the queue was looked at last */
 };
 
 /* Blocks that a request needs at most. */

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/num.h"
+#include "state/spill.h"
 
 enum { FULL, SLIDING }; /* groups, as in ap_kv_group */
 
@@ -36,7 +37,7 @@ static ap_node *first_node(const ap_prefix *p)
 
 static void forget_state(ap_prefix *p, ap_node *n, int i)
 {
-    ap_slab_drop(p->states, n->state[i].block);
+    if (n->state[i].block >= 0) ap_slab_drop(p->states, n->state[i].block);
     n->n_state--;
     memmove(&n->state[i], &n->state[i + 1], (size_t)(n->n_state - i) * sizeof n->state[0]);
 }
@@ -47,15 +48,14 @@ static void forget_page(ap_prefix *p, ap_node *n, int group)
     n->page[group] = -1;
 }
 
-/* Of a full page and everything before it. */
-static uint64_t hash_of(uint64_t before, const int32_t tok[AP_PAGE])
+uint64_t ap_prefix_hash(uint64_t before, const int32_t *tok, int n)
 {
-    uint64_t h = before ^ 0x9E3779B97F4A7C15u;
-    for (int i = 0; i < AP_PAGE; i++) {
+    uint64_t h = (before ^ 0x9E3779B97F4A7C15u) + (uint64_t)n;
+    for (int i = 0; i < n; i++) {
         h = (h ^ (uint32_t)tok[i]) * 0xBF58476D1CE4E5B9u;
         h ^= h >> 29;
     }
-    return h;
+    return h ? h : 1; /* 0 is the root's */
 }
 
 static bool is_gone(const ap_prefix *p, uint64_t hash)
@@ -77,6 +77,22 @@ static void remove_leaf(ap_prefix *p, ap_node *n)
     for (int g = 0; g < AP_KV_GROUPS; g++) forget_page(p, n, g);
     ap_free(n);
     p->n_node--;
+}
+
+/* Is n the node, or follows it? */
+static bool is_under(const ap_node *n, const ap_node *above)
+{
+    while (n && n != above) n = n->parent;
+    return n != NULL;
+}
+
+void ap_prefix_remove(ap_prefix *p, ap_node *n)
+{
+    for (ap_node *leaf = NULL; leaf != n;) {
+        leaf = first_leaf(n);
+        if (leaf->stored) ap_spill_forget(p->disk, leaf);
+        remove_leaf(p, leaf);
+    }
 }
 
 void ap_prefix_clear(ap_prefix *p)
@@ -101,7 +117,7 @@ static bool is_ready(const ap_prefix *p, const ap_node *n, int pos)
     int first = p->window ? ap_max_int(0, pos - p->window + 1) : 0;
     if (first >= pos) return true;
     for (int i = (pos - 1) / AP_PAGE; i >= first / AP_PAGE; i--, n = n->parent)
-        if (n->page[SLIDING] < 0) return false;
+        if (n->page[SLIDING] < 0 && !n->stored_page[SLIDING]) return false;
     return true;
 }
 
@@ -115,7 +131,7 @@ static void consider(const ap_prefix *p, ap_node *n, int at, int k, ap_match *m)
     for (int i = 0; i < n->n_state; i++) {
         int pos = at + n->state[i].at;
         if (n->state[i].at > k || pos <= m->pos || !is_ready(p, n, pos)) continue;
-        m->pos = pos, m->node = n, m->state = n->state[i].block;
+        m->pos = pos, m->node = n, m->state = i;
     }
 }
 
@@ -124,8 +140,7 @@ static void touch(ap_prefix *p, const ap_match *m)
 {
     p->clock++;
     for (ap_node *n = m->node; n && n != &p->root; n = n->parent) n->used = p->clock;
-    for (int i = 0; m->node && i < m->node->n_state; i++)
-        if (m->node->state[i].block == m->state) m->node->state[i].used = p->clock;
+    if (m->state >= 0) m->node->state[m->state].used = p->clock;
 }
 
 /* Why a prompt was not found any further. */
@@ -140,7 +155,8 @@ typedef struct trail {
 static apus_miss miss_of(const ap_prefix *p, const trail *t, int known)
 {
     bool whole = t->n - t->at >= AP_PAGE;
-    if (whole && is_gone(p, hash_of(t->end->hash, t->tok + t->at))) return APUS_MISS_EVICTED;
+    if (whole && is_gone(p, ap_prefix_hash(t->end->hash, t->tok + t->at, AP_PAGE)))
+        return APUS_MISS_EVICTED;
     if (known == 0) return APUS_MISS_EMPTY;
     return t->differs ? APUS_MISS_DIVERGED : APUS_MISS_NONE;
 }
@@ -182,16 +198,47 @@ ap_match ap_prefix_find(ap_prefix *p, const int32_t *tok, int n)
     return m;
 }
 
-void ap_prefix_share(const ap_prefix *p, const ap_match *m, ap_kv_table kv[AP_KV_GROUPS],
-                     ap_recur *r)
+static bool share_page(ap_prefix *p, ap_node *n, int i, ap_kv_table *t, int group, int *n_disk)
 {
-    const ap_node *n = m->node;
+    if (n->page[group] < 0) {
+        if (!p->disk || !ap_spill_read_pages(p->disk, p, n)) return false;
+        *n_disk += n->n_tok;
+    }
+    if (n->page[group] < 0) return false;
+    ap_kv_share(t, i, n->page[group]);
+    return true;
+}
+
+/* From the end to the beginning: what is shared keeps what is before it. */
+static ap_node *share_pages(ap_prefix *p, const ap_match *m, ap_kv_table kv[AP_KV_GROUPS],
+                            int *n_disk)
+{
+    ap_node *n = m->node;
     for (int i = (m->pos - 1) / AP_PAGE; m->pos && i >= 0; i--, n = n->parent)
         for (int g = 0; g < AP_KV_GROUPS; g++) {
             ap_kv_range seen = ap_kv_seen(&kv[g], m->pos);
-            if (p->pages[g] && i >= seen.begin && i < seen.end) ap_kv_share(&kv[g], i, n->page[g]);
+            if (!p->pages[g] || i < seen.begin || i >= seen.end) continue;
+            if (!share_page(p, n, i, &kv[g], g, n_disk)) return n;
         }
-    if (m->state >= 0) ap_recur_load(r, m->state);
+    return NULL;
+}
+
+bool ap_prefix_share(ap_prefix *p, const ap_match *m, ap_kv_table kv[AP_KV_GROUPS], ap_recur *r,
+                     int *n_disk)
+{
+    ap_node *n = m->node;
+    *n_disk = 0;
+    if (m->state >= 0 && n->state[m->state].block >= 0) {
+        ap_recur_load(r, n->state[m->state].block);
+    } else if (m->state >= 0 && !ap_spill_read_state(p->disk, p, n, m->state, r)) {
+        forget_state(p, n, m->state);
+        return false;
+    }
+    p->pin = n;
+    ap_node *bad = share_pages(p, m, kv, n_disk);
+    p->pin = NULL;
+    if (bad) ap_prefix_remove(p, bad);
+    return !bad;
 }
 
 /* ---------------------------------------------------------------- keeping */
@@ -237,7 +284,12 @@ static void keep_state(ap_prefix *p, ap_node *n, int at, int32_t block)
 {
     int worst = 0;
     for (int i = 0; i < n->n_state; i++) {
-        if (n->state[i].at == at) return;
+        if (n->state[i].at == at && n->state[i].block >= 0) return;
+        if (n->state[i].at == at) {
+            ap_slab_share(p->states, block);
+            n->state[i].block = block;
+            return;
+        }
         if (n->state[i].used < n->state[worst].used) worst = i;
     }
     if (n->n_state == AP_NODE_STATES) forget_state(p, n, worst);
@@ -269,11 +321,12 @@ void ap_prefix_keep(ap_prefix *p, const int32_t *tok, int n, const ap_kv_table k
         if (!c) c = new_node(p, node);
         if (!c) return;
         bool longer = c->n_tok < k;
+        if (longer && c->stored) ap_spill_forget(p->disk, c);
         if (c->n_tok <= k) keep_pages(p, c, kv, i, longer);
         if (longer) {
             memcpy(c->tok, page, (size_t)k * sizeof *page);
             c->n_tok = k;
-            if (k == AP_PAGE) c->hash = hash_of(node->hash, page);
+            c->hash = ap_prefix_hash(node->hash, page, k);
         }
         c->used = p->clock;
         keep_states(p, c, i, i * AP_PAGE + k, r, last && i * AP_PAGE + k == n);
@@ -313,28 +366,44 @@ static void offer(victim *best, ap_node *n, int state, double w)
     if (!best->node || w < best->worth) *best = (victim){n, state, w};
 }
 
+static bool has_warm_child(const ap_node *n)
+{
+    for (const ap_node *c = n->child; c; c = c->next)
+        if (c->page[FULL] >= 0) return true;
+    return false;
+}
+
 static void look_for(const ap_prefix *p, const ap_slab *s, ap_node *n, victim *best)
 {
     for (int i = 0; s == p->states && i < n->n_state; i++)
-        if (s->refs[n->state[i].block] == 1)
+        if (n->state[i].block >= 0 && s->refs[n->state[i].block] == 1)
             offer(best, n, i, worth(p, saved_by(n, i), n->state[i].used));
+    if (is_under(p->pin, n)) return;
     /* A page in the middle of a window may go alone; one of the full group ends its path. */
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         if (s != p->pages[g] || n->page[g] < 0 || s->refs[n->page[g]] != 1) continue;
         bool serves = !p->states || n->n_state || n->child;
-        if (g == SLIDING || !n->child) offer(best, n, -1, worth(p, serves ? n->n_tok : 0, n->used));
+        if (g == SLIDING || !has_warm_child(n))
+            offer(best, n, -1, worth(p, serves ? n->n_tok : 0, n->used));
     }
 }
 
 static void give_up(ap_prefix *p, const ap_slab *s, const victim *v)
 {
     ap_node *n = v->node;
-    if (v->state >= 0)
+    if (v->state >= 0 && n->state[v->state].stored) {
+        ap_slab_drop(p->states, n->state[v->state].block);
+        n->state[v->state].block = -1;
+    } else if (v->state >= 0) {
         forget_state(p, n, v->state);
-    else if (s == p->pages[SLIDING])
-        forget_page(p, n, SLIDING);
-    bool empty = !n->n_state && n->page[FULL] < 0 && n->page[SLIDING] < 0;
-    if (!n->child && (s == p->pages[FULL] || empty)) remove_leaf(p, n);
+    } else if (s == p->pages[SLIDING] || n->stored) {
+        forget_page(p, n, s == p->pages[SLIDING] ? SLIDING : FULL);
+    } else {
+        ap_prefix_remove(p, n);
+        return;
+    }
+    bool empty = !n->stored && !n->n_state && n->page[FULL] < 0 && n->page[SLIDING] < 0;
+    if (!n->child && empty && n != p->pin) remove_leaf(p, n);
 }
 
 bool ap_prefix_evict(ap_prefix *p, ap_slab *s)
@@ -348,6 +417,8 @@ bool ap_prefix_evict(ap_prefix *p, ap_slab *s)
         }
         /* Pages that sequences share are in the way of others above them. */
         ap_node *leaf = s == p->pages[FULL] ? first_node(p) : NULL;
+        while (leaf && (leaf->child || leaf->page[FULL] < 0 || leaf == p->pin))
+            leaf = next_node(p, leaf);
         if (!leaf) return false;
         remove_leaf(p, leaf);
         if (s->n_free) return true;
@@ -362,7 +433,8 @@ uint64_t ap_prefix_bytes(const ap_prefix *p)
             if (n->page[g] >= 0 && p->pages[g]->refs[n->page[g]] == 1)
                 sum += p->pages[g]->block_bytes;
         for (int i = 0; i < n->n_state; i++)
-            if (p->states->refs[n->state[i].block] == 1) sum += p->states->block_bytes;
+            if (n->state[i].block >= 0 && p->states->refs[n->state[i].block] == 1)
+                sum += p->states->block_bytes;
     }
     return sum;
 }

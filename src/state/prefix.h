@@ -7,6 +7,9 @@
  * A sequence can begin at a position if the path reaches it, all K/V pages are there that a query at it sees, and,
  * of models with recurrent layers, a state was kept exactly there. So models with attention alone begin anywhere.
  *
+ * With a disk (spill.h) nodes are written when there is time, and stay in the tree without blocks when these are given
+ * back.
+ *
  * Blocks of the tree that no sequence shares are given back when somebody needs a block (ap_slab.evict), the one
  * first that is worth least: tokens that it saves, over the time since it was of use. Of one owner and thread. */
 #ifndef AP_STATE_PREFIX_H
@@ -18,8 +21,9 @@
 #define AP_NODE_STATES 4
 
 typedef struct ap_node_state {
-    int at; /* tokens of the page that it has seen, 1 .. AP_PAGE */
-    int32_t block;
+    int at;        /* tokens of the page that it has seen, 1 .. AP_PAGE */
+    int32_t block; /* -1 = on the disk alone */
+    bool stored;
     uint64_t used;
 } ap_node_state;
 
@@ -29,10 +33,12 @@ struct ap_node {
     int32_t tok[AP_PAGE];
     int n_tok;                  /* below AP_PAGE: nothing follows yet */
     uint64_t media;             /* hash of what pseudo-tokens stand for; 0 = text alone */
-    int32_t page[AP_KV_GROUPS]; /* -1 = none */
+    int32_t page[AP_KV_GROUPS]; /* -1 = not in memory */
+    bool stored;                /* on the disk, with the pages of these groups */
+    bool stored_page[AP_KV_GROUPS];
     ap_node_state state[AP_NODE_STATES];
     int n_state;
-    uint64_t hash; /* of all tokens up to the end of a full page */
+    uint64_t hash; /* of all tokens up to its end */
     uint64_t used; /* clock of the last use */
 };
 
@@ -44,6 +50,8 @@ typedef struct ap_prefix {
     ap_node root;                          /* without tokens */
     uint64_t clock;
     int n_node;
+    ap_node *pin;                          /* must not be given up now, nor what it needs */
+    struct ap_spill *disk;                 /* NULL = memory alone (spill.h) */
     uint64_t gone[AP_PREFIX_GONE], n_gone; /* ring: hashes of the full pages given up last */
 } ap_prefix;
 
@@ -51,7 +59,7 @@ typedef struct ap_prefix {
 typedef struct ap_match {
     int pos;        /* a sequence can begin here; 0 = at the beginning alone */
     ap_node *node;  /* whose page holds the token before pos */
-    int32_t state;  /* block of the recurrent state at pos; -1 = none needed */
+    int state;      /* of node->state, the recurrent state at pos; -1 = none needed */
     int known;      /* tokens that the tree has, pos or more */
     apus_miss miss; /* why no more, */
     int miss_pos;   /* and from where on; -1 = all that is known serves */
@@ -62,9 +70,11 @@ void ap_prefix_clear(ap_prefix *p); /* of a zeroed struct too */
 
 /* The longest prefix of tok [n] that a sequence can begin with, at most n - 1 tokens: something must be computed. */
 ap_match ap_prefix_find(ap_prefix *p, const int32_t *tok, int n);
-/* Let an empty sequence begin there: its tables share the pages, its state is a copy. */
-void ap_prefix_share(const ap_prefix *p, const ap_match *m, ap_kv_table kv[AP_KV_GROUPS],
-                     ap_recur *r);
+/* Let an empty sequence begin there: its tables share the pages, its state is a copy. What is on the disk alone is read;
+ * *n_disk: tokens of such pages. False: it could not be, and what is there of the sequence is good for nothing; that
+ * record is forgotten, so another search finds something else. */
+bool ap_prefix_share(ap_prefix *p, const ap_match *m, ap_kv_table kv[AP_KV_GROUPS], ap_recur *r,
+                     int *n_disk);
 
 /* Keep what a sequence has computed of tok [n]: its pages, those that are not full only if `last`, and its recurrent
  * states: its snapshots, and if `last` the live one, which is that of n. Without memory for it less is kept. */
@@ -73,6 +83,11 @@ void ap_prefix_keep(ap_prefix *p, const int32_t *tok, int n, const ap_kv_table k
 
 /* Give back a block of that slab that no sequence shares; false = there is none. Allocates nothing. */
 bool ap_prefix_evict(ap_prefix *p, ap_slab *s);
+
+/* Take a node out of the tree, and all that follow it. */
+void ap_prefix_remove(ap_prefix *p, ap_node *n);
+/* The hash of n tokens, at most a page, after those with the hash `before`. */
+uint64_t ap_prefix_hash(uint64_t before, const int32_t *tok, int n);
 
 /* Bytes of blocks that no sequence shares. */
 uint64_t ap_prefix_bytes(const ap_prefix *p);

@@ -103,16 +103,18 @@ static apus_request *submit(apus_scheduler *s, int i)
     return r;
 }
 
-static void check(const apus_model *m, int i, apus_request *r)
+/* Returns the tokens that were cached. */
+static int check(const apus_model *m, int i, apus_request *r)
 {
     answer want = {.n = 0}, got = {.n = 0};
     apus_request_event ev = {.size = sizeof ev};
     apus_finish end = APUS_FINISH_ERROR;
-    int n_prompt;
+    int n_prompt, cached = 0;
     while (apus_request_take(r, -1, &ev)) {
         for (int j = 0; j < ev.n_ids; j++) keep_id(&got, ev.ids[j]);
         keep_text(&got, ev.text, ev.len);
         if (ev.kind == APUS_REQUEST_FINISHED) end = ev.finish;
+        cached = ev.usage->n_cached;
     }
     const int32_t *prompt = apus_request_prompt(r, &n_prompt);
     alone(m, i, prompt, n_prompt, &want);
@@ -122,9 +124,10 @@ static void check(const apus_model *m, int i, apus_request *r)
     assert_int_equal(got.len, want.len);
     assert_memory_equal(got.text, want.text, want.len);
     apus_request_free(r);
+    return cached;
 }
 
-static void together(const char *name)
+static void together(const char *name, const char *dir)
 {
     apus_model *m;
     apus_scheduler *s;
@@ -139,18 +142,28 @@ static void together(const char *name)
     es.threads = 2;
     ss.engine = &es;
     ss.step_us = 2000;
-    assert_ok(apus_scheduler_create(m, &ss, &s, &diag));
-    for (int i = 0; i < N; i++) r[i] = submit(s, i);
-    for (int i = 0; i < N; i++) check(m, i, r[i]);
-    apus_scheduler_free(s);
+    ss.cache_bytes = 64 << 20;
+    ss.cache_dir = dir;
+    for (int round = 0; round < 4; round++) { /* cold, from memory, from the disk, from memory */
+        int cached = 0;
+        if (round % 2 == 0) assert_ok(apus_scheduler_create(m, &ss, &s, &diag));
+        for (int i = 0; i < N; i++) r[i] = submit(s, i);
+        for (int i = 0; i < N; i++) cached += check(m, i, r[i]);
+        if (round) assert_true(cached > 20 * N);
+        if (round % 2) apus_scheduler_free(s);
+    }
     apus_model_close(m);
 }
 
 static void requests_give_what_they_give_alone(void **state)
 {
     (void)state;
-    together("models/tiny-qwen");
-    together("models/tiny-gemma");
+    char dir[] = "/tmp/apus-test-XXXXXX", remove[64];
+    assert_non_null(mkdtemp(dir));
+    together("models/tiny-qwen", dir);
+    together("models/tiny-gemma", dir);
+    snprintf(remove, sizeof remove, "rm -r %s", dir);
+    assert_int_equal(system(remove), 0);
 }
 
 int main(void)

@@ -1,6 +1,7 @@
 /* Requests: whatever the schedule, each gives what it gives alone; ends, limits and order. */
 #include <math.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/sched.h"
@@ -88,6 +89,9 @@ static apus_stop run_alone(const apus_model *m, ask *a)
     return res.stop;
 }
 
+static const char *cache_dir; /* or NULL */
+static uint64_t cache_dir_bytes = 1 << 30;
+
 static apus_scheduler *open_sched(const apus_model *m, int sessions, int chunk, int step_us,
                                   uint64_t kv_bytes)
 {
@@ -103,6 +107,8 @@ static apus_scheduler *open_sched(const apus_model *m, int sessions, int chunk, 
     set.engine = &es;
     set.step_us = step_us;
     set.max_queue = 100;
+    set.cache_dir = cache_dir;
+    set.cache_dir_bytes = cache_dir_bytes;
     apus_scheduler *s = NULL;
     assert_ok(apus_scheduler_create(m, &set, &s, &diag));
     return s;
@@ -168,6 +174,22 @@ static void check_same(const ask *a, const ask *alone, apus_stop stop)
     }
     assert_true(a->n_got <= alone->n_got);
     assert_memory_equal(a->got, alone->got, (size_t)a->n_got * sizeof *a->got);
+}
+
+static char dir_name[64];
+
+static const char *make_dir(void)
+{
+    strcpy(dir_name, "/tmp/apus-test-XXXXXX");
+    assert_non_null(mkdtemp(dir_name));
+    return dir_name;
+}
+
+static void remove_dir(void)
+{
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -r %s", dir_name);
+    assert_int_equal(system(cmd), 0);
 }
 
 static int reused; /* tokens */
@@ -237,8 +259,11 @@ static void schedules_change_nothing(void **state)
         m->config.n_stop = 3;
         for (int i = 0; i < 3; i++) m->config.stop[i] = 7 * i;
         reused = 0;
+        cache_dir = k % 2 ? make_dir() : NULL; /* and what one schedule left, the next one finds */
         for (uint64_t seed = 0; seed < 25; seed++) schedule(m, seed * 4 + (uint64_t)k);
         assert_true(reused > 1000);
+        if (cache_dir) remove_dir();
+        cache_dir = NULL;
         fake_model_free(m);
     }
 }
@@ -254,7 +279,7 @@ static ask simple_ask(int n, int max_tokens)
     return a;
 }
 
-static void run_one(apus_scheduler *s, const apus_model *m, ask *a, const int32_t *branch)
+static void run_only(apus_scheduler *s, ask *a, const int32_t *branch)
 {
     apus_request *r;
     apus_request_settings set = settings_of(a);
@@ -264,6 +289,12 @@ static void run_one(apus_scheduler *s, const apus_model *m, ask *a, const int32_
     assert_ok(apus_request_submit(s, &set, &r, &diag));
     hear_all(r, a);
     apus_request_free(r);
+}
+
+/* The model counts what it does: with one thread at a time. */
+static void run_one(apus_scheduler *s, const apus_model *m, ask *a, const int32_t *branch)
+{
+    run_only(s, a, branch);
     ask alone = *a;
     alone.n_got = 0;
     run_alone(m, &alone);
@@ -360,6 +391,119 @@ static void what_was_given_up_is_told(void **state)
     run_one(s, m, &again, NULL);
     assert_int_equal(again.cached, 249);
     apus_scheduler_free(s);
+    fake_model_free(m);
+}
+
+/* Every file of a folder below the cache's: how many there are; `spoil` >= 0: a byte of each is changed there. */
+static int visit_records(long spoil)
+{
+    char cmd[160], path[256];
+    int n = 0;
+    snprintf(cmd, sizeof cmd, "find %s -type f", dir_name);
+    FILE *list = popen(cmd, "r");
+    assert_non_null(list);
+    while (fgets(path, sizeof path, list)) {
+        path[strcspn(path, "\n")] = 0;
+        struct stat st;
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode & 0777, 0600);
+        n++;
+        if (spoil < 0) continue;
+        FILE *f = fopen(path, "r+b");
+        fseek(f, spoil % (long)st.st_size, SEEK_SET);
+        int c = fgetc(f);
+        fseek(f, spoil % (long)st.st_size, SEEK_SET);
+        fputc(c ^ 16, f);
+        fclose(f);
+    }
+    pclose(list);
+    return n;
+}
+
+static int cached_after_restart(const apus_model *m, const int32_t *branch, int *n_disk)
+{
+    ask a = simple_ask(250, 9), alone = a;
+    run_alone(m, &alone);
+    apus_scheduler *s = open_sched(m, 2, 64, 0, 0);
+    run_only(s, &a, branch);
+    assert_int_equal(a.n_got, 9);
+    assert_memory_equal(a.got, alone.got, 9 * sizeof *a.got);
+    apus_scheduler_stats t = {.size = sizeof t};
+    apus_scheduler_stats_get(s, &t);
+    *n_disk = (int)t.disk_tokens;
+    apus_scheduler_free(s);
+    return a.cached;
+}
+
+/* What one scheduler computed another finds on the disk, and nothing else than that. */
+static void restarts_are_warm(bool full, int window, bool recur)
+{
+    apus_model *m = fake_model(full, window, recur);
+    int32_t branch = 240;
+    int n_disk, n;
+    cache_dir = make_dir();
+    assert_int_equal(cached_after_restart(m, &branch, &n_disk), 0);
+    assert_true(visit_records(-1) >= (full ? 5 : 1));
+    n = cached_after_restart(m, &branch, &n_disk);
+    assert_int_equal(n, recur ? 240 : 249);
+    if (full) assert_true(n_disk >= 192);
+    m->fingerprint++; /* another model */
+    assert_int_equal(cached_after_restart(m, &branch, &n_disk), 0);
+    m->fingerprint--;
+    m->precision = APUS_PRECISION_EXACT;
+    assert_int_equal(cached_after_restart(m, &branch, &n_disk), 0);
+    m->precision = APUS_PRECISION_HIGH;
+    assert_int_equal(cached_after_restart(m, &branch, &n_disk), n);
+    static const long places[] = {0, 9, 13, 17, 30, 60, 100, 330, 400, 800, 1000000007};
+    /* Damaged anywhere: computed anew, to the same bits, and written again as soon as the damage is seen. */
+    for (int i = 0; i < 11; i++) {
+        assert_true(visit_records(places[i]) > 0);
+        assert_int_equal(cached_after_restart(m, &branch, &n_disk), 0);
+        int tries = 0;
+        while (cached_after_restart(m, &branch, &n_disk) != n) assert_true(++tries < 3);
+    }
+    cache_dir_bytes = 3000; /* the disk's share is kept */
+    cached_after_restart(m, &branch, &n_disk);
+    apus_scheduler *s = open_sched(m, 1, 64, 0, 0);
+    for (int k = 0; k < 6; k++) {
+        ask a = simple_ask(200, 1);
+        for (int i = 0; i < 200; i++) a.prompt[i] = (i * (k + 3) + k) % 97;
+        run_only(s, &a, NULL);
+        usleep(20000);
+        apus_scheduler_stats t = {.size = sizeof t};
+        apus_scheduler_stats_get(s, &t);
+        assert_true(k == 0 || t.disk_bytes <= 3000);
+    }
+    apus_scheduler_free(s);
+    cache_dir_bytes = 1 << 30;
+    remove_dir();
+    cache_dir = NULL;
+    assert_int_equal(fake.faults, 0);
+    fake_model_free(m);
+}
+
+static void the_disk_survives(void **state)
+{
+    (void)state;
+    restarts_are_warm(true, 0, false);
+    restarts_are_warm(true, 40, false);
+    restarts_are_warm(true, 0, true);
+    restarts_are_warm(true, 90, true);
+}
+
+static void bad_folders_are_refused(void **state)
+{
+    (void)state;
+    apus_model *m = fake_model(true, 0, false);
+    apus_scheduler_settings set;
+    apus_scheduler *s = NULL;
+    apus_scheduler_settings_default(&set);
+    set.cache_dir = "/nonexistent/folder";
+    assert_int_equal(apus_scheduler_create(m, &set, &s, &diag), APUS_EFILE);
+    assert_non_null(strstr(diag.text, "/nonexistent/folder"));
+    set.cache_dir = "/etc/passwd";
+    assert_int_equal(apus_scheduler_create(m, &set, &s, &diag), APUS_EFILE);
+    assert_null(s);
     fake_model_free(m);
 }
 
@@ -813,6 +957,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(misses_are_explained),
         cmocka_unit_test(what_was_given_up_is_told),
         cmocka_unit_test(cache_has_its_memory),
+        cmocka_unit_test(the_disk_survives),
+        cmocka_unit_test(bad_folders_are_refused),
         cmocka_unit_test(queues_are_bounded),
         cmocka_unit_test(late_ones_end),
         cmocka_unit_test(bad_requests_are_refused),

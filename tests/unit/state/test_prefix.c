@@ -181,7 +181,8 @@ static int simulate(bool full, int window, bool recurs, uint64_t seed)
         int n = make_tokens(f, s[i].tok);
         ap_match m = ap_prefix_find(&f->prefix, s[i].tok, n);
         assert_true(m.pos < n && m.known >= m.pos && m.known <= n);
-        ap_prefix_share(&f->prefix, &m, s[i].kv, &s[i].recur);
+        int n_disk;
+        assert_true(ap_prefix_share(&f->prefix, &m, s[i].kv, &s[i].recur, &n_disk));
         s[i].pos = m.pos;
         reused += m.pos;
         check(f, &s[i]);

@@ -575,6 +575,7 @@ static bool same_form(const ap_mat *a, const ap_mat *b)
 
 void ap_cuda_glu(const ap_exec *x, const ap_glu_args *g)
 {
+    if (ap_cuda_glu_one(x, g)) return;
     bool wide = g->n_tok > MANY && ap_cuda_is_wide(x, g->gate) && ap_cuda_wide_pair(g->gate, g->up);
     if (wide ||
         (ap_in_integers(x, g->gate) && ap_in_integers(x, g->up) && same_form(g->gate, g->up))) {

@@ -772,7 +772,7 @@ static float *attended(kc *c, const ap_exec *ex, const attend_shape *s, const ap
 static void check_attend_case(kc *c, const attend_shape *s)
 {
     int T = 0, D = s->D, q_width = s->H * D * 2, wide = s->H * D;
-    int32_t page[16];
+    int32_t *page = kc_bytes(c, 16 * sizeof *page); /* a device reads it */
     for (int i = 0; i < 16; i++) page[i] = i;
     for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
     size_t n = (size_t)T;

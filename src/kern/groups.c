@@ -99,4 +99,30 @@ void ap_group_recur(const ap_exec *x, const ap_recur_args *a)
 {
     x->k->conv(x, &a->conv);
     x->k->delta(x, &a->delta);
+    if (a->w)
+        x->k->matmul(x, &(ap_matmul_args){.x = a->delta.out,
+                                          .w = a->w,
+                                          .y = a->y,
+                                          .ldx = a->w->cols,
+                                          .ldy = a->w->rows,
+                                          .n_tok = a->delta.n_tok,
+                                          .accumulate = true});
+}
+
+void ap_group_attend(const ap_exec *x, const ap_attend_args *a)
+{
+    const ap_attn_args *t = &a->attn;
+    x->k->qkv(x, &a->qkv);
+    x->k->attn(x, t);
+    if (a->gate)
+        x->k->elem(x, &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
+                                      .y = t->out,
+                                      .x = a->gate,
+                                      .ldy = (int64_t)t->n_head * t->head_dim,
+                                      .ldx = a->ldgate,
+                                      .rows = t->n_tok,
+                                      .n = t->head_dim,
+                                      .n_block = t->n_head,
+                                      .y_block = t->head_dim,
+                                      .x_block = a->gate_head_stride});
 }

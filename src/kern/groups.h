@@ -7,6 +7,7 @@
 void ap_group_project(const ap_exec *x, const ap_project_args *a);
 void ap_group_mix(const ap_exec *x, const ap_mix_args *a);
 void ap_group_recur(const ap_exec *x, const ap_recur_args *a);
+void ap_group_attend(const ap_exec *x, const ap_attend_args *a);
 
 /* Their parts. */
 void ap_group_norm(const ap_exec *x, const float *in, const float *weight, float eps, float *out,

@@ -498,12 +498,23 @@ typedef struct ap_mix_args {
     void *scratch; /* moe_scratch_bytes(...) */
 } ap_mix_args;
 
-/* A layer's convolution, then the delta rule over its outputs: conv, delta. Over the same states another operation must
- * lie between two of these. */
+/* A layer's convolution, the delta rule over its outputs, and with w the product that they go to, y = y + out w^T: conv,
+ * delta, matmul. Over the same states another operation must lie between two of these. */
 typedef struct ap_recur_args {
     ap_conv_args conv;
     ap_delta_args delta; /* qkv is what conv puts out; of the same batch */
+    const ap_mat *w;     /* [N, Hv * Dv] or NULL */
+    float *y;            /* f32 [T, N] */
 } ap_recur_args;
+
+/* Attention with its heads before and a gate behind it: qkv, attn, elem (MUL_SIGMOID). */
+typedef struct ap_attend_args {
+    ap_qkv_args qkv;
+    ap_attn_args attn;
+    const float
+        *gate; /* f32, of head h of token t at gate + t*ldgate + h*gate_head_stride; NULL = none */
+    int64_t ldgate, gate_head_stride;
+} ap_attend_args;
 
 /* ------------------------------------------------------------------ the table */
 
@@ -560,6 +571,7 @@ struct ap_kern {
     void (*project)(const ap_exec *x, const ap_project_args *a);
     void (*mix)(const ap_exec *x, const ap_mix_args *a);
     void (*recur)(const ap_exec *x, const ap_recur_args *a);
+    void (*attend)(const ap_exec *x, const ap_attend_args *a);
     size_t (*sample_scratch_bytes)(const ap_exec *x, int n, int vocab);
     void (*sample)(const ap_exec *x, const ap_sample_args *a);
 };

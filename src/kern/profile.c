@@ -246,6 +246,7 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed.project = ap_group_project;
     p->timed.mix = ap_group_mix;
     p->timed.recur = ap_group_recur;
+    p->timed.attend = ap_group_attend;
     p->timed.sample = sample;
     ex->k = &p->timed;
     ex->profile = p;

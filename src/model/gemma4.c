@@ -99,7 +99,7 @@ static void per_layer_inputs(const ap_model_impl *m, const ap_exec *ex, const ap
                                     .scale = (float)0.70710678118654752440});
 }
 
-/* w->t = Attn(w->h) */
+/* w->t = Attn(norm(w->x)) */
 static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                       int l)
 {
@@ -108,17 +108,20 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
     const ap_attn_weights *a = &m->layer[l].attn;
     bool sliding = lc->kind == AP_LAYER_SLIDING, owns = lc->kv_donor == l;
     const ap_rope *rope = sliding ? &c->rope_sliding : &c->rope_full;
-    int D = lc->head_dim, G = lc->n_kv_head;
+    int D = lc->head_dim, G = lc->n_kv_head, n_mat = !owns ? 1 : lc->k_eq_v ? 2 : 3;
     ap_kv kv = ap_step_kv(m, s, l);
     ap_batch causal = *s->batch; /* full layers do not look ahead in pictures */
     causal.see_end = causal.see_past;
     if (!sliding) kv.batch = &causal;
 
-    ap_matmul(ex, w->h, &a->q, w->q, s->batch->n_tok);
-    if (owns) {
-        ap_matmul(ex, w->h, &a->k, w->k, s->batch->n_tok);
-        if (!lc->k_eq_v) ap_matmul(ex, w->h, &a->v, w->v, s->batch->n_tok);
-    }
+    ex->k->project(ex, &(ap_project_args){.x = w->x,
+                                          .norm = m->layer[l].norm_in,
+                                          .eps = c->norm_eps,
+                                          .h = w->h,
+                                          .w = {&a->q, &a->k, &a->v},
+                                          .y = {w->q, w->k, w->v},
+                                          .n_mat = n_mat,
+                                          .n_tok = s->batch->n_tok});
     ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
                                   .k = w->k,
                                   .v = lc->k_eq_v ? w->k : w->v,
@@ -219,7 +222,6 @@ apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_s
         if (ap_step_cancelled(cancel))
             return ap_fail(diag, APUS_ECANCELLED, "the step was cancelled");
         const ap_layer *y = &m->layer[l];
-        ap_norm(ex, w->x, y->norm_in, w->h, T, H, c->norm_eps);
         attention(m, ex, s, w, l);
         ap_norm_add(ex, w->t, y->norm_post, w->x, T, H, c->norm_eps, 1.0f);
         apus_err err = feed_forward(m, ex, s, w, l, diag);

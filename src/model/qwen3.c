@@ -193,46 +193,41 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                                           .y = {w->q, w->k, w->v},
                                           .n_mat = 3,
                                           .n_tok = T});
-    ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
-                                  .k = w->k,
-                                  .v = w->v,
-                                  .ldq = q_width,
-                                  .q_head_stride = D + gate,
-                                  .ldk = (int64_t)G * D,
-                                  .ldv = (int64_t)G * D,
-                                  .q_norm = a->q_norm,
-                                  .k_norm = a->k_norm,
-                                  .eps = c->norm_eps,
-                                  .cos = w->cos[0],
-                                  .sin = w->sin[0],
-                                  .n_angle = c->rope_full.n_angle,
-                                  .pair_offset = c->rope_full.pair_offset,
-                                  .q_out = w->qr,
-                                  .kv = kv,
-                                  .n_tok = T,
-                                  .n_head = c->n_head,
-                                  .n_kv_head = G,
-                                  .head_dim = D});
-    ex->k->attn(ex, &(ap_attn_args){.q = w->qr,
-                                    .out = w->att,
-                                    .kv = kv,
-                                    .n_tok = T,
-                                    .n_head = c->n_head,
-                                    .n_kv_head = G,
-                                    .head_dim = D,
-                                    .scale = (float)(1.0 / sqrt((double)D)),
-                                    .scratch = w->op});
-    if (gate)
-        ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
-                                        .y = w->att,
-                                        .x = w->q + D, /* each head's gate follows its query */
-                                        .ldy = (int64_t)c->n_head * D,
-                                        .ldx = q_width,
-                                        .rows = T,
-                                        .n = D,
-                                        .n_block = c->n_head,
-                                        .y_block = D,
-                                        .x_block = 2 * (int64_t)D});
+    ap_qkv_args qkv = {.q = w->q,
+                       .k = w->k,
+                       .v = w->v,
+                       .ldq = q_width,
+                       .q_head_stride = D + gate,
+                       .ldk = (int64_t)G * D,
+                       .ldv = (int64_t)G * D,
+                       .q_norm = a->q_norm,
+                       .k_norm = a->k_norm,
+                       .eps = c->norm_eps,
+                       .cos = w->cos[0],
+                       .sin = w->sin[0],
+                       .n_angle = c->rope_full.n_angle,
+                       .pair_offset = c->rope_full.pair_offset,
+                       .q_out = w->qr,
+                       .kv = kv,
+                       .n_tok = T,
+                       .n_head = c->n_head,
+                       .n_kv_head = G,
+                       .head_dim = D};
+    ap_attn_args attn = {.q = w->qr,
+                         .out = w->att,
+                         .kv = kv,
+                         .n_tok = T,
+                         .n_head = c->n_head,
+                         .n_kv_head = G,
+                         .head_dim = D,
+                         .scale = (float)(1.0 / sqrt((double)D)),
+                         .scratch = w->op};
+    /* each head's gate follows its query */
+    ex->k->attend(ex, &(ap_attend_args){.qkv = qkv,
+                                        .attn = attn,
+                                        .gate = gate ? w->q + D : NULL,
+                                        .ldgate = q_width,
+                                        .gate_head_stride = 2 * (int64_t)D});
     ap_matmul_add(ex, w->att, &a->o, w->x, T);
 }
 
@@ -281,8 +276,7 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                            .tiled = m->value_heads_tiled,
                            .form = s->delta_form,
                            .scratch = w->op};
-    ex->k->recur(ex, &(ap_recur_args){.conv = conv, .delta = delta});
-    ap_matmul_add(ex, w->gdn_out, &g->out, w->x, T);
+    ex->k->recur(ex, &(ap_recur_args){.conv = conv, .delta = delta, .w = &g->out, .y = w->x});
 }
 
 /* w->x += mixture(norm(w->x)), with experts that are all there */

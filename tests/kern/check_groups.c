@@ -1,4 +1,4 @@
-/* check_groups.c - groups of operations: project, mix and recur give, to the bit, what the operations that define them
+/* check_groups.c - groups of operations: project, mix, recur and attend give, to the bit, what the operations that define them
  * give one after the other on the same device, and rows the same alone and together. Against ref as in the checks
  * of those operations. */
 #include <math.h>
@@ -597,17 +597,21 @@ void check_mix(kc *c)
 typedef struct recur_shape {
     int Hk, Hv, Dk, Dv, taps, n_seq, n_tok[3];
     bool tiled;
+    ap_dtype w; /* of the product behind; 0 = none */
 } recur_shape;
 
 static const recur_shape recur_shapes[] = {
-    {16, 32, 128, 128, 4, 1, {1}, false},   {2, 4, 128, 128, 4, 3, {1, 1, 1}, true},
-    {1, 3, 64, 96, 4, 2, {1, 1}, false},    {2, 2, 20, 36, 4, 2, {1, 1}, false},
-    {2, 4, 32, 64, 4, 3, {1, 20, 3}, true}, {1, 2, 16, 8, 3, 2, {1, 1}, false},
-    {1, 2, 130, 17, 4, 1, {1}, false},
+    {16, 32, 128, 128, 4, 1, {1}, false, AP_Q5_K}, {2, 4, 128, 128, 4, 3, {1, 1, 1}, true, AP_Q4_K},
+    {1, 2, 128, 128, 4, 1, {1}, false, AP_BF16},   {1, 3, 64, 96, 4, 2, {1, 1}, false, AP_Q8_0},
+    {2, 2, 20, 36, 4, 2, {1, 1}, false, 0},        {2, 4, 32, 64, 4, 3, {1, 20, 3}, true, 0},
+    {1, 2, 16, 8, 3, 2, {1, 1}, false, AP_F32},    {1, 2, 130, 17, 4, 1, {1}, false, 0},
 };
+
+enum { RECUR_ROWS = 40 };
 
 typedef struct recurred {
     float *conv, *out, *state; /* state of all sequences: of the convolution, of the delta rule */
+    float *y;
 } recurred;
 
 /* Two steps one after the other on the states of `from`. */
@@ -617,11 +621,12 @@ static recurred recur_twice(kc *c, const ap_exec *ex, const recur_shape *s, cons
     ap_recur_args r = *a;
     size_t T = (size_t)r.conv.n_tok, each = floats / (size_t)s->n_seq;
     recurred got = {kc_out(c, T * (size_t)r.conv.n_channel), kc_out(c, T * (size_t)(s->Hv * s->Dv)),
-                    kc_copy(c, from, floats)};
+                    kc_copy(c, from, floats), kc_copy(c, a->y, T * RECUR_ROWS)};
     size_t bytes = ex->k->delta_scratch_bytes(ex, (int)T, s->Hk, s->Hv, s->Dk, s->Dv);
     r.conv.out = got.conv;
     r.delta.qkv = got.conv;
     r.delta.out = got.out;
+    r.y = got.y;
     r.delta.scratch = kc_bytes(c, bytes);
     r.conv.state.base = r.delta.state.base = got.state;
     r.conv.state.block_floats = r.delta.state.block_floats = each;
@@ -632,6 +637,15 @@ static recurred recur_twice(kc *c, const ap_exec *ex, const recur_shape *s, cons
         }
         kc_call(ex, conv, &r.conv);
         kc_call(ex, delta, &r.delta);
+        if (!r.w) continue;
+        kc_call(ex, matmul,
+                &(ap_matmul_args){.x = got.out,
+                                  .w = r.w,
+                                  .y = got.y,
+                                  .ldx = r.w->cols,
+                                  .ldy = r.w->rows,
+                                  .n_tok = (int)T,
+                                  .accumulate = true});
     }
     return got;
 }
@@ -673,15 +687,27 @@ static void check_recur_case(kc *c, const recur_shape *s)
     a.conv.state.batch = a.delta.state.batch =
         kc_batch(c, s->n_seq, (int[3]){0}, s->n_tok, NULL, 0);
     float *from = kc_in(c, floats, 0.3);
-    recurred want = recur_twice(c, c->ref, s, &a, from, floats, true);
-    recurred same = recur_twice(c, c->ref, s, &a, from, floats, false);
+    ap_tensor src;
+    ap_mat mat, its;
+    a.y = kc_in(c, n * RECUR_ROWS, 1);
+    if (s->w) src = kc_weights(c, s->w, RECUR_ROWS, vd);
+    if (s->w) mat = kc_mat(c, c->ref, &src);
+    a.w = s->w ? &mat : NULL;
+    ap_exec ref = exec_of(c, c->ref, APUS_PRECISION_HIGH, T, vd);
+    recurred want = recur_twice(c, &ref, s, &a, from, floats, true);
+    recurred same = recur_twice(c, &ref, s, &a, from, floats, false);
     kc_same(c, NULL, "group: out", same.out, vd, want.out, vd, T, vd);
+    kc_same(c, NULL, "group: y", same.y, RECUR_ROWS, want.y, RECUR_ROWS, T, RECUR_ROWS);
     for (int k = 0; k < c->n_kern; k++) {
         const kc_kern *kern = &c->kern[k];
-        recurred parts = recur_twice(c, &kern->x, s, &a, from, floats, true);
-        recurred got = recur_twice(c, &kern->x, s, &a, from, floats, false);
+        ap_exec x = exec_of(c, &kern->x, APUS_PRECISION_HIGH, T, vd);
+        if (s->w) its = kc_mat_of(c, kern, &src, &mat);
+        a.w = s->w ? &its : NULL;
+        recurred parts = recur_twice(c, &x, s, &a, from, floats, true);
+        recurred got = recur_twice(c, &x, s, &a, from, floats, false);
         kc_same(c, kern, "parts: out", parts.out, vd, want.out, vd, T, vd);
         kc_again(c, kern, "group: out", got.out, vd, parts.out, vd, T, vd);
+        kc_again(c, kern, "group: y", got.y, RECUR_ROWS, parts.y, RECUR_ROWS, T, RECUR_ROWS);
         kc_again(c, kern, "group: states", got.state, (int64_t)floats, parts.state, (int64_t)floats,
                  1, (int64_t)floats);
     }
@@ -691,4 +717,106 @@ void check_recur(kc *c)
 {
     for (size_t i = 0; i < sizeof recur_shapes / sizeof *recur_shapes; i++)
         check_recur_case(c, &recur_shapes[i]);
+}
+
+/* ------------------------------------------------------------------ attend */
+
+typedef struct attend_shape {
+    int H, G, D, n_seq, pos[3], n_tok[3];
+    bool gate;
+    apus_kv type;
+} attend_shape;
+
+static const attend_shape attend_shapes[] = {
+    {16, 2, 256, 1, {0}, {1}, true, APUS_KV_BF16},
+    {4, 2, 64, 2, {70, 3}, {1, 1}, true, APUS_KV_F32},
+    {4, 2, 64, 2, {5, 130}, {1, 1}, true, APUS_KV_Q8},
+    {4, 4, 32, 1, {9}, {1}, false, APUS_KV_BF16},
+    {8, 2, 64, 2, {40, 0}, {12, 1}, true, APUS_KV_BF16},
+};
+
+/* Keys and values before the step are zeros. */
+static float *attended(kc *c, const ap_exec *ex, const attend_shape *s, const ap_attend_args *a,
+                       bool parts)
+{
+    ap_attend_args t = *a;
+    int T = t.attn.n_tok;
+    size_t n = (size_t)T * (size_t)(s->H * s->D), bytes = 16 * a->attn.kv.page_bytes;
+    t.qkv.q_out = kc_out(c, n);
+    t.attn.q = t.qkv.q_out;
+    t.attn.out = kc_out(c, n);
+    t.attn.kv.base = memset(kc_bytes(c, bytes), 0, bytes);
+    t.qkv.kv = t.attn.kv;
+    t.attn.scratch = kc_bytes(c, ex->k->attn_scratch_bytes(ex, T, s->H, s->G, s->D));
+    if (!parts) {
+        kc_call(ex, attend, &t);
+        return t.attn.out;
+    }
+    kc_call(ex, qkv, &t.qkv);
+    kc_call(ex, attn, &t.attn);
+    if (t.gate)
+        kc_call(ex, elem,
+                &(ap_elem_args){.op = AP_ELEM_MUL_SIGMOID,
+                                .y = t.attn.out,
+                                .x = t.gate,
+                                .ldy = s->H * s->D,
+                                .ldx = t.ldgate,
+                                .rows = T,
+                                .n = s->D,
+                                .n_block = s->H,
+                                .y_block = s->D,
+                                .x_block = t.gate_head_stride});
+    return t.attn.out;
+}
+
+static void check_attend_case(kc *c, const attend_shape *s)
+{
+    int T = 0, D = s->D, q_width = s->H * D * 2, wide = s->H * D;
+    int32_t *page = kc_bytes(c, 16 * sizeof *page); /* a device reads it */
+    for (int i = 0; i < 16; i++) page[i] = i;
+    for (int i = 0; i < s->n_seq; i++) T += s->n_tok[i];
+    size_t n = (size_t)T;
+    kc_case(c, "T=%d S=%d H=%d G=%d D=%d type=%d", T, s->n_seq, s->H, s->G, D, (int)s->type);
+    ap_kv kv = {.page_bytes = ap_kv_layer_bytes(s->type, s->G, D),
+                .batch = kc_batch(c, s->n_seq, s->pos, s->n_tok, page, 4),
+                .type = s->type};
+    float *q = kc_in(c, n * (size_t)q_width, 1);
+    ap_attend_args a = {.qkv = {.q = q,
+                                .k = kc_in(c, n * (size_t)(s->G * D), 1),
+                                .v = kc_in(c, n * (size_t)(s->G * D), 1),
+                                .ldq = q_width,
+                                .q_head_stride = 2 * D,
+                                .ldk = s->G * D,
+                                .ldv = s->G * D,
+                                .eps = 1e-6f,
+                                .cos = kc_in(c, n * (size_t)(D / 4), 1),
+                                .sin = kc_in(c, n * (size_t)(D / 4), 1),
+                                .n_angle = D / 4,
+                                .pair_offset = D / 4,
+                                .n_tok = T,
+                                .n_head = s->H,
+                                .n_kv_head = s->G,
+                                .head_dim = D},
+                        .attn = {.kv = kv,
+                                 .n_tok = T,
+                                 .n_head = s->H,
+                                 .n_kv_head = s->G,
+                                 .head_dim = D,
+                                 .scale = 0.0625f},
+                        .gate = s->gate ? q + D : NULL,
+                        .ldgate = q_width,
+                        .gate_head_stride = 2 * D};
+    float *want = attended(c, c->ref, s, &a, true), *same = attended(c, c->ref, s, &a, false);
+    kc_same(c, NULL, "group", same, wide, want, wide, T, wide);
+    for (int k = 0; k < c->n_kern; k++) {
+        const kc_kern *kern = &c->kern[k];
+        float *parts = attended(c, &kern->x, s, &a, true);
+        kc_again(c, kern, "group", attended(c, &kern->x, s, &a, false), wide, parts, wide, T, wide);
+    }
+}
+
+void check_attend(kc *c)
+{
+    for (size_t i = 0; i < sizeof attend_shapes / sizeof *attend_shapes; i++)
+        check_attend_case(c, &attend_shapes[i]);
 }

@@ -58,6 +58,7 @@ static const slot slots[] = {
     SLOT(project, NULL),
     SLOT(mix, NULL),
     SLOT(recur, NULL),
+    SLOT(attend, NULL),
     SLOT(sample_scratch_bytes, NULL),
     SLOT(sample, bench_sample),
 };

@@ -171,6 +171,7 @@ void check_delta(kc *c);
 void check_project(kc *c);
 void check_mix(kc *c);
 void check_recur(kc *c);
+void check_attend(kc *c);
 void check_sample_scratch_bytes(kc *c);
 void check_sample(kc *c);
 

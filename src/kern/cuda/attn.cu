@@ -23,6 +23,10 @@
 
 #include <math_constants.h>
 
+extern "C" {
+#include "kern/groups.h"
+}
+
 #define WARP_DIMS     64 /* dims of a warp in scores, half of it in values */
 #define CLUSTER       8
 #define MAX_COLUMNS   32 /* rows of a tile: columns of the products */
@@ -593,8 +597,12 @@ static __device__ void put_out(const split_job &j, const tile *t, int col, const
 {
     int D = j.in.head_dim, row = t->row[col];
     if (row < 0 || (int)threadIdx.x >= D) return;
+    float v = a.o / a.l;
+    if (j.in.gate)
+        v *= ap_sigmoid(
+            j.in.gate[row * j.in.ldgate + t->head[col] * j.in.gate_head_stride + threadIdx.x]);
     j.in.out[((size_t)row * (size_t)j.in.n_head + (size_t)t->head[col]) * (size_t)D + threadIdx.x] =
-        a.o / a.l;
+        v;
 }
 
 /* A group's sums of column col, in global memory. */
@@ -798,7 +806,7 @@ size_t ap_cuda_attn_scratch_bytes(const ap_exec *x, int n_tok, int n_head, int n
     return ap_attn_split_scratch(x, n_tok, n_head, n_kv_head, head_dim);
 }
 
-void ap_cuda_attn(const ap_exec *x, const ap_attn_args *a)
+static ap_attn_in in_of(const ap_attn_args *a)
 {
     const ap_batch *b = a->kv.batch;
     ap_attn_in in = {};
@@ -820,10 +828,32 @@ void ap_cuda_attn(const ap_exec *x, const ap_attn_args *a)
     in.head_dim = a->head_dim;
     in.window = a->window;
     in.scale = a->scale * 1.4426950408889634f;
+    return in;
+}
+
+void ap_cuda_attn(const ap_exec *x, const ap_attn_args *a)
+{
+    const ap_batch *b = a->kv.batch;
+    ap_attn_in in = in_of(a);
     if (b->n_tok == b->n_seq || !ap_attn_flash_takes(x, a)) {
         ap_attn_split(x, a, &in, AP_ATTN_ALL);
         return;
     }
     ap_attn_split(x, a, &in, AP_ATTN_THE_FEW);
     ap_attn_flash(x, a, &in, AP_ATTN_THE_MANY);
+}
+
+void ap_cuda_attend(const ap_exec *x, const ap_attend_args *a)
+{
+    const ap_batch *b = a->attn.kv.batch;
+    if (b->n_tok != b->n_seq) {
+        ap_group_attend(x, a);
+        return;
+    }
+    ap_attn_in in = in_of(&a->attn);
+    in.gate = a->gate;
+    in.ldgate = a->ldgate;
+    in.gate_head_stride = a->gate_head_stride;
+    ap_cuda_qkv(x, &a->qkv);
+    ap_attn_split(x, &a->attn, &in, AP_ATTN_ALL);
 }

@@ -22,7 +22,9 @@ struct ap_attn_in {
     const ap_seq *seq;
     const int32_t *pos, *see_end, *seq_of;
     int n_tok, n_seq, n_head, n_kv_head, group, head_dim, window;
-    float scale; /* times log2(e): powers are of 2 */
+    float scale;       /* times log2(e): powers are of 2 */
+    const float *gate; /* of the split form: outputs times its sigmoid; NULL = none */
+    int64_t ldgate, gate_head_stride;
 };
 
 /* Which sequences a launch takes. */

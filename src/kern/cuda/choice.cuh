@@ -30,16 +30,14 @@ static __device__ __forceinline__ ap_choice<N> ap_choice_begin(const float *logi
 /* The best that is left, the first of equals, and its logit. */
 template <int N> static __device__ __forceinline__ int ap_choice_next(ap_choice<N> &c, float *logit)
 {
-    int lane = (int)threadIdx.x % 32, at = 0;
+    int lane = (int)threadIdx.x % 32, at = N;
     uint32_t best = 0;
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        if (c.order[i] > best) {
-            best = c.order[i];
-            at = i;
-        }
+    for (int i = 0; i < N; i++) best = max(best, c.order[i]);
     uint32_t top = __reduce_max_sync(0xffffffffu, best);
-    int e = (int)__reduce_min_sync(0xffffffffu, best == top ? (unsigned)(at * 32 + lane) : ~0u);
+#pragma unroll
+    for (int i = N - 1; i >= 0; i--) at = c.order[i] == top ? i : at;
+    int e = (int)__reduce_min_sync(0xffffffffu, (unsigned)(at * 32 + lane));
 #pragma unroll
     for (int i = 0; i < N; i++)
         if (lane + i * 32 == e) c.order[i] = 0;

@@ -166,6 +166,7 @@ void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a);
 /* decode.cu */
 void ap_cuda_project(const ap_exec *x, const ap_project_args *a);
 void ap_cuda_mix(const ap_exec *x, const ap_mix_args *a);
+void ap_cuda_attend(const ap_exec *x, const ap_attend_args *a); /* attn.cu */
 /* recur.cu */
 void ap_cuda_recur(const ap_exec *x, const ap_recur_args *a);
 }

@@ -277,11 +277,11 @@ static bool launch_project(const ap_exec *x, project_args *a)
     if (blocks > a->step) blocks = a->step;
     unsigned threads = (unsigned)project_warps(*a) * 32;
     if (common)
-        ap_launch(x, project<ap_common_forms>, dim3((unsigned)blocks), dim3(threads),
-                  project_shared(*a), *a);
+        ap_launch(x, ap_most_shared(x, project<ap_common_forms>), dim3((unsigned)blocks),
+                  dim3(threads), project_shared(*a), *a);
     else
-        ap_launch(x, project<ap_all_forms>, dim3((unsigned)blocks), dim3(threads),
-                  project_shared(*a), *a);
+        ap_launch(x, ap_most_shared(x, project<ap_all_forms>), dim3((unsigned)blocks),
+                  dim3(threads), project_shared(*a), *a);
     return true;
 }
 
@@ -297,6 +297,18 @@ bool ap_cuda_one(const ap_exec *x, const ap_product_args *p)
     a.mode = p->mode;
     a.act = p->act;
     a.softcap = p->softcap;
+    return launch_project(x, &a);
+}
+
+bool ap_cuda_ready_one(const ap_exec *x, const ap_mat *w, const uint8_t *row, float *y)
+{
+    project_args a = {};
+    a.row.ready = row;
+    a.row.cols = w->cols;
+    a.n_mat = 1;
+    a.m[0].q = ap_qmat_of(w);
+    a.m[0].y = y;
+    a.mode = AP_PUT_ADD;
     return launch_project(x, &a);
 }
 
@@ -350,7 +362,8 @@ static void launch_floats(const ap_exec *x, float_args *a)
         a->m[i].first = blocks;
         blocks += (a->m[i].rows + AP_PANEL - 1) / AP_PANEL;
     }
-    ap_launch(x, project_floats, dim3((unsigned)blocks), dim3(256), (size_t)a->row.cols * 4, *a);
+    ap_launch(x, ap_most_shared(x, project_floats), dim3((unsigned)blocks), dim3(256),
+              (size_t)a->row.cols * 4, *a);
 }
 
 /* ------------------------------------------------------------------ the slot */
@@ -402,7 +415,8 @@ void ap_cuda_project(const ap_exec *x, const ap_project_args *a)
     if (!project_one(x, a)) ap_group_project(x, a);
 }
 
-/* ------------------------------------------------------------------ experts */
+/* ------------------------------------------------------------------ experts
+ * What gate and up make of the row goes to `mid` as integers (ap_in_row), a row for each expert, the shared one last. */
 
 /* One projection: of expert 0, `stride` bytes from it the next; and of the shared one, data NULL: none. */
 struct expert_mat {
@@ -411,65 +425,80 @@ struct expert_mat {
     size_t stride;
 };
 
+/* Who is chosen: by logits, or, without, as ids and weights say. */
 struct choice_args {
-    float *logits;
+    const float *logits;
     int n_expert, n_used;
     bool norm;
     int32_t *ids;
     float *weights;
 };
 
-/* Gate and up of some rows of one expert. */
+/* Gate and up of `pair` neighbouring panels of one expert. */
 struct glu_args {
     expert_mat m[2];
     uint32_t room; /* of a panel */
-    int log_warps, act;
-    float *mid; /* f32 [n_used + 1, F]; the shared one last */
+    int log_warps, act, pair;
+    uint8_t *mid;
+    float *y; /* instead of mid: f32, of the shared expert alone */
 };
 
 static size_t glu_shared(const glu_args &g, const row_args &row)
 {
-    return 2 * (size_t)g.room + (row.norm ? (size_t)row.cols * 4 : 0) + ap_in_row_bytes(row.cols);
+    return 2 * (size_t)g.pair * g.room + (row.norm ? (size_t)row.cols * 4 : 0) +
+           ap_in_row_bytes(row.cols);
 }
 
-/* act(gate) * up of a panel of both, which lie in shared memory as soon as they have arrived. All of the block's
- * threads: those of 2 << log_warps warps multiply. */
-template <class SET>
-static __device__ __forceinline__ void glu_panel(const glu_args &a, const uint8_t *shared,
-                                                 uint64_t *arrived, const ap_in_row &in,
-                                                 int is_shared, int panel, float *mid)
-{
-    __shared__ float red[MOST_WARPS * 4][AP_PANEL];
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, k = warp >> a.log_warps;
-    if (k < 2) {
-        const ap_qmat q = a.m[k].w[is_shared]; /* in registers: parameters elsewhere are slow */
-        float acc[2] = {0, 0};
-        ap_bulk_wait(&arrived[k], 0);
-        SET::parts(a.m[k].form[is_shared], q, shared + k * a.room, in,
-                   (warp & ((1 << a.log_warps) - 1)) * 4, a.log_warps + 2, acc);
-#pragma unroll
-        for (int r = 0; r < 2; r++) red[warp * 4 + (lane & 3)][2 * (lane >> 2) + r] = acc[r];
-    }
-    __syncthreads();
-    int parts = 4 << a.log_warps, row = panel * AP_PANEL + threadIdx.x;
-    if (threadIdx.x >= AP_PANEL || row >= a.m[0].w[is_shared].rows) return;
-    float g = ap_sum_parts(&red[0][threadIdx.x], parts),
-          u = ap_sum_parts(&red[parts][threadIdx.x], parts);
-    mid[row] = (a.act == AP_ACT_SILU ? ap_silu(g) : ap_gelu_tanh(g)) * u;
-}
-
-/* Begin to copy a panel of gate and up of expert e. */
+/* Begin to copy the panels from `panel` on of expert e. */
 static __device__ __forceinline__ void ask_glu(const glu_args &a, uint8_t *shared,
                                                uint64_t *arrived, int is_shared, size_t e,
                                                int panel, int thread, int threads)
 {
+    int n = min((a.m[0].w[is_shared].rows + AP_PANEL - 1) / AP_PANEL - panel, a.pair);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const ap_qmat &w = a.m[i].w[is_shared];
-        ap_bulk_copy(&arrived[i], shared + i * a.room,
+        ap_bulk_copy(&arrived[i], shared + i * a.pair * a.room,
                      w.data + e * a.m[i].stride + (size_t)panel * w.panel_bytes,
-                     (uint32_t)w.panel_bytes, thread, threads);
+                     (uint32_t)n * (uint32_t)w.panel_bytes, thread, threads);
     }
+}
+
+/* act(gate) * up of the block's rows to out, as soon as panels have arrived; a barrier shows them. All of the block's
+ * threads: those of (2 * pair) << log_warps warps multiply. */
+template <class SET>
+static __device__ __forceinline__ void glu_rows(const glu_args &a, const uint8_t *shared,
+                                                uint64_t *arrived, const ap_in_row &in,
+                                                int is_shared, float *out)
+{
+    __shared__ float red[MOST_WARPS * 4][AP_PANEL];
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, panel = warp >> a.log_warps;
+    int k = panel >= a.pair, parts = 4 << a.log_warps;
+    if (panel < 2 * a.pair) {
+        const ap_qmat q = a.m[k].w[is_shared]; /* in registers: parameters elsewhere are slow */
+        float acc[2] = {0, 0};
+        ap_bulk_wait(&arrived[k], 0);
+        SET::parts(a.m[k].form[is_shared], q,
+                   shared + k * a.pair * a.room + (panel - k * a.pair) * (uint32_t)q.panel_bytes,
+                   in, (warp & ((1 << a.log_warps) - 1)) * 4, a.log_warps + 2, acc);
+#pragma unroll
+        for (int r = 0; r < 2; r++) red[warp * 4 + (lane & 3)][2 * (lane >> 2) + r] = acc[r];
+    }
+    __syncthreads();
+    if ((int)threadIdx.x >= a.pair * AP_PANEL) return;
+    int at = threadIdx.x / AP_PANEL * parts, row = threadIdx.x % AP_PANEL;
+    float g = ap_sum_parts(&red[at][row], parts),
+          u = ap_sum_parts(&red[at + a.pair * parts][row], parts);
+    out[threadIdx.x] = (a.act == AP_ACT_SILU ? ap_silu(g) : ap_gelu_tanh(g)) * u;
+}
+
+/* 32 values of an expert of F, from the block-th 32 on, as integers; by one warp. */
+static __device__ __forceinline__ void put_mid(uint8_t *mid, int F, int expert, int block,
+                                               const float *v)
+{
+    int l = threadIdx.x & 7;
+    ap_in_row row = ap_in_row_at(mid + (size_t)expert * ap_in_row_bytes(F), F);
+    ap_put_inputs(row, block * 8 + l, (threadIdx.x & 31) < 8, ((const float4 *)v)[l]);
 }
 
 /* ------------------------------------------------------------------ router */
@@ -478,13 +507,13 @@ enum { ROUTER_BLOCKS = 8 }; /* of a panel: a cluster */
 
 struct router_args {
     row_args row;
-    choice_args choice;
+    float *logits;
     uint8_t *ready;      /* room for the row as integers */
     const uint8_t *w[2]; /* the router; the shared expert's gate */
     float *gate;
-    int panels, blocks; /* panels of the router; blocks of both */
+    int n_expert, panels, blocks; /* panels of the router; blocks of both */
+    int n_used;
     glu_args glu;
-    unsigned *counter;
 };
 
 /* Bytes of inputs [0, n) of a panel. */
@@ -526,31 +555,37 @@ static __device__ __forceinline__ void float_parts(const uint8_t *panel, const f
     ap_cluster_put<ROUTER_BLOCKS>(to + 3, 0, acc.w);
 }
 
-/* The choice, by the block that has made the last logits. */
-template <int N> static __device__ __forceinline__ void choose_last(const router_args &a)
+/* A block for each panel of the shared expert: two neighbours make 32 rows. */
+static __device__ __forceinline__ void shared_half(const router_args &a, uint8_t *shared,
+                                                   uint64_t *arrived, int panel)
 {
-    __shared__ int ids[MOST_EXPERTS], last;
-    __shared__ float weights[MOST_EXPERTS];
-    const choice_args &c = a.choice;
-    int lane = threadIdx.x;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(a.counter, 1u) == (unsigned)a.panels - 1;
-        if (last) *a.counter = 0;
+    constexpr int CL = ROUTER_BLOCKS;
+    __shared__ __align__(16) float half[2 * AP_PANEL], own[AP_PANEL];
+    int cols = a.row.cols, F = a.glu.m[0].w[1].rows, rank = ap_cluster_rank<CL>();
+    float *weight = (float *)(shared + 2 * a.glu.room);
+    ap_in_row in = ap_in_row_at((uint8_t *)(weight + cols), cols);
+    bool there = panel * AP_PANEL < F;
+    if (there) ask_glu(a.glu, shared, arrived, 1, 0, panel, threadIdx.x, blockDim.x);
+    if (there)
+        ap_bulk_copy(&arrived[2], weight, a.row.norm, (uint32_t)cols * 4, threadIdx.x, blockDim.x);
+    ap_cluster_arrive<CL>();
+    ap_grid_wait();
+    if (there) {
+        make_row(a.row, weight, &arrived[2], in, false);
+        glu_rows<ap_common_forms>(a.glu, shared, arrived, in, 1, own);
+        __syncthreads();
     }
-    __syncthreads();
-    if (!last || lane >= 32) return;
-    __threadfence();
-    ap_choose<N>(c.logits, c.n_expert, c.n_used, c.norm, ids, weights);
-    if (lane >= c.n_used) return;
-    c.ids[lane] = ids[lane];
-    c.weights[lane] = weights[lane];
+    ap_cluster_wait<CL>(); /* the neighbour is there to be written to */
+    if (there && threadIdx.x < AP_PANEL)
+        ap_cluster_put<CL>(&half[(panel & 1) * AP_PANEL + threadIdx.x], rank & ~1,
+                           own[threadIdx.x]);
+    ap_cluster_sync<CL>();
+    if (there && !(panel & 1) && threadIdx.x < 32) put_mid(a.glu.mid, F, a.n_used, panel / 2, half);
 }
 
 /* Grid: a cluster for each panel of the router and for the shared expert's gate, whose blocks take eight parts of the
  * inputs each; then a block for each panel of the shared expert's gate and up. */
-template <int KIND, int N>
+template <int KIND>
 static __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
     router(const __grid_constant__ router_args a)
 {
@@ -560,17 +595,8 @@ static __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
     __shared__ uint64_t arrived[3];
     int cols = a.row.cols, panel = (int)blockIdx.x - a.blocks;
     if (threadIdx.x == 0) ap_bulk_init(arrived, 3);
-    if (panel >= 0) { /* the shared expert */
-        float *weight = (float *)(shared + 2 * a.glu.room);
-        ap_in_row in = ap_in_row_at((uint8_t *)(weight + cols), cols);
-        bool there = panel * AP_PANEL < a.glu.m[0].w[1].rows;
-        if (there) ask_glu(a.glu, shared, arrived, 1, 0, panel, threadIdx.x, blockDim.x);
-        ap_bulk_copy(&arrived[2], weight, a.row.norm, (uint32_t)cols * 4, threadIdx.x, blockDim.x);
-        ap_grid_wait();
-        if (!there) return;
-        make_row(a.row, weight, &arrived[2], in, false);
-        glu_panel<ap_common_forms>(a.glu, shared, arrived, in, 1, panel,
-                                   a.glu.mid + (size_t)a.choice.n_used * a.glu.m[0].w[1].rows);
+    if (panel >= 0) {
+        shared_half(a, shared, arrived, panel);
         return;
     }
     panel = (int)blockIdx.x / CL;
@@ -602,15 +628,11 @@ static __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
         float_parts<KIND>(shared, f, cols, 8 * rank, red);
     }
     ap_cluster_sync<CL>();
-    if (rank) return;
     int row = panel * AP_PANEL + (int)threadIdx.x;
-    float sum = threadIdx.x < AP_PANEL ? ap_float_sum(&red[0][threadIdx.x], 8 * CL, AP_PANEL) : 0;
-    if (is_gate) {
-        if (threadIdx.x == 0) *a.gate = sum;
-        return;
-    }
-    if (threadIdx.x < AP_PANEL && row < a.choice.n_expert) a.choice.logits[row] = sum;
-    choose_last<N>(a);
+    if (rank || threadIdx.x >= AP_PANEL) return;
+    float sum = ap_float_sum(&red[0][threadIdx.x], 8 * CL, AP_PANEL);
+    if (is_gate && threadIdx.x == 0) *a.gate = sum;
+    if (!is_gate && row < a.n_expert) a.logits[row] = sum;
 }
 
 static size_t router_shared(const router_args &a)
@@ -627,31 +649,41 @@ template <int KIND> static void launch_router(const ap_exec *x, const router_arg
         threads = 64 << a.glu.log_warps;
     unsigned blocks = (unsigned)(a.blocks + panels + ROUTER_BLOCKS - 1) / ROUTER_BLOCKS;
     dim3 grid(blocks * ROUTER_BLOCKS), block(threads < 256 ? 256 : (unsigned)threads);
-    if (a.choice.n_expert <= 256)
-        ap_launch_cluster(x, router<KIND, 8>, grid, block, ROUTER_BLOCKS, router_shared(a), a);
-    else
-        ap_launch_cluster(x, router<KIND, 16>, grid, block, ROUTER_BLOCKS, router_shared(a), a);
+    ap_launch_cluster(x, ap_most_shared(x, router<KIND>), grid, block, ROUTER_BLOCKS,
+                      router_shared(a), a);
 }
 
 /* ------------------------------------------------------------------ middle and down */
 
 struct middle_args {
     row_args row;
-    const int32_t *ids;
-    int n_used;
+    choice_args choice;
     glu_args glu;
 };
 
-/* act(gate) * up of an expert. Grid: x panels, y experts. */
-template <class SET>
-static __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
+/* The expert of rank `rank`, by a warp. */
+template <int N> static __device__ __forceinline__ size_t chosen(const choice_args &a, int rank)
+{
+    if (!a.logits) return (size_t)__ldcg(a.ids + rank);
+    ap_choice<N> c = ap_choice_begin<N>(a.logits, a.n_expert);
+    int e = 0;
+    float logit;
+#pragma unroll 1
+    for (int j = 0; j <= rank; j++) e = ap_choice_next(c, &logit);
+    return (size_t)e;
+}
+
+/* act(gate) * up of an expert. Grid: x panels by glu.pair, y experts. The last warp chooses. */
+template <class SET, int N>
+static __global__ void __launch_bounds__(MOST_WARPS * 32 + 32)
     middle(const __grid_constant__ middle_args a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
+    __shared__ __align__(16) float out[2 * AP_PANEL];
     __shared__ uint64_t arrived[3];
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, last = (int)blockDim.x / 32 - 1;
-    int which = blockIdx.y, is_shared = which == a.n_used;
-    float *weight = (float *)(shared + 2 * a.glu.room);
+    int which = blockIdx.y, is_shared = which == a.choice.n_used;
+    float *weight = (float *)(shared + 2 * a.glu.pair * a.glu.room);
     ap_in_row in = ap_in_row_at((uint8_t *)(weight + (a.row.norm ? a.row.cols : 0)), a.row.cols);
     if (warp == last && lane == 0) ap_bulk_init(arrived, 2);
     if (threadIdx.x == 0) ap_bulk_init(&arrived[2], 1);
@@ -660,12 +692,16 @@ static __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
                      blockDim.x);
     if (!is_shared) ap_grid_wait();
     if (warp == last)
-        ask_glu(a.glu, shared, arrived, is_shared, is_shared ? 0 : (size_t)__ldcg(a.ids + which),
-                blockIdx.x, lane, 32);
+        ask_glu(a.glu, shared, arrived, is_shared, is_shared ? 0 : chosen<N>(a.choice, which),
+                a.glu.pair * blockIdx.x, lane, 32);
     if (is_shared) ap_grid_wait();
     make_row(a.row, weight, &arrived[2], in, false);
-    glu_panel<SET>(a.glu, shared, arrived, in, is_shared, blockIdx.x,
-                   a.glu.mid + (size_t)which * a.glu.m[0].w[0].rows);
+    glu_rows<SET>(a.glu, shared, arrived, in, is_shared, out);
+    __syncthreads();
+    if (!a.glu.y && warp == 0) put_mid(a.glu.mid, a.glu.m[0].w[0].rows, which, blockIdx.x, out);
+    int row = a.glu.pair * blockIdx.x * AP_PANEL + threadIdx.x;
+    if (a.glu.y && (int)threadIdx.x < a.glu.pair * AP_PANEL && row < a.glu.m[0].w[1].rows)
+        a.glu.y[row] = out[threadIdx.x];
 }
 
 struct down_args {
@@ -674,73 +710,78 @@ struct down_args {
     uint32_t room;     /* of a panel */
     int n, log_warps;  /* n: experts, the shared one too */
     const float *gate; /* of the shared expert, before its sigmoid */
-    const float *mid;
+    const uint8_t *mid;
     float *y;
+    bool accumulate;
 };
 
-/* A panel of the outputs of all experts, a warp or more each; then their combination. The last warp asks for weights:
- * the choice is what the kernel before the last one has written, which has ended (ap_grid_wait). */
-template <class SET>
+/* A panel of the outputs of all experts, a warp or more each; then their combination. The last warp chooses and asks
+ * for weights: it reads what the kernel before the last one has written, which has ended (ap_grid_wait). */
+template <class SET, int N>
 static __global__ void __launch_bounds__(MOST_WARPS * 32 + 32, 2)
     down(const __grid_constant__ down_args a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ float red[MOST_WARPS * 4][AP_PANEL];
-    __shared__ uint64_t arrived[MOST_EXPERTS + 1];
+    __shared__ float red[MOST_WARPS * 4][AP_PANEL], sum[MOST_EXPERTS + 1][AP_PANEL];
+    __shared__ float weights[MOST_EXPERTS + 1];
+    __shared__ int ids[MOST_EXPERTS];
+    __shared__ uint64_t arrived[MOST_EXPERTS + 2]; /* panels; at the end, rows */
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, last = (int)blockDim.x / 32 - 1;
     int which = warp >> a.log_warps, cols = a.m.w[0].cols, rows = a.m.w[0].rows;
+    uint8_t *mid = shared + a.n * a.room;
+    if (threadIdx.x == 0) ap_bulk_init(&arrived[MOST_EXPERTS + 1], 1);
     if (warp == last) {
         if (lane == 0) ap_bulk_init(arrived, a.n);
-        int id = lane < a.choice.n_used ? __ldcg(a.choice.ids + lane) : 0;
+        if (a.choice.logits) {
+            ap_choose<N>(a.choice.logits, a.choice.n_expert, a.choice.n_used, a.choice.norm, ids,
+                         weights);
+        } else if (lane < a.choice.n_used) {
+            ids[lane] = __ldcg(a.choice.ids + lane);
+            weights[lane] = __ldcg(a.choice.weights + lane);
+        }
+        __syncwarp();
+        if (a.n > a.choice.n_used) weights[a.choice.n_used] = ap_sigmoid(__ldcg(a.gate));
 #pragma unroll 1
         for (int j = 0; j < a.n; j++) {
             int is_shared = j == a.choice.n_used;
             const ap_qmat &w = a.m.w[is_shared];
-            size_t e = (size_t)__shfl_sync(0xffffffffu, id, j);
             ap_bulk_copy(&arrived[j], shared + j * a.room,
-                         w.data + (is_shared ? 0 : e * a.m.stride) +
+                         w.data + (is_shared ? 0 : (size_t)ids[j] * a.m.stride) +
                              (size_t)blockIdx.x * w.panel_bytes,
                          (uint32_t)w.panel_bytes, lane, 32);
         }
     }
+    ap_grid_wait();
+    ap_bulk_copy(&arrived[MOST_EXPERTS + 1], mid, a.mid, (uint32_t)a.n * ap_in_row_bytes(cols),
+                 threadIdx.x, blockDim.x);
     int row = blockIdx.x * AP_PANEL + threadIdx.x;
     bool puts = threadIdx.x < AP_PANEL && row < rows;
-    float gate = puts && a.n > a.choice.n_used ? ap_sigmoid(__ldcg(a.gate)) : 0.0f;
-    ap_grid_wait();
-    float old = puts ? a.y[row] : 0.0f;
-    ap_in_row in = ap_in_row_at(shared + a.n * a.room + which * ap_in_row_bytes(cols), cols);
-    if (which < a.n) {
-        int step = 32 << a.log_warps, quads = cols / 4;
-        const float4 *f = (const float4 *)(a.mid + (size_t)which * cols);
-#pragma unroll 1
-        for (int u = (int)threadIdx.x & (step - 1); u < (quads + 31) / 32 * 32; u += step) {
-            bool live = u < quads;
-            ap_put_inputs(in, u, live, live ? f[u] : make_float4(0, 0, 0, 0));
-        }
-    }
+    float old = puts && a.accumulate ? a.y[row] : 0.0f;
     __syncthreads();
     if (which < a.n) {
         int is_shared = which == a.choice.n_used;
         const ap_qmat q = a.m.w[is_shared]; /* in registers: parameters elsewhere are slow */
+        ap_in_row in = ap_in_row_at(mid + which * ap_in_row_bytes(cols), cols);
         float acc[2] = {0, 0};
         ap_bulk_wait(&arrived[which], 0);
+        ap_bulk_wait(&arrived[MOST_EXPERTS + 1], 0);
         SET::parts(a.m.form[is_shared], q, shared + which * a.room, in,
                    (warp & ((1 << a.log_warps) - 1)) * 4, a.log_warps + 2, acc);
 #pragma unroll
         for (int r = 0; r < 2; r++) red[warp * 4 + (lane & 3)][2 * (lane >> 2) + r] = acc[r];
+    } else if (blockIdx.x == 0 && a.choice.logits && lane < a.choice.n_used) {
+        a.choice.ids[lane] = ids[lane];
+        a.choice.weights[lane] = weights[lane];
     }
     __syncthreads();
+    int parts = 4 << a.log_warps, e = threadIdx.x / AP_PANEL, r = threadIdx.x % AP_PANEL;
+    if (e < a.n) sum[e][r] = ap_sum_parts(&red[e * parts][r], parts);
+    __syncthreads();
     if (!puts) return;
-    float sum = 0;
-    int parts = 4 << a.log_warps;
-#pragma unroll 1
-    for (int e = 0; e < a.n; e++) {
-        float v = ap_sum_parts(&red[e * parts][threadIdx.x], parts);
-        if (e < a.choice.n_used) sum = fmaf(__ldcg(a.choice.weights + e), v, sum);
-        if (e == a.choice.n_used - 1) sum = old + sum;
-        if (e == a.choice.n_used) sum = fmaf(gate, v, sum);
-    }
-    a.y[row] = sum;
+    float v = 0;
+    for (e = 0; e < a.choice.n_used; e++) v = fmaf(weights[e], sum[e][r], v);
+    if (a.accumulate) v = old + v;
+    a.y[row] = a.n > e ? fmaf(weights[e], sum[e][r], v) : v;
 }
 
 static size_t down_shared(const down_args &d)
@@ -748,15 +789,23 @@ static size_t down_shared(const down_args &d)
     return (size_t)d.n * (d.room + ap_in_row_bytes(d.m.w[0].cols));
 }
 
-template <class SET>
+template <class SET, int N>
+static void launch_middle(const ap_exec *x, const middle_args &m, int experts)
+{
+    int panels = (m.glu.m[0].w[m.choice.n_used == 0].rows + AP_PANEL - 1) / AP_PANEL;
+    dim3 grid((unsigned)((panels + m.glu.pair - 1) / m.glu.pair), (unsigned)experts);
+    ap_launch(x, ap_most_shared(x, middle<SET, N>), grid,
+              dim3((unsigned)(64 * m.glu.pair << m.glu.log_warps) + 32), glu_shared(m.glu, m.row),
+              m);
+}
+
+template <class SET, int N>
 static void launch_experts(const ap_exec *x, const middle_args &m, const down_args &d, int experts)
 {
-    unsigned panels = (unsigned)(m.glu.m[0].w[0].rows + AP_PANEL - 1) / AP_PANEL;
-    ap_launch(x, middle<SET>, dim3(panels, (unsigned)experts),
-              dim3((unsigned)(64 << m.glu.log_warps)), glu_shared(m.glu, m.row), m);
-    panels = (unsigned)(d.m.w[0].rows + AP_PANEL - 1) / AP_PANEL;
-    ap_launch(x, down<SET>, dim3(panels), dim3((unsigned)(d.n * 32 << d.log_warps) + 32),
-              down_shared(d), d);
+    unsigned panels = (unsigned)(d.m.w[0].rows + AP_PANEL - 1) / AP_PANEL;
+    launch_middle<SET, N>(x, m, experts);
+    ap_launch(x, ap_most_shared(x, down<SET, N>), dim3(panels),
+              dim3((unsigned)(d.n * 32 << d.log_warps) + 32), down_shared(d), d);
 }
 
 /* ------------------------------------------------------------------ the mixture */
@@ -782,9 +831,9 @@ static bool take_expert_mat(const ap_exec *x, const ap_mat *w, const ap_mat *sha
 }
 
 template <class SET>
-static bool take_experts(const ap_exec *x, const ap_mix_args *a, glu_args *g, expert_mat *down)
+static bool take_experts(const ap_exec *x, const ap_expert *e, const ap_expert *s, glu_args *g,
+                         expert_mat *down)
 {
-    const ap_expert *e = a->experts, *s = a->shared;
     return same_shape(&e->gate, &e->up) &&
            take_expert_mat<SET>(x, &e->gate, s ? &s->gate : NULL, &g->m[0]) &&
            take_expert_mat<SET>(x, &e->up, s ? &s->up : NULL, &g->m[1]) &&
@@ -802,9 +851,8 @@ static uint32_t larger(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-/* The router, the choice and the shared expert's first half as one launch: m then has no more to do with either. */
-static bool route_at_once(const ap_exec *x, const ap_mix_args *a, middle_args *m,
-                          const choice_args &choice, uint8_t *ready)
+/* The router and the shared expert's first half as one launch: m then has no more to do with either. */
+static bool route_at_once(const ap_exec *x, const ap_mix_args *a, middle_args *m, uint8_t *ready)
 {
     const ap_mat *w = a->router, *s = a->shared ? a->shared_gate : NULL;
     if (ap_cuda_of(x)->arch < 90 || ap_float_warps(w->cols) != ROUTER_BLOCKS || w->cols > 4096 ||
@@ -812,7 +860,9 @@ static bool route_at_once(const ap_exec *x, const ap_mix_args *a, middle_args *m
         return false;
     router_args r = {};
     r.row = m->row;
-    r.choice = choice;
+    r.logits = a->logits;
+    r.n_expert = a->n_expert;
+    r.n_used = a->n_used;
     r.ready = ready;
     r.w[0] = (const uint8_t *)w->data;
     r.w[1] = s ? (const uint8_t *)s->data : NULL;
@@ -821,7 +871,7 @@ static bool route_at_once(const ap_exec *x, const ap_mix_args *a, middle_args *m
     r.blocks = (r.panels + (s != NULL)) * ROUTER_BLOCKS;
     r.glu = m->glu;
     r.glu.room = larger(panel_room(m->glu.m[0], 1), panel_room(m->glu.m[1], 1));
-    r.counter = ap_cuda_of(x)->counter;
+    r.glu.pair = 1;
     if (router_shared(r) > MOST_SHARED) return false;
     if (w->dtype == AP_F32)
         launch_router<AP_W_F32>(x, r);
@@ -833,8 +883,8 @@ static bool route_at_once(const ap_exec *x, const ap_mix_args *a, middle_args *m
     return true;
 }
 
-/* The same, one after the other. */
-static void route_by_steps(const ap_exec *x, const ap_mix_args *a)
+/* The router and the shared expert's gate alone. */
+static void route_logits(const ap_exec *x, const ap_mix_args *a)
 {
     ap_project_args p = {};
     p.x = a->x;
@@ -848,68 +898,134 @@ static void route_by_steps(const ap_exec *x, const ap_mix_args *a)
     p.n_mat = a->shared ? 2 : 1;
     p.n_tok = 1;
     ap_cuda_project(x, &p);
-    ap_route_args r = {};
-    r.logits = a->logits;
-    r.ids = a->ids;
-    r.weights = a->weights;
-    r.n_tok = 1;
-    r.n_expert = a->n_expert;
-    r.n_used = a->n_used;
-    r.norm = a->norm_topk;
-    ap_cuda_route(x, &r);
 }
 
-/* One token's experts; false: not of these forms and sizes. */
+/* All that the two launches are given but the row; false: not of these forms and sizes. */
+static bool plan_experts(const ap_exec *x, const ap_expert *e, const ap_expert *s,
+                         const choice_args &c, void *scratch, middle_args *m, down_args *d,
+                         bool *common)
+{
+    glu_args *g = &m->glu;
+    if (c.n_used > MOST_EXPERTS || c.n_expert > 512 || !ap_aligned16(scratch)) return false;
+    *common = take_experts<ap_common_forms>(x, e, s, g, &d->m);
+    if (!*common && !take_experts<ap_all_forms>(x, e, s, g, &d->m)) return false;
+    if (!ap_cuda_expert_stride(e, c.n_expert, offsetof(ap_expert, gate), &g->m[0].stride) ||
+        !ap_cuda_expert_stride(e, c.n_expert, offsetof(ap_expert, up), &g->m[1].stride) ||
+        !ap_cuda_expert_stride(e, c.n_expert, offsetof(ap_expert, down), &d->m.stride))
+        return false;
+    m->choice = d->choice = c;
+    d->n = c.n_used + (s != NULL);
+    d->log_warps = ap_log_warps(e->down.cols);
+    d->room = larger(panel_room(d->m, 0), panel_room(d->m, 1));
+    g->log_warps = ap_log_warps(e->gate.cols);
+    g->room = larger(larger(panel_room(g->m[0], 0), panel_room(g->m[0], 1)),
+                     larger(panel_room(g->m[1], 0), panel_room(g->m[1], 1)));
+    g->pair = 2;
+    d->mid = g->mid = (uint8_t *)scratch;
+    size_t most = ap_cuda_shared_bytes(ap_cuda_of(x)) - (12 << 10);
+    return e->down.cols % 32 == 0 && d->n << d->log_warps <= MOST_WARPS &&
+           4 << g->log_warps <= MOST_WARPS && glu_shared(*g, m->row) <= most &&
+           down_shared(*d) <= most;
+}
+
+static void run_experts(const ap_exec *x, const middle_args &m, const down_args &d, int experts,
+                        bool common)
+{
+    if (!common)
+        launch_experts<ap_all_forms, 16>(x, m, d, experts);
+    else if (m.choice.n_expert <= 256)
+        launch_experts<ap_common_forms, 8>(x, m, d, experts);
+    else
+        launch_experts<ap_common_forms, 16>(x, m, d, experts);
+}
+
+/* Bytes of what gate and up make of the row. */
+static size_t mid_bytes(const down_args &d)
+{
+    return ((size_t)d.n * ap_in_row_bytes(d.m.w[0].cols) + 255) / 256 * 256;
+}
+
+/* One token's mixture; false: not of these forms and sizes. */
 static bool mix_one(const ap_exec *x, const ap_mix_args *a)
 {
     middle_args m = {};
     down_args d = {};
     const ap_expert *e = a->experts;
-    glu_args *g = &m.glu;
-    if (a->n_tok != 1 || a->n_used > MOST_EXPERTS || a->n_expert > 512 ||
-        !row_fits(a->x, a->norm, a->h, e->gate.cols) || !ap_aligned16(a->scratch))
-        return false;
-    bool common = take_experts<ap_common_forms>(x, a, g, &d.m);
-    if (!common && !take_experts<ap_all_forms>(x, a, g, &d.m)) return false;
-    if (!ap_cuda_expert_stride(e, a->n_expert, offsetof(ap_expert, gate), &g->m[0].stride) ||
-        !ap_cuda_expert_stride(e, a->n_expert, offsetof(ap_expert, up), &g->m[1].stride) ||
-        !ap_cuda_expert_stride(e, a->n_expert, offsetof(ap_expert, down), &d.m.stride))
-        return false;
+    bool common;
+    if (a->n_tok != 1 || !row_fits(a->x, a->norm, a->h, e->gate.cols)) return false;
     choice_args c = {a->logits, a->n_expert, a->n_used, a->norm_topk, a->ids, a->weights};
-    int experts = a->n_used + (a->shared != NULL);
-    d.n = experts;
-    g->log_warps = ap_log_warps(e->gate.cols);
-    d.log_warps = ap_log_warps(e->down.cols);
     m.row = row_of(a->x, a->norm, a->eps, a->h, e->gate.cols);
-    g->room = larger(larger(panel_room(g->m[0], 0), panel_room(g->m[0], 1)),
-                     larger(panel_room(g->m[1], 0), panel_room(g->m[1], 1)));
-    d.room = larger(panel_room(d.m, 0), panel_room(d.m, 1));
-    size_t mid = (size_t)d.n * (size_t)e->down.cols * sizeof(float),
-           room = mid + ap_in_row_bytes(e->gate.cols);
-    if (d.n << d.log_warps > MOST_WARPS || glu_shared(*g, m.row) > MOST_SHARED ||
-        down_shared(d) > MOST_SHARED ||
-        room > ap_cuda_moe_scratch_bytes(x, 1, a->n_expert, a->n_used, e->gate.cols, e->gate.rows))
-        return false;
-    g->act = a->act;
-    g->mid = (float *)a->scratch;
-    m.ids = a->ids;
-    m.n_used = a->n_used;
-    d.choice = c;
-    d.mid = g->mid;
+    m.glu.act = a->act;
     d.gate = a->gate;
     d.y = a->y;
-    if (common && route_at_once(x, a, &m, c, (uint8_t *)a->scratch + mid))
+    d.accumulate = true;
+    if (!plan_experts(x, e, a->shared, c, a->scratch, &m, &d, &common)) return false;
+    size_t mid = mid_bytes(d), has = ap_cuda_moe_scratch_bytes(x, 1, a->n_expert, a->n_used,
+                                                               e->gate.cols, e->down.cols);
+    int experts = d.n;
+    if (mid + ap_in_row_bytes(e->gate.cols) > has) return false;
+    if (common && route_at_once(x, a, &m, m.glu.mid + mid))
         experts = a->n_used;
     else
-        route_by_steps(x, a);
-    if (common)
-        launch_experts<ap_common_forms>(x, m, d, experts);
-    else
-        launch_experts<ap_all_forms>(x, m, d, experts);
+        route_logits(x, a);
+    run_experts(x, m, d, experts, common);
     return true;
 }
 
 void ap_cuda_mix(const ap_exec *x, const ap_mix_args *a)
 {
     if (!mix_one(x, a)) ap_group_mix(x, a);
+}
+
+bool ap_cuda_moe_one(const ap_exec *x, const ap_moe_args *a)
+{
+    middle_args m = {};
+    down_args d = {};
+    const ap_expert *e = a->experts;
+    bool common;
+    if (!e || a->n_tok != 1 || !e->gate.data || !row_fits(a->x, NULL, NULL, e->gate.cols))
+        return false;
+    choice_args c = {NULL, a->n_expert, a->n_used, false, (int32_t *)a->ids, (float *)a->weights};
+    m.row = row_of(a->x, NULL, 0, NULL, e->gate.cols);
+    m.glu.act = a->act;
+    d.y = a->y;
+    d.accumulate = a->accumulate;
+    if (!plan_experts(x, e, NULL, c, a->scratch, &m, &d, &common) ||
+        mid_bytes(d) >
+            ap_cuda_moe_scratch_bytes(x, 1, a->n_expert, a->n_used, e->gate.cols, e->down.cols))
+        return false;
+    run_experts(x, m, d, d.n, common);
+    return true;
+}
+
+bool ap_cuda_glu_one(const ap_exec *x, const ap_glu_args *a)
+{
+    middle_args m = {};
+    glu_args *g = &m.glu;
+    if (a->n_tok != 1 || !same_shape(a->gate, a->up) || !ap_in_integers(x, a->gate) ||
+        !ap_in_integers(x, a->up) || !row_fits(a->x, NULL, NULL, a->gate->cols))
+        return false;
+    m.row = row_of(a->x, NULL, 0, NULL, a->gate->cols);
+    g->m[0].w[1] = ap_qmat_of(a->gate);
+    g->m[1].w[1] = ap_qmat_of(a->up);
+    g->log_warps = ap_log_warps(a->gate->cols);
+    g->room = larger(panel_room(g->m[0], 1), panel_room(g->m[1], 1));
+    g->pair = 1;
+    g->act = a->act;
+    g->y = a->y;
+    bool common = true, any = true;
+    for (int i = 0; i < 2; i++) {
+        common &= ap_common_forms::has(g->m[i].w[1].q) >= 0;
+        any &= ap_all_forms::has(g->m[i].w[1].q) >= 0;
+    }
+    for (int i = 0; i < 2; i++)
+        g->m[i].form[1] =
+            common ? ap_common_forms::has(g->m[i].w[1].q) : ap_all_forms::has(g->m[i].w[1].q);
+    if (!any || glu_shared(*g, m.row) > ap_cuda_shared_bytes(ap_cuda_of(x)) - (12 << 10))
+        return false;
+    if (common)
+        launch_middle<ap_common_forms, 8>(x, m, 1);
+    else
+        launch_middle<ap_all_forms, 16>(x, m, 1);
+    return true;
 }

@@ -285,6 +285,7 @@ static const ap_kern *table(void)
     k.project = ap_cuda_project;
     k.mix = ap_cuda_mix;
     k.recur = ap_cuda_recur;
+    k.attend = ap_cuda_attend;
     k.sample_scratch_bytes = ap_cuda_sample_scratch_bytes;
     k.sample = ap_cuda_sample;
     return &k;

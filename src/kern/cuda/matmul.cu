@@ -110,7 +110,32 @@ static __device__ __forceinline__ int row_out(const group &r, int n)
 
 /* ------------------------------------------------------------------ few rows */
 
-template <int BITS, bool TABLE, bool HALVES, int MATS>
+/* ap_block_product of a form that is known. */
+template <class F>
+static __device__ __forceinline__ void block_product(float *acc, const ap_frag &f, uint2 hi,
+                                                     uint2 lo, const ap_scales *sc, float2 d,
+                                                     const int2 *x, const ap_qmat &m, int i)
+{
+#pragma unroll
+    for (int h = 0; h < (F::HALVES ? 2 : 1); h++) {
+        bool mine = !F::HALVES || i / 2 == h; /* lanes with inputs of this half */
+        uint2 none = make_uint2(0, 0);
+        int32_t c[4] = {0, 0, 0, 0};
+        ap_mma(c, f.a, mine ? hi : none);
+#pragma unroll
+        for (int j = 0; j < 4; j++) c[j] *= 128;
+        ap_mma(c, f.a, mine ? lo : none);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int xs = j & 1 ? x[h].y : x[h].x;
+            float by = j & 1 ? d.y : d.x;
+            acc[j] = fmaf(sc[h].s[j >> 1] * (float)(c[j] - F::zero(m) * xs), by, acc[j]);
+            if (F::affine(m)) acc[j] = fmaf(sc[h].b[j >> 1], by * (float)xs, acc[j]);
+        }
+    }
+}
+
+template <class F, int MATS>
 static __global__ void __launch_bounds__(THREADS, 2) one(ap_product_args a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
@@ -120,10 +145,10 @@ static __global__ void __launch_bounds__(THREADS, 2) one(ap_product_args a)
     int panel = blockIdx.x * each + warp / warps;
     bool mine = panel * AP_PANEL < a.w[0].rows;
     span sp = span_of(a.w[0].cols / AP_Q_BLOCK, parts, warp % warps * 4);
-    strip<BITS, HALVES> c[2];
+    strip<F> c[2];
     place at[MATS];
     uint32_t table[4];
-    table_of<TABLE>(a.w[0].q, table);
+    table_of<F::TABLE>(a.w[0].q, table);
     if (a.expert) ap_grid_wait(); /* else weights do not wait for the kernels ahead */
     size_t e = a.expert ? (size_t)a.expert[blockIdx.y] : 0;
 #pragma unroll
@@ -139,9 +164,9 @@ static __global__ void __launch_bounds__(THREADS, 2) one(ap_product_args a)
     float acc[2][2] = {{0, 0}, {0, 0}};
     if (mine) {
         if (MATS == 2)
-            multiply_both<BITS, TABLE, HALVES>(c, a.w, in, at, table, acc);
+            multiply_both<F>(c, a.w, in, at, table, acc);
         else
-            multiply_all<BITS, TABLE, HALVES>(c, a.w[0], in, at[0], table, acc[0]);
+            multiply_all<F>(c, a.w[0], in, at[0], table, acc[0]);
     }
 #pragma unroll
     for (int k = 0; k < MATS; k++)
@@ -158,8 +183,7 @@ static __global__ void __launch_bounds__(THREADS, 2) one(ap_product_args a)
 }
 
 /* Up to 8 rows: a warp's parts one after the other. */
-template <int BITS, bool TABLE, bool HALVES>
-static __global__ void __launch_bounds__(THREADS, 2) few(ap_product_args a)
+template <class F> static __global__ void __launch_bounds__(THREADS, 2) few(ap_product_args a)
 {
     __shared__ float red[WARPS * 4][AP_ROWS][AP_PANEL + 1];
     const ap_qmat &m = a.w[0];
@@ -169,10 +193,10 @@ static __global__ void __launch_bounds__(THREADS, 2) few(ap_product_args a)
     int panel = blockIdx.x * each + warp / warps;
     bool mine = panel * AP_PANEL < m.rows;
     span sp = span_of(blocks, parts, warp % warps * 4);
-    strip<BITS, HALVES> c;
+    strip<F> c;
     place at = place_of(sp, m.data + (size_t)panel * m.panel_bytes, lane);
     uint32_t table[4];
-    table_of<TABLE>(m.q, table);
+    table_of<F::TABLE>(m.q, table);
     ap_grid_wait();
     group rows = {NULL, (int)blockIdx.y * AP_ROWS,
                   min(a.n_row - (int)blockIdx.y * AP_ROWS, (int)AP_ROWS)};
@@ -202,16 +226,16 @@ static __global__ void __launch_bounds__(THREADS, 2) few(ap_product_args a)
             load(c, m, at, 0);
 #pragma unroll 1
             for (int step = 0; step < sp.longest; step++) {
-                strip<BITS, HALVES> now_c = c;
+                strip<F> now_c = c;
                 load(c, m, at, step + 1);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     int b = sp.begin[j] + step;
                     if (b >= sp.begin[j + 1]) continue;
-                    ap_frag f = ap_unpack<BITS, TABLE>(now_c.q[j], i, table);
+                    ap_frag f = ap_unpack<F::BITS, F::TABLE>(now_c.q[j], i, table);
                     ap_scales sc[2];
 #pragma unroll
-                    for (int h = 0; h < (HALVES ? 2 : 1);
+                    for (int h = 0; h < (F::HALVES ? 2 : 1);
                          h++) { /* from the lane that has loaded them */
                         uint4 s = now_c.s[h];
                         int from = (lane & ~3) | j;
@@ -219,15 +243,15 @@ static __global__ void __launch_bounds__(THREADS, 2) few(ap_product_args a)
                         s.y = __shfl_sync(0xffffffffu, s.y, from);
                         s.z = __shfl_sync(0xffffffffu, s.z, from);
                         s.w = __shfl_sync(0xffffffffu, s.w, from);
-                        sc[h] = ap_make_scales(m, s);
+                        sc[h] = F::made(m, s);
                     }
                     uint2 none = make_uint2(0, 0), h2 = live ? *(const uint2 *)(hi + b * 32) : none,
                           l2 = live ? *(const uint2 *)(lo + b * 32) : none;
                     float2 d = make_float2(live0 ? d0[b] : 0, live1 ? d1[b] : 0);
                     int2 s0 = live0 ? x0[b] : make_int2(0, 0), s1 = live1 ? x1[b] : make_int2(0, 0);
                     int2 x[2] = {make_int2(s0.x, s1.x), make_int2(s0.y, s1.y)};
-                    if (!HALVES) x[0] = make_int2(s0.x + s0.y, s1.x + s1.y);
-                    ap_block_product<HALVES>(acc[j], f, h2, l2, sc, d, x, m.q, i);
+                    if (!F::HALVES) x[0] = make_int2(s0.x + s0.y, s1.x + s1.y);
+                    block_product<F>(acc[j], f, h2, l2, sc, d, x, m, i);
                 }
             }
         }
@@ -411,6 +435,27 @@ static __global__ void __launch_bounds__(THREADS, 2) tile(ap_product_args a)
 
 /* ------------------------------------------------------------------ launches */
 
+template <class F>
+static void launch_few(const ap_exec *x, const ap_product_args &a, const dim3 &grid)
+{
+    switch (ap_common_forms::has(a.w[0].q)) {
+    case 0:
+        ap_launch(x, few<ap_common_forms::q4_k>, grid, dim3(THREADS), 0, a);
+        break;
+    case 1:
+        ap_launch(x, few<ap_common_forms::q5_k>, grid, dim3(THREADS), 0, a);
+        break;
+    case 2:
+        ap_launch(x, few<ap_common_forms::q6_k>, grid, dim3(THREADS), 0, a);
+        break;
+    case 3:
+        ap_launch(x, few<ap_common_forms::q8_0>, grid, dim3(THREADS), 0, a);
+        break;
+    default:
+        ap_launch(x, few<F>, grid, dim3(THREADS), 0, a);
+    }
+}
+
 template <int BITS, bool TABLE, bool HALVES>
 static void launch_form(const ap_exec *x, const ap_product_args &a, bool tiled, int groups)
 {
@@ -425,13 +470,13 @@ static void launch_form(const ap_exec *x, const ap_product_args &a, bool tiled, 
     dim3 grid((panels + each - 1) / each, (unsigned)groups);
     size_t shared = ap_qin_bytes(1, a.w[0].cols);
     if (!a.x)
-        ap_launch(x, few<BITS, TABLE, HALVES>, grid, dim3(THREADS), 0, a);
+        launch_few<ap_any_form<BITS, TABLE, HALVES>>(x, a, grid);
     else if (ap_cuda_one(x, &a))
         return;
     else if (a.mode == AP_PUT_GLU)
-        ap_launch(x, one<BITS, TABLE, HALVES, 2>, grid, dim3(THREADS), shared, a);
+        ap_launch(x, one<ap_any_form<BITS, TABLE, HALVES>, 2>, grid, dim3(THREADS), shared, a);
     else
-        ap_launch(x, one<BITS, TABLE, HALVES, 1>, grid, dim3(THREADS), shared, a);
+        ap_launch(x, one<ap_any_form<BITS, TABLE, HALVES>, 1>, grid, dim3(THREADS), shared, a);
 }
 
 void ap_cuda_product(const ap_exec *x, const ap_product_args *args, bool tiled, int groups)
@@ -575,6 +620,7 @@ static bool same_form(const ap_mat *a, const ap_mat *b)
 
 void ap_cuda_glu(const ap_exec *x, const ap_glu_args *g)
 {
+    if (ap_cuda_glu_one(x, g)) return;
     bool wide = g->n_tok > MANY && ap_cuda_is_wide(x, g->gate) && ap_cuda_wide_pair(g->gate, g->up);
     if (wide ||
         (ap_in_integers(x, g->gate) && ap_in_integers(x, g->up) && same_form(g->gate, g->up))) {

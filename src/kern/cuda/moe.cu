@@ -3,6 +3,7 @@
  * The experts of a layer lie one behind the other with one form, so an expert is a number of bytes away from
  * the first one; where they do not, each is launched by itself. What an expert gives to a pair does not depend
  * on the other pairs, so the order of pairs within an expert is free. */
+#include "decode.cuh"
 #include "matmul.cuh"
 
 enum { PLAN_THREADS = 1024, TILE = 64 };
@@ -277,7 +278,7 @@ static const ap_expert *any_expert(const ap_moe_args *a)
 void ap_cuda_moe(const ap_exec *x, const ap_moe_args *a)
 {
     const ap_expert *e0 = any_expert(a);
-    if (!a->n_tok) return;
+    if (!a->n_tok || ap_cuda_moe_one(x, a)) return;
     if (!e0) {
         ap_cuda_check(ap_cuda_of(x), cudaErrorInvalidValue, "experts without weights");
         return;

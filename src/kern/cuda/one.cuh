@@ -34,9 +34,9 @@ static __device__ __forceinline__ int pick(const span &s, int j)
 
 /* The same place of a warp's four parts: a block of each, and the scales of the one in the lane's own part,
  * number i. */
-template <int BITS, bool HALVES> struct strip {
-    ap_raw<BITS> q[4];
-    uint4 s[HALVES ? 2 : 1];
+template <class F> struct strip {
+    ap_raw<F::BITS> q[4];
+    uint4 s[F::HALVES ? 2 : 1];
 };
 
 /* What a lane needs to know of a panel. Loops over steps stay loops: code that runs once has to come from memory as
@@ -53,32 +53,35 @@ static __device__ __forceinline__ place place_of(const span &sp, const uint8_t *
     return p;
 }
 
-template <int BITS, bool HALVES>
-static __device__ __forceinline__ void load(strip<BITS, HALVES> &c, const ap_qmat &m,
-                                            const place &p, int step)
+template <class F>
+static __device__ __forceinline__ void load(strip<F> &c, const ap_qmat &m, const place &p, int step)
 {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         int b = p.sp.begin[j] + step;
-        if (b < p.sp.begin[j + 1]) c.q[j] = ap_load<BITS>(p.panel + (size_t)b * BITS * 64, p.lane);
+        if (b < p.sp.begin[j + 1])
+            c.q[j] = ap_load<F::BITS>(p.panel + (size_t)b * F::BITS * 64, p.lane);
     }
     int b = p.own + step;
     if (b >= p.own_end) return;
-    c.s[0] = ap_load_scales(m, p.panel, b * 32, p.lane >> 2);
-    if (HALVES) c.s[HALVES ? 1 : 0] = ap_load_scales(m, p.panel, b * 32 + 16, p.lane >> 2);
+    int g = p.lane >> 2;
+    const uint8_t *at = F::place(m, p.panel, b, g);
+#pragma unroll
+    for (int h = 0; h < (F::HALVES ? 2 : 1); h++)
+        c.s[h] = F::template raw<false>(m, p.panel, at, b, h, g);
 }
 
 /* One row of inputs: columns 2j and 2j + 1 of the right operand are the two planes of part j's block, so four
  * products give each lane the sums of the block in its own part. acc: rows 2g and 2g + 1. */
-template <int BITS, bool TABLE, bool HALVES>
-static __device__ __forceinline__ void multiply_one(const strip<BITS, HALVES> &c, const ap_qmat &m,
+template <class F>
+static __device__ __forceinline__ void multiply_one(const strip<F> &c, const ap_qmat &m,
                                                     const ap_qin &in, const place &p, int step,
                                                     const uint32_t *table, float *acc)
 {
     int i = p.lane & 3, g = p.lane >> 2;
-    int32_t sum[HALVES ? 2 : 1][4];
+    int32_t sum[F::HALVES ? 2 : 1][4];
 #pragma unroll
-    for (int h = 0; h < (HALVES ? 2 : 1); h++)
+    for (int h = 0; h < (F::HALVES ? 2 : 1); h++)
 #pragma unroll
         for (int j = 0; j < 4; j++) sum[h][j] = 0;
     int rb = pick(p.sp, g >> 1) + step;
@@ -87,13 +90,13 @@ static __device__ __forceinline__ void multiply_one(const strip<BITS, HALVES> &c
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         if (p.sp.begin[j] + step >= p.sp.begin[j + 1]) continue;
-        ap_frag f = ap_unpack<BITS, TABLE>(c.q[j], i, table);
+        ap_frag f = ap_unpack<F::BITS, F::TABLE>(c.q[j], i, table);
         uint2 b = g >> 1 == j ? x : make_uint2(0, 0);
 #pragma unroll
-        for (int h = 0; h < (HALVES ? 2 : 1); h++) {
+        for (int h = 0; h < (F::HALVES ? 2 : 1); h++) {
             uint32_t a[4];
 #pragma unroll
-            for (int k = 0; k < 4; k++) a[k] = !HALVES || i / 2 == h ? f.a[k] : 0;
+            for (int k = 0; k < 4; k++) a[k] = !F::HALVES || i / 2 == h ? f.a[k] : 0;
             ap_mma(sum[h], a, b);
         }
     }
@@ -102,9 +105,9 @@ static __device__ __forceinline__ void multiply_one(const strip<BITS, HALVES> &c
     float d = in.d[ob];
     int2 xs = ((const int2 *)in.sum)[ob];
 #pragma unroll
-    for (int h = 0; h < (HALVES ? 2 : 1); h++) {
-        ap_scales sc = ap_make_scales(m, c.s[h]);
-        int xh = HALVES ? (h ? xs.y : xs.x) : xs.x + xs.y;
+    for (int h = 0; h < (F::HALVES ? 2 : 1); h++) {
+        ap_scales sc = F::made(m, c.s[h]);
+        int xh = F::HALVES ? (h ? xs.y : xs.x) : xs.x + xs.y;
 #pragma unroll
         for (int r = 0; r < 2; r++)
             acc[r] = ap_scale_sum(acc[r], 128 * sum[h][2 * r] + sum[h][2 * r + 1], xh, d, sc.s[r],
@@ -113,24 +116,23 @@ static __device__ __forceinline__ void multiply_one(const strip<BITS, HALVES> &c
 }
 
 /* All steps of a panel; the first two are loaded already. */
-template <int BITS, bool TABLE, bool HALVES>
-static __device__ __forceinline__ void multiply_all(strip<BITS, HALVES> *c, const ap_qmat &m,
-                                                    const ap_qin &in, const place &p,
-                                                    const uint32_t *table, float *acc)
+template <class F>
+static __device__ __forceinline__ void multiply_all(strip<F> *c, const ap_qmat &m, const ap_qin &in,
+                                                    const place &p, const uint32_t *table,
+                                                    float *acc)
 {
 #pragma unroll 1
     for (int step = 0; step < p.sp.longest; step += 2) {
-        multiply_one<BITS, TABLE, HALVES>(c[0], m, in, p, step, table, acc);
+        multiply_one<F>(c[0], m, in, p, step, table, acc);
         load(c[0], m, p, step + 2);
-        if (step + 1 < p.sp.longest)
-            multiply_one<BITS, TABLE, HALVES>(c[1], m, in, p, step + 1, table, acc);
+        if (step + 1 < p.sp.longest) multiply_one<F>(c[1], m, in, p, step + 1, table, acc);
         load(c[1], m, p, step + 3);
     }
 }
 
 /* Two matrices side by side; the first step of each is loaded already. */
-template <int BITS, bool TABLE, bool HALVES>
-static __device__ __forceinline__ void multiply_both(strip<BITS, HALVES> *c, const ap_qmat *m,
+template <class F>
+static __device__ __forceinline__ void multiply_both(strip<F> *c, const ap_qmat *m,
                                                      const ap_qin &in, const place *p,
                                                      const uint32_t *table, float (*acc)[2])
 {
@@ -138,7 +140,7 @@ static __device__ __forceinline__ void multiply_both(strip<BITS, HALVES> *c, con
     for (int step = 0; step < p[0].sp.longest; step++) {
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            multiply_one<BITS, TABLE, HALVES>(c[k], m[k], in, p[k], step, table, acc[k]);
+            multiply_one<F>(c[k], m[k], in, p[k], step, table, acc[k]);
             load(c[k], m[k], p[k], step + 1);
         }
     }

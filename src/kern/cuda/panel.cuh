@@ -81,31 +81,45 @@ template <int BITS_, bool HALVES_, bool AFFINE_, bool SUPER, int ZERO_> struct a
         return panel + m.scale_at + block * step + g * (SUPER ? 2 : 4);
     }
 
-    static __device__ __forceinline__ ap_scales scales(const ap_qmat &m, const uint8_t *panel,
-                                                       const uint8_t *place, int block, int half,
-                                                       int g)
+    /* As they are stored: factors of s and b and what they are of, or the numbers. */
+    template <bool SHARED>
+    static __device__ __forceinline__ uint4 raw(const ap_qmat &m, const uint8_t *panel,
+                                                const uint8_t *place, int block, int half, int g)
     {
         const uint8_t *at = place + half * one;
-        ap_scales out = {{0, 0}, {0, 0}};
+        uint4 r = make_uint4(0, 0, 0, 0);
         if constexpr (SUPER) {
-            constexpr bool SIGNED = !AFFINE_;
             const uint8_t *super = panel + m.super_at + (block >> 3) * (AFFINE_ ? 64 : 32) + g * 4;
-            float2 d = ap_pair_of_half(*(const uint32_t *)super);
-            uint32_t f = *(const uint16_t *)at;
-            out.s[0] = d.x * byte(f, 0, SIGNED);
-            out.s[1] = d.y * byte(f, 1, SIGNED);
+            r.x = ap_fetch<SHARED, uint16_t>(at);
+            r.z = ap_fetch<SHARED, uint32_t>(super);
             if constexpr (AFFINE_) {
-                float2 min = ap_pair_of_half(*(const uint32_t *)(super + 32));
-                uint32_t e = *(const uint16_t *)(at + AP_PANEL);
-                out.b[0] = -(min.x * byte(e, 0, false));
-                out.b[1] = -(min.y * byte(e, 1, false));
+                r.y = ap_fetch<SHARED, uint16_t>(at + AP_PANEL);
+                r.w = ap_fetch<SHARED, uint32_t>(super + 32);
             }
         } else {
-            float2 s = ap_pair_of_half(*(const uint32_t *)at);
+            r.x = ap_fetch<SHARED, uint32_t>(at);
+            if constexpr (AFFINE_) r.y = ap_fetch<SHARED, uint32_t>(at + 2 * AP_PANEL);
+        }
+        return r;
+    }
+
+    static __device__ __forceinline__ ap_scales made(const ap_qmat &, uint4 r)
+    {
+        ap_scales out = {{0, 0}, {0, 0}};
+        if constexpr (SUPER) {
+            float2 d = ap_pair_of_half(r.z);
+            out.s[0] = d.x * byte(r.x, 0, !AFFINE_);
+            out.s[1] = d.y * byte(r.x, 1, !AFFINE_);
+            if constexpr (AFFINE_) {
+                float2 min = ap_pair_of_half(r.w);
+                out.b[0] = -(min.x * byte(r.y, 0, false));
+                out.b[1] = -(min.y * byte(r.y, 1, false));
+            }
+        } else {
+            float2 s = ap_pair_of_half(r.x), b = ap_pair_of_half(r.y);
             out.s[0] = s.x;
             out.s[1] = s.y;
             if constexpr (AFFINE_) {
-                float2 b = ap_pair_of_half(*(const uint32_t *)(at + 2 * AP_PANEL));
                 out.b[0] = b.x;
                 out.b[1] = b.y;
             }
@@ -127,10 +141,15 @@ template <int BITS_, bool TABLE_, bool HALVES_> struct ap_any_form {
     {
         return panel;
     }
-    static __device__ __forceinline__ ap_scales scales(const ap_qmat &m, const uint8_t *panel,
-                                                       const uint8_t *, int block, int half, int g)
+    template <bool SHARED>
+    static __device__ __forceinline__ uint4 raw(const ap_qmat &m, const uint8_t *panel,
+                                                const uint8_t *, int block, int half, int g)
     {
-        return ap_make_scales(m, ap_load_scales<true>(m, panel, block * 32 + half * 16, g));
+        return ap_load_scales<SHARED>(m, panel, block * 32 + half * 16, g);
+    }
+    static __device__ __forceinline__ ap_scales made(const ap_qmat &m, uint4 r)
+    {
+        return ap_make_scales(m, r);
     }
 };
 
@@ -194,7 +213,7 @@ static __device__ __forceinline__ void ap_panel_parts(const ap_qmat &m, const ui
         ap_in_block b = *block;
 #pragma unroll
         for (int h = 0; h < (F::HALVES ? 2 : 1); h++) {
-            ap_scales sc = F::scales(m, panel, place, own, h, g);
+            ap_scales sc = F::made(m, F::template raw<true>(m, panel, place, own, h, g));
             int xs = F::HALVES ? b.x[h] : b.x[0] + b.x[1];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
@@ -228,6 +247,11 @@ static __host__ __device__ __forceinline__ int ap_log_warps(int cols)
 
 /* Those that most files are made of. */
 struct ap_common_forms {
+    typedef ap_form<4, false, true, true, 0> q4_k;
+    typedef ap_form<5, false, true, true, 0> q5_k;
+    typedef ap_form<6, true, false, true, 32> q6_k;
+    typedef ap_form<8, false, false, false, 128> q8_0;
+
     static int has(ap_qform q)
     {
         bool super = q.scale == AP_QS_SUPER, plain = !q.table && !q.nibbles && !q.is_float;
@@ -246,14 +270,13 @@ struct ap_common_forms {
                                                  float *acc)
     {
         if (which == 0)
-            ap_panel_parts<ap_form<4, false, true, true, 0>>(m, panel, in, first, log_parts, acc);
+            ap_panel_parts<q4_k>(m, panel, in, first, log_parts, acc);
         else if (which == 1)
-            ap_panel_parts<ap_form<5, false, true, true, 0>>(m, panel, in, first, log_parts, acc);
+            ap_panel_parts<q5_k>(m, panel, in, first, log_parts, acc);
         else if (which == 2)
-            ap_panel_parts<ap_form<6, true, false, true, 32>>(m, panel, in, first, log_parts, acc);
+            ap_panel_parts<q6_k>(m, panel, in, first, log_parts, acc);
         else
-            ap_panel_parts<ap_form<8, false, false, false, 128>>(m, panel, in, first, log_parts,
-                                                                 acc);
+            ap_panel_parts<q8_0>(m, panel, in, first, log_parts, acc);
     }
 };
 

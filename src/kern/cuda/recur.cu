@@ -5,6 +5,7 @@
  * kernel ahead: whatever has written them has ended (ap_grid_wait). The channels of a key head are read by all blocks
  * of its value heads; the last of those to have done so replaces their inputs. */
 #include "kern/cuda/cluster.cuh"
+#include "kern/cuda/decode.cuh"
 #include "kern/cuda/delta_step.cuh"
 
 extern "C" {
@@ -21,6 +22,7 @@ struct recur_job {
     int channels, rows;
     const ap_seq *seq;
     unsigned *counter; /* [S, key heads] */
+    uint8_t *ready;    /* room for the outputs as integers, 32 rows of a block; or NULL */
 };
 
 template <int KD> struct recur_room {
@@ -187,8 +189,15 @@ static __global__ void __launch_bounds__(256 + HELPERS + 32, 2)
         float squares = 0;
         for (int c = 0; c < CL; c++) squares += ap_cluster_read<CL>(&m.squares, c);
         int64_t t = j.seq[blockIdx.z].begin;
-        a.out[(t * a.n_v_head + h) * a.v_dim + first + thread] =
-            ap_delta_gated(m.o[0][thread], squares, a, first + thread, m.ready.z[0][thread]);
+        float y = ap_delta_gated(m.o[0][thread], squares, a, first + thread, m.ready.z[0][thread]);
+        a.out[(t * a.n_v_head + h) * a.v_dim + first + thread] = y;
+        if (j.ready) { /* the first warp */
+            m.o[0][thread] = y;
+            __syncwarp();
+            float4 v = ((const float4 *)m.o[0])[thread & 7];
+            ap_in_row row = ap_in_row_at(j.ready, a.n_v_head * a.v_dim);
+            ap_put_inputs(row, (h * a.v_dim + first) / 4 + (thread & 7), thread < 8, v);
+        }
     }
     ap_cluster_sync<CL>(); /* others read this block's sums */
 }
@@ -196,8 +205,9 @@ static __global__ void __launch_bounds__(256 + HELPERS + 32, 2)
 template <int N> static void launch(const ap_exec *x, const recur_job &j, unsigned n_seq)
 {
     unsigned threads = (unsigned)((j.rows * 4 + 31) / 32 * 32 + HELPERS + 32);
-    ap_launch_cluster(x, recur_step<N>, dim3(AP_DELTA_SLICES, (unsigned)j.a.n_v_head, n_seq),
-                      dim3(threads), AP_DELTA_SLICES, 0, j);
+    ap_launch_cluster(x, ap_most_shared(x, recur_step<N>),
+                      dim3(AP_DELTA_SLICES, (unsigned)j.a.n_v_head, n_seq), dim3(threads),
+                      AP_DELTA_SLICES, 0, j);
 }
 
 static bool takes(const ap_exec *x, const ap_recur_args *r)
@@ -214,6 +224,26 @@ static bool takes(const ap_exec *x, const ap_recur_args *r)
            (int64_t)b->n_seq * a->n_k_head <= AP_CUDA_COUNTERS;
 }
 
+/* May blocks hand their outputs on as integers? */
+static bool hands_on(const ap_exec *x, const ap_recur_args *r)
+{
+    const ap_delta_args *a = &r->delta;
+    return r->w && a->n_tok == 1 && ap_in_integers(x, r->w) && a->v_dim == 32 * AP_DELTA_SLICES &&
+           x->inputs && x->input_bytes >= ap_in_row_bytes(r->w->cols);
+}
+
+static void launch_any(const ap_exec *x, const recur_job &j, unsigned n_seq)
+{
+    if (j.a.k_dim <= 16)
+        launch<1>(x, j, n_seq);
+    else if (j.a.k_dim <= 32)
+        launch<2>(x, j, n_seq);
+    else if (j.a.k_dim <= 64)
+        launch<4>(x, j, n_seq);
+    else
+        launch<8>(x, j, n_seq);
+}
+
 void ap_cuda_recur(const ap_exec *x, const ap_recur_args *r)
 {
     if (!takes(x, r)) {
@@ -222,6 +252,7 @@ void ap_cuda_recur(const ap_exec *x, const ap_recur_args *r)
     }
     const ap_conv_args *c = &r->conv;
     const ap_batch *b = c->state.batch;
+    uint8_t *ready = hands_on(x, r) ? (uint8_t *)x->inputs : NULL;
     recur_job j = {r->delta,
                    c->x,
                    c->weight,
@@ -230,13 +261,17 @@ void ap_cuda_recur(const ap_exec *x, const ap_recur_args *r)
                    c->n_channel,
                    ap_delta_slice(r->delta.v_dim),
                    b->seq_dev,
-                   ap_cuda_of(x)->counter};
-    if (j.a.k_dim <= 16)
-        launch<1>(x, j, (unsigned)b->n_seq);
-    else if (j.a.k_dim <= 32)
-        launch<2>(x, j, (unsigned)b->n_seq);
-    else if (j.a.k_dim <= 64)
-        launch<4>(x, j, (unsigned)b->n_seq);
-    else
-        launch<8>(x, j, (unsigned)b->n_seq);
+                   ap_cuda_of(x)->counter,
+                   ready};
+    launch_any(x, j, (unsigned)b->n_seq);
+    if (!r->w || (ready && ap_cuda_ready_one(x, r->w, ready, r->y))) return;
+    ap_matmul_args m = {};
+    m.x = r->delta.out;
+    m.w = r->w;
+    m.y = r->y;
+    m.ldx = r->w->cols;
+    m.ldy = r->w->rows;
+    m.n_tok = r->delta.n_tok;
+    m.accumulate = true;
+    ap_cuda_matmul(x, &m);
 }

@@ -7,6 +7,9 @@
 #define LEAST_CHUNK 512
 #define MOST_CHUNK  4096 /* of the default: mixtures of experts want many tokens for each of them */
 #define CHUNK_SHARE 24   /* and may take this part of the weights' memory for it */
+/* On a device, whose matrix units want 256 rows of an expert: */
+#define MOST_CHUNK_DEVICE  8192
+#define CHUNK_SHARE_DEVICE 8
 /* With experts on disk each chunk reads most of them: */
 #define MOST_CHUNK_DISK  16384
 #define CHUNK_SHARE_DISK 8 /* of the memory allowed */
@@ -144,8 +147,10 @@ static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *ou
                             uint64_t *least_bytes)
 {
     const ap_sizes start = *out;
-    uint64_t share = m->outline ? m->budget / CHUNK_SHARE_DISK : m->packed_bytes / CHUNK_SHARE;
-    int most = m->outline ? MOST_CHUNK_DISK : MOST_CHUNK;
+    bool host = ex->dev->is_host;
+    uint64_t share = m->packed_bytes / (host ? CHUNK_SHARE : CHUNK_SHARE_DEVICE);
+    int most = host ? MOST_CHUNK : MOST_CHUNK_DEVICE;
+    if (m->outline) share = m->budget / CHUNK_SHARE_DISK, most = MOST_CHUNK_DISK;
     if (!measure(m, ex, LEAST_CHUNK, out, least_bytes)) return false;
     uint64_t least = (uint64_t)out->kv_bytes + out->scratch_bytes;
     for (int chunk = most; chunk > LEAST_CHUNK; chunk /= 2) {

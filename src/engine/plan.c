@@ -8,6 +8,9 @@
 #define WHOLE_CHUNK 1120 /* the most places of a picture that is computed at once */
 #define MOST_CHUNK  4096 /* of the default: mixtures of experts want many tokens for each of them */
 #define CHUNK_SHARE 24   /* and may take this part of the weights' memory for it */
+/* On a device, whose matrix units want 256 rows of an expert: */
+#define MOST_CHUNK_DEVICE  8192
+#define CHUNK_SHARE_DEVICE 8
 /* With experts on disk each chunk reads most of them: */
 #define MOST_CHUNK_DISK  16384
 #define CHUNK_SHARE_DISK 8 /* of the memory allowed */
@@ -147,8 +150,10 @@ static bool measure_default(const apus_model *m, const ap_exec *ex, ap_sizes *ou
                             uint64_t *least_bytes)
 {
     const ap_sizes start = *out;
-    uint64_t share = m->outline ? m->budget / CHUNK_SHARE_DISK : m->packed_bytes / CHUNK_SHARE;
-    int most = m->outline ? MOST_CHUNK_DISK : MOST_CHUNK;
+    bool host = ex->dev->is_host;
+    uint64_t share = m->packed_bytes / (host ? CHUNK_SHARE : CHUNK_SHARE_DEVICE);
+    int most = host ? MOST_CHUNK : MOST_CHUNK_DEVICE;
+    if (m->outline) share = m->budget / CHUNK_SHARE_DISK, most = MOST_CHUNK_DISK;
     int least_chunk =
         m->towers && m->config.see_whole_pictures ? WHOLE_CHUNK + start.n_session : LEAST_CHUNK;
     if (!measure(m, ex, least_chunk, out, least_bytes)) return false;

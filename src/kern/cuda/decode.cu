@@ -412,7 +412,7 @@ static bool project_one(const ap_exec *x, const ap_project_args *p)
 
 void ap_cuda_project(const ap_exec *x, const ap_project_args *a)
 {
-    if (!project_one(x, a)) ap_group_project(x, a);
+    if (!project_one(x, a) && !ap_cuda_project_many(x, a)) ap_group_project(x, a);
 }
 
 /* ------------------------------------------------------------------ experts
@@ -974,7 +974,7 @@ static bool mix_one(const ap_exec *x, const ap_mix_args *a)
 
 void ap_cuda_mix(const ap_exec *x, const ap_mix_args *a)
 {
-    if (!mix_one(x, a)) ap_group_mix(x, a);
+    if (!mix_one(x, a) && !ap_cuda_mix_many(x, a)) ap_group_mix(x, a);
 }
 
 bool ap_cuda_moe_one(const ap_exec *x, const ap_moe_args *a)

@@ -15,6 +15,12 @@ void ap_delta_chunked(const ap_exec *x, const ap_delta_args *a);
 size_t ap_delta_chunked_scratch(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
                                 int v_dim);
 
+/* The same with precision FAST, in products of bf16 (delta_quick.cu). */
+bool ap_delta_quick_takes(const ap_exec *x, int k_dim, int v_dim);
+void ap_delta_quick(const ap_exec *x, const ap_delta_args *a);
+size_t ap_delta_quick_scratch(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
+                              int v_dim);
+
 #ifdef __CUDACC__
 static __device__ __forceinline__ int ap_delta_key_head(const ap_delta_args &a, int h)
 {

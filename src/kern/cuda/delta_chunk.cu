@@ -615,7 +615,8 @@ static size_t slot_keys(int n_k_head, int k_dim)
 size_t ap_delta_chunked_scratch(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
                                 int v_dim)
 {
-    (void)x, (void)v_dim;
+    if (ap_delta_quick_takes(x, k_dim, v_dim))
+        return ap_delta_quick_scratch(x, n_tok, n_k_head, n_v_head, k_dim, v_dim);
     if (n_tok < AP_DELTA_MANY || (k_dim != 64 && k_dim != 128)) return 0;
     return SLOTS * (slot_keys(n_k_head, k_dim) + (size_t)n_v_head * sizeof(chunk_head));
 }
@@ -644,6 +645,10 @@ template <int DK> static void launch(const ap_exec *x, const chunk_job &j, unsig
 
 void ap_delta_chunked(const ap_exec *x, const ap_delta_args *a)
 {
+    if (ap_delta_quick_takes(x, a->k_dim, a->v_dim)) {
+        ap_delta_quick(x, a);
+        return;
+    }
     const ap_batch *b = a->state.batch;
     for (int from = 0; from < b->n_seq; from += SLOTS) {
         int n_seq = b->n_seq - from < SLOTS ? b->n_seq - from : SLOTS, chunks = 0;

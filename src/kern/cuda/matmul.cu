@@ -531,7 +531,7 @@ void ap_cuda_product(const ap_exec *x, const ap_product_args *args, bool tiled, 
 }
 
 /* Rows beyond which inputs pass through shared memory. */
-enum { MANY = 32 };
+enum { MANY = AP_WIDE_FROM };
 
 #define MOST_SHARED ((size_t)94 << 10) /* of a row in integer form */
 
@@ -557,9 +557,11 @@ static void run(const ap_exec *x, const ap_mat *w, const ap_mat *up, ap_product_
     }
     ap_cuda *c = ap_cuda_of(x);
     bool wide = n_tok > MANY && ap_cuda_is_wide(x, w);
-    size_t each = ap_qin_bytes(1, cols);
+    bool rest = wide && ap_cuda_wide_rest(w);
+    size_t each = wide ? (size_t)(cols + 63) / 64 * 64 * (rest ? 4 : 2) : ap_qin_bytes(1, cols);
     size_t fit = x->inputs ? x->input_bytes / each : 0;
     int room = (int)(fit < (size_t)n_tok ? fit : (size_t)n_tok);
+    if (wide && room < n_tok) room &= ~7; /* rows of bf16 come in eights */
     if (!room && each > MOST_SHARED) {
         ap_cuda_check(c, cudaErrorInvalidValue, "no room for inputs in integer form");
         return;
@@ -580,8 +582,8 @@ static void run(const ap_exec *x, const ap_mat *w, const ap_mat *up, ap_product_
         part.n_row = n;
         int rows = wide ? AP_WIDE_ROWS : n > MANY ? TILE : AP_ROWS, groups = (n + rows - 1) / rows;
         if (wide) {
-            part.b16 = (const uint16_t *)x->inputs;
-            ap_cuda_to_bf16(x, from + (int64_t)t * ldx, ldx, n, cols, (uint16_t *)x->inputs);
+            part.b16 = ap_bf16_rows_at(x->inputs, n, cols, rest);
+            ap_cuda_to_bf16(x, from + (int64_t)t * ldx, ldx, n, cols, part.b16);
         } else {
             ap_cuda_quantise(x, from + (int64_t)t * ldx, ldx, n, cols, part.in);
         }

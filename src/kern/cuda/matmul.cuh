@@ -11,14 +11,22 @@ enum {
     AP_PUT_TIMES  /* y = act(y) * v: the second half of GLU */
 };
 
+/* Rows in bf16 in the order of wide.cu, `rows` of them, a multiple of 8. rest: what `high` has rounded away, or NULL. */
+struct ap_bf16_rows {
+    uint16_t *high, *rest;
+    int rows;
+};
+
 struct ap_product_args {
     ap_qmat w[2];
-    ap_qin in;           /* inputs' rows in integer form; or */
-    const uint16_t *b16; /* in bf16, in the order of wide.cu; or */
-    const float *x;      /* f32: a single row, made integers in every block */
+    ap_qin in;        /* inputs' rows in integer form; or */
+    ap_bf16_rows b16; /* in bf16; or */
+    const float *x;   /* f32: a single row, made integers in every block */
     int64_t ldx;
     float *y;
-    uint16_t *y16; /* wide.cu with AP_PUT_GLU, instead of y: as b16 */
+    uint16_t *
+        y16; /* wide.cu, instead of y, in bf16: with AP_PUT_STORE rows of ldy; with _GLU as ap_bf16_rows */
+    int y_rows; /* of those; 0: in y */
     int64_t ldy;
     int n_row;
     int mode, act;
@@ -30,6 +38,7 @@ struct ap_product_args {
     const int32_t
         *first; /* i32 [E + 1] first pair of an expert; NULL: blockIdx.y is the one pair */
     const int32_t *tile_first; /* i32: first pair of each tile */
+    const int32_t *tile_rows;  /* i32: pairs of each tile (wide.cu) */
     const int32_t *pair; /* i32: pairs (token * n_used + rank) by expert; NULL: pairs are rows */
     size_t stride[2];
     int n_used;
@@ -54,13 +63,40 @@ void ap_cuda_quantise(const ap_exec *x, const float *from, int64_t ld, int rows,
 /* moe.cu: bytes from expert to expert of a projection, at `member` of ap_expert; false: there is no such number. */
 bool ap_cuda_expert_stride(const ap_expert *x, int n, size_t member, size_t *stride);
 
-/* wide.cu: tiles of AP_WIDE_ROWS rows of b16; with AP_PUT_GLU of two matrices that are a wide pair. */
-#define AP_WIDE_ROWS 128
+/* wide.cu: products of up to AP_WIDE_ROWS rows of inputs in bf16 at a time; with AP_PUT_GLU of two matrices that are
+ * a wide pair. */
+#define AP_WIDE_ROWS 256
+#define AP_WIDE_FROM 32 /* rows beyond which it is worth while */
 bool ap_cuda_wide_pair(const ap_mat *a, const ap_mat *b);
 bool ap_cuda_is_wide(const ap_exec *x, const ap_mat *w);
-void ap_cuda_to_bf16(const ap_exec *x, const float *from, int64_t ld, int rows, int cols,
-                     uint16_t *to);
+bool ap_cuda_wide_rest(const ap_mat *w); /* its inputs are two bf16 each */
+size_t ap_bf16_bytes(int64_t rows, int cols);
+/* Rows in `mem`, with their rest behind them or without. */
+ap_bf16_rows ap_bf16_rows_at(void *mem, int64_t rows, int cols, bool rest);
+void ap_cuda_to_bf16(const ap_exec *x, const float *from, int64_t ld, int n_row, int cols,
+                     ap_bf16_rows to);
+/* Row i of *count: that of token pair[i] / n_used; -1: none. */
+void ap_cuda_gather_bf16(const ap_exec *x, ap_bf16_rows from, const int32_t *pair,
+                         const int32_t *count, int n_used, int cols, ap_bf16_rows to);
+/* Rows of each tile of an expert's n rows; experts begin at multiples of 8. */
+static __host__ __device__ inline int ap_wide_share(int n)
+{
+    int tiles = (n + AP_WIDE_ROWS - 1) / AP_WIDE_ROWS;
+    return tiles ? ((n + tiles - 1) / tiles + 7) / 8 * 8 : 0;
+}
 void ap_cuda_wide(const ap_exec *x, const ap_product_args *a, int groups);
+
+/* moe.cu: experts whose inputs are in bf16 already; beside what they make y takes sigmoid(gate) * shared. */
+struct ap_moe_more {
+    ap_bf16_rows b16;           /* high NULL: they are not */
+    const float *shared, *gate; /* f32 [T, H], [T]; shared NULL: none */
+};
+bool ap_cuda_moe_is_wide(const ap_exec *x, const ap_moe_args *a);
+void ap_cuda_moe_with(const ap_exec *x, const ap_moe_args *a, const ap_moe_more *more);
+
+/* many.cu: the groups for many tokens with precision FAST; false: not for these. */
+bool ap_cuda_project_many(const ap_exec *x, const ap_project_args *a);
+bool ap_cuda_mix_many(const ap_exec *x, const ap_mix_args *a);
 
 /* floats.cu: products in f32 of weights of any form. mode: STORE, ADD or TIMES. */
 void ap_cuda_float_matmul(const ap_exec *x, const ap_matmul_args *a);

@@ -1,58 +1,162 @@
 /* wide.cu - products of many rows in bf16 on Hopper's tensor cores (precision FAST).
  *
- * Weights are the left operand, in registers: a warp's 16 rows of m64 are one panel, and what its lanes hold of a
- * block (product.cuh) becomes bf16 where it is, so weights never pass through shared memory. Rows of inputs are the
- * right operand: bf16 in shared memory, in the order of inputs that the lanes of a panel have them in:
- *   place 16s + 8h + 2i + e of 32 is input 8i + 4s + 2h + e
- * A block of two warpgroups has 128 weight rows x 128 rows of inputs, or 64 where no more are left; with GLU 64 rows of
- * gate and the same of up. Two blocks share a multiprocessor, and a warp unpacks a block of weights while the tensor
- * cores have the one before. Limit: 64 clocks of the tensor cores for each 64 x 128 x 16, beside 32 of issue for
- * unpacking. */
+ * A block has 128 weight rows x up to 256 rows of inputs, 64 inputs a stage. Two warpgroups produce: they unpack
+ * weights, each once for all these rows, and one thread asks for inputs, which one instruction brings, because they lie
+ * in memory as the tensor cores want them (below); two consume: each multiplies 64 of the weight rows with all rows of
+ * inputs. Blocks stay, one a multiprocessor, and take one tile after the other: the producers are ahead while results
+ * are stored. Limits of a stage of 256 rows: 1,024 clocks of the tensor cores; 1,152 of shared memory (48 KB in, 96 KB
+ * out); 8,192 weights to unpack, in some 400 of the instructions that each scheduler has in that time. (Copies of 16
+ * bytes, thread by thread, put 32 bytes a clock to shared memory: they alone took 1,024.)
+ *
+ * Inputs in bf16: 64 of every row lie together, 128 bytes a row, 16-byte unit c of row r at place c ^ (r % 8). Rows of
+ * a plane are a multiple of 8; inputs that the last plane has too many are zeros.
+ *
+ * Which weight row is which row of the instruction is free. A lane of a panel holds rows 2g and 2g + 1; they become
+ * rows g and g + 8 of a warp's 16, so that their results meet in one lane again, as neighbours in memory. With GLU
+ * these two are gate and up of one row.
+ *
+ * F32 weights (the router's) are two bf16, and so are inputs: three terms, one after the other. */
 #include <cuda_bf16.h>
 #include <string.h>
 
 #include "matmul.cuh"
+#include "wgmma.cuh"
 
-enum { THREADS = 256, ROWS = AP_WIDE_ROWS, STAGES = 4, STEP = 64, STAGE_BYTES = ROWS * STEP * 2 };
+enum {
+    CONSUMERS = 256,
+    PRODUCERS = 256,
+    THREADS = CONSUMERS + PRODUCERS,
+    WARPS = 8, /* of each kind */
+    ROWS = AP_WIDE_ROWS,
+    WEIGHTS = WARPS * AP_PANEL,
+    STEP = 64,
+    STAGES = 4,
+    AHEAD = 2, /* stages whose inputs are on their way while one is unpacked */
+    LEFT_BYTES = WEIGHTS * STEP * 2,
+    STAGE_BYTES = LEFT_BYTES + ROWS * STEP * 2
+};
+
+/* Scales of weights: of super blocks; f16; bf16 and biases. */
+enum { OTHERS, SUPER_AFFINE, SUPER_SIGNED, HALF, AFFINE };
 
 /* ------------------------------------------------------------------ inputs */
 
 enum { CONVERT_X = 64, CONVERT_Y = 4 };
 
-/* 8 places of a row a thread: 4 pairs of inputs. */
-static __global__ void to_bf16(const float *x, int64_t ldx, int rows, int cols, uint4 *out)
+static __device__ __forceinline__ uint32_t pack2(float a, float b)
+{
+    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    return *(uint32_t *)&v;
+}
+
+/* What is left of (a, b) after rounding. */
+static __device__ __forceinline__ uint32_t pack2_rest(float a, float b, uint32_t rounded)
+{
+    return pack2(a - __uint_as_float(rounded << 16), b - __uint_as_float(rounded & 0xffff0000u));
+}
+
+/* Unit u, inputs 8u .. 8u + 7, of a row. */
+static __device__ __forceinline__ int64_t unit_at(int u, int64_t row, int rows)
+{
+    return ((int64_t)(u >> 3) * rows + row) * 8 + ((u ^ (int)row) & 7);
+}
+
+static __global__ void to_bf16(const float *x, int64_t ldx, int n_row, int rows, int cols,
+                               uint4 *high, uint4 *low)
 {
     ap_grid_wait();
-    int u = blockIdx.x * CONVERT_X + threadIdx.x, per = cols / 8, s = u >> 1 & 1, h = u & 1;
-    if (u >= per) return;
-    bool pairs = ((uintptr_t)x & 7) == 0 && ldx % 2 == 0;
-    for (int row = blockIdx.y * CONVERT_Y + threadIdx.y; row < rows; row += gridDim.y * CONVERT_Y) {
-        const float *p = x + row * ldx + (u >> 2) * 32 + 4 * s + 2 * h;
-        uint32_t v[4];
+    int u = blockIdx.x * CONVERT_X + threadIdx.x;
+    bool aligned = ((uintptr_t)x & 15) == 0 && ldx % 4 == 0, live = 8 * u < cols;
+    if (8 * u >= (cols + STEP - 1) / STEP * STEP) return;
+    for (int row = blockIdx.y * CONVERT_Y + threadIdx.y; row < n_row;
+         row += gridDim.y * CONVERT_Y) {
+        const float *p = x + row * ldx + (live ? 8 * u : 0);
+        float v[8];
+        uint32_t h[4], l[4];
+        if (aligned) {
+            *(float4 *)v = *(const float4 *)p;
+            *(float4 *)(v + 4) = *(const float4 *)(p + 4);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = p[i];
+        }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float2 f = pairs ? *(const float2 *)(p + 8 * i) : make_float2(p[8 * i], p[8 * i + 1]);
-            __nv_bfloat162 b = __floats2bfloat162_rn(f.x, f.y);
-            v[i] = *(uint32_t *)&b;
+            h[i] = live ? pack2(v[2 * i], v[2 * i + 1]) : 0;
+            l[i] = live ? pack2_rest(v[2 * i], v[2 * i + 1], h[i]) : 0;
         }
-        out[(int64_t)row * per + u] = make_uint4(v[0], v[1], v[2], v[3]);
+        int64_t at = unit_at(u, row, rows);
+        high[at] = make_uint4(h[0], h[1], h[2], h[3]);
+        if (low) low[at] = make_uint4(l[0], l[1], l[2], l[3]);
     }
 }
 
-void ap_cuda_to_bf16(const ap_exec *x, const float *from, int64_t ld, int rows, int cols,
-                     uint16_t *to)
+void ap_cuda_to_bf16(const ap_exec *x, const float *from, int64_t ld, int n_row, int cols,
+                     ap_bf16_rows to)
 {
-    unsigned across = (unsigned)(cols / 8 + CONVERT_X - 1) / CONVERT_X,
-             down = (unsigned)(rows + CONVERT_Y - 1) / CONVERT_Y;
+    unsigned units = (unsigned)(cols + STEP - 1) / STEP * 8,
+             across = (units + CONVERT_X - 1) / CONVERT_X,
+             down = (unsigned)(n_row + CONVERT_Y - 1) / CONVERT_Y;
     ap_launch(x, to_bf16, dim3(across, down < 32768 ? down : 32768), dim3(CONVERT_X, CONVERT_Y), 0,
-              from, ld, rows, cols, (uint4 *)to);
+              from, ld, n_row, to.rows, cols, (uint4 *)to.high, (uint4 *)to.rest);
+}
+
+/* A warp a row: of the token of each pair, to the pair's place. */
+static __global__ void gather(const uint4 *from, int from_rows, const int32_t *pair,
+                              const int32_t *count, uint32_t by_used, int planes, uint4 *to,
+                              int to_rows)
+{
+    ap_grid_wait();
+    int n = *count, lane = threadIdx.x & 31;
+    for (int64_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; row < n;
+         row += gridDim.x * (blockDim.x / 32)) {
+        int p = pair[row];
+        if (p < 0) continue;
+        int64_t token = by_used ? __umulhi((uint32_t)p, by_used) : p;
+#pragma unroll 4
+        for (int u = lane; u < planes * 8; u += 32)
+            to[unit_at(u, row, to_rows)] = from[unit_at(u, token, from_rows)];
+    }
+}
+
+/* For quotients of numbers up to 2^24: x / n = the high half of x times this; 0: x. */
+static uint32_t reciprocal(int n)
+{
+    return n == 1 ? 0 : (uint32_t)((((uint64_t)1 << 32) + (uint64_t)n - 1) / (uint64_t)n);
+}
+
+void ap_cuda_gather_bf16(const ap_exec *x, ap_bf16_rows from, const int32_t *pair,
+                         const int32_t *count, int n_used, int cols, ap_bf16_rows to)
+{
+    ap_launch(x, gather, dim3((unsigned)ap_cuda_of(x)->sm * 8), dim3(256), 0,
+              (const uint4 *)from.high, from.rows, pair, count, reciprocal(n_used),
+              (cols + STEP - 1) / STEP, (uint4 *)to.high, to.rows);
 }
 
 bool ap_cuda_is_wide(const ap_exec *x, const ap_mat *w)
 {
-    bool form = w->q.bits && !w->q.is_float, bf16 = !w->q.bits && w->dtype == AP_BF16;
-    return x->precision == APUS_PRECISION_FAST && ap_cuda_of(x)->arch == 90 && (form || bf16) &&
-           w->cols % 32 == 0;
+    bool form = w->q.bits && !w->q.is_float,
+         plain = !w->q.bits && (w->dtype == AP_BF16 || w->dtype == AP_F32);
+    return x->precision == APUS_PRECISION_FAST && ap_cuda_of(x)->arch == 90 && (form || plain) &&
+           w->cols % 32 == 0 && (w->rows > 1 || form); /* one row is a sum, not a product */
+}
+
+size_t ap_bf16_bytes(int64_t rows, int cols)
+{
+    return (size_t)((rows + 7) / 8 * 8) * (size_t)((cols + STEP - 1) / STEP) * STEP * 2;
+}
+
+ap_bf16_rows ap_bf16_rows_at(void *mem, int64_t rows, int cols, bool rest)
+{
+    uint16_t *high = (uint16_t *)mem;
+    ap_bf16_rows r = {high, rest ? high + ap_bf16_bytes(rows, cols) / 2 : NULL,
+                      (int)((rows + 7) / 8 * 8)};
+    return r;
+}
+
+bool ap_cuda_wide_rest(const ap_mat *w)
+{
+    return !w->q.bits && w->dtype == AP_F32;
 }
 
 /* Matrices that differ in where they are alone. */
@@ -62,362 +166,593 @@ bool ap_cuda_wide_pair(const ap_mat *a, const ap_mat *b)
            ap_qform_same(a->q, b->q);
 }
 
-/* ------------------------------------------------------------------ the product */
+/* ------------------------------------------------------------------ tiles */
+
+struct wide_args {
+    ap_product_args p;
+    int across, groups,
+        rows;           /* tiles of weights; of rows of inputs, without experts, each of `rows` */
+    uint32_t by_across; /* for divisions */
+};
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-static __device__ __forceinline__ uint32_t pack2(float a, float b)
+/* Rows [first, first + n) of inputs, and tile `m` of the weights of expert e. */
+struct tile {
+    int first, n, m, e;
+};
+
+static __device__ __forceinline__ int count_tiles(const wide_args &a)
 {
-    uint32_t r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
-    return r;
+    return a.across * (a.p.expert ? *a.p.n_active : a.groups);
 }
 
-/* Four bytes of a row: (a, b) are the left operand's two registers of it. */
+static __device__ __forceinline__ tile tile_at(const wide_args &a, int u)
+{
+    int group = a.by_across ? (int)__umulhi((uint32_t)u, a.by_across) : u;
+    tile t = {group * a.rows, 0, u - group * a.across, 0};
+    if (a.p.expert) {
+        t.e = a.p.expert[group];
+        t.first = a.p.tile_first[group];
+        t.n = a.p.tile_rows[group];
+    } else {
+        t.n = min(a.rows, a.p.n_row - t.first);
+    }
+    return t;
+}
+
+/* Steps of a tile; F32 weights pass three times: high x high, high x rest of the inputs, rest x high. */
+template <int BITS> static __device__ __forceinline__ int steps_of(int cols)
+{
+    return (cols + STEP - 1) / STEP * (BITS == 32 ? 3 : 1);
+}
+
+/* Stages in shared memory, and barriers: of full ones, of empty ones. */
+struct ring {
+    uint32_t stages, full, empty;
+};
+
+static __device__ __forceinline__ uint32_t stage_at(const ring &r, uint32_t at)
+{
+    return r.stages + at % STAGES * STAGE_BYTES;
+}
+
+/* ------------------------------------------------------------------ producers: inputs */
+
+/* Where the thread that asks for inputs is. */
+struct feed {
+    int u, step, first, bytes; /* rows of the tile */
+};
+
+static __device__ __forceinline__ void open_feed(feed &f, const wide_args &a, int tiles, int u)
+{
+    f.u = u;
+    f.step = 0;
+    if (u >= tiles) return;
+    tile t = tile_at(a, u);
+    f.first = t.first;
+    f.bytes = (t.n + 7) / 8 * 8 * STEP * 2;
+}
+
+/* The next step's inputs to stage `at`, if there is one. What lies beyond the tile's rows makes results that nobody
+ * stores. */
 template <int BITS>
-static __device__ __forceinline__ void widen(uint32_t q, float s, float b, uint32_t *first,
-                                             uint32_t *second)
+static __device__ __forceinline__ void ask(feed &f, const wide_args &a, const ring &r, int tiles,
+                                           uint32_t at)
+{
+    if (f.u >= tiles) return;
+    uint32_t full = r.full + at % STAGES * 8;
+    int steps = (a.p.w[0].cols + STEP - 1) / STEP, term = BITS == 32 ? f.step / steps : 0;
+    const uint8_t *in =
+        (const uint8_t *)(term == 1 ? a.p.b16.rest : a.p.b16.high) +
+        ((size_t)(f.step - term * steps) * (size_t)a.p.b16.rows + (size_t)f.first) * (STEP * 2);
+    if (at >= STAGES) ap_barrier_wait(r.empty + at % STAGES * 8, (at / STAGES - 1) & 1);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "r"(f.bytes)
+                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(stage_at(r, at) + LEFT_BYTES),
+        "l"(in), "r"(f.bytes), "r"(full)
+        : "memory");
+    if (++f.step == steps_of<BITS>(a.p.w[0].cols)) open_feed(f, a, tiles, f.u + (int)gridDim.x);
+}
+
+/* ------------------------------------------------------------------ producers: weights */
+
+/* What a lane holds of a block of its panel: rows 2g and 2g + 1, inputs 8i .. 8i + 7. */
+template <int BITS> struct piece {
+    ap_raw<BITS> q;
+    uint4 s;
+};
+template <> struct piece<16> {
+    uint2 pair[4]; /* two rows, two inputs each */
+};
+template <> struct piece<32> {
+    float2 row[8];
+    bool rest;
+};
+
+/* Where a warp is with its weights: one of the tile's eight panels. */
+struct loads {
+    const uint8_t *panel;
+    int u, step;
+};
+
+template <int BITS>
+static __device__ __forceinline__ void open_loads(loads &l, const wide_args &a, int tiles, int u)
+{
+    l.u = u;
+    l.step = 0;
+    if (u >= tiles) return;
+    tile t = tile_at(a, u);
+    int warp = (threadIdx.x - CONSUMERS) >> 5;
+    bool glu = a.p.mode == AP_PUT_GLU, up = glu && (warp & 1);
+    int panel = glu ? t.m * (WARPS / 2) + warp / 2 : t.m * WARPS + warp;
+    if (panel * AP_PANEL >= a.p.w[0].rows) panel = 0; /* its results go nowhere */
+    l.panel = (up ? a.p.w[1].data : a.p.w[0].data) + (size_t)panel * a.p.w[0].panel_bytes +
+              (size_t)t.e * a.p.stride[up];
+}
+
+/* Block b of a panel, or instead of what is beyond the last one that: inputs are zeros there. */
+template <int BITS, bool HALVES>
+static __device__ __forceinline__ void load_piece(piece<BITS> &p, const ap_qmat &m,
+                                                  const uint8_t *panel, int b)
+{
+    int lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2;
+    b = min(b, m.cols / 32 - 1);
+    if constexpr (BITS == 32) {
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            p.row[j] =
+                __ldg((const float2 *)(panel + ((size_t)(b * 32 + 8 * i + j) * 16 + 2 * g) * 4));
+    } else if constexpr (BITS == 16) {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            p.pair[j] =
+                __ldg((const uint2 *)(panel + ((size_t)(b * 16 + 4 * i + j) * 16 + 2 * g) * 4));
+    } else {
+        p.q = ap_load<BITS>(panel + (size_t)b * BITS * 64, lane);
+        p.s = ap_load_scales(m, panel, b * 32 + (HALVES && i > 1 ? 16 : 0), g);
+    }
+}
+
+/* The two blocks of the next step: lanes of odd g have the second one first, so that what a warp stores at a time is
+ * in different banks. */
+template <int BITS, bool HALVES>
+static __device__ __forceinline__ void load(piece<BITS> *p, loads &l, const wide_args &a,
+                                            const ap_qmat &m, int tiles)
+{
+    if (l.u >= tiles) return;
+    int odd = threadIdx.x >> 2 & 1, steps = (m.cols + STEP - 1) / STEP,
+        term = BITS == 32 ? l.step / steps : 0;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        load_piece<BITS, HALVES>(p[k], m, l.panel, 2 * (l.step - term * steps) + (k ^ odd));
+        if constexpr (BITS == 32) p[k].rest = term == 2;
+    }
+    if (++l.step == steps_of<BITS>(m.cols)) open_loads<BITS>(l, a, tiles, l.u + (int)gridDim.x);
+}
+
+/* Four bytes of a row, times s, plus b, which has what the bytes were made floats with. */
+template <int BITS> static __device__ __forceinline__ uint2 widen(uint32_t q, float s, float b)
 {
     float v[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        if (BITS < 8)
-            v[j] = __uint_as_float(__byte_perm(q, 0x43000000u, 0x7044 | j << 8)); /* 128 + q */
-        else
-            v[j] = (float)(q >> 8 * j & 255);
+    for (int j = 0; j < 4; j++) { /* 128 + q, or 32768 + q */
+        v[j] = __uint_as_float(BITS < 8 ? __byte_perm(q, 0x43000000u, 0x7044 | j << 8)
+                                        : __byte_perm(q, 0x47000000u, 0x7404 | j << 4));
         v[j] = fmaf(s, v[j], b);
     }
-    *first = pack2(v[0], v[1]);
-    *second = pack2(v[2], v[3]);
+    return make_uint2(pack2(v[0], v[1]), pack2(v[2], v[3]));
 }
 
-/* Start address, rows of 128 bytes in groups of 8, swizzled in units of 16 bytes. */
-static __device__ __forceinline__ uint64_t descriptor(uint32_t address)
-{
-    return (uint64_t)(address >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
-           (uint64_t)1 << 62;
-}
-
-/* 64 weight rows x N rows of inputs x 16 inputs. */
-template <int N>
-static __device__ __forceinline__ void multiply(float *d, const uint32_t *a, uint64_t desc)
-{
-    if constexpr (N == 64) {
-        asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, "
-                     "%8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, "
-                     "%24, %25, %26, %27, %28, %29, %30, %31"
-                     "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0; }"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                       "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                       "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-                       "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                       "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                       "+f"(d[30]), "+f"(d[31])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(1));
-    } else {
-        asm volatile("{ .reg .pred p; setp.ne.b32 p, %69, 0;"
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                     "%0, %1, %2, %3, %4, %5, %6, %7, "
-                     "%8, %9, %10, %11, %12, %13, %14, %15, "
-                     "%16, %17, %18, %19, %20, %21, %22, %23, "
-                     "%24, %25, %26, %27, %28, %29, %30, %31, "
-                     "%32, %33, %34, %35, %36, %37, %38, %39, "
-                     "%40, %41, %42, %43, %44, %45, %46, %47, "
-                     "%48, %49, %50, %51, %52, %53, %54, %55, "
-                     "%56, %57, %58, %59, %60, %61, %62, %63"
-                     "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0; }"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                       "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                       "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-                       "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                       "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                       "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-                       "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-                       "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                       "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]),
-                       "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
-                       "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc), "r"(1));
-    }
-}
-
-template <int BITS> struct piece {
-    ap_raw<BITS> q;
-};
-template <> struct piece<16> {
-    uint2 pair[4]; /* of rows 2g and 2g + 1: inputs 8i + 2t, 8i + 2t + 1 */
-};
-
-template <int BITS, bool HALVES>
-static __device__ __forceinline__ void load(piece<BITS> &p, uint4 *s, const ap_qmat &m,
-                                            const uint8_t *panel, int b, int lane)
-{
-    int i = lane & 3, g = lane >> 2;
-    if constexpr (BITS == 16) {
-#pragma unroll
-        for (int t = 0; t < 4; t++)
-            p.pair[t] =
-                __ldg((const uint2 *)(panel + ((size_t)(b * 16 + 4 * i + t) * 16 + 2 * g) * 4));
-    } else {
-        p.q = ap_load<BITS>(panel + (size_t)b * BITS * 64, lane);
-        *s = ap_load_scales(m, panel, b * 32 + (HALVES && i > 1 ? 16 : 0), g);
-    }
-}
-
-/* The left operands of a block's two steps. */
+/* Rows 2g and 2g + 1 of a block in bf16. */
 template <int BITS, bool TABLE>
-static __device__ __forceinline__ void unpack(const piece<BITS> &p, uint4 s, const ap_qmat &m,
-                                              int i, const uint32_t *table, uint32_t (*a)[4])
+static __device__ __forceinline__ void unpack(const piece<BITS> &p, const ap_qmat &m, int i,
+                                              const uint32_t *table, uint4 *row)
 {
-    if constexpr (BITS == 16) {
+    if constexpr (BITS == 32) {
+        uint32_t v[2][4];
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            a[k][0] = p.pair[2 * k].x;
-            a[k][1] = p.pair[2 * k].y;
-            a[k][2] = p.pair[2 * k + 1].x;
-            a[k][3] = p.pair[2 * k + 1].y;
+        for (int j = 0; j < 4; j++) {
+            v[0][j] = pack2(p.row[2 * j].x, p.row[2 * j + 1].x);
+            v[1][j] = pack2(p.row[2 * j].y, p.row[2 * j + 1].y);
+            if (p.rest) {
+                v[0][j] = pack2_rest(p.row[2 * j].x, p.row[2 * j + 1].x, v[0][j]);
+                v[1][j] = pack2_rest(p.row[2 * j].y, p.row[2 * j + 1].y, v[1][j]);
+            }
         }
+        row[0] = make_uint4(v[0][0], v[0][1], v[0][2], v[0][3]);
+        row[1] = make_uint4(v[1][0], v[1][1], v[1][2], v[1][3]);
+    } else if constexpr (BITS == 16) {
+        row[0] = make_uint4(p.pair[0].x, p.pair[1].x, p.pair[2].x, p.pair[3].x);
+        row[1] = make_uint4(p.pair[0].y, p.pair[1].y, p.pair[2].y, p.pair[3].y);
     } else {
-        ap_frag f = ap_unpack<BITS, TABLE>(p.q, i, table);
-        ap_scales sc = ap_make_scales(m, s);
         constexpr bool wide = BITS == 8 || TABLE;
+        ap_frag f = ap_unpack<BITS, TABLE>(p.q, i, table);
+        ap_scales sc = ap_make_scales(m, p.s);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float b = fmaf(-(float)(m.q.zero + (wide ? 0 : 128)), sc.s[r], sc.b[r]);
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-                widen<wide ? 8 : BITS>(f.a[2 * k + r], sc.s[r], b, &a[k][r], &a[k][r + 2]);
+            float b = fmaf(-(float)(m.q.zero + (wide ? 32768 : 128)), sc.s[r], sc.b[r]);
+            uint2 low = widen < wide ? 8 : BITS > (f.a[r], sc.s[r], b),
+                  high = widen < wide ? 8 : BITS > (f.a[2 + r], sc.s[r], b);
+            row[r] = make_uint4(low.x, low.y, high.x, high.y);
         }
     }
 }
 
-/* What a block works on. */
-struct task {
-    const uint8_t *panel; /* of this warp */
-    uint32_t stages;      /* shared memory */
-    int n, blocks, steps; /* rows of inputs, blocks and steps of inputs */
-    uint32_t
-        from[ROWS * 8 /
-             THREADS]; /* rows of inputs that this thread fetches, in units of 16 bytes; or NONE */
-};
-
-static constexpr uint32_t NONE = 0xffffffffu;
-
-/* Step `step` of the inputs of N rows: a thread has the same unit of each eighth row of 32. */
-template <int N>
-static __device__ __forceinline__ void fetch(const task &w, const ap_product_args &a, int step)
+/* Where in a stage a lane's rows 2g and 2g + 1 of the warp's panel go, with the first of its two blocks; the other
+ * block's are 64 bytes away (exclusive or). */
+static __device__ __forceinline__ void places(const wide_args &a, uint32_t *to)
 {
-    int t = threadIdx.x >> 3, c = threadIdx.x & 7, k = step * STEP + c * 8;
-    uint32_t to = w.stages + step % STAGES * STAGE_BYTES + t * 128 + ((c ^ (t & 7)) << 4);
+    int warp = (threadIdx.x - CONSUMERS) >> 5, lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2;
+    bool glu = a.p.mode == AP_PUT_GLU;
+    int row = glu ? (warp >> 1) * 32 + (g >> 2) * 16 + (warp & 1) * 8 + 2 * (g & 3) : warp * 16 + g;
 #pragma unroll
-    for (int j = 0; j < N * 8 / THREADS; j++) {
-        bool live = w.from[j] != NONE && k < a.w[0].cols;
-        const uint4 *p = (const uint4 *)a.b16 + (live ? w.from[j] + (uint32_t)(k / 8) : 0);
-        asm volatile(
-            "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + j * (THREADS / 8 * 128)),
-            "l"(p), "r"(live ? 16 : 0));
+    for (int r = 0; r < 2; r++, row += glu ? 1 : 8)
+        to[r] = (uint32_t)(row * 128 + (((4 * (g & 1) + i) ^ (row & 7)) << 4));
+}
+
+/* A panel's 64 inputs. */
+template <int BITS, bool TABLE>
+static __device__ __forceinline__ void put_weights(const piece<BITS> *p, const ap_qmat &m,
+                                                   uint32_t stage, const uint32_t *to,
+                                                   const uint32_t *table)
+{
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        uint4 w[2];
+        unpack<BITS, TABLE>(p[k], m, threadIdx.x & 3, table, w);
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(stage + (to[r] ^ k * 64)),
+                         "r"(w[r].x), "r"(w[r].y), "r"(w[r].z), "r"(w[r].w)
+                         : "memory");
     }
 }
 
-/* d = the warpgroup's 64 weight rows with the block's N rows of inputs: d[j] of column 8 (j / 4) + 2i + j % 2 and row
- * 2g + j / 2 % 2 of the warp's panel. */
-template <int BITS, bool TABLE, bool HALVES, int N>
-static __device__ __forceinline__ void accumulate(float *d, const task &w, const ap_product_args &a,
-                                                  const uint32_t *table)
+/* The matrix, with what SCALES says about its scales known to the compiler: without branches the unpacking of different
+ * weights overlaps. */
+template <int SCALES> static __device__ __forceinline__ ap_qmat known(const ap_qmat &w)
 {
-    const ap_qmat &m = a.w[0];
-    int lane = threadIdx.x & 31, i = lane & 3;
-    for (int s = 0; s < STAGES; s++) {
-        if (s < w.steps) fetch<N>(w, a, s);
-        asm volatile("cp.async.commit_group;");
+    ap_qmat m = w;
+    if (SCALES == OTHERS) return m;
+    m.q.scale = SCALES == HALF ? AP_QS_F16 : SCALES == AFFINE ? AP_QS_BF16 : AP_QS_SUPER;
+    m.q.affine = SCALES == SUPER_AFFINE || SCALES == AFFINE;
+    m.q.is_signed = SCALES == SUPER_SIGNED;
+    m.q.nibbles = false;
+    return m;
+}
+
+template <int BITS, bool TABLE, bool HALVES, int SCALES>
+static __device__ __forceinline__ void produce(const wide_args &a, const ring &r, int tiles)
+{
+    constexpr int N = BITS == 32 ? 1 : 2; /* steps whose weights are on their way */
+    const ap_qmat m = known<SCALES>(a.p.w[0]);
+    uint32_t table[4] = {0, 0, 0, 0}, to[2];
+    if (TABLE) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) table[j] = ap_qtable_words[m.q.table][j];
     }
+    int mine = blockIdx.x < tiles ? (tiles - 1 - (int)blockIdx.x) / (int)gridDim.x + 1 : 0;
+    uint32_t total = (uint32_t)(mine * steps_of<BITS>(m.cols));
+    bool asks = threadIdx.x == CONSUMERS;
+    feed f;
+    loads l;
+    piece<BITS> p[N][2];
+    places(a, to);
+    open_feed(f, a, tiles, blockIdx.x);
+    open_loads<BITS>(l, a, tiles, blockIdx.x);
+    for (uint32_t k = 0; asks && k < AHEAD; k++) ask<BITS>(f, a, r, tiles, k);
 #pragma unroll
-    for (int j = 0; j < N / 2; j++) d[j] = 0;
-    piece<BITS> p[2];
-    uint4 s[2];
-    uint32_t left[2][2][4];
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        load<BITS, HALVES>(p[k], &s[k], m, w.panel, min(k, w.blocks - 1), lane);
-    unpack<BITS, TABLE>(p[0], s[0], m, i, table, left[0]);
-    load<BITS, HALVES>(p[0], &s[0], m, w.panel, min(2, w.blocks - 1), lane);
-    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncthreads();
+    for (int k = 0; k < N; k++) load<BITS, HALVES>(p[k], l, a, m, tiles);
 #pragma unroll 1
-    for (int step = 0; step < w.steps; step++) {
-        uint64_t desc = descriptor(w.stages + step % STAGES * STAGE_BYTES);
+    for (uint32_t at = 0; at < total; at += N) {
 #pragma unroll
-        for (int k = 0; k < 2; k++) { /* while a block is multiplied the next one is unpacked */
-            int next = 2 * step + k + 1;
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-                multiply<N>(d, left[k][h], desc + (2 * k + h) * 2); /* 32 bytes on */
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            unpack<BITS, TABLE>(p[1 - k], s[1 - k], m, i, table, left[1 - k]);
-            if (next >=
-                w.blocks) { /* the inputs there are zeros, but zero times what is beside a panel may be not */
-#pragma unroll
-                for (int j = 0; j < 4; j++) left[1 - k][0][j] = left[1 - k][1][j] = 0;
-            }
-            load<BITS, HALVES>(p[1 - k], &s[1 - k], m, w.panel, min(next + 2, w.blocks - 1), lane);
-            if (k) asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        }
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        __syncthreads(); /* this stage is free, the next one full */
-        if (step + STAGES < w.steps) fetch<N>(w, a, step + STAGES);
-        asm volatile("cp.async.commit_group;");
-    }
-}
-
-/* Results of the warp's panel. */
-template <int N>
-static __device__ __forceinline__ void store(const ap_product_args &a, const float *d,
-                                             const int *out, int n, int panel)
-{
-    int lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2, r = panel * AP_PANEL + 2 * g;
-    bool pairs = a.mode == AP_PUT_STORE && a.softcap == 0.0f && a.ldy % 2 == 0 &&
-                 ((uintptr_t)a.y & 7) == 0 && r + 1 < a.w[0].rows;
-#pragma unroll
-    for (int j = 0; j < N / 2; j++) {
-        int t = j / 4 * 8 + 2 * i + (j & 1);
-        if (t >= n) continue;
-        if (!pairs && r + (j >> 1 & 1) < a.w[0].rows) ap_put(a, out[t], r + (j >> 1 & 1), d[j], 0);
-        if (pairs && !(j & 2))
-            *(float2 *)(a.y + (int64_t)out[t] * a.ldy + r) = make_float2(d[j], d[j + 2]);
-    }
-}
-
-/* act(gate) * up: the first warpgroup has gate of 64 rows, the second one up. They exchange halves, so that each has all
- * of its half of the inputs' rows, and what is to be inputs again leaves in bf16, in their order. */
-template <int N>
-static __device__ __forceinline__ void store_glu(const ap_product_args &a, float *d, const int *out,
-                                                 int n, uint8_t *room)
-{
-    constexpr int H = N / 4, LD = 40; /* words of bf16 from row to row */
-    int second = threadIdx.x >> 7, lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2,
-        panel = threadIdx.x >> 5 & 3;
-    float *give = (float *)room + second * H * 128 + (threadIdx.x & 127);
-    const float *get = (const float *)room + (1 - second) * H * 128 + (threadIdx.x & 127);
-    uint32_t *words = (uint32_t *)(room + 2 * H * 128 * 4);
-    __syncthreads(); /* the stages are free */
-#pragma unroll
-    for (int j = 0; j < H; j++) give[j * 128] = second ? d[j] : d[j + H];
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j < H; j++) {
-        float own = second ? d[j + H] : d[j], other = get[j * 128], gate = second ? other : own,
-              up = second ? own : other;
-        d[j] = (a.act == AP_ACT_SILU ? ap_silu(gate) : ap_gelu_tanh(gate)) * up;
-    }
-    int t0 = second * (N / 2), r = (blockIdx.x * 4 + panel) * AP_PANEL + 2 * g;
-#pragma unroll
-    for (int j = 0; j < H; j++) {
-        int t = t0 + j / 4 * 8 + 2 * i + (j & 1);
-        if (a.y16) { /* inputs 2g and 2g + 1 of half a block */
-            if (!(j & 2))
-                words[t * LD + panel / 2 * 16 + (g >> 1 & 1) * 8 + (g & 1) * 4 + (panel & 1) * 2 +
-                      (g >> 2)] = pack2(d[j], d[j + 2]);
-        } else if (t < n && r + (j >> 1 & 1) < a.w[0].rows) {
-            a.y[(int64_t)out[t] * a.ldy + r + (j >> 1 & 1)] = d[j];
+        for (uint32_t k = 0; k < N; k++) {
+            uint32_t now = at + k;
+            if (now >= total) break;
+            if (asks) ask<BITS>(f, a, r, tiles, now + AHEAD);
+            __syncwarp();
+            if (now >= STAGES) ap_barrier_wait(r.empty + now % STAGES * 8, (now / STAGES - 1) & 1);
+            put_weights<BITS, TABLE>(p[k], m, stage_at(r, now), to, table);
+            __syncwarp();
+            if ((threadIdx.x & 31) == 0) ap_barrier_arrive(r.full + now % STAGES * 8);
+            load<BITS, HALVES>(p[k], l, a, m, tiles);
         }
     }
-    if (!a.y16) return;
-    __syncthreads();
-    for (int u = threadIdx.x; u < n * 8; u += THREADS) {
-        int t = u >> 3, c = u & 7, at = blockIdx.x * 64 + c * 8;
-        if (at < a.w[0].rows)
-            *(uint4 *)(a.y16 + (int64_t)out[t] * a.ldy + at) =
-                *(const uint4 *)(words + t * LD + c * 4);
+}
+
+/* ------------------------------------------------------------------ consumers */
+
+/* d = the warpgroup's 64 weight rows with N rows of inputs: two instructions for more than 128 rows, since one of 256
+ * would ask for more registers than the producers can leave. */
+template <int N>
+static __device__ __forceinline__ void accumulate(float *d, const ring &r, uint32_t at, int steps)
+{
+    constexpr int FIRST = N < 128 ? N : 128;
+    int left = (threadIdx.x >> 7) * (LEFT_BYTES / 2);
+    bool first = (threadIdx.x & 31) == 0;
+#pragma unroll 1
+    for (int s = 0; s < steps; s++, at++) {
+        uint32_t stage = stage_at(r, at);
+        uint64_t w = ap_wgmma_operand(stage + left), x = ap_wgmma_operand(stage + LEFT_BYTES);
+        ap_barrier_wait(r.full + at % STAGES * 8, at / STAGES & 1);
+        ap_wgmma_publish();
+        ap_wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < STEP / 16; k++) {
+            ap_wgmma<FIRST>(d, w + 2 * k, x + 2 * k, s > 0 || k > 0);
+            if constexpr (N > 128)
+                ap_wgmma<N - 128>(d + 64, w + 2 * k, x + 128 * STEP * 2 / 16 + 2 * k,
+                                  s > 0 || k > 0);
+        }
+        ap_wgmma_commit();
+        ap_wgmma_wait<1>();
+        if (s > 0 && first) ap_barrier_arrive(r.empty + (at - 1) % STAGES * 8);
+    }
+    ap_wgmma_wait<0>();
+    if (first) ap_barrier_arrive(r.empty + (at - 1) % STAGES * 8);
+}
+
+/* Results of the warp's 16 rows of the stage: rows r and r + 1 of columns 8j + 2i and the next; out: their rows of y. */
+template <typename F>
+static __device__ __forceinline__ void each_pair(const tile &t, const float *d, const int *out,
+                                                 F put)
+{
+    int i = threadIdx.x & 3;
+#pragma unroll
+    for (int j = 0; j < ROWS / 8; j++) {
+        if (8 * j >= t.n) break;
+        int2 row = *(const int2 *)(out + 8 * j + 2 * i);
+        if (8 * j + 2 * i < t.n) put(row.x, d[4 * j], d[4 * j + 2]);
+        if (8 * j + 2 * i + 1 < t.n) put(row.y, d[4 * j + 1], d[4 * j + 3]);
     }
 }
 
-template <int BITS, bool TABLE, bool HALVES, int N>
-static __device__ __forceinline__ void work(const ap_product_args &a, const task &w,
-                                            const uint32_t *table, const int *out, uint8_t *room,
-                                            int panel)
+/* Rarer ways: one by one. */
+static __device__ __noinline__ void put_one(const ap_product_args &a, float *y, float v)
 {
-    float d[N / 2];
-    accumulate<BITS, TABLE, HALVES, N>(d, w, a, table);
-    if (a.mode == AP_PUT_GLU)
-        store_glu<N>(a, d, out, w.n, room);
+    if (a.mode == AP_PUT_TIMES) v = (a.act == AP_ACT_SILU ? ap_silu(*y) : ap_gelu_tanh(*y)) * v;
+    if (a.mode == AP_PUT_ADD) v = *y + v;
+    *y = a.softcap != 0.0f ? a.softcap * tanhf(v / a.softcap) : v;
+}
+
+static __device__ __forceinline__ void store_rarer(const ap_product_args &a, const tile &t,
+                                                   const float *d, const int *out, int r)
+{
+    float copy[ROWS / 2]; /* to be indexed */
+#pragma unroll
+    for (int j = 0; j < ROWS / 2; j++) copy[j] = d[j];
+#pragma unroll 1
+    for (int j = 0; j < ROWS / 2; j++) {
+        int at = j / 4 * 8 + 2 * (threadIdx.x & 3) + (j & 1), row = r + (j >> 1 & 1);
+        if (at < t.n && row < a.w[0].rows) put_one(a, a.y + out[at] * a.ldy + row, copy[j]);
+    }
+}
+
+static __device__ __forceinline__ void store(const ap_product_args &a, const tile &t,
+                                             const float *d, const int *out)
+{
+    int g = threadIdx.x >> 2 & 7, r = (t.m * WARPS + (threadIdx.x >> 5)) * AP_PANEL + 2 * g;
+    bool pairs = a.softcap == 0.0f && a.mode != AP_PUT_TIMES && a.w[0].rows % 2 == 0 &&
+                 a.ldy % 2 == 0 && ((uintptr_t)a.y & 7) == 0;
+    if (r >= a.w[0].rows) return;
+    if (a.y16)
+        each_pair(t, d, out, [&](int row, float v0, float v1) {
+            *(uint32_t *)(a.y16 + row * a.ldy + r) = pack2(v0, v1);
+        });
+    else if (!pairs)
+        store_rarer(a, t, d, out, r);
+    else if (a.mode == AP_PUT_ADD)
+        each_pair(t, d, out, [&](int row, float v0, float v1) {
+            float2 *y = (float2 *)(a.y + row * a.ldy + r), old = *y;
+            *y = make_float2(old.x + v0, old.y + v1);
+        });
     else
-        store<N>(a, d, out, w.n, panel);
+        each_pair(t, d, out, [&](int row, float v0, float v1) {
+            *(float2 *)(a.y + row * a.ldy + r) = make_float2(v0, v1);
+        });
+}
+
+template <bool SILU> static __device__ __forceinline__ float act(float v)
+{
+    float u = SILU ? v : 1.5957691216057308f * (v + 0.044715f * v * v * v);
+    return v == -INFINITY ? 0.0f : __fdividef(v, 1.0f + __expf(-u));
+}
+
+/* act(gate) * up: two lanes with neighbours among the rows exchange, so that each has both of one row of inputs. */
+template <bool SILU>
+static __device__ __forceinline__ void store_glu(const ap_product_args &a, const tile &t,
+                                                 const float *d, const int *out)
+{
+    int lane = threadIdx.x & 31, i = lane & 3, g = lane >> 2, odd = g & 1;
+    int r = (t.m * WARPS + (threadIdx.x >> 5)) * (AP_PANEL / 2) + g - odd;
+    bool pairs = a.ldy % 2 == 0 && ((uintptr_t)a.y & 7) == 0;
+#pragma unroll
+    for (int j = 0; j < ROWS / 8; j++) {
+        if (8 * j >= t.n) break;
+        float v0 = act<SILU>(d[4 * j]) * d[4 * j + 2], v1 = act<SILU>(d[4 * j + 1]) * d[4 * j + 3];
+        float other = __shfl_xor_sync(0xffffffffu, odd ? v0 : v1, 4);
+        int at = 8 * j + 2 * i + odd;
+        if (odd)
+            v0 = other;
+        else
+            v1 = other;
+        if (at >= t.n) continue;
+        if (a.y_rows) {
+            int64_t unit = unit_at(r >> 3, t.first + at, a.y_rows);
+            ((uint32_t *)a.y16)[unit * 4 + (r >> 1 & 3)] = r < a.w[0].rows ? pack2(v0, v1) : 0;
+            continue;
+        }
+        if (r >= a.w[0].rows) continue;
+        float *y = a.y + out[at] * a.ldy + r;
+        if (pairs) {
+            *(float2 *)y = make_float2(v0, v1);
+        } else {
+            y[0] = v0;
+            y[1] = v1;
+        }
+    }
+}
+
+static __device__ __forceinline__ void consume(const wide_args &a, const ring &r, int tiles,
+                                               int steps, int *out)
+{
+    uint32_t at = 0;
+    int group = threadIdx.x >> 7, me = threadIdx.x & 127;
+#pragma unroll 1
+    for (int u = blockIdx.x; u < tiles; u += (int)gridDim.x, at += steps) {
+        tile t = tile_at(a, u);
+        int row[ROWS / 128]; /* of results; they arrive while there is work */
+#pragma unroll
+        for (int k = 0; k < ROWS / 128; k++) {
+            row[k] = t.first + me + 128 * k;
+            if (a.p.pair && me + 128 * k < t.n) row[k] = a.p.pair[row[k]];
+        }
+        float d[ROWS / 2];
+        switch ((t.n + 31) / 32) {
+        case 1:
+            accumulate<32>(d, r, at, steps);
+            break;
+        case 2:
+            accumulate<64>(d, r, at, steps);
+            break;
+        case 3:
+            accumulate<96>(d, r, at, steps);
+            break;
+        case 4:
+            accumulate<128>(d, r, at, steps);
+            break;
+        case 5:
+            accumulate<160>(d, r, at, steps);
+            break;
+        case 6:
+            accumulate<192>(d, r, at, steps);
+            break;
+        case 7:
+            accumulate<224>(d, r, at, steps);
+            break;
+        default:
+            accumulate<256>(d, r, at, steps);
+            break;
+        }
+        asm volatile("bar.sync %0, 128;" ::"r"(group + 1)
+                     : "memory"); /* the last tile's rows are read */
+#pragma unroll
+        for (int k = 0; k < ROWS / 128; k++) out[me + 128 * k] = row[k];
+        asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+        if (a.p.mode == AP_PUT_GLU && a.p.act == AP_ACT_SILU)
+            store_glu<true>(a.p, t, d, out);
+        else if (a.p.mode == AP_PUT_GLU)
+            store_glu<false>(a.p, t, d, out);
+        else
+            store(a.p, t, d, out);
+    }
 }
 
 #endif
 
-template <int BITS, bool TABLE, bool HALVES>
-static __global__ void __launch_bounds__(THREADS, 2) wide(ap_product_args a)
+template <int BITS, bool TABLE, bool HALVES, int SCALES>
+static __global__ void __launch_bounds__(THREADS, 1) wide(const __grid_constant__ wide_args a)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ __align__(1024) uint8_t shared[];
-    __shared__ int out[ROWS];
-    int warp = threadIdx.x >> 5;
-    bool glu = a.mode == AP_PUT_GLU, up = glu && warp > 3;
-    int panel = glu ? blockIdx.x * 4 + (warp & 3) : blockIdx.x * 8 + warp;
-    uint32_t table[4] = {0, 0, 0, 0}, unaligned = (uint32_t)__cvta_generic_to_shared(shared);
-    if (TABLE) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) table[j] = ap_qtable_words[a.w[0].q.table][j];
-    }
-    task w;
-    w.panel = (up ? a.w[1].data : a.w[0].data) +
-              (size_t)(panel * AP_PANEL < a.w[0].rows ? panel : 0) * a.w[0].panel_bytes;
-    w.stages = (unaligned + 1023) & ~1023u;
-    w.blocks = a.w[0].cols / 32;
-    w.steps = (w.blocks + 1) / 2;
-    ap_grid_wait();
-    int first = blockIdx.y * ROWS;
-    w.n = a.n_row - first;
-    const int32_t *pair = NULL;
-    if (a.expert) {
-        if ((int)blockIdx.y >= *a.n_active) return;
-        int e = a.expert[blockIdx.y];
-        w.panel += (size_t)e * a.stride[up];
-        pair = a.pair;
-        first = a.tile_first[blockIdx.y];
-        w.n = a.first[e + 1] - first;
-    }
-    w.n = min(w.n, (int)ROWS);
-#pragma unroll
-    for (int j = 0; j < ROWS * 8 / THREADS; j++) {
-        int t = (threadIdx.x >> 3) + j * (THREADS / 8),
-            p = t < w.n ? (pair ? pair[first + t] : first + t) : 0;
-        int row = pair && a.by_token ? p / a.n_used : p;
-        w.from[j] = t < w.n ? (uint32_t)row * (uint32_t)(a.w[0].cols / 8) : NONE;
-        if ((threadIdx.x & 7) == 0) out[t] = p;
-    }
+    __shared__ __align__(8) uint64_t barrier[2 * STAGES];
+    __shared__ __align__(8) int out[2][ROWS];
+    uint32_t base = (uint32_t)__cvta_generic_to_shared(barrier);
+    ring r = {((uint32_t)__cvta_generic_to_shared(shared) + 1023) & ~1023u, base,
+              base + STAGES * 8};
+    if (threadIdx.x < 2 * STAGES)
+        ap_barrier_make(base + threadIdx.x * 8, threadIdx.x < STAGES ? WARPS + 1 : WARPS);
     __syncthreads();
-    uint8_t *room = shared + (w.stages - unaligned);
-    if (w.n > 64)
-        work<BITS, TABLE, HALVES, 128>(a, w, table, out, room, panel);
-    else
-        work<BITS, TABLE, HALVES, 64>(a, w, table, out, room, panel);
+    ap_grid_wait();
+    int tiles = count_tiles(a);
+    if (threadIdx.x >= CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+        produce<BITS, TABLE, HALVES, SCALES>(a, r, tiles);
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 168;");
+        consume(a, r, tiles, steps_of<BITS>(a.p.w[0].cols), out[threadIdx.x >> 7]);
+    }
 #endif
 }
 
-template <int BITS, bool TABLE, bool HALVES>
-static void launch(const ap_exec *x, const ap_product_args &a, int groups)
+/* Rows of inputs of a tile, without experts: as many as leave enough tiles for all multiprocessors. */
+static int rows_of_tile(int n_row, int across, int sm)
 {
-    unsigned panels = (unsigned)(a.w[0].rows + AP_PANEL - 1) / AP_PANEL,
-             each = a.mode == AP_PUT_GLU ? 4 : 8;
-    ap_launch(x, wide<BITS, TABLE, HALVES>, dim3((panels + each - 1) / each, (unsigned)groups),
+    int rows = ROWS;
+    while (rows > 64 && (int64_t)across * ((n_row + rows - 1) / rows) < sm) rows /= 2;
+    return rows;
+}
+
+template <int BITS, bool TABLE, bool HALVES, int SCALES>
+static void launch_scales(const ap_exec *x, const ap_product_args &p, int groups)
+{
+    wide_args a = {p, 0, groups, 0, 0};
+    int each = p.mode == AP_PUT_GLU ? WEIGHTS / 2 : WEIGHTS, sm = ap_cuda_of(x)->sm;
+    a.across = (p.w[0].rows + each - 1) / each;
+    a.by_across = reciprocal(a.across);
+    if (!p.expert) {
+        a.rows = rows_of_tile(p.n_row, a.across, sm);
+        a.groups = (p.n_row + a.rows - 1) / a.rows;
+    }
+    int64_t tiles = (int64_t)a.across * a.groups;
+    ap_launch(x, wide<BITS, TABLE, HALVES, SCALES>, dim3((unsigned)(tiles < sm ? tiles : sm)),
               dim3(THREADS), (size_t)STAGES * STAGE_BYTES + 1024, a);
 }
 
+static int scales_of(ap_qform q)
+{
+    if (q.scale == AP_QS_SUPER && !q.nibbles)
+        return q.affine && !q.is_signed   ? SUPER_AFFINE
+               : !q.affine && q.is_signed ? SUPER_SIGNED
+                                          : OTHERS;
+    return q.scale == AP_QS_F16 && !q.affine   ? HALF
+           : q.scale == AP_QS_BF16 && q.affine ? AFFINE
+                                               : OTHERS;
+}
+
+/* The usual scales of a form have a kernel of their own. */
+template <int BITS, bool TABLE, bool HALVES>
+static void launch(const ap_exec *x, const ap_product_args &p, int groups)
+{
+    constexpr bool plain = !TABLE && !HALVES;
+    int scales = scales_of(p.w[0].q);
+    if constexpr ((BITS == 4 || BITS == 5) && plain)
+        if (scales == SUPER_AFFINE) {
+            launch_scales<BITS, TABLE, HALVES, SUPER_AFFINE>(x, p, groups);
+            return;
+        }
+    if constexpr ((BITS == 3 || BITS == 6) && HALVES && !TABLE)
+        if (scales == SUPER_SIGNED) {
+            launch_scales<BITS, TABLE, HALVES, SUPER_SIGNED>(x, p, groups);
+            return;
+        }
+    if constexpr ((BITS == 4 || BITS == 8) && plain) {
+        if (scales == HALF) {
+            launch_scales<BITS, TABLE, HALVES, HALF>(x, p, groups);
+            return;
+        }
+        if (scales == AFFINE) {
+            launch_scales<BITS, TABLE, HALVES, AFFINE>(x, p, groups);
+            return;
+        }
+    }
+    launch_scales<BITS, TABLE, HALVES, OTHERS>(x, p, groups);
+}
+
+/* groups: of experts, the most that there may be. */
 void ap_cuda_wide(const ap_exec *x, const ap_product_args *args, int groups)
 {
     const ap_product_args &a = *args;
     ap_qform q = a.w[0].q;
     switch (q.bits * 4 + (q.table != 0) * 2 + (q.group == 16)) {
     case 0:
-        launch<16, false, false>(x, a, groups);
+        if (a.b16.rest)
+            launch<32, false, false>(x, a, groups);
+        else
+            launch<16, false, false>(x, a, groups);
         break;
     case 2 * 4:
         launch<2, false, false>(x, a, groups);

@@ -162,6 +162,13 @@ class Info(Case):
             self.assertEqual(m["total_bytes"], parts)
             self.assertIn(info["architecture"], apus("info", model)[0])
 
+    def test_json_has_no_control_characters(self):
+        odd = self.dir / "a\x01\x1b\x7f\x80\x9b\x9f\xa0b"
+        self.copy().rename(odd)
+        out = apus("info", odd, "--json")[0]
+        self.assertEqual([c for c in out if c != "\n" and (c < " " or "\x7f" <= c < "\xa0")], [])
+        self.assertEqual(json.loads(out)["path"], str(odd))
+
 
 class BadModels(Case):
     """A damaged model gives status 1 and one sentence that names what is wrong."""

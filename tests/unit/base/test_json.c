@@ -178,6 +178,7 @@ static void test_bad(void **state)
         {"[\"\\ud800\\u0041\"]", "unpaired surrogate"},
         {"\n[\"\\udc00\"]", "line 2"},
         {"[\"\\ud83d\\ud83d\"]", "unpaired surrogate"},
+        {"[\"\\udc00\\udc00\"]", "unpaired surrogate"},
         {"\xEF\xBB\xBF{}", "invalid"},
         {"[\"\xC0\x80\"]", "not UTF-8"},
         {"[1,\n\"\xED\xA0\x80\"]", "line 2: not UTF-8"},

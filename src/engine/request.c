@@ -303,13 +303,13 @@ static bool tell_text(void *ctx, const char *text, size_t len)
 void apus_request_cancel(apus_request *r)
 {
     if (!r) return;
-    ap_lock(&r->out.lock);
+    ap_mutex_lock(&r->out.lock);
     bool running = !r->out.left;
     if (running) {
         __atomic_store_n(&r->cancel, 1, __ATOMIC_RELAXED);
         ap_sched_wake(r->sched); /* it is there as long as the request has not left it */
     }
-    ap_unlock(&r->out.lock);
+    ap_mutex_unlock(&r->out.lock);
 }
 
 void apus_request_free(apus_request *r)

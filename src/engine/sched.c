@@ -54,6 +54,8 @@ static void count_end(apus_scheduler *s, const apus_request *r, apus_finish why,
     apus_scheduler_stats *t = &s->stats;
     ap_mutex_lock(&s->lock);
     t->finished[why]++;
+    t->running = s->n_run; /* before it is told: whoever asks then must not find it running */
+    if (!s->n_run) t->prefilling = 0;
     t->generated_tokens += (uint64_t)r->usage.n_generated;
     t->prefill_us += (uint64_t)r->usage.prefill_us;
     t->decode_us += (uint64_t)r->usage.decode_us;

@@ -761,7 +761,7 @@ typedef struct apus_request_settings {
     const int32_t *bias_id; /* i32 [n_bias], with */
     const float
         *bias; /* f32 [n_bias] added to the logits before all else; -INFINITY = never. Copied */
-    int n_bias;
+    int n_bias; /* 0 to 4096 */
 
     /* Which ids may follow, for grammars and schemas. Called in the scheduler's thread before each token, must
      * be quick (microseconds), and may call nothing of the scheduler.

@@ -17,11 +17,11 @@ static inline void ap_mutex_destroy(ap_mutex *m)
 {
     pthread_mutex_destroy(m);
 }
-static inline void ap_lock(ap_mutex *m)
+static inline void ap_mutex_lock(ap_mutex *m)
 {
     pthread_mutex_lock(m);
 }
-static inline void ap_unlock(ap_mutex *m)
+static inline void ap_mutex_unlock(ap_mutex *m)
 {
     pthread_mutex_unlock(m);
 }

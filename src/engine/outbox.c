@@ -34,16 +34,16 @@ void ap_outbox_close(ap_outbox *b)
 
 void ap_outbox_started(ap_outbox *b)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->started = true;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 void ap_outbox_prefill(ap_outbox *b, int done)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->prefill_done = done;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 /* *p has room for n elements; false: no memory, and what is there stays. */
@@ -74,21 +74,21 @@ apus_err ap_outbox_token(ap_outbox *b, int32_t id, const int32_t *top_id, const 
 {
     ap_news *n = &b->coming;
     size_t w = (size_t)b->width;
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     bool ok = room_for_id(n, b->width);
     if (ok && w) {
         memcpy(n->top_id + (size_t)n->n_id * w, top_id, w * sizeof *top_id);
         memcpy(n->top + (size_t)n->n_id * w, top, w * sizeof *top);
     }
     if (ok) n->id[n->n_id++] = id;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
     return ok ? APUS_OK : ap_fail_nomem(diag, sizeof id, "the tokens of an answer");
 }
 
 apus_err ap_outbox_text(ap_outbox *b, const char *text, size_t len, apus_diag *diag)
 {
     ap_news *n = &b->coming;
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     bool ok = true;
     if (n->len + len + 1 > n->text_cap) {
         size_t cap = (n->len + len + 1) * 2;
@@ -100,28 +100,28 @@ apus_err ap_outbox_text(ap_outbox *b, const char *text, size_t len, apus_diag *d
         n->len += len;
         n->text[n->len] = 0;
     }
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
     return ok ? APUS_OK : ap_fail_nomem(diag, len, "the text of an answer");
 }
 
 void ap_outbox_usage(ap_outbox *b, const apus_usage *u)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->usage = *u;
     b->usage.size = sizeof b->usage;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 void ap_outbox_finish(ap_outbox *b, apus_finish why, int32_t stop_id, int stop_string,
                       const apus_diag *diag)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->finished = true;
     b->finish = why;
     b->stop_id = stop_id;
     b->stop_string = stop_string;
     if (diag) b->diag = *diag;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 /* Is there an event that was not taken? The lock is held. */
@@ -133,28 +133,28 @@ static bool has_news(const ap_outbox *b)
 
 void ap_outbox_tell(ap_outbox *b)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     bool wake = b->armed && has_news(b);
     if (wake) {
         b->armed = false;
         b->waking++;
         ap_cond_wake(&b->changed);
     }
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
     if (!wake) return;
     if (b->wake) b->wake(b->ctx, b->request);
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->waking--;
     ap_cond_wake(&b->changed);
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 void ap_outbox_leave(ap_outbox *b)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     b->left = true;
     ap_cond_wake(&b->changed);
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }
 
 /* ---------------------------------------------------------------- the reader's side */
@@ -213,7 +213,7 @@ bool ap_outbox_take(ap_outbox *b, int64_t timeout_us, apus_request_event *out)
 {
     apus_request_event ev = {.size = sizeof ev};
     int64_t until = timeout_us < 0 ? -1 : ap_time_us() + timeout_us;
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     while (!has_news(b) && !b->finished_told) {
         b->armed = true;
         if (timeout_us == 0 || !ap_cond_wait(&b->changed, &b->lock, until)) break;
@@ -223,7 +223,7 @@ bool ap_outbox_take(ap_outbox *b, int64_t timeout_us, apus_request_event *out)
         take_one(b, &ev);
     else
         b->armed = true;
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
     if (!any) return false;
     size_t size = out->size < sizeof ev ? out->size : sizeof ev;
     ev.size = size;
@@ -233,7 +233,7 @@ bool ap_outbox_take(ap_outbox *b, int64_t timeout_us, apus_request_event *out)
 
 void ap_outbox_wait(ap_outbox *b)
 {
-    ap_lock(&b->lock);
+    ap_mutex_lock(&b->lock);
     while (!b->left || b->waking) ap_cond_wait(&b->changed, &b->lock, -1);
-    ap_unlock(&b->lock);
+    ap_mutex_unlock(&b->lock);
 }

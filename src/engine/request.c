@@ -10,6 +10,7 @@
 #define MOST_LOGPROBS 20
 #define MOST_PRIORITY 100
 #define MOST_STOPS    64
+#define MOST_BIAS     4096
 
 void apus_request_settings_default(apus_request_settings *s)
 {
@@ -40,8 +41,8 @@ static apus_err check_numbers(const apus_request_settings *s, apus_diag *diag)
 
 static apus_err check_arrays(const apus_request_settings *s, int vocab, apus_diag *diag)
 {
-    if (s->n_bias < 0 || (s->n_bias && (!s->bias_id || !s->bias)))
-        return wrong(diag, "n_bias", "0 or more ids with their bias", s->n_bias);
+    if (s->n_bias < 0 || s->n_bias > MOST_BIAS || (s->n_bias && (!s->bias_id || !s->bias)))
+        return wrong(diag, "n_bias", "0 to 4096 ids with their bias", s->n_bias);
     for (int i = 0; i < s->n_bias; i++) {
         if (s->bias_id[i] < 0 || s->bias_id[i] >= vocab)
             return wrong(diag, "bias_id", "ids of the vocabulary", s->bias_id[i]);
@@ -303,13 +304,13 @@ static bool tell_text(void *ctx, const char *text, size_t len)
 void apus_request_cancel(apus_request *r)
 {
     if (!r) return;
-    ap_lock(&r->out.lock);
+    ap_mutex_lock(&r->out.lock);
     bool running = !r->out.left;
     if (running) {
         __atomic_store_n(&r->cancel, 1, __ATOMIC_RELAXED);
         ap_sched_wake(r->sched); /* it is there as long as the request has not left it */
     }
-    ap_unlock(&r->out.lock);
+    ap_mutex_unlock(&r->out.lock);
 }
 
 void apus_request_free(apus_request *r)

@@ -52,14 +52,16 @@ static bool is_prefilling(const apus_request *r)
 static void count_end(apus_scheduler *s, const apus_request *r, apus_finish why, bool was_running)
 {
     apus_scheduler_stats *t = &s->stats;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     t->finished[why]++;
+    t->running = s->n_run; /* before it is told: whoever asks then must not find it running */
+    if (!s->n_run) t->prefilling = 0;
     t->generated_tokens += (uint64_t)r->usage.n_generated;
     t->prefill_us += (uint64_t)r->usage.prefill_us;
     t->decode_us += (uint64_t)r->usage.decode_us;
     if (why == APUS_FINISH_CANCELLED && !was_running) t->cancelled_in_queue++;
     if (why == APUS_FINISH_CANCELLED && was_running && !r->first_us) t->cancelled_in_prefill++;
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 static void update_usage(apus_request *r)
@@ -132,11 +134,11 @@ static apus_err take_device_memory(apus_scheduler *s, apus_request *r, apus_diag
 
 static void count_begin(apus_scheduler *s, const apus_request *r)
 {
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     s->stats.miss[r->usage.miss]++;
     s->stats.cached_tokens += (uint64_t)r->usage.n_cached;
     s->stats.disk_tokens += (uint64_t)r->usage.n_disk;
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 static void begin(apus_scheduler *s, apus_request *r)
@@ -231,9 +233,9 @@ static void rest(apus_scheduler *s)
         ap_cond_wait(&s->work, &s->lock, -1);
         return;
     }
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
     s->unsaved = s->prefix.disk && ap_spill_write(&s->spill, &s->prefix);
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     gauge(s);
 }
 
@@ -242,14 +244,14 @@ static bool receive(apus_scheduler *s)
 {
     for (;;) {
         apus_finish why;
-        ap_lock(&s->lock);
+        ap_mutex_lock(&s->lock);
         gauge(s);
         while (!s->stop && !s->queue.first && !s->n_run) rest(s);
         apus_request *over = take_over(s, &why);
         apus_request *next = over ? NULL : take_next(s);
         bool end = s->stop && !s->n_run && !s->queue.first && !over;
         s->n_waiting = s->queue.n;
-        ap_unlock(&s->lock);
+        ap_mutex_unlock(&s->lock);
         if (over)
             part(s, over, why, NULL, false);
         else if (next)
@@ -265,9 +267,9 @@ static void end_over(apus_scheduler *s)
     for (int i = s->n_run - 1; i >= 0; i--) {
         apus_request *r = s->run[i];
         apus_finish why;
-        ap_lock(&s->lock);
+        ap_mutex_lock(&s->lock);
         bool over = is_over(s, r, now, &why);
-        ap_unlock(&s->lock);
+        ap_mutex_unlock(&s->lock);
         apus_diag diag;
         if (!over) continue;
         ap_gen_end(&r->gen, APUS_STOP_CALLER, &diag); /* text that was held back */
@@ -281,9 +283,9 @@ static void end_over(apus_scheduler *s)
 static void look_at(apus_scheduler *s, apus_err err)
 {
     if (err != APUS_EDEVICE) return;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     s->stats.lost = true;
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 /* Does a come before b? Those who decode, then higher priority, then whose prompt is shorter, or older in turn. */
@@ -445,13 +447,13 @@ static void fail_lanes(apus_scheduler *s, int n_lane, const apus_diag *diag)
 static void count_step(apus_scheduler *s, const ap_extent *x, int decoding, int64_t us)
 {
     apus_scheduler_stats *t = &s->stats;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     t->steps++;
     t->step_us += (uint64_t)us;
     t->step_rows += (uint64_t)x->n_tok;
     t->step_lanes += (uint64_t)x->n_seq;
     t->prefill_tokens += (uint64_t)(x->n_tok - decoding);
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 /* What a step with one lane alone looks at while it runs. */
@@ -600,34 +602,34 @@ apus_err apus_scheduler_create(const apus_model *m, const apus_scheduler_setting
 void apus_scheduler_drain(apus_scheduler *s)
 {
     if (!s) return;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     s->stats.draining = true;
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 void apus_scheduler_free(apus_scheduler *s)
 {
     if (!s) return;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     s->stop = s->stats.draining = true;
     ap_cond_wake(&s->work);
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
     ap_thread_join(s->thread);
     close(s);
 }
 
 void ap_sched_wake(apus_scheduler *s)
 {
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     ap_cond_wake(&s->work);
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
 }
 
 /* Into the queue, if it takes more. */
 static apus_err enqueue(apus_scheduler *s, apus_request *r, apus_diag *diag)
 {
     apus_err err = APUS_OK;
-    ap_lock(&s->lock);
+    ap_mutex_lock(&s->lock);
     if (s->stats.lost)
         err = ap_fail(diag, APUS_EDEVICE, "the device is lost: make a new scheduler");
     else if (s->stats.draining)
@@ -642,7 +644,7 @@ static apus_err enqueue(apus_scheduler *s, apus_request *r, apus_diag *diag)
         ap_queue_push(&s->queue, r);
         ap_cond_wake(&s->work);
     }
-    ap_unlock(&s->lock);
+    ap_mutex_unlock(&s->lock);
     return err;
 }
 
@@ -670,10 +672,10 @@ void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out
     if (!s || !out || out->size < sizeof out->size) return;
     apus_scheduler *own = (apus_scheduler *)s; /* its lock */
     size_t size = out->size < sizeof *out ? out->size : sizeof *out;
-    ap_lock(&own->lock);
+    ap_mutex_lock(&own->lock);
     apus_scheduler_stats t = s->stats;
     t.waiting = s->queue.n;
-    ap_unlock(&own->lock);
+    ap_mutex_unlock(&own->lock);
     t.size = size;
     memcpy(out, &t, size);
 }

@@ -176,8 +176,10 @@ static bool make_room(ap_spill *s, ap_prefix *p, uint64_t bytes)
     while (s->bytes + bytes > s->most) {
         ap_node *oldest = NULL;
         for (ap_node *n = p->root.child; n; n = after(p, n))
-            if (n->stored && !n->child && !has_page(n) && (!oldest || n->used < oldest->used))
+            if (n != p->pin && n->stored && !n->child && !has_page(n) &&
+                (!oldest || n->used < oldest->used))
                 oldest = n;
+        s->crowded = !oldest;
         if (!oldest) return false;
         ap_spill_forget(s, oldest);
         ap_prefix_remove(p, oldest);
@@ -204,9 +206,14 @@ static bool write_one(ap_spill *s, ap_prefix *p, ap_node *n)
 
 bool ap_spill_write(ap_spill *s, ap_prefix *p)
 {
-    for (ap_node *n = p->root.child; n && !s->full; n = after(p, n))
-        if (write_one(s, p, n)) return true;
-    return false;
+    bool wrote = false;
+    s->crowded = false;
+    for (ap_node *n = p->root.child; n && !wrote && !s->full && !s->crowded; n = after(p, n)) {
+        p->pin = n;
+        wrote = write_one(s, p, n);
+    }
+    p->pin = NULL;
+    return wrote;
 }
 
 /* ---------------------------------------------------------------- reading */

@@ -23,6 +23,7 @@ typedef struct ap_spill {
     ap_device *dev;
     uint8_t *room; /* that blocks of a device pass through */
     bool full;     /* nothing more can be written */
+    bool crowded;  /* nothing can go for what is to be written now */
 } ap_spill;
 
 /* Open the folder `dir`/prefix-KEY, which is made, and put what is in it into the tree, which is empty. Records that

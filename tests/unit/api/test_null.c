@@ -513,12 +513,50 @@ static int end(void **state)
     return 0;
 }
 
+static void requests(void **state)
+{
+    (void)state;
+    apus_scheduler *s = NULL;
+    apus_request *r = NULL;
+    apus_scheduler_settings set;
+    apus_request_settings ask;
+    apus_request_event ev = {.size = sizeof ev};
+    apus_scheduler_stats stats = {.size = sizeof stats, .steps = 7};
+    apus_scheduler_settings_default(&set);
+    apus_request_settings_default(&ask);
+    REFUSED(apus_scheduler_create(NULL, &set, &s, d));
+    REFUSED(apus_scheduler_create(model, &set, NULL, d));
+    set.max_queue = 0;
+    REFUSED(apus_scheduler_create(model, &set, &s, d));
+    set = (apus_scheduler_settings){.size = 1};
+    REFUSED(apus_scheduler_create(model, &set, &s, d));
+    REFUSED(apus_request_submit(NULL, &ask, &r, d));
+    assert_true(!s && !r);
+    apus_scheduler_settings_default(NULL);
+    apus_request_settings_default(NULL);
+    apus_scheduler_drain(NULL);
+    apus_scheduler_free(NULL);
+    apus_scheduler_stats_get(NULL, &stats);
+    apus_request_cancel(NULL);
+    apus_request_free(NULL);
+    apus_session_cancel(NULL);
+    assert_int_equal(stats.steps, 7);
+    assert_false(apus_request_take(NULL, 0, &ev));
+    assert_int_equal(apus_request_id(NULL), 0);
+    assert_null(apus_request_prompt(NULL, NULL));
+    assert_null(apus_request_prompt_text(NULL, NULL));
+    assert_string_equal(apus_finish_name((apus_finish)99), "unknown");
+    assert_string_equal(apus_miss_name(APUS_MISS_NO_STATE), "no_state");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine), cmocka_unit_test(models),
-        cmocka_unit_test(texts),      cmocka_unit_test(engines),         cmocka_unit_test(sessions),
-        cmocka_unit_test(generating), cmocka_unit_test(media),           cmocka_unit_test(stops),
-        cmocka_unit_test(files),      cmocka_unit_test(allocators)};
+        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine),
+        cmocka_unit_test(models),     cmocka_unit_test(texts),
+        cmocka_unit_test(engines),    cmocka_unit_test(sessions),
+        cmocka_unit_test(generating), cmocka_unit_test(media),
+        cmocka_unit_test(stops),      cmocka_unit_test(files),
+        cmocka_unit_test(allocators), cmocka_unit_test(requests)};
     return cmocka_run_group_tests(tests, begin, end);
 }

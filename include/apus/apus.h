@@ -386,7 +386,8 @@ APUS_API void apus_media_settings_default(apus_media_settings *s);
  *   m     opened in any way; may be closed before the media
  *   path  JPEG, PNG, WebP or GIF; one with several frames is a video, and so is a folder of pictures, in the
  *         order of their names; WAV: sound; or a .safetensors file with what the reference's processor has made of
- *         one picture: pixel_values, and image_grid_thw or image_position_ids
+ *         one picture or video: pixel_values and image_grid_thw or image_position_ids, or pixel_values_videos and
+ *         video_grid_thw or video_position_ids
  *   s     NULL = defaults
  *   out   apus_media_free it
  * Pictures are turned upright as their EXIF data say, and what is transparent lies over white. Files of more than

@@ -110,10 +110,12 @@ static apus_err use_folder(job *j, const char *path, apus_diag *diag)
 static apus_err use_patches(job *j, const char *path, apus_diag *diag)
 {
     ap_vision_config v;
+    bool video = false;
     apus_err err = ap_vision_of(j->m, &v, diag);
-    if (!err) err = one_part(j, APUS_MEDIA_PICTURE, diag);
-    if (!err) err = ap_patches_read(path, j->out->clip.part, diag);
-    if (!err) j->out->clip.part->soft_tokens = j->out->clip.part->n / (size_t)(v.merge * v.merge);
+    if (!err) err = ap_patches_read(path, &j->out->clip, &video, diag);
+    j->out->type = video ? APUS_MEDIA_VIDEO : APUS_MEDIA_PICTURE;
+    for (size_t i = 0; i < j->out->clip.n; i++)
+        j->out->clip.part[i].soft_tokens = j->out->clip.part[i].n / (size_t)(v.merge * v.merge);
     return err;
 }
 

@@ -1,28 +1,43 @@
 #include "engine/patches_file.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "file/safetensors.h"
 
-static const ap_tensor *find(const ap_safetensors *f, const char *name)
+#define MAX_PARTS 65536
+
+/* The tensors of a file, of a picture or of a video. */
+typedef struct input {
+    const char *path;
+    ap_tensor values, grid,
+        places;             /* [parts * n, width] or [parts, n, width]; [1, 3]; [parts, n, 2] */
+    size_t parts, n, width; /* rows of a part, those that fill up counted */
+} input;
+
+/* False: there is none of that name. */
+static bool find(const ap_safetensors *f, const char *name, ap_tensor *out)
 {
     for (size_t i = 0; i < f->n; i++)
-        if (!strcmp(f->entry[i].name, name)) return &f->entry[i].tensor;
-    return NULL;
+        if (!strcmp(f->entry[i].name, name)) {
+            *out = f->entry[i].tensor;
+            return true;
+        }
+    return false;
 }
 
-/* Integers of a tensor of I32 or I64; false: it has others. */
-static bool integers(const ap_tensor *t, int32_t *out, size_t n)
+/* Integers [from, from + n) of a tensor of I32 or I64; false: it has others. */
+static bool integers(const ap_tensor *t, size_t from, int32_t *out, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         int32_t narrow;
         int64_t wide;
         if (t->dtype == AP_I32) {
-            memcpy(&narrow, (const uint8_t *)t->data + i * sizeof narrow, sizeof narrow);
+            memcpy(&narrow, (const uint8_t *)t->data + (from + i) * sizeof narrow, sizeof narrow);
             wide = narrow;
         } else if (t->dtype == AP_I64) {
-            memcpy(&wide, (const uint8_t *)t->data + i * sizeof wide, sizeof wide);
+            memcpy(&wide, (const uint8_t *)t->data + (from + i) * sizeof wide, sizeof wide);
         } else {
             return false;
         }
@@ -32,72 +47,94 @@ static bool integers(const ap_tensor *t, int32_t *out, size_t n)
     return true;
 }
 
-/* [n, width], or [1, n, width] as Gemma's processor has it: one picture. */
-static apus_err take_values(const ap_safetensors *f, const char *path, ap_patches *p,
-                            apus_diag *diag)
+/* Parts and rows of values whose first axes are `leading` of them. */
+static apus_err measure(input *in, bool video, apus_diag *diag)
 {
-    const ap_tensor *t = find(f, "pixel_values");
-    bool batch = t && t->rank == 3 && t->shape[0] == 1;
-    size_t bytes;
-    if (!t || (t->rank != 2 && !batch) || ap_dtype_block(t->dtype) != 1 || t->dtype > AP_BF16)
-        return ap_fail(
-            diag, APUS_EFORMAT,
-            "%s: expected a tensor pixel_values [patches, values] of f32, f16 or bf16 of "
-            "one picture",
-            path);
-    p->n = (size_t)t->shape[batch];
-    p->width = (size_t)t->shape[batch + 1];
-    if (!p->n || !p->width || p->n > INT32_MAX || p->width > INT32_MAX ||
-        !ap_mul_size(p->n * p->width, sizeof(float), &bytes))
-        return ap_fail(diag, APUS_EFORMAT, "%s: pixel_values: found %zu patches of %zu values",
-                       path, p->n, p->width);
-    p->values = ap_malloc(bytes, 1);
-    if (!p->values) return ap_fail_nomem(diag, bytes, "the patches of a picture");
-    ap_to_f32(t->dtype, t->data, p->values, p->n * p->width);
-    return APUS_OK;
-}
-
-static apus_err take_grid(const ap_tensor *t, const char *path, ap_patches *p, apus_diag *diag)
-{
-    if (ap_tensor_count(t) != 3 || !integers(t, p->grid, 3))
-        return ap_fail(diag, APUS_EFORMAT,
-                       "%s: image_grid_thw: expected the three sizes of one picture", path);
-    return APUS_OK;
+    const ap_tensor *t = &in->values;
+    int32_t grid[3] = {1, 1, 1};
+    bool has_grid = in->grid.rank > 0;
+    bool ok = ap_dtype_block(t->dtype) == 1 && t->dtype <= AP_BF16 &&
+              (t->rank == 2 || (t->rank == 3 && !has_grid));
+    if (ok && has_grid)
+        ok = ap_tensor_count(&in->grid) == 3 && integers(&in->grid, 0, grid, 3) && grid[0] >= 1;
+    if (ok) {
+        int64_t rows = t->shape[t->rank - 2];
+        in->width = (size_t)t->shape[t->rank - 1];
+        in->parts = has_grid ? (size_t)grid[0] : t->rank == 3 ? (size_t)t->shape[0] : 1;
+        ok = in->width > 0 && in->parts >= 1 && in->parts <= MAX_PARTS && rows > 0 &&
+             rows <= INT32_MAX && in->width <= INT32_MAX && (video || in->parts == 1) &&
+             (!has_grid || rows % grid[0] == 0);
+        in->n = ok ? (size_t)(has_grid ? rows / grid[0] : rows) : 0;
+    }
+    if (ok && !has_grid) ok = ap_tensor_count(&in->places) == 2 * (int64_t)(in->parts * in->n);
+    if (ok) return APUS_OK;
+    return ap_fail(
+        diag, APUS_EFORMAT,
+        "%s: expected the patches of one %s as f32, f16 or bf16, with one grid for all or "
+        "two numbers for each; the shapes found do not agree",
+        in->path, video ? "video" : "picture");
 }
 
 /* (x, y) of each patch. The reference fills up with patches at (-1, -1), which are left out. */
-static apus_err take_places(const ap_tensor *t, const char *path, ap_patches *p, apus_diag *diag)
+static apus_err take_places(const input *in, size_t i, ap_patches *p, apus_diag *diag)
 {
-    if (ap_tensor_count(t) != 2 * (int64_t)p->n)
-        return ap_fail(diag, APUS_EFORMAT,
-                       "%s: image_position_ids: expected two numbers for each of %zu patches", path,
-                       p->n);
     p->pos = ap_malloc(p->n, sizeof *p->pos);
     if (!p->pos) return ap_fail_nomem(diag, p->n * sizeof *p->pos, "the places of patches");
-    if (!integers(t, &p->pos[0][0], 2 * p->n))
-        return ap_fail(diag, APUS_EFORMAT, "%s: image_position_ids: expected 32-bit integers",
-                       path);
-    p->padded = p->n;
+    if (!integers(&in->places, 2 * i * in->n, &p->pos[0][0], 2 * p->n))
+        return ap_fail(diag, APUS_EFORMAT, "%s: the places of patches: expected 32-bit integers",
+                       in->path);
     while (p->n && p->pos[p->n - 1][0] < 0) p->n--;
     return APUS_OK;
 }
 
-apus_err ap_patches_read(const char *path, ap_patches *p, apus_diag *diag)
+static apus_err take_part(const input *in, size_t i, ap_patches *p, apus_diag *diag)
+{
+    size_t values = in->n * in->width, bytes;
+    p->n = p->padded = in->n;
+    p->width = in->width;
+    if (!ap_mul_size(values, sizeof(float), &bytes)) bytes = SIZE_MAX;
+    p->values = bytes == SIZE_MAX ? NULL : ap_malloc(bytes, 1);
+    if (!p->values) return ap_fail_nomem(diag, bytes, "the patches of a picture");
+    size_t at = i * values * ap_dtype_bytes(in->values.dtype);
+    ap_to_f32(in->values.dtype, (const uint8_t *)in->values.data + at, p->values, values);
+    apus_err err = APUS_OK;
+    if (in->grid.rank > 0) {
+        integers(&in->grid, 0, p->grid, 3);
+        p->grid[0] = 1;
+    } else {
+        err = take_places(in, i, p, diag);
+    }
+    if (!err) ap_patches_hash(p);
+    return err;
+}
+
+static apus_err find_all(const ap_safetensors *f, input *in, bool *video, apus_diag *diag)
+{
+    *video = find(f, "pixel_values_videos", &in->values);
+    bool found = *video || find(f, "pixel_values", &in->values);
+    if (found && (find(f, *video ? "video_grid_thw" : "image_grid_thw", &in->grid) ||
+                  find(f, *video ? "video_position_ids" : "image_position_ids", &in->places)))
+        return APUS_OK;
+    return ap_fail(diag, APUS_EFORMAT,
+                   "%s: expected pixel_values with image_grid_thw or image_position_ids, or "
+                   "pixel_values_videos with video_grid_thw or video_position_ids",
+                   in->path);
+}
+
+apus_err ap_patches_read(const char *path, ap_clip *out, bool *video, apus_diag *diag)
 {
     ap_safetensors f;
+    input in = {.path = path};
     apus_err err = ap_safetensors_open(path, &f, diag);
     if (err) return err;
-    const ap_tensor *grid = find(&f, "image_grid_thw"), *pos = find(&f, "image_position_ids");
-    err = take_values(&f, path, p, diag);
-    if (!err && grid) err = take_grid(grid, path, p, diag);
-    if (!err && pos) err = take_places(pos, path, p, diag);
-    if (!err && !grid && !pos)
-        err = ap_fail(diag, APUS_EFORMAT,
-                      "%s: expected a tensor image_grid_thw or image_position_ids beside "
-                      "pixel_values",
-                      path);
+    err = find_all(&f, &in, video, diag);
+    if (!err) err = measure(&in, *video, diag);
+    if (!err && !(out->part = ap_calloc(in.parts, sizeof *out->part)))
+        err = ap_fail_nomem(diag, in.parts * sizeof *out->part, "the parts of a video");
+    for (size_t i = 0; i < in.parts && !err; i++) {
+        out->n = i + 1;
+        err = take_part(&in, i, &out->part[i], diag);
+    }
     ap_safetensors_close(&f);
-    if (err) return err;
-    ap_patches_hash(p);
-    return APUS_OK;
+    return err;
 }

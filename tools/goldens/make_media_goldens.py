@@ -73,6 +73,10 @@ MODELS = {
         prompts=[[2, "p1", 3, "p0", 4], ["p0", 20]]),
 }
 
+MODELS["qwen_video"] = dict(
+    MODELS["qwen_a"], pictures=[(3, 4, 6), (2, 4), (2, 2, 2)],
+    prompts=[[3, "p0", 2], [1, "p1", 4, "p0", 9], [5, "p2", 4, "p1", 1, "p0", 30]])
+
 GEMMA = dict(pad_token_id=0, bos_token_id=2, eos_token_id=1, max_position_embeddings=4096,
              final_logit_softcapping=30.0, hidden_size_per_layer_input=0, rms_norm_eps=1e-6,
              vocab_size=203)
@@ -125,6 +129,73 @@ MODELS.update({
         pictures=[(4, 7), (1, 1), (1, 20)], padded=40,
         prompts=[[3, "p0", 2], ["p1", 1], [5, "p2", 4, "p0", 1, "p1", 30]]),
 })
+
+
+MODELS["gemma_video"] = dict(
+    MODELS["gemma_moe"], pictures=[(3, 4, 6), (2, 4), (2, 2, 2)],
+    prompts=[[3, "p0", 2], [1, "p1", 4, "p0", 9], [5, "p2", 4, "p1", 1, "p0", 30]])
+
+
+def random_prompts(rng, n_pictures):
+    prompts = []
+    for _ in range(3):
+        parts = []
+        for _ in range(rng.randint(1, 4)):
+            parts += [rng.randint(1, 30), f"p{rng.randrange(n_pictures)}"]
+        prompts.append(parts + [rng.randint(1, 40)])
+    return prompts
+
+
+def random_qwen(rng):
+    spec = {"model_type": rng.choice(["qwen3_5", "qwen3_5_moe"])}
+    base = MODELS["qwen_a" if spec["model_type"] == "qwen3_5" else "qwen_moe"]
+    hidden, heads, merge = 8 * rng.randint(3, 9), rng.randint(1, 5), rng.choice([1, 2, 2, 3])
+    spec["text"] = dict(base["text"], hidden_size=hidden)
+    spec["vision"] = dict(
+        depth=rng.randint(1, 4), hidden_size=4 * heads * rng.randint(1, 12), num_heads=heads,
+        intermediate_size=rng.randint(5, 90), patch_size=rng.choice([1, 2, 4]),
+        num_position_embeddings=rng.randint(1, 90), out_hidden_size=hidden,
+        spatial_merge_size=merge, in_channels=rng.choice([1, 3]),
+        temporal_patch_size=rng.choice([1, 2]))
+    spec["pictures"] = [(merge * rng.randint(1, 12), merge * rng.randint(1, 12))
+                        for _ in range(rng.randint(1, 4))]
+    return spec
+
+
+def random_gemma(rng):
+    kind = rng.choice(["gemma_e", "gemma_moe", "gemma_unified"])
+    base = MODELS[kind]
+    spec = {"model_type": base["model_type"]}
+    see = rng.choice([None, "vision"])
+    spec["text"] = dict(base["text"], use_bidirectional_attention=see,
+                        sliding_window=rng.choice([3, 16, 64, 500]))
+    pool, most = rng.choice([1, 2, 3]), 12
+    if kind == "gemma_unified":
+        dim = rng.randint(8, 60)
+        spec["vision"] = dict(patch_size=rng.choice([1, 2]), pooling_kernel_size=pool,
+                              mm_embed_dim=dim, mm_posemb_size=40, output_proj_dims=dim)
+        pool = 1
+    else:
+        kv = rng.randint(1, 3)
+        spec["vision"] = dict(
+            hidden_size=rng.randint(5, 70), intermediate_size=rng.randint(5, 70),
+            num_hidden_layers=rng.randint(1, 4), num_key_value_heads=kv,
+            num_attention_heads=kv * rng.randint(1, 3), head_dim=4 * rng.randint(1, 12),
+            patch_size=rng.choice([1, 2, 4]), position_embedding_size=40,
+            pooling_kernel_size=pool, use_clipped_linears=rng.random() < 0.5,
+            standardize=rng.random() < 0.5)
+        most = 40 // pool // 2
+    spec["pictures"] = [(pool * rng.randint(1, most), pool * rng.randint(1, most))
+                        for _ in range(rng.randint(1, 4))]
+    rows = max(h * w for h, w in spec["pictures"])
+    spec["padded"] = -(-rows // pool ** 2) * pool ** 2 + pool ** 2 * rng.randint(0, 3)
+    return spec
+
+
+def random_spec(rng):
+    spec = rng.choice([random_qwen, random_gemma])(rng)
+    spec["prompts"] = random_prompts(rng, len(spec["pictures"]))
+    return spec
 
 
 def classes(model_type):
@@ -189,13 +260,15 @@ def qwen_picture(spec, grid, gen):
     v = spec["vision"]
     t, h, w = grid if len(grid) == 3 else (1, *grid)
     width = v.get("in_channels", 3) * v.get("temporal_patch_size", 2) * v["patch_size"] ** 2
-    return {"pixel_values": torch.rand((t * h * w, width), generator=gen) * 2 - 1,
-            "image_grid_thw": torch.tensor([[t, h, w]], dtype=torch.int32)}
+    values = torch.rand((t * h * w, width), generator=gen) * 2 - 1
+    names = ("pixel_values_videos", "video_grid_thw") if len(grid) == 3 else (
+        "pixel_values", "image_grid_thw")
+    return dict(zip(names, (values, torch.tensor([[t, h, w]], dtype=torch.int32))))
 
 
 def qwen_tokens(spec, picture):
-    t, h, w = picture["image_grid_thw"][0].tolist()
-    return t * h * w // spec["vision"].get("spatial_merge_size", 2) ** 2
+    _, h, w = next(picture[k] for k in picture if k.endswith("thw"))[0].tolist()
+    return h * w // spec["vision"].get("spatial_merge_size", 2) ** 2
 
 
 def gemma_merge(spec):
@@ -204,18 +277,21 @@ def gemma_merge(spec):
 
 def gemma_picture(spec, grid, gen):
     """Patches in raster order, filled up as the processor does it."""
-    v, (h, w) = spec["vision"], grid
+    v, (t, h, w) = spec["vision"], grid if len(grid) == 3 else (1, *grid)
     side = v["patch_size"] * (v["pooling_kernel_size"] if gemma_merge(spec) == 1 else 1)
     n, width, padded = h * w, 3 * side * side, spec["padded"]
-    values, pos = torch.zeros(1, padded, width), torch.full((1, padded, 2), -1, dtype=torch.int32)
-    values[0, :n] = torch.rand((n, width), generator=gen)
+    values, pos = torch.zeros(t, padded, width), torch.full((t, padded, 2), -1, dtype=torch.int32)
+    values[:, :n] = torch.rand((t, n, width), generator=gen)
     for i in range(n):
-        pos[0, i, 0], pos[0, i, 1] = i % w, i // w
-    return {"pixel_values": values, "image_position_ids": pos}
+        pos[:, i, 0], pos[:, i, 1] = i % w, i // w
+    names = ("pixel_values_videos", "video_position_ids") if len(grid) == 3 else (
+        "pixel_values", "image_position_ids")
+    return dict(zip(names, (values, pos)))
 
 
 def gemma_tokens(spec, picture):
-    return int((picture["image_position_ids"][0, :, 0] >= 0).sum()) // gemma_merge(spec) ** 2
+    pos = next(picture[k] for k in picture if k.endswith("position_ids"))
+    return int((pos[0, :, 0] >= 0).sum()) // gemma_merge(spec) ** 2
 
 
 def make_picture(spec, grid, gen):
@@ -229,14 +305,18 @@ def n_tokens(spec, picture):
 
 
 def inputs_of(spec, pictures):
-    """What the model takes for these pictures together."""
-    if not pictures:
-        return {}
-    if not spec["model_type"].startswith("qwen"):
-        return {"pixel_values": torch.cat([p["pixel_values"] for p in pictures]),
-                "image_position_ids": torch.cat([p["image_position_ids"] for p in pictures]).long()}
-    return {"pixel_values": torch.cat([p["pixel_values"] for p in pictures]),
-            "image_grid_thw": torch.cat([p["image_grid_thw"] for p in pictures]).long()}
+    """What the model takes for these pictures and videos together."""
+    out = {}
+    for k in ("pixel_values", "image_grid_thw", "image_position_ids", "pixel_values_videos",
+              "video_grid_thw", "video_position_ids"):
+        parts = [p[k] for p in pictures if k in p]
+        if parts:
+            out[k] = torch.cat(parts)
+            out[k] = out[k] if out[k].is_floating_point() else out[k].long()
+    frames = [p["video_position_ids"].shape[0] for p in pictures if "video_position_ids" in p]
+    if frames:
+        out["num_frames_per_video"] = torch.tensor(frames)
+    return out
 
 
 # ------------------------------------------------------------------------ prompts
@@ -250,7 +330,11 @@ def make_prompt(spec, parts, pictures, rng):
             ids += [rng.randrange(5, 180) for _ in range(part)]
             continue
         used.append(int(part[1:]))
-        ids += [BEGIN] + [IMAGE] * n_tokens(spec, pictures[used[-1]]) + [END]
+        p = pictures[used[-1]]
+        grid = spec["pictures"][used[-1]]
+        for f in range(grid[0] if len(grid) == 3 else 1):
+            place = VIDEO if len(grid) == 3 else IMAGE
+            ids += [6 + f] * (len(grid) == 3) + [BEGIN] + [place] * n_tokens(spec, p) + [END]
     return ids, used
 
 
@@ -258,7 +342,7 @@ def make_prompt(spec, parts, pictures, rng):
 def run(model, spec, ids, pictures):
     t = torch.tensor([ids])
     more = inputs_of(spec, pictures)
-    types = (t == IMAGE).int()
+    types = (t == IMAGE).int() + 2 * (t == VIDEO).int()
     gaps = ref.RouterGaps(model)
     if spec["model_type"] == "gemma4_unified":
         # What generate() does. A plain forward of this class lets full layers look ahead as well.
@@ -274,9 +358,11 @@ def run(model, spec, ids, pictures):
 @torch.no_grad()
 def rows_of(model, spec, picture):
     more = inputs_of(spec, [picture])
+    if any("video" in k for k in more):
+        out = model.model.get_video_features(**more, return_dict=True)
+        return torch.cat(list(out.pooler_output))
     out = model.model.get_image_features(**more, return_dict=True)
-    rows = out.pooler_output[0]
-    return rows[:n_tokens(spec, picture)]
+    return out.pooler_output[0][:n_tokens(spec, picture)]
 
 
 def positions(n):
@@ -322,7 +408,18 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("-o", "--out", required=True)
     p.add_argument("--only", default="")
+    p.add_argument("--sweep", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0)
     a = p.parse_args()
+    for i in range(a.sweep):
+        name = f"sweep_{a.seed}_{i}"
+        try:
+            make(name, random_spec(random.Random(name)), os.path.join(a.out, name))
+        except (ValueError, RuntimeError) as e:  # shapes that the reference does not take
+            shutil.rmtree(os.path.join(a.out, name))
+            print(f"{name}: {e}")
+    if a.sweep:
+        return
     only = [n for n in a.only.split(",") if n]
     for name, spec in MODELS.items():
         if not only or name in only:

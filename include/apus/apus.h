@@ -253,9 +253,10 @@ APUS_API const char *apus_model_note(const apus_model *m, size_t i);
 enum {
     APUS_TOK_SPECIAL = 1, /* text such as <|im_end|> becomes the special token it names */
     APUS_TOK_BOS = 2,     /* add what the tokenizer's post-processor adds, such as <bos> */
-    APUS_TOK_PLAIN = 4    /* no marker is recognised: neither special tokens nor others that are
+    APUS_TOK_PLAIN = 4,   /* no marker is recognised: neither special tokens nor others that are
                              written like them (<think>, <tool_call>); without it, and without
                              SPECIAL, those others are, as in the reference library */
+    APUS_TOK_GUARDED = 8  /* the text was rendered with `guarded`: its guards are dropped */
 };
 
 /* Text to token ids.
@@ -300,6 +301,10 @@ typedef struct apus_chat_settings {
     const char
         *template_text; /* a Jinja template in the place of the model's; NULL = the model's */
     const char *template_name; /* what to call it in errors; may be NULL */
+    /* What stands in messages and tools stays text, also where it looks like a marker: a guard, U+FDD0, is put
+     * into it. Tokenize the result with APUS_TOK_SPECIAL and APUS_TOK_GUARDED. In what an assistant said, only
+     * special tokens are guarded. Default false. Of models with a tokenizer. */
+    bool guarded;
 } apus_chat_settings;
 
 APUS_API void apus_chat_settings_default(apus_chat_settings *s);

@@ -123,7 +123,9 @@ apus_err apus_chat_render(const apus_model *m, const char *messages_json, const 
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: no chat template here; add chat_template.jinja, or use raw text",
                        m->dir);
-    return ap_chat_render(m->chat, messages_json, tools_json, &s, text, len, diag);
+    if (s.guarded && (err = need_tokenizer(m, diag))) return err;
+    return ap_chat_render(m->chat, messages_json, tools_json, &s, s.guarded ? m->tokenizer : NULL,
+                          text, len, diag);
 }
 
 apus_err apus_chat_parser_create(const apus_model *m, const char *prompt, size_t prompt_len,

@@ -289,8 +289,10 @@ static bool is_marker(const char *s, size_t n)
 static bool counts(const ap_added *a, const ap_added_token *t, ap_added_which which)
 {
     if (which == AP_ADDED_ALL) return true;
-    if (which == AP_ADDED_UNMARKED && is_marker(t->text, t->len)) return false;
-    return !ap_added_special(a, t->text, t->len);
+    bool special = ap_added_special(a, t->text, t->len);
+    if (which == AP_ADDED_ORDINARY) return !special;
+    bool marked = special || is_marker(t->text, t->len);
+    return marked == (which == AP_ADDED_MARKED);
 }
 
 apus_err ap_added_split(const ap_added *a, bool normal, ap_added_which which, const char *s,

@@ -68,8 +68,14 @@ bool ap_added_special(const ap_added *a, const char *s, size_t n);
 
 /* Called with the pieces of a text in order: id -1 = text between tokens. */
 typedef apus_err (*ap_added_fn)(void *ctx, int32_t id, size_t from, size_t to);
-/* Which tokens match: all; all but special ones; none that is written as a marker, <...> or [...]. */
-typedef enum ap_added_which { AP_ADDED_ALL, AP_ADDED_ORDINARY, AP_ADDED_UNMARKED } ap_added_which;
+/* Which tokens match: all; all but special ones; none that is special or written as a marker, <...> or [...];
+ * those alone. */
+typedef enum ap_added_which {
+    AP_ADDED_ALL,
+    AP_ADDED_ORDINARY,
+    AP_ADDED_UNMARKED,
+    AP_ADDED_MARKED
+} ap_added_which;
 /* normal: use the normalised set. */
 apus_err ap_added_split(const ap_added *a, bool normal, ap_added_which which, const char *s,
                         size_t n, ap_added_fn fn, void *ctx);

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "text/guard.h"
 #include "text/jinja/template.h"
 
 #define MAX_TEMPLATE_FILE ((size_t)1 << 20)
@@ -360,12 +361,27 @@ static apus_err add_extra(ap_arena *mem, ap_json *vars, const char *text, apus_d
     return APUS_OK;
 }
 
+/* Of what an assistant said, templates take the thoughts apart. */
+static apus_err guard_messages(ap_arena *mem, const ap_tokenizer *guard, ap_json *list,
+                               apus_diag *diag)
+{
+    apus_err err = APUS_OK;
+    for (ap_json *m = list->first; m && guard && !err; m = m->next) {
+        bool said = !strcmp(ap_json_get(m, "role")->str, "assistant");
+        err = ap_guard_json(guard, mem, m, said, diag);
+    }
+    return err;
+}
+
 static apus_err make_vars(ap_arena *mem, const ap_chat *c, const char *messages, const char *tools,
-                          const apus_chat_settings *s, ap_json *vars, apus_diag *diag)
+                          const apus_chat_settings *s, const ap_tokenizer *guard, ap_json *vars,
+                          apus_diag *diag)
 {
     ap_json *list = NULL, *tool_list = NULL, null = {.type = AP_JSON_NULL};
     apus_err err = parse_input(mem, messages, "messages", &list, diag);
-    if (err || (err = prepare_messages(mem, list, diag))) return err;
+    if (!err) err = prepare_messages(mem, list, diag);
+    if (!err) err = guard_messages(mem, guard, list, diag);
+    if (err) return err;
     if (tools) {
         if ((err = parse_input(mem, tools, "tools", &tool_list, diag))) return err;
         if (tool_list->type != AP_JSON_ARRAY)
@@ -374,6 +390,7 @@ static apus_err make_vars(ap_arena *mem, const ap_chat *c, const char *messages,
         for (const ap_json *t = tool_list->first; t; t = t->next, i++)
             if (t->type != AP_JSON_OBJECT)
                 return ap_fail(diag, APUS_EINVAL, "tools[%zu]: expected an object", i);
+        if (guard && (err = ap_guard_json(guard, mem, tool_list, false, diag))) return err;
     }
     for (const ap_json *t = c ? c->tokens : NULL; t; t = t->next)
         if ((err = add_value(mem, vars, t->key, t, diag))) return err;
@@ -389,7 +406,8 @@ static apus_err make_vars(ap_arena *mem, const ap_chat *c, const char *messages,
 }
 
 apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char *tools_json,
-                        const apus_chat_settings *s, char **text, size_t *len, apus_diag *diag)
+                        const apus_chat_settings *s, const ap_tokenizer *guard, char **text,
+                        size_t *len, apus_diag *diag)
 {
     ap_arena mem;
     ap_json vars = {.type = AP_JSON_OBJECT};
@@ -407,7 +425,7 @@ apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char 
         return ap_fail(diag, n->why.code, "%s", n->why.text);
     }
     ap_arena_init(&mem, 0);
-    apus_err err = make_vars(&mem, c, messages_json, tools_json, s, &vars, diag);
+    apus_err err = make_vars(&mem, c, messages_json, tools_json, s, guard, &vars, diag);
     if (!err) err = ap_template_render(n->t, &vars, text, len, diag);
     ap_arena_free(&mem);
     ap_template_free(own.t);

@@ -3,6 +3,7 @@
 #define AP_TEXT_CHAT_H
 
 #include "base/err.h"
+#include "text/tokenizer.h"
 
 typedef struct ap_chat ap_chat;
 
@@ -30,9 +31,11 @@ void ap_chat_free(ap_chat *c);
  * null are dropped. Unlike it, the arguments of a tool call that are a string holding a JSON object
  * (or nothing) are that object to templates that iterate over them or write them as JSON, because
  * OpenAI's clients send them so; to templates that print or concatenate them, they are the string
- * still. c NULL without a template_text: EUNSUPPORTED. */
+ * still. guard: whose markers are guarded in messages and tools (guard.h), NULL = none. c NULL without a
+ * template_text: EUNSUPPORTED. */
 apus_err ap_chat_render(const ap_chat *c, const char *messages_json, const char *tools_json,
-                        const apus_chat_settings *s, char **text, size_t *len, apus_diag *diag);
+                        const apus_chat_settings *s, const ap_tokenizer *guard, char **text,
+                        size_t *len, apus_diag *diag);
 
 /* As apus_chat_parser_*. What the parser does with the edges:
  * - Newlines around a thought are dropped (between content and content the longer of the breaks

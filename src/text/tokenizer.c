@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/utf8.h"
+#include "text/guard.h"
 #include "text/tokenizer_impl.h"
 
 void ap_tokenizer_free(ap_tokenizer *t)
@@ -71,6 +72,8 @@ typedef struct encoding {
     const char *text;   /* the input, valid UTF-8 */
     const char *normal; /* the piece at hand, normalised */
     bool at_start;
+    bool guarded; /* guards are dropped */
+    ap_buf clean; /* the piece at hand without them */
     ap_norm_work norm;
     ap_pretok_work pretok;
     ap_bpe_work bpe;
@@ -93,10 +96,18 @@ static apus_err on_normal(void *ctx, int32_t id, size_t from, size_t to)
 {
     encoding *e = ctx;
     if (id >= 0) return add_token(e, id, from, to);
-    const char *text;
+    const char *text, *piece = e->normal + from;
     const ap_spans *words;
-    apus_err err = ap_pretok_run(&e->t->pretok, &e->pretok, e->normal + from, to - from,
-                                 e->at_start && from == 0, &text, &words, e->diag);
+    size_t len = to - from;
+    if (e->guarded) {
+        e->clean.len = 0;
+        ap_guard_drop(&e->clean, piece, len);
+        if (e->clean.failed) return no_memory(e->diag);
+        piece = e->clean.data;
+        len = e->clean.len;
+    }
+    apus_err err = ap_pretok_run(&e->t->pretok, &e->pretok, piece, len, e->at_start && from == 0,
+                                 &text, &words, e->diag);
     for (size_t i = 0; !err && i < words->n; i++)
         err = ap_bpe_encode(&e->t->bpe, &e->bpe, text + words->v[i].off, words->v[i].len,
                             e->t->pretok.bytes, &e->ids, e->diag);
@@ -143,7 +154,7 @@ apus_err ap_tokenizer_encode(const ap_tokenizer *t, const char *text, size_t len
     if (flags & APUS_TOK_SPECIAL && flags & APUS_TOK_PLAIN)
         return ap_fail(diag, APUS_EINVAL,
                        "tokenize: APUS_TOK_SPECIAL and APUS_TOK_PLAIN exclude each other");
-    encoding e = {.t = t, .text = text, .diag = diag};
+    encoding e = {.t = t, .text = text, .guarded = (flags & APUS_TOK_GUARDED) != 0, .diag = diag};
     e.which = flags & APUS_TOK_SPECIAL ? AP_ADDED_ALL
               : flags & APUS_TOK_PLAIN ? AP_ADDED_UNMARKED
                                        : AP_ADDED_ORDINARY;
@@ -162,6 +173,7 @@ apus_err ap_tokenizer_encode(const ap_tokenizer *t, const char *text, size_t len
     ap_pretok_work_free(&e.pretok);
     ap_bpe_work_free(&e.bpe);
     ap_buf_free(&copy);
+    ap_buf_free(&e.clean);
     if (err) {
         ap_free(e.ids.v);
         return err;

@@ -56,7 +56,7 @@ static void renders(const ap_chat *c, const char *messages, const char *tools,
     char *text = NULL;
     size_t len = 0;
     apus_diag diag = {0};
-    if (ap_chat_render(c, messages, tools, s, &text, &len, &diag)) fail_msg("%s", diag.text);
+    if (ap_chat_render(c, messages, tools, s, NULL, &text, &len, &diag)) fail_msg("%s", diag.text);
     assert_string_equal(text, want);
     assert_int_equal(len, strlen(want));
     apus_free(text);
@@ -69,7 +69,7 @@ static void refuses(const ap_chat *c, const char *messages, const char *tools, c
     size_t len = 0;
     apus_diag diag = {0};
     apus_chat_settings s = {.size = sizeof s, .extra_json = extra};
-    assert_int_equal(ap_chat_render(c, messages, tools, &s, &text, &len, &diag), code);
+    assert_int_equal(ap_chat_render(c, messages, tools, &s, NULL, &text, &len, &diag), code);
     if (!strstr(diag.text, says)) fail_msg("expected %s in: %s", says, diag.text);
 }
 
@@ -235,7 +235,7 @@ static void test_families_arguments(void **state)
                      "\"content\": null, \"tool_calls\": [{\"type\": \"function\", \"function\": "
                      "{\"name\": \"f\", \"arguments\": %s}}]}]",
                      arguments[k]);
-            if (ap_chat_render(c, messages, NULL, NULL, &text[k], &len, &diag))
+            if (ap_chat_render(c, messages, NULL, NULL, NULL, &text[k], &len, &diag))
                 fail_msg("%s", diag.text);
         }
         assert_string_equal(text[0], text[1]);

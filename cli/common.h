@@ -8,7 +8,7 @@
 #include "options.h"
 
 extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_patches,
-    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth, cmd_repack;
+    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth, cmd_repack, cmd_serve;
 
 extern const command *const commands[]; /* all of them, NULL at the end */
 

@@ -5,7 +5,7 @@ _apus() {
     local think="--think --no-think --chat-template-kwargs --chat-template-file"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat info tokenize render logits patches bench perplexity quantize synth repack --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat serve info tokenize render logits patches bench perplexity quantize synth repack --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
@@ -33,6 +33,7 @@ _apus() {
         case ${COMP_WORDS[1]} in
         run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos $think $sampling $engine" ;;
         chat) own="--system --max-tokens $think $sampling $engine" ;;
+        serve) own="--host --port --alias --api-key-file --allow-host --allow-origin --parallel --max-queue --step --max-body --max-connections --header-timeout --idle-timeout --ping --drain --quiet $engine" ;;
         info) own="--json --check $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;

@@ -56,8 +56,12 @@ static const habit habits[] = {
      "the answer alone goes to standard output, the rest to standard error; leave it out"},
     {"--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx",
      "rotary embeddings follow the model's own configuration; leave it out"},
-    {"--host --port --api-key -np --parallel", "there is no server; 'apus chat' talks at the "
-                                               "terminal and 'apus run' answers scripts"},
+    {"--api-key",
+     "arguments can be read by everybody here; a key comes from a file: --api-key-file "
+     "FILE of 'apus serve'"},
+    {"--slots --props --metrics", "/metrics is always there; leave it out"},
+    {"--ssl-key-file --ssl-cert-file",
+     "encryption is for a proxy before it, such as nginx; docs/server.md has an example"},
     {"-cb --cont-batching --keep --context-shift --no-context-shift -gan -gaw",
      "a full context ends the answer; -c N makes room for more"},
     {"-tb --threads-batch", "prompts and answers use the same threads: -t N"},

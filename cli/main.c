@@ -8,7 +8,11 @@
 const command *const commands[] = {
     &cmd_run,    &cmd_chat,    &cmd_info,  &cmd_tokenize,   &cmd_render,
     &cmd_logits, &cmd_patches, &cmd_bench, &cmd_perplexity, &cmd_quantize,
-    &cmd_synth,  &cmd_repack,  NULL};
+    &cmd_synth,  &cmd_repack,
+#ifndef APUS_NO_SERVER
+    &cmd_serve,
+#endif
+    NULL};
 
 static void help(FILE *f)
 {
@@ -47,6 +51,15 @@ int main(int argc, char **argv)
     signals_begin();
     for (const command *const *c = commands; *c; c++)
         if (!strcmp(argv[1], (*c)->name)) return (*c)->run(argc - 1, argv + 1);
+#ifdef APUS_NO_SERVER
+    if (!strcmp(argv[1], "serve")) {
+        fputs(
+            "apus: this program was built without its server: install libmicrohttpd's development "
+            "files (Debian: libmicrohttpd-dev) and build it again\n",
+            stderr);
+        return EXIT_FAILED;
+    }
+#endif
     put_textf(stderr, "apus: unknown command '%s'; 'apus --help' lists them\n", argv[1]);
     return EXIT_USAGE;
 }

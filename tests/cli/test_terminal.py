@@ -38,6 +38,10 @@ def apus(*args, stdin="", status=0):
     return out, err
 
 
+if "  serve " in apus("--help")[0]:  # built with its library
+    COMMANDS += ("serve",)
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.dir = Path(tempfile.mkdtemp())

@@ -28,7 +28,8 @@ LAYERS = {
 ROOT_FILES = {
     ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt",
     "CMakePresets.json", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli",
-    "cmake", "docs", "examples", "include", "models", "scripts", "setup", "src", "tests", "tools",
+    "SECURITY.md", "cmake", "docs", "examples", "include", "models", "scripts", "server", "setup", "src", "tests",
+    "tools",
 }
 MAX_LINES = 1500
 # where architectures are named: the enumeration, and a row for each
@@ -87,10 +88,10 @@ for f in files:
 
 for f in files:
     rel = f.relative_to(root)
-    if f.suffix != ".h" or rel.parts[0] not in ("include", "src", "cli") or rel.parts[3:4] in (("x86",), ("arm",)) or rel.name.endswith("_body.h"):
+    if f.suffix != ".h" or rel.parts[0] not in ("include", "src", "cli", "server") or rel.parts[3:4] in (("x86",), ("arm",)) or rel.name.endswith("_body.h"):
         continue
     r = subprocess.run([cc, "-std=c11", "-fsyntax-only", "-D_POSIX_C_SOURCE=200809L", "-D_DEFAULT_SOURCE",
-                        f"-I{root}/include", f"-I{root}/src", f"-I{root}/cli", "-x", "c", str(f)],
+                        f"-I{root}/include", f"-I{root}/src", f"-I{root}/cli", f"-I{root}/server", "-x", "c", str(f)],
                        capture_output=True, text=True)
     if r.returncode:
         errors.append(f"{rel}: does not compile alone: {r.stderr.strip().splitlines()[0]}")
@@ -103,7 +104,7 @@ for path in rows:
     if not (root / path).is_dir():
         errors.append(f"docs/architecture.md: there is no folder {path}")
 for d in {f.relative_to(root).parent for f in files if f.suffix in (".c", ".cu")}:
-    if d.parts[0] in ("src", "cli") and str(d) not in rows and f"`{d.name}`" not in rows.get(str(d.parent), ""):
+    if d.parts[0] in ("src", "cli", "server") and str(d) not in rows and f"`{d.name}`" not in rows.get(str(d.parent), ""):
         errors.append(f"docs/architecture.md: the table of folders lacks {d}")
 
 # docs/abi.md: structs carry their size, and none lies inside another, so that each can grow

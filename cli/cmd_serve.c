@@ -1,0 +1,170 @@
+/* cmd_serve.c - apus serve: a model behind HTTP. */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "models.h"
+#include "report.h"
+#include "server.h"
+
+static struct {
+    sv_settings set;
+    string_list alias, hosts, origins;
+    const char *key_file;
+    int parallel, max_body_mb, max_queue, step_ms;
+} o;
+
+static const opt serve_table[] = {
+    {"host", 0, OPT_STRING, &o.set.host, NULL, 0, 0, "NAME",
+     "listen at this address (default 127.0.0.1: this machine alone)"},
+    {"port", 0, OPT_INT, &o.set.port, NULL, 0, 65535, "N", "(default 8080; 0: one that is free)"},
+    {"alias", 'a', OPT_LIST, &o.alias, NULL, 0, 0, "NAME",
+     "another name that clients may call the model by; may be given several times"},
+    {"api-key-file", 0, OPT_STRING, &o.key_file, NULL, 0, 0, "FILE",
+     "ask for a key: FILE has one in each line"},
+    {"allow-host", 0, OPT_LIST, &o.hosts, NULL, 0, 0, "NAME",
+     "a name of this server, as a proxy before it passes it on; * = any"},
+    {"allow-origin", 0, OPT_LIST, &o.origins, NULL, 0, 0, "URL",
+     "pages from there may ask, such as https://chat.example.org"},
+    {"parallel", 'j', OPT_INT, &o.parallel, NULL, 1, 1024, "N",
+     "requests that are computed at once (default 4)"},
+    {"-np", 0, OPT_INT, &o.parallel, NULL, 1, 1024, "N", NULL},
+    {"max-queue", 0, OPT_INT, &o.max_queue, NULL, 0, 1 << 20, "N",
+     "requests that wait at most; more are answered 429 (default 512)"},
+    {"step", 0, OPT_INT, &o.step_ms, NULL, 0, 100000, "MS",
+     "how long running answers may wait for a step of somebody's prompt (default 100; 0: no "
+     "limit)"},
+    {"max-body", 0, OPT_INT, &o.max_body_mb, NULL, 1, 1024, "MIB",
+     "size of a request (default 32)"},
+    {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
+    {"header-timeout", 0, OPT_INT, &o.set.header_s, NULL, 1, 3600, "S",
+     "seconds that the head of a request may take (default 15)"},
+    {"idle-timeout", 0, OPT_INT, &o.set.idle_s, NULL, 1, 3600, "S",
+     "seconds before a connection without a request is closed (default 75)"},
+    {"ping", 0, OPT_INT, &o.set.ping_s, NULL, 1, 3600, "S",
+     "seconds of silence in a stream before a sign of life (default 5)"},
+    {"drain", 0, OPT_INT, &o.set.drain_s, NULL, 0, 86400, "S",
+     "seconds that running answers have after SIGTERM (default 30)"},
+    {"quiet", 'q', OPT_FLAG, &o.set.quiet, NULL, 0, 0, NULL, "no line for each request"},
+    {0}};
+
+static const opt *const tables[] = {serve_table, model_table, threads_table, engine_table, NULL};
+
+static int run(int argc, char **argv);
+
+const command cmd_serve = {
+    "serve",
+    "[MODEL] [options]",
+    "answer programs and agents over HTTP",
+    "APIs: OpenAI's /v1/chat/completions, /v1/completions and /v1/responses, Anthropic's "
+    "/v1/messages, Ollama's /api/chat and /api/generate; also /v1/models, /health, /metrics, "
+    "/tokenize and /detokenize. docs/server.md tells what each takes. SIGTERM and SIGINT let "
+    "running answers end first.",
+    tables,
+    run};
+
+/* ---------------------------------------------------------------- keys */
+
+static int add_key(const char *line, int n)
+{
+    sv_names *k = &o.set.keys;
+    if (k->n == (int)(sizeof k->item / sizeof *k->item))
+        return fail(&cmd_serve, "--api-key-file %s: more than %d keys", o.key_file, k->n);
+    char *key = strdup(line);
+    if (!key) return fail(&cmd_serve, "out of memory");
+    if (strlen(key) < 8)
+        return fail(&cmd_serve, "--api-key-file %s: line %d: a key has at least 8 characters",
+                    o.key_file, n);
+    k->item[k->n++] = key;
+    return -1;
+}
+
+static int read_keys(void)
+{
+    char line[1024];
+    int rc = -1, n = 0;
+    if (!o.key_file) return -1;
+    FILE *f = fopen(o.key_file, "r");
+    if (!f) return fail(&cmd_serve, "--api-key-file %s: %s", o.key_file, strerror(errno));
+    while (rc < 0 && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\r\n")] = 0;
+        n++;
+        if (*line && *line != '#') rc = add_key(line, n);
+    }
+    fclose(f);
+    if (rc < 0 && !o.set.keys.n)
+        rc = fail(&cmd_serve, "--api-key-file %s: there is no key in it", o.key_file);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- settings */
+
+static const char *model_arg;
+static apus_engine_settings engine;
+
+static int load(apus_model **out, apus_scheduler_settings *set)
+{
+    int rc = open_for_engine(&cmd_serve, model_arg, 0, out);
+    if (rc < 0) rc = engine_settings(&cmd_serve, *out, 0, &engine);
+    engine.max_sessions = o.parallel;
+    set->engine = &engine;
+    return rc;
+}
+
+/* The last part of a path, without what says how it is stored. */
+static const char *name_of(const char *model)
+{
+    static char name[256];
+    if (!model) return "tiny-qwen";
+    size_t n = strlen(model);
+    while (n > 1 && model[n - 1] == '/') n--;
+    size_t from = n;
+    while (from && model[from - 1] != '/') from--;
+    snprintf(name, sizeof name, "%.*s", (int)(n - from), model + from);
+    n = strlen(name);
+    if (n > 5 && !strcmp(name + n - 5, ".gguf")) name[n - 5] = 0;
+    return name;
+}
+
+static void copy_list(sv_names *to, const string_list *from)
+{
+    for (int i = 0; i < from->n; i++) to->item[to->n++] = from->item[i];
+}
+
+static void fill_settings(void)
+{
+    apus_scheduler_settings *s = &o.set.scheduler;
+    o.set.model_name = name_of(model_arg);
+    copy_list(&o.set.aliases, &o.alias);
+    if (model_arg && strcmp(model_arg, o.set.model_name) && o.set.aliases.n < 16)
+        o.set.aliases.item[o.set.aliases.n++] = model_arg;
+    copy_list(&o.set.hosts, &o.hosts);
+    copy_list(&o.set.origins, &o.origins);
+    o.set.max_body = (size_t)o.max_body_mb << 20;
+    o.set.load = load;
+    s->max_queue = o.max_queue;
+    s->step_us = o.step_ms * 1000;
+}
+
+static int run(int argc, char **argv)
+{
+    int n = 0;
+    sv_settings_default(&o.set);
+    o.parallel = 4;
+    o.max_body_mb = 32;
+    o.max_queue = 512;
+    o.step_ms = 100;
+    int rc = options_parse(&cmd_serve, argc, argv, 1, &n);
+    if (rc < 0) rc = take_model(&cmd_serve, argv, &n, 0, &model_arg);
+    if (rc < 0) rc = read_keys();
+    if (rc >= 0) return rc;
+    for (int i = 0; i < o.origins.n; i++)
+        if (!strcmp(o.origins.item[i], "*"))
+            return usage_error(&cmd_serve,
+                               "--allow-origin: name each origin; * would let every page "
+                               "of the web ask");
+    fill_settings();
+    return sv_serve(&o.set);
+}

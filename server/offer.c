@@ -1,0 +1,55 @@
+#include "offer.h"
+
+#include <string.h>
+
+/* What OpenAI's and Anthropic's APIs take as a name. */
+static bool good_name(const char *s)
+{
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    size_t n = strlen(s);
+    return n && n <= 128 && strspn(s, letters) == n;
+}
+
+bool sv_offer_add(sv_exchange *x, sv_job *j, const char *path, const char *name,
+                  const char *description, const sv_json *parameters)
+{
+    sv_buf *b = &j->tools;
+    if (!name || !good_name(name))
+        return sv_fail(x, 400, NULL, path,
+                       "%s: expected a name of up to 128 letters, digits, '_', '-' and '.'", path);
+    if (!b->len) sv_put_array(b, NULL);
+    sv_put_map(b, NULL);
+    sv_put_str(b, "type", "function");
+    sv_put_map(b, "function");
+    sv_put_str(b, "name", name);
+    if (description) sv_put_str(b, "description", description);
+    if (parameters) {
+        sv_put_json(b, "parameters", parameters);
+    } else {
+        sv_put_map(b, "parameters");
+        sv_put_str(b, "type", "object");
+        sv_put_map(b, "properties");
+        sv_put_end_map(b);
+        sv_put_end_map(b);
+    }
+    sv_put_end_map(b);
+    sv_put_end_map(b);
+    return true;
+}
+
+bool sv_offer_finish(sv_exchange *x, sv_job *j, sv_must must, const char *name, const char *path)
+{
+    bool any = j->tools.len > 0;
+    if (any) sv_put_end_array(&j->tools);
+    if (must == SV_NONE) {
+        sv_buf_free(&j->tools);
+        j->tools_banned = true;
+        return true;
+    }
+    if (must == SV_AUTO) return true;
+    if (!any) return sv_fail(x, 400, NULL, path, "%s: there are no tools to choose from", path);
+    return sv_fail(x, 400, "unsupported_value", path,
+                   "%s: %s%s cannot be enforced yet; 'auto' and 'none' can", path,
+                   must == SV_NAMED ? "the call of " : "a call", must == SV_NAMED ? name : "");
+}

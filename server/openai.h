@@ -1,0 +1,30 @@
+/* openai.h - what OpenAI's APIs share. */
+#ifndef APUS_SERVER_OPENAI_H
+#define APUS_SERVER_OPENAI_H
+
+#include "answer.h"
+#include "conversation.h"
+
+/* messages of chat completions */
+bool sv_openai_messages(sv_exchange *x, sv_job *j, const sv_json *list);
+/* reasoning_effort: think, or don't */
+bool sv_openai_effort(sv_exchange *x, sv_job *j, const char *effort, const char *path);
+/* response_format, text.format: those that nothing must be enforced for */
+bool sv_openai_format(sv_exchange *x, const sv_json *format, const char *path);
+
+/* "data: {...}\n\n"; begin puts the id, object, created and model too */
+void sv_openai_begin(sv_buf *b, const sv_answer *a, const char *object);
+void sv_openai_event(sv_buf *b, const sv_answer *a, const char *object);
+void sv_openai_event_end(sv_buf *b);
+void sv_sse_ping(sv_answer *a);
+void sv_openai_usage(sv_buf *b, const sv_answer *a);
+const char *sv_openai_finish(sv_end e);
+/* An error within a stream, and its end. */
+void sv_openai_fail(sv_answer *a, const sv_error *e);
+
+/* The text of one token. */
+void sv_put_token(sv_buf *b, const char *key, const apus_model *m, int32_t id);
+/* token, logprob and bytes of one */
+void sv_put_token_logprob(sv_buf *b, const apus_model *m, int32_t id, float p);
+
+#endif

@@ -1,0 +1,98 @@
+#include "prompt.h"
+
+#include <string.h>
+
+#include "state.h"
+
+static apus_chat_settings chat_settings(const sv_job *j)
+{
+    apus_chat_settings s;
+    apus_chat_settings_default(&s);
+    s.think = j->think;
+    s.guarded = true;
+    if (j->extra.len) s.extra_json = j->extra.data;
+    return s;
+}
+
+static const char *tools_of(const sv_job *j)
+{
+    return j->tools.len ? j->tools.data : NULL;
+}
+
+/* Templates differ in where they take system messages; those that raise get them at the front. */
+static apus_err render(const apus_model *m, const sv_job *j, const apus_chat_settings *s,
+                       char **text, size_t *len, apus_diag *d)
+{
+    apus_err err = apus_chat_render(m, sv_buf_text(&j->messages), tools_of(j), s, text, len, d);
+    if (err != APUS_EFORMAT || !j->hoisted.len) return err;
+    return apus_chat_render(m, j->hoisted.data, tools_of(j), s, text, len, d);
+}
+
+static bool render_prompt(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    apus_diag d;
+    apus_chat_settings s = chat_settings(j);
+    return !render(x->server->model, j, &s, &p->text, &p->len, &d) || sv_fail_diag(x, &d);
+}
+
+/* The generation prompt begins with a marker, so its tokens are the same alone. */
+static void find_branch(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    char *before = NULL;
+    size_t len, n;
+    int32_t *ids = NULL;
+    apus_chat_settings s = chat_settings(j);
+    s.no_generation_prompt = true;
+    if (render(x->server->model, j, &s, &before, &len, NULL)) return;
+    if (len < p->len && !memcmp(before, p->text, len) &&
+        !apus_tokenize(x->server->model, p->text + len, p->len - len, APUS_TOK_SPECIAL, &ids, &n,
+                       NULL) &&
+        n < p->n && !memcmp(ids, p->ids + p->n - n, n * sizeof *ids))
+        p->branch = (int)(p->n - n);
+    apus_free(ids);
+    apus_free(before);
+}
+
+static bool tokenize(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    apus_diag d;
+    const char *text = j->plain ? j->text : p->text;
+    size_t len = j->plain ? j->text_len : p->len;
+    /* a plain prompt is the client's own and may hold markers, as with the model's own tools */
+    unsigned flags = APUS_TOK_SPECIAL | (j->plain ? APUS_TOK_BOS : APUS_TOK_GUARDED);
+    if (!apus_tokenize(x->server->model, text, len, flags, &p->ids, &p->n, &d)) return true;
+    return sv_fail_diag(x, &d);
+}
+
+bool sv_prompt_make(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    *p = (sv_prompt){.branch = -1};
+    if (j->ids) {
+        p->n = (size_t)j->n_ids;
+    } else if ((!j->plain && !render_prompt(x, j, p)) || !tokenize(x, j, p)) {
+        sv_prompt_free(p);
+        return false;
+    }
+    if (!p->n) {
+        sv_prompt_free(p);
+        return sv_fail(x, 400, NULL, j->plain ? "prompt" : "messages", "the prompt is empty");
+    }
+    x->n_prompt = (int)p->n;
+    if (p->n >= (size_t)x->server->ctx) {
+        sv_fail(x, 400, "context_length_exceeded", j->plain ? "prompt" : "messages",
+                "the prompt has %zu tokens and leaves no room for an answer in the context of %d "
+                "tokens; nothing was cut off",
+                p->n, x->server->ctx);
+        sv_prompt_free(p);
+        return false;
+    }
+    if (!j->plain) find_branch(x, j, p);
+    return true;
+}
+
+void sv_prompt_free(sv_prompt *p)
+{
+    apus_free(p->text);
+    apus_free(p->ids);
+    *p = (sv_prompt){.branch = -1};
+}

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""The server as it is, with the tiny models computing.
+
+    test_serve.py APUS SOURCE_DIR
+"""
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from serving import Server
+
+APUS, ROOT = sys.argv[1], Path(sys.argv[2])
+QWEN, GEMMA = ROOT / "models/tiny-qwen", ROOT / "models/tiny-gemma"
+CHAT = "/v1/chat/completions"
+TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Get the weather of a city", "parameters": {
+    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
+
+
+def ask(text, **more):
+    return {"messages": [{"role": "user", "content": text}], "temperature": 0, **more}
+
+
+def words(answer):
+    return answer["choices"][0]["message"]["content"]
+
+
+def alone(model, text):
+    r = subprocess.run([APUS, "run", str(model), text, "--temp", "0", "--json"], capture_output=True, text=True, check=True)
+    return json.loads(r.stdout)
+
+
+class Serve(unittest.TestCase):
+    def serve(self, model, *options):
+        server = Server(APUS, model, *options)
+        self.addCleanup(lambda: self.assertEqual(server.stop(), 0, "".join(server.log)))
+        return server
+
+    def test_same_as_run(self):
+        for model in (QWEN, GEMMA):
+            s = self.serve(model)
+            for text in ("What is 12 + 30?", "What is apus?"):
+                whole = s.post(CHAT, ask(text))
+                want = alone(model, text)
+                self.assertEqual(words(whole), want["message"]["content"])
+                for key in ("prompt_tokens", "completion_tokens"):
+                    self.assertEqual(whole["usage"][key], want["usage"][key])
+                events = s.events(CHAT, ask(text, stream=True))
+                self.assertEqual("".join(e["choices"][0]["delta"].get("content") or "" for _, e in events[:-1]), words(whole))
+                self.assertEqual(s.post("/api/chat", {"model": model.name, "stream": False, "options": {"temperature": 0},
+                                                      "messages": [{"role": "user", "content": text}]})["message"]["content"], words(whole))
+
+    def test_thinking_and_effort(self):
+        s = self.serve(QWEN)
+        on = s.post(CHAT, ask("What is 12 + 30?", reasoning_effort="high"))
+        off = s.post(CHAT, ask("What is 12 + 30?", reasoning_effort="none"))
+        self.assertIn("42", words(on))
+        self.assertIn("42", words(off))
+        self.assertGreater(on["usage"]["completion_tokens_details"]["reasoning_tokens"], 0)
+        self.assertEqual(off["usage"]["completion_tokens_details"]["reasoning_tokens"], 0)
+        self.assertNotIn("reasoning_content", off["choices"][0]["message"])
+        got = s.post("/v1/messages", {"model": "tiny-qwen", "max_tokens": 100, "temperature": 0,
+                                      "messages": [{"role": "user", "content": "What is 12 + 30?"}]})
+        self.assertEqual([b["type"] for b in got["content"]], ["text"])
+
+    def test_choices_seeds_and_bounds(self):
+        s = self.serve(QWEN)
+        body = ask("Tell me about apus.", n=3, seed=5, temperature=1.5, max_tokens=20)
+        a, b = (s.post(CHAT, body) for _ in range(2))
+        self.assertEqual(a["choices"], b["choices"])
+        self.assertEqual(len(a["choices"]), 3)
+        self.assertEqual(a["usage"]["completion_tokens"], 60 if all(c["finish_reason"] == "length" for c in a["choices"]) else a["usage"]["completion_tokens"])
+        none = s.post(CHAT, ask("Hello", max_tokens=0))
+        self.assertEqual((none["usage"]["completion_tokens"], none["choices"][0]["finish_reason"]), (0, "length"))
+        banned = s.post("/tokenize", {"content": "42"})["tokens"]
+        got = s.post(CHAT, ask("What is 12 + 30?", reasoning_effort="none", logit_bias={str(i): -100 for i in banned}))
+        self.assertNotIn("42", words(got))
+
+    def test_tools(self):
+        s = self.serve(QWEN)
+        got = s.post(CHAT, ask("What is the weather in Paris?", tools=[TOOL]))["choices"][0]
+        if got["finish_reason"] == "tool_calls":
+            call = got["message"]["tool_calls"][0]["function"]
+            self.assertEqual(call["name"], "get_weather")
+            self.assertIn("Paris", json.loads(call["arguments"])["city"])
+        none = s.post(CHAT, ask("What is the weather in Paris?", tools=[TOOL], tool_choice="none"))["choices"][0]
+        self.assertNotIn("tool_calls", none["message"])
+        self.assertNotIn("<tool_call>", words({"choices": [none]}))
+
+    def test_neighbours_and_leavers(self):
+        """Answers do not depend on who else asks, waits or leaves."""
+        s = self.serve(QWEN, "--parallel", "4", "--quiet")
+        texts = [f"What is {a} + {b}?" for a, b in ((12, 30), (47, 38), (5, 6), (90, 9), (33, 44), (71, 18))]
+        want = {t: words(s.post(CHAT, ask(t))) for t in texts}
+        wrong = []
+        rng = random.Random(7)
+
+        def stay(t):
+            got = words(s.post(CHAT, ask(t)))
+            if got != want[t]:
+                wrong.append((t, got))
+
+        def leave(t, wait):
+            c = socket.create_connection(("127.0.0.1", s.port))
+            data = json.dumps(ask(t, stream=bool(rng.randrange(2)))).encode()
+            c.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" %
+                      (CHAT.encode(), len(data)) + data)
+            time.sleep(wait)
+            c.close()
+        threads = []
+        for _ in range(60):
+            t = rng.choice(texts)
+            if rng.random() < 0.4:
+                threads.append(threading.Thread(target=leave, args=(t, rng.random() * 0.3)))
+            else:
+                threads.append(threading.Thread(target=stay, args=(t,)))
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+        deadline = time.time() + 10
+        while s.metric("apus_requests_running") and time.time() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(s.metric("apus_requests_running"), 0)
+
+    def test_queue(self):
+        s = self.serve(QWEN, "--parallel", "1", "--max-queue", "1")
+        status = []
+        body = ask("Tell me about apus.", max_tokens=300, ignore_eos=True)
+        threads = [threading.Thread(target=lambda: status.append(s.ask("POST", CHAT, body)[:2])) for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual({st for st, _ in status}, {200, 429})
+        self.assertTrue(all(h.get("retry-after") for st, h in status if st == 429))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

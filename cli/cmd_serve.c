@@ -13,7 +13,7 @@ static struct {
     sv_settings set;
     string_list alias, hosts, origins;
     const char *key_file;
-    int parallel, max_body_mb, max_queue, step_ms;
+    int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb;
 } o;
 
 static const opt serve_table[] = {
@@ -36,6 +36,10 @@ static const opt serve_table[] = {
     {"step", 0, OPT_INT, &o.step_ms, NULL, 0, 100000, "MS",
      "how long running answers may wait for a step of somebody's prompt (default 100; 0: no "
      "limit)"},
+    {"cache-ram", 0, OPT_INT, &o.cache_ram_mb, NULL, 0, INT_MAX, "MIB",
+     "memory for prompts that may come again, beside that of running requests (default: what those "
+     "leave free of theirs)"},
+    {"-cram", 0, OPT_INT, &o.cache_ram_mb, NULL, 0, INT_MAX, "MIB", NULL},
     {"max-body", 0, OPT_INT, &o.max_body_mb, NULL, 1, 1024, "MIB",
      "size of a request (default 32)"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
@@ -146,6 +150,7 @@ static void fill_settings(void)
     o.set.load = load;
     s->max_queue = o.max_queue;
     s->step_us = o.step_ms * 1000;
+    s->cache_bytes = (uint64_t)o.cache_ram_mb << 20;
 }
 
 static int run(int argc, char **argv)

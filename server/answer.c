@@ -395,6 +395,10 @@ static void fill_settings(const sv_answer *a, apus_request_settings *s)
     s->bias = j->bias;
     s->n_bias = j->n_bias;
     s->wake = wake;
+    if (sv_steer_needed(&a->steer)) {
+        s->mask = sv_steer_mask;
+        s->mask_ctx = (void *)&a->steer;
+    }
 }
 
 static bool make_parser(sv_answer *a, sv_choice *c)
@@ -441,7 +445,8 @@ static bool begin(sv_answer *a)
         return sv_fail(x, 503, NULL, NULL, "out of memory");
     if (!j->seeded) random_bytes(&j->sampling.seed, sizeof j->sampling.seed);
     if (j->tools_banned && !ban_calls(x, j)) return false;
-    if (!sv_prompt_make(x, j, &a->prompt)) return false;
+    if (!sv_prompt_make(x, j, &a->prompt) || !sv_steer_init(&a->steer, x, j, &a->prompt))
+        return false;
     a->choices = calloc((size_t)j->n, sizeof *a->choices);
     if (!a->choices) return sv_fail(x, 503, NULL, NULL, "out of memory");
     for (int i = 0; i < j->n; i++)
@@ -506,6 +511,7 @@ void sv_answer_free(sv_answer *a)
     for (int i = 0; i < a->n; i++) free_choice(&a->choices[i]);
     free(a->choices);
     sv_prompt_free(&a->prompt);
+    sv_steer_free(&a->steer);
     sv_job_free(&a->job);
     pthread_cond_destroy(&a->cond);
     pthread_mutex_destroy(&a->lock);

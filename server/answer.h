@@ -6,7 +6,7 @@
 #include <pthread.h>
 
 #include "exchange.h"
-#include "prompt.h"
+#include "steer.h"
 #include "stops.h"
 
 typedef enum sv_end {
@@ -76,6 +76,7 @@ struct sv_answer {
     int sequence;    /* of events */
 
     sv_prompt prompt;
+    sv_steer steer;
     sv_choice *choices;
     int n, n_done;
     bool begun, closed, failed;

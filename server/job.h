@@ -4,7 +4,7 @@
 
 #include "exchange.h"
 
-enum { SV_MAX_STOPS = 64, SV_MAX_CHOICES = 128, SV_MAX_LOGPROBS = 20 };
+enum { SV_MAX_STOPS = 64, SV_MAX_CHOICES = 128, SV_MAX_LOGPROBS = 20, SV_MAX_TOOLS = 256 };
 
 typedef struct sv_job {
     /* a conversation, as apus_chat_render takes it ... */
@@ -12,8 +12,15 @@ typedef struct sv_job {
     sv_buf
         hoisted; /* messages with all system texts at the front, for templates that take none elsewhere; empty
                      * = the same */
-    bool tools_banned; /* there are tools, and none may be called */
-    bool single_call;  /* at most one */
+    bool tools_banned;     /* there are tools, and none may be called */
+    bool single_call;      /* at most one */
+    bool must;             /* one has to be called: */
+    const char *must_call; /* this one; NULL = any */
+    struct sv_offered {
+        const char *name;
+        bool needs_args; /* its schema requires some */
+    } tools_offered[SV_MAX_TOOLS];
+    int n_tools;
     apus_think think;
     int think_budget; /* tokens of a thought at most; -1 = any */
     sv_buf extra;     /* JSON object of template variables; empty = none */

@@ -18,6 +18,11 @@ bool sv_offer_add(sv_exchange *x, sv_job *j, const char *path, const char *name,
     if (!name || !good_name(name))
         return sv_fail(x, 400, NULL, path,
                        "%s: expected a name of up to 128 letters, digits, '_', '-' and '.'", path);
+    if (j->n_tools == SV_MAX_TOOLS)
+        return sv_fail(x, 400, NULL, "tools", "tools: at most %d", SV_MAX_TOOLS);
+    const sv_json *required = sv_json_get(parameters, "required");
+    j->tools_offered[j->n_tools++] =
+        (struct sv_offered){name, required && required->type == SV_JSON_ARRAY && required->len};
     if (!b->len) sv_put_array(b, NULL);
     sv_put_map(b, NULL);
     sv_put_str(b, "type", "function");
@@ -49,7 +54,10 @@ bool sv_offer_finish(sv_exchange *x, sv_job *j, sv_must must, const char *name, 
     }
     if (must == SV_AUTO) return true;
     if (!any) return sv_fail(x, 400, NULL, path, "%s: there are no tools to choose from", path);
-    return sv_fail(x, 400, "unsupported_value", path,
-                   "%s: %s%s cannot be enforced yet; 'auto' and 'none' can", path,
-                   must == SV_NAMED ? "the call of " : "a call", must == SV_NAMED ? name : "");
+    for (int i = 0; must == SV_NAMED && i < j->n_tools; i++)
+        if (!strcmp(name, j->tools_offered[i].name)) j->must_call = j->tools_offered[i].name;
+    if (must == SV_NAMED && !j->must_call)
+        return sv_fail(x, 400, NULL, path, "%s: there is no tool %.120s", path, name);
+    j->must = true;
+    return true;
 }

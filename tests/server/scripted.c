@@ -205,6 +205,28 @@ static void drop_banned(apus_request *r, const apus_request_settings *set)
     r->n_answer = n;
 }
 
+/* Where the mask does not let the script through, the first token that may come does. */
+static void obey_mask(apus_request *r, const apus_request_settings *set)
+{
+    apus_info info = {.size = sizeof info};
+    if (!set->mask || apus_model_info(r->s->model, &info, NULL)) return;
+    size_t words = ((size_t)info.vocab + 31) / 32;
+    uint32_t *allowed = malloc(words * sizeof *allowed);
+    for (int i = 0; i < r->n_answer; i++) {
+        memset(allowed, 0xFF, words * sizeof *allowed);
+        int32_t id = 0;
+        if (!set->mask(set->mask_ctx, r->answer, i, allowed) ||
+            allowed[r->answer[i] / 32] >> r->answer[i] % 32 & 1)
+            continue;
+        while (id < info.vocab - 1 && !(allowed[id / 32] >> id % 32 & 1)) id++;
+        r->answer = realloc(r->answer, (size_t)(r->n_answer + 2) * sizeof *r->answer);
+        memmove(r->answer + i + 1, r->answer + i, (size_t)(r->n_answer - i) * sizeof *r->answer);
+        r->answer[i] = id;
+        r->n_answer++;
+    }
+    free(allowed);
+}
+
 apus_err apus_request_submit(apus_scheduler *s, const apus_request_settings *set,
                              apus_request **out, apus_diag *diag)
 {
@@ -234,6 +256,7 @@ apus_err apus_request_submit(apus_scheduler *s, const apus_request_settings *set
     r->stop_string = -1;
     read_script(r, s->model);
     drop_banned(r, set);
+    obey_mask(r, set);
     r->usage = (apus_usage){.size = sizeof r->usage, .n_prompt = set->n_prompt, .miss_pos = -1};
     *out = r;
     pthread_create(&r->thread, NULL, work, r);

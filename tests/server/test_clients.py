@@ -93,6 +93,15 @@ class OpenAI(unittest.TestCase):
         self.assertNotIn("<tool_call>", r.choices[0].message.content)
         self.assertEqual(r.choices[0].finish_reason, "stop")
 
+    def test_demanded_call(self):
+        """What does not fit is not let through: the scripted model says the rest of the call."""
+        rest = "city>\nParis\n</parameter>\n</function>\n</tool_call>"
+        for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+            r = self.chat.create(model="tiny-qwen", tools=TOOLS, tool_choice=choice,
+                                 messages=[{"role": "user", "content": "say:Hm.</think>" + rest}])
+            self.assertEqual(r.choices[0].finish_reason, "tool_calls")
+            self.assertEqual(r.choices[0].message.tool_calls[0].function.name, "weather")
+
     def test_conversation_with_results(self):
         first = self.chat.create(model="tiny-qwen", messages=say(CALL), tools=TOOLS).choices[0].message
         r = self.chat.create(model="tiny-qwen", tools=TOOLS, messages=[
@@ -127,7 +136,9 @@ class OpenAI(unittest.TestCase):
         self.assertEqual(e.exception.code, "model_not_found")
         for wrong, field in [({"messages": []}, "messages"), ({"temperature": 3}, "temperature"),
                              ({"n": 0}, "n"), ({"top_logprobs": 3}, "top_logprobs"),
-                             ({"tool_choice": "required", "tools": TOOLS}, "tool_choice"),
+                             ({"tool_choice": "required"}, "tool_choice"),
+                             ({"tool_choice": {"type": "function", "function": {"name": "other"}},
+                               "tools": TOOLS}, "tool_choice"),
                              ({"response_format": {"type": "json_object"}}, "response_format"),
                              ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
                              ({"extra_body": {"no_such": 1}}, "no_such")]:
@@ -249,6 +260,13 @@ class Anthropic(unittest.TestCase):
             *say("Hello", "Hm."), {"role": "assistant", "content": r.content}, *say("Bye")])
         self.assertEqual(again.content[-1].text, "Bye")
 
+    def test_budget(self):
+        r = self.client.messages.create(**self.args, thinking={"type": "enabled", "budget_tokens": 5},
+                                        messages=say("x", "one two three four five six seven eight nine"))
+        self.assertEqual(r.content[0].type, "thinking")
+        self.assertTrue(r.content[0].thinking.startswith("one two"))
+        self.assertNotIn("nine", r.content[0].thinking)
+
     def test_stream(self):
         with self.client.messages.stream(**self.args, tools=self.tools, thinking={"type": "adaptive"},
                                          messages=say("Hello\n" + CALL, "Hm.")) as s:
@@ -296,7 +314,7 @@ class Anthropic(unittest.TestCase):
             self.client.messages.create(model="claude-9", max_tokens=5, messages=self.plain("x"))
         for wrong in ({"messages": []}, {"max_tokens": -1}, {"extra_body": {"temperature": 2}},
                       {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-                      {"tools": self.tools, "tool_choice": {"type": "any"}},
+                      {"tools": self.tools, "tool_choice": {"type": "tool", "name": "other"}},
                       {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
                       {"extra_body": {"no_such": 1}}):
             with self.assertRaises(anthropic.BadRequestError, msg=str(wrong)) as e:

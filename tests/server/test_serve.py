@@ -89,6 +89,11 @@ class Serve(unittest.TestCase):
             call = got["message"]["tool_calls"][0]["function"]
             self.assertEqual(call["name"], "get_weather")
             self.assertIn("Paris", json.loads(call["arguments"])["city"])
+        other = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+        for effort in ("none", "high"):
+            must = s.post(CHAT, ask("What is the weather in Paris?", tools=[TOOL, other], reasoning_effort=effort, max_tokens=200,
+                                    tool_choice={"type": "function", "function": {"name": "get_weather"}}))["choices"][0]
+            self.assertEqual([c["function"]["name"] for c in must["message"].get("tool_calls", [])][:1], ["get_weather"], must)
         none = s.post(CHAT, ask("What is the weather in Paris?", tools=[TOOL], tool_choice="none"))["choices"][0]
         self.assertNotIn("tool_calls", none["message"])
         self.assertNotIn("<tool_call>", words({"choices": [none]}))

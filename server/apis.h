@@ -4,6 +4,7 @@
 
 #include "exchange.h"
 
+void sv_page(sv_exchange *x); /* GET / */
 void sv_health(sv_exchange *x);
 void sv_models(sv_exchange *x);          /* GET /v1/models */
 void sv_model(sv_exchange *x);           /* GET /v1/models/NAME */

@@ -8,6 +8,7 @@
 
 /* A path that ends in '*' takes what follows. */
 static const sv_route routes[] = {
+    {"GET", "/", SV_OPENAI, true, true, sv_page},
     {"GET", "/health", SV_OPENAI, true, true, sv_health},
     {"GET", "/metrics", SV_OPENAI, false, true, sv_metrics_handle},
     {"GET", "/v1/models", SV_OPENAI, false, true, sv_models},

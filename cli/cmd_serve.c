@@ -12,8 +12,8 @@
 static struct {
     sv_settings set;
     string_list alias, hosts, origins;
-    const char *key_file;
-    int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb;
+    const char *key_file, *cache_disk;
+    int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
 
 static const opt serve_table[] = {
@@ -40,6 +40,10 @@ static const opt serve_table[] = {
      "memory for prompts that may come again, beside that of running requests (default: what those "
      "leave free of theirs)"},
     {"-cram", 0, OPT_INT, &o.cache_ram_mb, NULL, 0, INT_MAX, "MIB", NULL},
+    {"cache-disk", 0, OPT_STRING, &o.cache_disk, NULL, 0, 0, "DIR",
+     "keep such prompts in this folder too, also over a restart"},
+    {"cache-disk-size", 0, OPT_INT, &o.cache_disk_mb, NULL, 1, INT_MAX, "MIB",
+     "at most so much of it (default 16 GB)"},
     {"max-body", 0, OPT_INT, &o.max_body_mb, NULL, 1, 1024, "MIB",
      "size of a request (default 32)"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
@@ -151,6 +155,8 @@ static void fill_settings(void)
     s->max_queue = o.max_queue;
     s->step_us = o.step_ms * 1000;
     s->cache_bytes = (uint64_t)o.cache_ram_mb << 20;
+    s->cache_dir = o.cache_disk;
+    if (o.cache_disk_mb) s->cache_dir_bytes = (uint64_t)o.cache_disk_mb << 20;
 }
 
 static int run(int argc, char **argv)

@@ -139,6 +139,13 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
     put_labelled(b, "kv_cache_bytes", "use", "all", st->kv_bytes);
     put_labelled(b, "kv_cache_bytes", "use", "used", st->kv_used_bytes);
     put_labelled(b, "kv_cache_bytes", "use", "cached", st->kv_cached_bytes);
+    put(b, "prefix_cache_disk_bytes", "gauge", "Prefixes on the disk.", (double)st->disk_bytes);
+    put(b, "prefix_cache_disk_written_bytes_total", "counter", "Written there.",
+        (double)st->disk_written_bytes);
+    put(b, "prefix_cache_disk_read_bytes_total", "counter", "Read from there.",
+        (double)st->disk_read_bytes);
+    put(b, "prefix_cache_disk_errors_total", "counter",
+        "Records that could not be written or were damaged.", (double)st->disk_errors);
 }
 
 void sv_metrics_handle(sv_exchange *x)

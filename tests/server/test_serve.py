@@ -8,6 +8,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -134,6 +135,19 @@ class Serve(unittest.TestCase):
         while s.metric("apus_requests_running") and time.time() < deadline:
             time.sleep(0.05)
         self.assertEqual(s.metric("apus_requests_running"), 0)
+
+    def test_prompts_are_kept(self):
+        """The next turn of a conversation finds the last one, also after a restart, and says the same."""
+        body = ask("Repeat: " + "apus sings at dawn. " * 20 + "What is 12 + 30?", reasoning_effort="none")
+        with tempfile.TemporaryDirectory() as cache:
+            first = Server(APUS, QWEN, "--cache-disk", cache)
+            cold, warm = first.post(CHAT, body), first.post(CHAT, body)
+            self.assertEqual(first.stop(), 0)
+            restarted = self.serve(QWEN, "--cache-disk", cache).post(CHAT, body)
+        self.assertEqual(cold["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        for again in (warm, restarted):
+            self.assertGreater(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+            self.assertEqual(words(again), words(cold))
 
     def test_queue(self):
         s = self.serve(QWEN, "--parallel", "1", "--max-queue", "1")

@@ -126,10 +126,7 @@ static void put_logprobs(sv_buf *b, sv_choice *c)
     sv_put_array(b, "text_offset");
     for (int i = from; i < c->n_logprobs; i++) {
         sv_put_int(b, NULL, c->n_items);
-        sv_buf text = {0};
-        sv_put_token(&text, NULL, m, c->logprobs[i].id[0]);
-        c->n_items += (int)text.len - 2;
-        sv_buf_free(&text);
+        c->n_items += sv_token_length(m, c->logprobs[i].id[0]);
     }
     sv_put_end_array(b);
     sv_put_end_map(b);

@@ -110,3 +110,14 @@ void sv_put_token_logprob(sv_buf *b, const apus_model *m, int32_t id, float p)
     sv_put_end_array(b);
     apus_free(text);
 }
+
+int sv_token_length(const apus_model *m, int32_t id)
+{
+    char *text = NULL;
+    size_t n = 0;
+    int chars = 0;
+    if (apus_detokenize(m, &id, 1, false, &text, &n, NULL)) n = 0;
+    for (size_t i = 0; i < n; i++) chars += ((unsigned char)text[i] & 0xC0) != 0x80;
+    apus_free(text);
+    return chars;
+}

@@ -24,6 +24,8 @@ void sv_openai_fail(sv_answer *a, const sv_error *e);
 
 /* The text of one token. */
 void sv_put_token(sv_buf *b, const char *key, const apus_model *m, int32_t id);
+/* How many characters it has. */
+int sv_token_length(const apus_model *m, int32_t id);
 /* token, logprob and bytes of one */
 void sv_put_token_logprob(sv_buf *b, const apus_model *m, int32_t id, float p);
 

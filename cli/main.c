@@ -6,9 +6,8 @@
 #include "terminal.h"
 
 const command *const commands[] = {
-    &cmd_run,    &cmd_chat,    &cmd_info,  &cmd_tokenize,   &cmd_render,
-    &cmd_logits, &cmd_patches, &cmd_bench, &cmd_perplexity, &cmd_quantize,
-    &cmd_synth,  &cmd_repack,
+    &cmd_run,     &cmd_chat,  &cmd_info,       &cmd_tokenize, &cmd_render, &cmd_logits,
+    &cmd_patches, &cmd_bench, &cmd_perplexity, &cmd_quantize, &cmd_synth,  &cmd_repack,
 #ifndef APUS_NO_SERVER
     &cmd_serve,
 #endif

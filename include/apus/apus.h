@@ -761,7 +761,7 @@ typedef struct apus_request_settings {
     int logprobs; /* -1 (default) = none; 0 = of the chosen token; 1..20 = and of so many best */
     const int32_t *bias_id; /* i32 [n_bias], with */
     const float
-        *bias; /* f32 [n_bias] added to the logits before all else; -INFINITY = never. Copied */
+        *bias;  /* f32 [n_bias] added to the logits before all else; -INFINITY = never. Copied */
     int n_bias; /* 0 to 4096 */
 
     /* Which ids may follow, for grammars and schemas. Called in the scheduler's thread before each token, must

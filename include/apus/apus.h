@@ -92,7 +92,8 @@ typedef struct apus_allocator {
 } apus_allocator;
 
 /* Use another allocator, for everything but what the system maps (files of weights, stacks of
- * workers) and small blocks of the C library and the libraries for regular expressions and hashes.
+ * workers), small blocks of the C library and the libraries for regular expressions and hashes, and what
+ * libraries that decode pictures need while they do.
  * Weights and K/V pages come from it too; without one they are mapped in large pages.
  *
  * This is the library's one setting for the whole process, since apus_free knows no model: call it

@@ -103,7 +103,8 @@ static apus_err job_create(const ap_source *src, job **out, apus_diag *diag)
         return ap_fail_nomem(diag, sizeof *j, "a PNG decoder");
     }
     png_set_read_fn(j->png, j, take);
-    png_set_user_limits(j->png, AP_PICTURE_MAX_SIDE, AP_PICTURE_MAX_SIDE);
+    png_set_user_limits(j->png, PNG_UINT_31_MAX,
+                        PNG_UINT_31_MAX); /* ap_picture_allow tells better */
     png_set_chunk_malloc_max(j->png, MAX_CHUNK);
     png_set_chunk_cache_max(j->png, MAX_CHUNKS);
     *out = j;

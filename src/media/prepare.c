@@ -303,7 +303,6 @@ typedef struct screening {
     const ap_media_settings *s;
     ap_vision_settings v;
     ap_film *film;
-    const char *name;
     int wanted, at; /* at: frames read from the film */
     double fps;
     size2 to;
@@ -355,7 +354,7 @@ static apus_err screen(screening *r, ap_clip *out, apus_diag *diag)
 apus_err ap_prepare_film(const ap_media_settings *s, ap_film *f, const char *name, int soft_tokens,
                          ap_clip *out, apus_diag *diag)
 {
-    screening r = {.s = s, .film = f, .name = name, .fps = 24}; /* the reference's guess */
+    screening r = {.s = s, .film = f, .fps = 24}; /* the reference's guess */
     memset(out, 0, sizeof *out);
     if (f->seconds > 0) r.fps = f->n_frames / f->seconds;
     apus_err err = with_budget(s, &s->video, soft_tokens, &r.v, diag);

@@ -43,6 +43,7 @@ static void test_refused(void **state)
 {
     (void)state;
     refused("bomb.png", APUS_EUNSUPPORTED, "60000 x 60000 pixels");
+    refused("wide.png", APUS_EUNSUPPORTED, "70000 x 1 pixels");
     refused("bomb.gif", APUS_EUNSUPPORTED, "65535 x 65535 pixels");
     refused("cut_rgb.png", APUS_EFORMAT, "cut short");
     refused("cut_rgb.jpg", APUS_EFORMAT, "cut short");

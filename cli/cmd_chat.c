@@ -6,9 +6,11 @@
 
 #include "answer.h"
 #include "common.h"
+#include "dropped.h"
 #include "interrupt.h"
 #include "line_editor.h"
 #include "models.h"
+#include "pictures.h"
 #include "progress.h"
 #include "report.h"
 #include "terminal.h"
@@ -45,9 +47,11 @@ const command cmd_chat = {
 
 typedef struct turn {
     char *role, *content, *thinking;
+    pictures shown; /* owned */
 } turn;
 
 typedef struct chat {
+    const char *name; /* of the model; NULL = the built-in one */
     apus_model *model;
     apus_engine *engine;
     apus_session *session;
@@ -56,6 +60,8 @@ typedef struct chat {
     char *system;
     uint64_t answers; /* moves the seed on, so that a repeated question may be answered anew */
     char *unanswered; /* the question whose reading was stopped, for /again */
+    pictures next;    /* shown with the next message */
+    bool lost;        /* the model could not be opened again */
     line_editor *editor;
     apus_chat_settings settings;
     int ctx, most_ctx; /* tokens of the context; what the model reaches */
@@ -83,14 +89,16 @@ static void add_turn(chat *c, const char *role, const char *content, size_t len,
         exit(EXIT_FAILED);
     }
     c->turns = t;
-    t[c->n_turns++] = (turn){copy(role, strlen(role)), copy(content, len),
-                             thinking ? copy(thinking, strlen(thinking)) : NULL};
+    t[c->n_turns++] = (turn){.role = copy(role, strlen(role)),
+                             .content = copy(content, len),
+                             .thinking = thinking ? copy(thinking, strlen(thinking)) : NULL};
 }
 
 static void drop_turns(chat *c, size_t keep)
 {
     while (c->n_turns > keep) {
         turn *t = &c->turns[--c->n_turns];
+        pictures_free(&t->shown);
         free(t->role);
         free(t->content);
         free(t->thinking);
@@ -110,7 +118,7 @@ static char *conversation_json(const chat *c)
     for (size_t i = 0; i < c->n_turns; i++) {
         json_map(j, NULL);
         json_text(j, "role", c->turns[i].role);
-        json_text(j, "content", c->turns[i].content);
+        pictures_content(j, &c->turns[i].shown, c->turns[i].content, strlen(c->turns[i].content));
         if (c->turns[i].thinking) json_text(j, "reasoning_content", c->turns[i].thinking);
         json_end_map(j);
     }
@@ -149,6 +157,8 @@ static void keep_question(chat *c, size_t n_prompt)
     turn *t = &c->turns[c->n_turns - 1];
     free(c->unanswered);
     c->unanswered = copy(t->content, strlen(t->content));
+    c->next = t->shown;
+    t->shown.n = 0;
     drop_turns(c, c->n_turns - 1);
     printf("[stopped: %d of %zu tokens are read and stay so; /again goes on with the question]\n",
            apus_session_pos(c->session), n_prompt);
@@ -166,11 +176,12 @@ static void keep_answer(chat *c, answer *a)
 
 /* Answer ids, the whole conversation as tokens. */
 static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t *ids, size_t n,
-                           answer *a, apus_diag *d)
+                           const pictures *p, answer *a, apus_diag *d)
 {
     apus_sampling way;
     apus_generate_settings g;
-    int same = shared_prefix(c->session, ids, n);
+    int first, same = pictures_held(c->session, c->model, ids, n, p, &first, d);
+    if (same < 0) return d->code;
     interrupt_target(c->engine);
     apus_err err = apus_session_rewind(c->session, same, d);
     interrupt_target(NULL);
@@ -185,6 +196,8 @@ static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t 
                   .session = c->session,
                   .ids = ids + same,
                   .n = (int)n - same,
+                  .media = pictures_list(p) + first,
+                  .n_media = p->n - first,
                   .chunk = c->chunk,
                   .mode = ANSWER_CHAT,
                   .prompt = text,
@@ -193,23 +206,129 @@ static apus_err answer_ids(chat *c, const char *text, size_t len, const int32_t 
     return answer_generate(&q, a, d);
 }
 
+/* ---------------------------------------------------------------- what is shown */
+
+static int make_engine(chat *c)
+{
+    apus_diag d;
+    apus_engine_settings es;
+    apus_info info = {.size = sizeof info};
+    int rc = engine_settings(&cmd_chat, c->model, 0, &es);
+    if (rc >= 0) return rc;
+    if (common.towers) make_room_for_pictures(c->model, &es);
+    if (apus_engine_create(c->model, &es, &c->engine, &d) ||
+        apus_session_create(c->engine, &c->session, &d) || apus_model_info(c->model, &info, &d))
+        return report(&cmd_chat, &d);
+    c->ctx = apus_session_room(c->session);
+    c->most_ctx = info.context;
+    c->chunk = chunk_of(c->model, &es);
+    return -1;
+}
+
+static void close_model(chat *c)
+{
+    apus_session_free(c->session);
+    apus_engine_free(c->engine);
+    apus_model_close(c->model);
+    c->session = NULL;
+    c->engine = NULL;
+    c->model = NULL;
+}
+
+/* Towers are loaded when something is shown for the first time. What can be known before the model is closed
+ * for it is checked first. false: it cannot see. */
+static bool open_eyes(chat *c)
+{
+    apus_model *m;
+    if (common.towers) return true;
+    common.towers = APUS_TOWER_VISION;
+    if (open_model(&cmd_chat, c->name, APUS_LOAD_INFO, &m) >= 0) {
+        common.towers = 0;
+        return false;
+    }
+    apus_model_close(m);
+    close_model(c);
+    c->lost = open_for_engine(&cmd_chat, c->name, 0, &c->model) >= 0 || make_engine(c) >= 0;
+    return !c->lost;
+}
+
+/* What the conversation shows, in order, borrowed; false: more than fits. */
+static bool gather(const chat *c, pictures *out)
+{
+    out->n = 0;
+    for (size_t i = 0; i < c->n_turns; i++)
+        for (int k = 0; k < c->turns[i].shown.n; k++) {
+            if (out->n == (int)PICTURES) return false;
+            out->item[out->n++] = c->turns[i].shown.item[k];
+        }
+    return true;
+}
+
+/* Open a file and show it with the next message. */
+static void attach(chat *c, const char *path)
+{
+    static const char *const what[] = {"picture", "video", "sound"};
+    apus_diag d;
+    apus_media *x;
+    if (c->next.n == (int)PICTURES) {
+        printf("at most %d files are shown in a conversation\n", (int)PICTURES);
+        return;
+    }
+    if (apus_media_open(c->model, path, NULL, &x, &d)) {
+        report(&cmd_chat, &d);
+        return;
+    }
+    c->next.item[c->next.n++] = x;
+    put_text(stdout, path, strlen(path));
+    printf(": a %s of %d tokens, shown with the next message\n", what[apus_media_type_of(x)],
+           apus_media_tokens(x));
+    fflush(stdout);
+}
+
+/* ---------------------------------------------------------------- answering */
+
+/* The conversation as text, with room for what it shows, and its tokens. */
+static apus_err tokenize(chat *c, const pictures *p, char **text, size_t *len, int32_t **ids,
+                         size_t *n, apus_diag *d)
+{
+    char *messages = conversation_json(c), *whole;
+    apus_err err = apus_chat_render(c->model, messages, NULL, &c->settings, text, len, d);
+    free(messages);
+    if (!err && p->n) {
+        err = apus_media_expand(c->model, *text, *len, pictures_list(p), p->n, &whole, len, d);
+        if (!err) {
+            apus_free(*text);
+            *text = whole;
+        }
+    }
+    return err ? err : apus_tokenize(c->model, *text, *len, APUS_TOK_SPECIAL, ids, n, d);
+}
+
 /* Answer the last user turn. The turn is dropped again when it could not be answered. */
 static void answer_turn(chat *c)
 {
     apus_diag d;
-    char *text = NULL, *messages = conversation_json(c);
+    char *text = NULL;
     size_t len = 0, n = 0;
     int32_t *ids = NULL;
     answer a = {0};
-    apus_err err = apus_chat_render(c->model, messages, NULL, &c->settings, &text, &len, &d);
-    if (!err) err = apus_tokenize(c->model, text, len, APUS_TOK_SPECIAL, &ids, &n, &d);
+    pictures p;
+    bool fits = gather(c, &p);
+    if (!fits)
+        fail(&cmd_chat, "at most %d files are shown in a conversation: /new starts afresh",
+             (int)PICTURES);
+    if (!fits || (p.n && !open_eyes(c))) {
+        drop_turns(c, c->n_turns - 1);
+        return;
+    }
+    apus_err err = tokenize(c, &p, &text, &len, &ids, &n, &d);
     if (!err && n > (size_t)c->ctx) {
         fail(&cmd_chat,
              "the conversation has %zu tokens and the context room for %d: /new starts afresh%s", n,
              c->ctx, larger_context(c->ctx, c->most_ctx));
         drop_turns(c, c->n_turns - 1);
     } else {
-        if (!err) err = answer_ids(c, text, len, ids, n, &a, &d);
+        if (!err) err = answer_ids(c, text, len, ids, n, &p, &a, &d);
         bool unread = err == APUS_ECANCELLED ||
                       (!err && a.result.stop == APUS_STOP_CALLER && a.result.n_generated == 0);
         if (unread) {
@@ -222,7 +341,6 @@ static void answer_turn(chat *c)
         }
         answer_free(&a);
     }
-    free(messages);
     apus_free(text);
     apus_free(ids);
 }
@@ -232,6 +350,8 @@ static void ask(chat *c, const char *text, size_t len)
     free(c->unanswered);
     c->unanswered = NULL;
     add_turn(c, "user", text, len, NULL);
+    c->turns[c->n_turns - 1].shown = c->next;
+    c->next.n = 0;
     answer_turn(c);
 }
 
@@ -245,6 +365,7 @@ static bool is_blank(const char *s)
 static void start_afresh(chat *c)
 {
     drop_turns(c, 0);
+    pictures_free(&c->next);
     free(c->unanswered);
     c->unanswered = NULL;
 }
@@ -325,6 +446,28 @@ static bool do_edit(chat *c, const char *rest)
     return true;
 }
 
+/* A path as it is, or as a terminal writes it. */
+static bool do_image(chat *c, const char *rest)
+{
+    char *path = NULL;
+    const char *home = getenv("HOME");
+    if (is_blank(rest)) {
+        puts("expected /image FILE");
+    } else if (!strncmp(rest, "~/", 2) && home) {
+        strbuf whole = {0};
+        strbuf_add(&whole, home, strlen(home));
+        strbuf_add(&whole, rest + 1, strlen(rest + 1));
+        attach(c, whole.data);
+        strbuf_free(&whole);
+    } else if (access(rest, F_OK) != 0 && dropped_path(rest, &path)) {
+        attach(c, path);
+        free(path);
+    } else {
+        attach(c, rest);
+    }
+    return true;
+}
+
 static bool do_exit(chat *c, const char *rest)
 {
     (void)c;
@@ -351,6 +494,7 @@ static const chat_command chat_commands[] = {
     {"/regen", "", NULL, false, do_again},
     {"/edit", " [TEXT]", "write a message in $VISUAL or $EDITOR (also Ctrl-X Ctrl-E)", true,
      do_edit},
+    {"/image", " FILE", "show a picture, video or sound with the next message", true, do_image},
     {"/help", "", "this list", true, do_help},
     {"/?", "", NULL, true, do_help},
     {"/exit", "", "leave (also /quit, /bye and Ctrl-D)", false, do_exit},
@@ -368,6 +512,7 @@ static bool do_help(chat *c, const char *rest)
             printf("  %s%-*s %s\n", chat_commands[i].name, 17 - (int)strlen(chat_commands[i].name),
                    chat_commands[i].args, chat_commands[i].help);
     puts("  //TEXT            send a message that begins with /\n"
+         "A picture that is dropped onto the terminal is shown, too.\n"
          "A pasted text is one message. Lines between \"\"\" and \"\"\" are one too, and a line\n"
          "that ends with \\ goes on in the next. Ctrl-C stops an answer or gives a line up.");
     return true;
@@ -497,9 +642,28 @@ static line_end read_message(chat *c, strbuf *all)
     return end;
 }
 
+/* Paths of dropped files that a message begins with are what it shows. Returns the rest of it. */
+static const char *take_dropped(chat *c, const char *text)
+{
+    char *path;
+    size_t n;
+    while (*text && (n = dropped_path(text, &path)) > 0) {
+        attach(c, path);
+        free(path);
+        text += n;
+    }
+    return text;
+}
+
 /* Returns false to leave. */
 static bool take_message(chat *c, const char *text, size_t len)
 {
+    const char *said = take_dropped(c, text);
+    if (said != text) {
+        line_editor_remember(c->editor, text);
+        if (*said) ask(c, said, strlen(said));
+        return true;
+    }
     bool one_line = !strchr(text, '\n') || !strncmp(text, "/system ", 8);
     line_editor_remember(c->editor, text);
     if (!strncmp(text, "//", 2))
@@ -515,7 +679,7 @@ static void converse(chat *c)
 {
     if (isatty(STDIN_FILENO))
         fputs("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.\n", stderr);
-    for (bool go_on = true; go_on;) {
+    for (bool go_on = true; go_on && !c->lost;) {
         strbuf all = {0};
         strbuf_add(&all, "", 0);
         switch (read_message(c, &all)) {
@@ -539,17 +703,8 @@ static void converse(chat *c)
 
 static int start(chat *c)
 {
-    apus_diag d;
-    apus_engine_settings es;
-    apus_info info = {.size = sizeof info};
-    int rc = engine_settings(&cmd_chat, c->model, 0, &es);
+    int rc = make_engine(c);
     if (rc >= 0) return rc;
-    if (apus_engine_create(c->model, &es, &c->engine, &d) ||
-        apus_session_create(c->engine, &c->session, &d) || apus_model_info(c->model, &info, &d))
-        return report(&cmd_chat, &d);
-    c->ctx = apus_session_room(c->session);
-    c->most_ctx = info.context;
-    c->chunk = chunk_of(c->model, &es);
     if (o.system) c->system = copy(o.system, strlen(o.system));
     c->editor = line_editor_open();
     return c->editor ? -1 : fail(&cmd_chat, "out of memory");
@@ -568,18 +723,18 @@ static int run(int argc, char **argv)
     if (rc < 0) rc = template_settings(&cmd_chat, &c.settings);
     if (rc < 0) rc = open_for_engine(&cmd_chat, name, 0, &c.model);
     if (rc >= 0) return rc;
+    c.name = name;
     rc = start(&c);
     if (rc < 0) {
         converse(&c);
-        rc = 0;
+        rc = c.lost ? EXIT_FAILED : 0;
     }
     line_editor_close(c.editor);
     drop_turns(&c, 0);
+    pictures_free(&c.next);
     free(c.turns);
     free(c.system);
     free(c.unanswered);
-    apus_session_free(c.session);
-    apus_engine_free(c.engine);
-    apus_model_close(c.model);
+    close_model(&c);
     return finish_output(&cmd_chat, rc);
 }

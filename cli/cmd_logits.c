@@ -187,7 +187,7 @@ static int feed_all(apus_engine *e, apus_session *s, const input *in, size_t voc
 static int find_pictures(const apus_model *m, input *in)
 {
     apus_diag d;
-    int rc = pictures_open(&cmd_logits, m, &o.pictures, &in->pics);
+    int rc = pictures_open(&cmd_logits, m, &o.pictures, 0, &in->pics);
     if (rc >= 0 || !in->pics.n) return rc;
     if (apus_media_find(m, in->ids, (int)in->n, pictures_list(&in->pics), in->pics.n, in->begin,
                         in->end, &d))

@@ -44,6 +44,8 @@ static const opt run_table[] = {
      "a JSON array of tools that the model may call"},
     {"image", 'i', OPT_LIST, &from.pictures, NULL, 0, 0, "FILE",
      "a picture or video to ask about, or a folder of its frames; may be given several times"},
+    {"image-tokens", 0, OPT_INT, &from.image_tokens, NULL, 1, 1 << 20, "N",
+     "at most this many tokens for a picture; Gemma: 70, 140, 280, 560 or 1120"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
      "stop after N tokens (default -1: when the model ends its turn)"},
     COUNT_OPTION("predict"),
@@ -135,29 +137,13 @@ static void print_answer(const apus_model *m, const answer *a, answer_mode mode)
 
 /* ---------------------------------------------------------------- what was kept */
 
-/* Tokens of the prompt that the session holds, the places of equal pictures among them; -1: an error. */
-static int kept_prefix(const apus_session *s, const apus_model *m, const prompt *p, apus_diag *d)
-{
-    int32_t *ids = malloc(p->n * sizeof *ids);
-    int same = -1;
-    if (!ids) {
-        *d = (apus_diag){APUS_ENOMEM, "out of memory"};
-    } else {
-        memcpy(ids, p->ids, p->n * sizeof *ids);
-        if (!p->pics.n || !apus_media_ids(m, ids, (int)p->n, pictures_list(&p->pics), p->pics.n, d))
-            same = shared_prefix(s, ids, p->n);
-    }
-    free(ids);
-    return same;
-}
-
 /* The session of --prompt-cache with what it shares with the prompt, or a new one. */
 static apus_err open_session(apus_engine *e, const apus_model *m, const prompt *p, apus_session **s,
-                             apus_diag *d)
+                             int *first, apus_diag *d)
 {
     if (!o.cache || access(o.cache, F_OK) != 0) return apus_session_create(e, s, d);
     apus_err err = apus_session_load(e, o.cache, s, d);
-    int same = err ? 0 : kept_prefix(*s, m, p, d);
+    int same = err ? 0 : pictures_held(*s, m, p->ids, p->n, &p->pics, first, d);
     if (same < 0) return d->code;
     if (err) return err;
     fprintf(stderr, "%s%d of %zu prompt tokens were kept%s\n", dim(stderr), same, p->n,
@@ -215,17 +201,6 @@ static int answer_prompt(const question *q, const prompt *p)
     return rc;
 }
 
-/* The first picture behind the tokens that are held. */
-static int first_picture(const apus_model *m, const prompt *p, int held, int *first)
-{
-    apus_diag d;
-    int begin[PICTURES], end[PICTURES];
-    if (apus_media_find(m, p->ids, (int)p->n, pictures_list(&p->pics), p->pics.n, begin, end, &d))
-        return report(&cmd_run, &d);
-    while (*first < p->pics.n && begin[*first] < held) ++*first;
-    return -1;
-}
-
 static int generate(const apus_model *m, prompt *p)
 {
     int rc = prompt_tokenize(&cmd_run, &from, m, p);
@@ -240,9 +215,11 @@ static int generate(const apus_model *m, prompt *p)
     apus_engine_settings es;
     apus_sampling way;
     apus_generate_settings g;
+    int first = 0; /* picture that the session does not hold */
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
-    if (apus_engine_create(m, &es, &e, &d) || open_session(e, m, p, &s, &d)) {
+    if (p->pics.n) make_room_for_pictures(m, &es);
+    if (apus_engine_create(m, &es, &e, &d) || open_session(e, m, p, &s, &first, &d)) {
         rc = report(&cmd_run, &d);
     } else {
         int held = apus_session_pos(s);
@@ -251,8 +228,6 @@ static int generate(const apus_model *m, prompt *p)
         g.sampling = &way;
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
-        int first = 0; /* picture that is not held */
-        rc = p->pics.n ? first_picture(m, p, held, &first) : -1;
         question q = {.model = m,
                       .engine = e,
                       .session = s,
@@ -268,7 +243,7 @@ static int generate(const apus_model *m, prompt *p)
                       .stop = &o.stop,
                       .quiet = o.json || o.print_ids,
                       .set = &g};
-        if (rc < 0) rc = answer_prompt(&q, p);
+        rc = answer_prompt(&q, p);
     }
     apus_session_free(s);
     apus_engine_free(e);

@@ -31,7 +31,7 @@ _apus() {
     if [[ $cur == -* ]]; then
         local own=
         case ${COMP_WORDS[1]} in
-        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos --image $think $sampling $engine" ;;
+        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --image-tokens $think $sampling $engine" ;;
         chat) own="--system --max-tokens $think $sampling $engine" ;;
         info) own="--json --check $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;

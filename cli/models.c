@@ -237,3 +237,9 @@ int chunk_of(const apus_model *m, const apus_engine_settings *es)
     apus_plan plan = {.size = sizeof plan};
     return apus_engine_plan(m, es, &plan, NULL) ? 0 : plan.prefill_chunk;
 }
+
+void make_room_for_pictures(const apus_model *m, apus_engine_settings *es)
+{
+    enum { LARGEST = 1120 }; /* of Gemma */
+    if (!es->prefill_chunk && chunk_of(m, es) < LARGEST) es->prefill_chunk = LARGEST;
+}

@@ -28,6 +28,10 @@ int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_en
  * the next call. */
 const char *larger_context(int ctx, int most);
 
+/* Let an engine compute as many tokens at once as a picture may have, unless --prefill-chunk says what: some
+ * models see a picture as a whole. */
+void make_room_for_pictures(const apus_model *m, apus_engine_settings *es);
+
 /* Tokens of a prompt that an engine of those settings computes at once. */
 int chunk_of(const apus_model *m, const apus_engine_settings *es);
 

@@ -27,6 +27,8 @@ int prompt_check(const command *c, const prompt_opts *o)
                            "--tools, --think and --chat-template-... need",
                            bare);
     if (think.on && think.off) return usage_error(c, "choose one of --think and --no-think");
+    if (o->image_tokens && !o->pictures.n)
+        return usage_error(c, "--image-tokens: no --image is given");
     return -1;
 }
 
@@ -115,23 +117,6 @@ int prompt_read(const command *c, const prompt_opts *o, const char *model, promp
 
 /* ---------------------------------------------------------------- tokens */
 
-/* Pictures come before the text that asks about them. */
-static void put_content(json_out *j, const pictures *pics, const char *user, size_t len)
-{
-    json_array(j, "content");
-    for (int i = 0; i < pics->n; i++) {
-        json_map(j, NULL);
-        json_text(j, "type",
-                  apus_media_type_of(pics->item[i]) == APUS_MEDIA_VIDEO ? "video" : "image");
-        json_end_map(j);
-    }
-    json_map(j, NULL);
-    json_text(j, "type", "text");
-    json_string(j, "text", user, len);
-    json_end_map(j);
-    json_end_array(j);
-}
-
 /* Marks for pictures in a text become as many as they take, in p->text. Returns -1, or the exit status. */
 static int expand(const command *c, const apus_model *m, prompt *p, const char *text, size_t len)
 {
@@ -157,10 +142,7 @@ static char *messages_json(const char *system, const char *user, size_t len, con
     }
     json_map(j, NULL);
     json_text(j, "role", "user");
-    if (pics->n)
-        put_content(j, pics, user, len);
-    else
-        json_string(j, "content", user, len);
+    pictures_content(j, pics, user, len);
     json_end_map(j);
     json_end_array(j);
     char *copy = json_copy(j);
@@ -172,7 +154,7 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
 {
     apus_diag d;
     apus_chat_settings cs;
-    int opened = p->pics.n ? -1 : pictures_open(c, m, &o->pictures, &p->pics);
+    int opened = p->pics.n ? -1 : pictures_open(c, m, &o->pictures, o->image_tokens, &p->pics);
     if (opened >= 0 || p->ids) return opened;
     if (o->raw) {
         unsigned flags = APUS_TOK_SPECIAL | APUS_TOK_BOS;

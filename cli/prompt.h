@@ -10,6 +10,7 @@ typedef struct prompt_opts {
     const char *text; /* --prompt or the argument after MODEL */
     const char *file, *system, *ids, *messages, *tools;
     string_list pictures; /* --image */
+    int image_tokens;     /* 0 = as the model's processor says */
     bool raw;
 } prompt_opts;
 

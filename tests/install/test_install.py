@@ -165,9 +165,13 @@ class Install(unittest.TestCase):
         for line in re.findall(r"^    (apus .*?)(?:  +#.*)?$", text, flags=re.M):
             if "synth" in line or "org/" in line or "bench" in line:
                 continue  # the network, or minutes
+            serves = "apus serve" in line  # ends when it is told to
+            line = line.replace("apus serve", "timeout --preserve-status -s TERM 5 apus serve")
             line = line.replace("MODEL", str(model)).replace("models/configs", str(source / "models/configs"))
             r = run("sh", "-c", line, env=self.env, cwd=self.tmp, input="Hello\n", check=False)
             self.assertEqual(r.returncode, 0, f"{line}: {r.stderr}")
+            if serves:
+                self.assertIn("127.0.0.1:8080", r.stderr)
             ran += 1
         self.assertGreater(ran, 5)
 

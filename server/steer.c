@@ -150,12 +150,17 @@ static void allow(uint32_t *allowed, int32_t id)
     allowed[id / 32] |= 1u << id % 32;
 }
 
+/* Do n ids agree? Before the first one there may be none at all. */
+static bool agree(const int32_t *a, const int32_t *b, size_t n)
+{
+    return !n || !memcmp(a, b, n * sizeof *a);
+}
+
 /* Is one of what is forced complete? */
 static bool forced_done(const sv_steer *s, const int32_t *ids, size_t n)
 {
     for (int i = 0; i < s->n_forced; i++)
-        if (n >= s->forced[i].n && !memcmp(ids, s->forced[i].v, s->forced[i].n * sizeof *ids))
-            return true;
+        if (n >= s->forced[i].n && agree(ids, s->forced[i].v, s->forced[i].n)) return true;
     return !s->n_forced;
 }
 
@@ -163,8 +168,7 @@ static bool forced_done(const sv_steer *s, const int32_t *ids, size_t n)
 static void allow_forced(const sv_steer *s, const int32_t *ids, size_t n, uint32_t *allowed)
 {
     for (int i = 0; i < s->n_forced; i++)
-        if (n < s->forced[i].n && !memcmp(ids, s->forced[i].v, n * sizeof *ids))
-            allow(allowed, s->forced[i].v[n]);
+        if (n < s->forced[i].n && agree(ids, s->forced[i].v, n)) allow(allowed, s->forced[i].v[n]);
 }
 
 int sv_steer_mask(void *ctx, const int32_t *ids, int n, uint32_t *allowed)

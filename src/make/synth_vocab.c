@@ -61,9 +61,7 @@ static uint32_t byte_letter(int byte)
 static size_t qwen_token(int i, int id, char *out, size_t cap)
 {
     char letter[4];
-    static const char *const more[] = {"th", "in",
-                                       "\xC4\xA0"
-                                       "a"};
+    static const char *const more[] = {"th", "in", "\xC4\xA0\141"}; /* a space, and a */
     if (i < 256) {
         size_t n = ap_utf8_encode(byte_letter(i), letter);
         return (size_t)snprintf(out, cap, "%.*s", (int)n, letter);

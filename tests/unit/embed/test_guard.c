@@ -33,7 +33,7 @@ static int32_t *tokens(const char *messages, const char *tools, bool guarded, si
     apus_chat_settings s;
     char *text;
     size_t len;
-    int32_t *ids;
+    int32_t *ids = NULL;
     apus_chat_settings_default(&s);
     s.guarded = guarded;
     if (apus_chat_render(model, messages, tools, &s, &text, &len, &diag) ||

@@ -39,18 +39,6 @@ static bool is_slow(const kc_kern *kern)
     return kern->x.k->level == APUS_CPU_REF;
 }
 
-/* Of devices, against ref: products of 15 bits may round an input to its neighbour. */
-static double loose_of(apus_precision p)
-{
-    return p == APUS_PRECISION_FAST ? KC_LOOSE_FAST : 2 * KC_LOOSE;
-}
-
-/* What a device with precision FAST is held to: it has inputs of its own form. */
-static apus_precision fine_of(apus_precision p)
-{
-    return p == APUS_PRECISION_FAST ? APUS_PRECISION_HIGH : p;
-}
-
 /* Rows at an address that vectors of 16 bytes take, or not. */
 static float *rows_in(kc *c, size_t n, bool aligned)
 {
@@ -188,16 +176,17 @@ static void check_project_case(kc *c, const project_shape *s, int T, apus_precis
                          .n_tok = T};
     kc_case(c, "T=%d K=%d %s + %d precision=%d%s", T, s->K, ap_dtype_name(s->type[0]), s->n - 1,
             (int)p, aligned ? "" : " odd addresses");
-    c->loose = loose_of(p);
+    c->loose = kc_loose_of(p);
     for (int i = 0; i < s->n; i++) {
         src[i] = kc_weights(c, s->type[i], s->rows[i], s->K);
         mat[i] = kc_mat(c, c->ref, &src[i]);
         a.w[i] = &mat[i];
     }
-    ap_exec ref = exec_of(c, c->ref, p, 0, 0), high = exec_of(c, c->ref, fine_of(p), 0, 0);
+    ap_exec ref = exec_of(c, c->ref, p, 0, 0),
+            high = exec_of(c, c->ref, kc_fine_precision(p), 0, 0);
     projected want = projected_new(c, s, T), got = projected_new(c, s, T),
-              fine = projected_new(c, s, T);
-    project_by_parts(&high, s, &a, &fine);
+              fine = kc_needs_fine(c, p) ? projected_new(c, s, T) : want;
+    if (kc_needs_fine(c, p)) project_by_parts(&high, s, &a, &fine);
     project_by_parts(&ref, s, &a, &want);
     project_rows(&ref, s, &a, &got, 0, T);
     project_equal(c, kc_same, NULL, "group", s, T, &got, &want);
@@ -560,14 +549,18 @@ static void check_mix_case(kc *c, const mix_shape *s, int T, apus_precision p, b
                   .p = p};
     kc_case(c, "T=%d E=%d K=%d H=%d F=%d shared=%d %s/%s %s precision=%d", T, s->E, s->K, s->H,
             s->F, s->shared, ap_dtype_name(s->up), ap_dtype_name(s->down), names[s->how], (int)p);
-    c->loose = loose_of(p);
+    c->loose = kc_loose_of(p);
     make_mix(c, s, &model);
     pack_mix(c, NULL, c->ref, s, &model, &mats);
-    ap_exec ref = exec_of(c, c->ref, p, 0, 0), high = exec_of(c, c->ref, fine_of(p), 0, 0);
-    mixed want = mixed_new(c, s, T, m.x), got = mixed_new(c, s, T, m.x),
-          fine = mixed_new(c, s, T, m.x);
-    ap_mix_args a = mix_args(c, &high, s, &mats, m.norm, &fine, 0, T);
-    mix_by_parts(&high, s, &a);
+    ap_exec ref = exec_of(c, c->ref, p, 0, 0),
+            high = exec_of(c, c->ref, kc_fine_precision(p), 0, 0);
+    mixed want = mixed_new(c, s, T, m.x), got = mixed_new(c, s, T, m.x), fine = want;
+    ap_mix_args a;
+    if (kc_needs_fine(c, p)) {
+        fine = mixed_new(c, s, T, m.x);
+        a = mix_args(c, &high, s, &mats, m.norm, &fine, 0, T);
+        mix_by_parts(&high, s, &a);
+    }
     a = mix_args(c, &ref, s, &mats, m.norm, &want, 0, T);
     mix_by_parts(&ref, s, &a);
     a = mix_args(c, &ref, s, &mats, m.norm, &got, 0, T);

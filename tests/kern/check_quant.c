@@ -174,22 +174,10 @@ static ap_exec with_precision(const ap_exec *ex, apus_precision p)
     return copy;
 }
 
-/* Of devices that are not exact: how much of a row's largest value they may be off. */
-static double loose_of(apus_precision p)
-{
-    return p == APUS_PRECISION_FAST ? KC_LOOSE_FAST : 2 * KC_LOOSE;
-}
-
-/* What a kernel must come to: with precision FAST a device has inputs of its own form, so it is held to
- * the finer result of HIGH, not to the roundings of ref. */
+/* What a kernel must come to. */
 static const float *wanted(const kc_kern *kern, const float *ref, const float *fine)
 {
     return kern->exact ? ref : fine;
-}
-
-static ap_exec fine_precision(const ap_exec *ex, apus_precision p)
-{
-    return with_precision(ex, p == APUS_PRECISION_FAST ? APUS_PRECISION_HIGH : p);
 }
 
 /* Tiles of matrix units round otherwise than the Order: check_amx.c. */
@@ -309,7 +297,7 @@ static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap
                          const float *old, const float *of_ref, const float *fine, int N)
 {
     ap_matmul_args a = *args;
-    c->loose = loose_of(p);
+    c->loose = kc_loose_of(p);
     size_t ny = (size_t)(a.n_tok * a.ldy);
     size_t room = (size_t)a.w->cols * 3 * (size_t)(a.n_tok + 1);
     float *y = kc_out(c, ny);
@@ -352,11 +340,11 @@ static void check_levels(kc *c, apus_precision p, const ap_tensor *src, const ap
 
 static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int K, bool accumulate)
 {
-    ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
+    ap_exec ref = with_precision(c->ref, p), high = with_precision(c->ref, kc_fine_precision(p));
     int64_t ldx = K + kc_int(c, 0, 3), ldy = N + kc_int(c, 0, 3);
     size_t ny = (size_t)(T * ldy), dense = (size_t)T * N;
     float *x = kc_in(c, (size_t)(T * ldx), 1.0), *old = kc_in(c, ny, 1.0), *want = kc_out(c, ny),
-          *fine = p == APUS_PRECISION_FAST ? kc_out(c, ny) : want;
+          *fine = kc_needs_fine(c, p) ? kc_out(c, ny) : want;
     double *y64 = kc_f64(c, dense), *mag = kc_f64(c, dense);
     describe(c, f, p == APUS_PRECISION_FAST ? "fast" : "high", T, N, K);
     if (T > 2) memset(x + ldx, 0, (size_t)K * sizeof(float)); /* a row of zeros */
@@ -374,7 +362,7 @@ static void check_case(kc *c, apus_precision p, const form *f, int T, int N, int
     kc_call(&ref, matmul, &a);
     kc_written(c, "y", want, T, N, ldy);
     kc_close(c, "y", KC_SUM, want, ldy, y64, mag, T, N);
-    if (p == APUS_PRECISION_FAST) {
+    if (kc_needs_fine(c, p)) {
         a.y = fine;
         for (int t = 0; t < T && accumulate; t++)
             memcpy(fine + t * ldy, old + t * ldy, (size_t)N * sizeof(float));
@@ -513,9 +501,9 @@ static void check_edges(kc *c, apus_precision p)
 {
     enum { T = 9, N = 20, K = 96 };
     static const form f = {AP_Q8_0, 0, 0, 0, 32};
-    ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
+    ap_exec ref = with_precision(c->ref, p), high = with_precision(c->ref, kc_fine_precision(p));
     float *x = kc_out(c, T * K), *want = kc_out(c, T * N), *order = kc_out(c, T * N),
-          *fine = p == APUS_PRECISION_FAST ? kc_out(c, T * N) : want;
+          *fine = kc_needs_fine(c, p) ? kc_out(c, T * N) : want;
     describe(c, &f, p == APUS_PRECISION_FAST ? "fast, edges" : "high, edges", T, N, K);
     for (int t = 0; t < T; t++)
         for (int b = 0; b < K / 32; b++)
@@ -529,7 +517,7 @@ static void check_edges(kc *c, apus_precision p)
     kc_call(&ref, matmul, &a);
     kc_same(c, NULL, "y in its Order", want, N, order, N, T, N);
     a.y = fine;
-    kc_call(&high, matmul, &a);
+    if (kc_needs_fine(c, p)) kc_call(&high, matmul, &a);
     check_levels(c, p, &src, &a, NULL, want, fine, N);
 }
 
@@ -615,21 +603,22 @@ void check_glu_quant(kc *c)
 {
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p),
+                high = with_precision(c->ref, kc_fine_precision(p));
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i * 7 + i % 3) % N_FORMS];
         int K = 256 * kc_int(c, 1, 3), F = kc_int(c, 1, 70), T = kc_int(c, 1, 11);
         size_t n = (size_t)T * F;
         describe(c, f, "glu", T, F, K);
         float *x = kc_in(c, (size_t)T * K, 1.0), *g = kc_out(c, n), *u = kc_out(c, n),
-              *y = kc_out(c, n), *fine = p == APUS_PRECISION_FAST ? kc_out(c, n) : g;
+              *y = kc_out(c, n), *fine = kc_needs_fine(c, p) ? kc_out(c, n) : g;
         ap_tensor sg = weights(c, f, F, K),
                   su = i % 5 == 0 ? kc_tensor(c, AP_BF16, F, K, 0.1, NULL) : weights(c, f2, F, K);
         ap_mat gate = kc_mat(c, c->ref, &sg), up = kc_mat(c, c->ref, &su);
-        c->loose = loose_of(p);
+        c->loose = kc_loose_of(p);
         ap_act which = i % 2 ? AP_ACT_SILU : AP_ACT_GELU_TANH;
         ap_matmul_args a = {.x = x, .ldx = K, .ldy = F, .n_tok = T};
         glu_by_parts(&ref, &a, &gate, &up, which, g, u);
-        if (p == APUS_PRECISION_FAST) glu_by_parts(&high, &a, &gate, &up, which, fine, u);
+        if (kc_needs_fine(c, p)) glu_by_parts(&high, &a, &gate, &up, which, fine, u);
         for (int k = 0; k < c->n_kern; k++) {
             ap_mat its_gate = kc_mat_of(c, &c->kern[k], &sg, &gate),
                    its_up = kc_mat_of(c, &c->kern[k], &su, &up);
@@ -720,13 +709,14 @@ void check_moe_quant(kc *c)
     enum { E = 5, R = 2, MOST = 40 };
     for (int i = 0; i < N_FORMS * 3; i++) {
         apus_precision p = precisions[i / N_FORMS];
-        ap_exec ref = with_precision(c->ref, p), high = fine_precision(c->ref, p);
+        ap_exec ref = with_precision(c->ref, p),
+                high = with_precision(c->ref, kc_fine_precision(p));
         const form *f = &forms[i % N_FORMS], *f2 = &forms[(i + 4) % N_FORMS];
         int H = 256, F = 256, T = i % 5 == 0 ? MOST : 9;
         describe(c, f, "moe", T, F, H);
         ap_expert e[E], its[E];
         ap_tensor src[E][3];
-        c->loose = p == APUS_PRECISION_FAST ? 2 * KC_LOOSE_FAST : loose_of(p); /* two products */
+        c->loose = p == APUS_PRECISION_FAST ? 2 * KC_LOOSE_FAST : kc_loose_of(p); /* two products */
         for (int j = 0; j < E; j++) {
             src[j][0] = weights(c, f, F, H), src[j][1] = weights(c, f, F, H),
             src[j][2] = weights(c, f2, H, F);
@@ -736,7 +726,7 @@ void check_moe_quant(kc *c)
         }
         float *x = kc_in(c, (size_t)T * H, 1.0), *want = kc_out(c, (size_t)T * H),
               *y = kc_out(c, (size_t)T * H),
-              *fine = p == APUS_PRECISION_FAST ? kc_out(c, (size_t)T * H) : want;
+              *fine = kc_needs_fine(c, p) ? kc_out(c, (size_t)T * H) : want;
         float *mid = kc_out(c, (size_t)F), *out = kc_out(c, (size_t)H),
               *weight = kc_out(c, MOST * R);
         int32_t *ids = kc_bytes(c, MOST * R * sizeof *ids);
@@ -757,7 +747,7 @@ void check_moe_quant(kc *c)
             for (int r = 0; r < R; r++) weight[t * R + r] = (float)kc_int(c, 1, 100) * 0.01f;
         }
         moe_by_parts(&ref, e, &a, want, mid, out);
-        if (p == APUS_PRECISION_FAST) moe_by_parts(&high, e, &a, fine, mid, out);
+        if (kc_needs_fine(c, p)) moe_by_parts(&high, e, &a, fine, mid, out);
         for (int k = 0; k < c->n_kern; k++) {
             ap_exec copy = with_precision(&c->kern[k].x, p), *ex = &copy;
             if (!follows_order(ex, p)) continue;

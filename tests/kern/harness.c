@@ -390,6 +390,23 @@ const float *kc_first(kc *c, const kc_kern *who, const float *own, const float *
     return who->exact ? ref : kc_copy(c, own, n);
 }
 
+double kc_loose_of(apus_precision p)
+{
+    return p == APUS_PRECISION_FAST ? KC_LOOSE_FAST : 2 * KC_LOOSE;
+}
+
+apus_precision kc_fine_precision(apus_precision p)
+{
+    return p == APUS_PRECISION_FAST ? APUS_PRECISION_HIGH : p;
+}
+
+bool kc_needs_fine(const kc *c, apus_precision p)
+{
+    bool exact = true;
+    for (int k = 0; k < c->n_kern; k++) exact &= c->kern[k].exact;
+    return !exact && p == APUS_PRECISION_FAST;
+}
+
 bool kc_tells(const kc_kern *who, double loose, int n)
 {
     return !who || who->exact || loose < KC_LOOSE_FAST || n >= 15;

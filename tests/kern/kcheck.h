@@ -100,6 +100,14 @@ void kc_spans(kc *c, ap_batch *b);
 
 /* ------------------------------------------------------------------ comparing */
 
+/* Of devices that are not exact: how much of a row's largest value they may be off; products of 15 bits may round
+ * an input to its neighbour. */
+double kc_loose_of(apus_precision p);
+/* With precision FAST a device has inputs of its own form, so it is held to the finer result of HIGH, not to the
+ * roundings of ref; that is only computed if there is such a device. */
+apus_precision kc_fine_precision(apus_precision p);
+bool kc_needs_fine(const kc *c, apus_precision p);
+
 /* Every value of rows x n (ld apart) was written and nothing between the rows was. */
 void kc_written(kc *c, const char *what, const float *p, int64_t rows, int64_t n, int64_t ld);
 /* What `who` (NULL: ref) has computed equals it to the bit (a NaN equals any NaN, but no poison), or within

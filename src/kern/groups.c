@@ -95,10 +95,8 @@ void ap_group_mix(const ap_exec *x, const ap_mix_args *a)
     if (a->shared) shared_expert(x, a);
 }
 
-void ap_group_recur(const ap_exec *x, const ap_recur_args *a)
+void ap_group_recur_out(const ap_exec *x, const ap_recur_args *a)
 {
-    x->k->conv(x, &a->conv);
-    x->k->delta(x, &a->delta);
     if (a->w)
         x->k->matmul(x, &(ap_matmul_args){.x = a->delta.out,
                                           .w = a->w,
@@ -107,6 +105,13 @@ void ap_group_recur(const ap_exec *x, const ap_recur_args *a)
                                           .ldy = a->w->rows,
                                           .n_tok = a->delta.n_tok,
                                           .accumulate = true});
+}
+
+void ap_group_recur(const ap_exec *x, const ap_recur_args *a)
+{
+    x->k->conv(x, &a->conv);
+    x->k->delta(x, &a->delta);
+    ap_group_recur_out(x, a);
 }
 
 void ap_group_attend(const ap_exec *x, const ap_attend_args *a)

@@ -14,6 +14,8 @@ void ap_group_norm(const ap_exec *x, const float *in, const float *weight, float
                    int rows, int n);
 void ap_group_route(const ap_exec *x, const ap_mix_args *a);
 ap_moe_args ap_group_moe_args(const ap_mix_args *a);
+/* The product behind the delta rule, if there is one. */
+void ap_group_recur_out(const ap_exec *x, const ap_recur_args *a);
 /* y = y + sigmoid(gate) * t */
 void ap_group_add_shared(const ap_exec *x, const ap_mix_args *a);
 

@@ -54,6 +54,10 @@ static inline void ap_prefetch_row(const float *p, int n)
     for (int i = 0; i < n; i += 16) __builtin_prefetch(p + i);
 }
 
+/* The convolution of channels [c, c + n) of a sequence, all of its tokens; their state is replaced. */
+void ap_conv_channels(const ap_micro_recur *m, const ap_conv_args *a, const ap_seq *s, int c,
+                      int n);
+
 /* q^ (times Dk^-1/2) and k^ of x and y, each f32 [Dk]. */
 void ap_delta_keys(const ap_micro_recur *m, const float *x, const float *y, int Dk, float *q,
                    float *k);

@@ -27,6 +27,7 @@ void ap_cpu_moe_wave(const ap_exec *ex, const ap_moe_args *a, const int32_t *id,
 void ap_cpu_moe_end(const ap_exec *ex, const ap_moe_args *a);
 void ap_cpu_project(const ap_exec *ex, const ap_project_args *a);
 void ap_cpu_mix(const ap_exec *ex, const ap_mix_args *a);
+void ap_cpu_recur(const ap_exec *ex, const ap_recur_args *a);
 void ap_cpu_elem(const ap_exec *ex, const ap_elem_args *a);
 size_t ap_cpu_sample_scratch_bytes(const ap_exec *ex, int n, int vocab);
 void ap_cpu_sample(const ap_exec *ex, const ap_sample_args *a);

@@ -35,16 +35,10 @@ static const float *row_at(const ap_conv_args *a, const ap_seq *s, const float *
                  : a->x + (s->begin + t) * a->ldx + c;
 }
 
-static void conv_task(void *arg, int task, int worker)
+void ap_conv_channels(const ap_micro_recur *m, const ap_conv_args *a, const ap_seq *s, int c, int n)
 {
-    const job *j = arg;
-    const ap_conv_args *a = j->a;
-    const ap_seq *s = &a->state.batch->seq[task / j->n_block];
     float *state = ap_recur_state(&a->state, s);
     int64_t C = a->n_channel;
-    int c = task % j->n_block * BLOCK;
-    int n = a->n_channel - c < BLOCK ? a->n_channel - c : BLOCK;
-    (void)worker;
     if (s->n_tok <= 0) return;
     for (int t = 0; t < s->n_tok; t += AP_CONV_TOKENS) {
         const float *row[AP_CONV_TOKENS + MAX_TAP];
@@ -54,9 +48,19 @@ static void conv_task(void *arg, int task, int worker)
         /* rows lie far apart, which the processor's own prefetch does not follow */
         for (int i = t + n_tok; i < t + n_tok + AP_CONV_TOKENS && i < s->n_tok; i++)
             ap_prefetch_row(row_at(a, s, state, i, c), n);
-        j->m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->out + (s->begin + t) * C + c, C);
+        m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->out + (s->begin + t) * C + c, C);
     }
     carry(a, s, state, c, n);
+}
+
+static void conv_task(void *arg, int task, int worker)
+{
+    const job *j = arg;
+    const ap_conv_args *a = j->a;
+    int c = task % j->n_block * BLOCK;
+    (void)worker;
+    ap_conv_channels(j->m, a, &a->state.batch->seq[task / j->n_block], c,
+                     a->n_channel - c < BLOCK ? a->n_channel - c : BLOCK);
 }
 
 void ap_cpu_conv(const ap_exec *ex, const ap_conv_args *a)

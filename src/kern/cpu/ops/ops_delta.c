@@ -35,6 +35,7 @@ void ap_delta_gates(const ap_micro_recur *m, const ap_delta_args *a, int64_t t, 
 
 typedef struct job {
     const ap_delta_args *a;
+    const ap_conv_args *conv; /* a task convolves its channels first; NULL = that is done */
     const ap_micro_recur *m;
     bool chunked; /* sequences of MIN_CHUNK tokens on go in chunks */
     bool fast;
@@ -141,6 +142,18 @@ static bool in_chunks(const job *j, const ap_seq *s)
     return j->chunked && s->n_tok >= MIN_CHUNK;
 }
 
+/* The channels that these heads read. */
+static void convolve(const job *j, const ap_seq *s, const ap_delta_heads *heads)
+{
+    const ap_delta_args *a = j->a;
+    int q = heads->key * a->k_dim, keys = a->n_k_head * a->k_dim;
+    ap_conv_channels(j->m, j->conv, s, q, a->k_dim);
+    ap_conv_channels(j->m, j->conv, s, keys + q, a->k_dim);
+    for (int i = 0; i < heads->n; i++)
+        ap_conv_channels(j->m, j->conv, s, 2 * keys + (heads->first + i * heads->stride) * a->v_dim,
+                         a->v_dim);
+}
+
 static void recurrent_task(void *arg, int task, int worker)
 {
     const job *j = arg;
@@ -151,6 +164,7 @@ static void recurrent_task(void *arg, int task, int worker)
     int row = task % j->splits * j->rows;
     int row_end = row + j->rows < a->v_dim ? row + j->rows : a->v_dim;
     if (in_chunks(j, s)) return;
+    if (j->conv) convolve(j, s, &heads);
     float *state = ap_recur_state(&a->state, s);
     block b;
     block_open(&b, (char *)a->scratch + (size_t)worker * j->worker_bytes, a->k_dim, a->v_dim);
@@ -213,10 +227,15 @@ static int heads_per_task(const ap_delta_args *a, int threads)
     return tasks % threads == 0 || tasks >= 4 * threads ? a->n_v_head / a->n_k_head : 1;
 }
 
-void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a)
+static int tasks_of(const job *j)
 {
-    const ap_batch *batch = a->state.batch;
-    int threads = ap_pool_threads(ex->dev->pool), few = 0;
+    return j->a->state.batch->n_seq * (j->a->n_v_head / j->heads);
+}
+
+/* How the work is cut. */
+static job cut(const ap_exec *ex, const ap_delta_args *a)
+{
+    int threads = ap_pool_threads(ex->dev->pool);
     int slices = (a->v_dim + AP_DELTA_ROWS - 1) / AP_DELTA_ROWS;
     job j = {.a = a,
              .m = ((const ap_micro *)ex->k->impl)->recur,
@@ -224,16 +243,45 @@ void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a)
              .chunked = a->form == AP_DELTA_CHUNKED || ex->precision == APUS_PRECISION_FAST,
              .heads = heads_per_task(a, threads)};
     j.worker_bytes = worker_bytes(j.m, a->k_dim, a->v_dim, a->n_v_head / a->n_k_head);
-    int tasks = batch->n_seq * (a->n_v_head / j.heads);
-    if (tasks <= 0) return;
-    for (int i = 0; i < batch->n_seq; i++) few += !in_chunks(&j, &batch->seq[i]);
-    if (few < batch->n_seq) ap_op_run(ex, chunked_task, &j, tasks);
-    if (few == 0) return;
     /* Whole heads where there are enough of them: each task prepares q, k and gates itself. */
+    int tasks = tasks_of(&j);
+    if (tasks == 0) return j;
     j.splits = tasks % threads == 0 ? 1 : (2 * threads + tasks - 1) / tasks;
     if (j.splits > slices) j.splits = slices;
     j.rows = (slices + j.splits - 1) / j.splits * AP_DELTA_ROWS;
     j.splits = (a->v_dim + j.rows - 1) / j.rows;
+    return j;
+}
+
+/* Sequences that go token by token. */
+static int count_few(const job *j)
+{
+    const ap_batch *batch = j->a->state.batch;
+    int n = 0;
+    for (int i = 0; i < batch->n_seq; i++) n += !in_chunks(j, &batch->seq[i]);
+    return n;
+}
+
+void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a)
+{
+    const ap_batch *batch = a->state.batch;
+    job j = cut(ex, a);
+    int tasks = tasks_of(&j), few = count_few(&j);
+    if (tasks <= 0) return;
+    if (few < batch->n_seq) ap_op_run(ex, chunked_task, &j, tasks);
+    if (few == 0) return;
     ap_op_run(ex, recurrent_task, &j, tasks * j.splits);
     if (j.splits > 1) ap_op_run(ex, norm_task, &j, batch->n_seq * a->n_v_head);
+}
+
+/* Where tasks own all that reads a key head they convolve its channels too, and workers meet once. */
+bool ap_cpu_conv_delta(const ap_exec *ex, const ap_conv_args *conv, const ap_delta_args *a)
+{
+    job j = cut(ex, a);
+    int n_seq = a->state.batch->n_seq;
+    if (j.heads != a->n_v_head / a->n_k_head || j.splits != 1 || count_few(&j) < n_seq)
+        return false;
+    j.conv = conv;
+    ap_op_run(ex, recurrent_task, &j, tasks_of(&j));
+    return true;
 }

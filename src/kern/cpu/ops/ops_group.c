@@ -1,10 +1,11 @@
-/* ops_group.c - project and mix for a few tokens: what does not depend on one another is one list of tasks, so that
- * workers meet three times in a mixture instead of ten. Bits are those of groups.c: how a product is cut into
- * tasks is not seen in its sums. */
+/* ops_group.c - groups for a few tokens: what does not depend on one another is one list of tasks, so that workers
+ * meet three times in a mixture instead of ten. Bits are those of groups.c: how a product is cut into tasks is
+ * not seen in its sums. */
 #include <stdalign.h>
 
 #include "kern/cpu/ops/ops_moe.h"
 #include "kern/cpu/ops/ops_product.h"
+#include "kern/cpu/ops/ops_state.h"
 #include "kern/groups.h"
 
 /* Beyond, tasks are large anyway, and some go by tiles (AP_TILED_ROWS). */
@@ -129,4 +130,15 @@ void ap_cpu_mix(const ap_exec *ex, const ap_mix_args *a)
     inputs in;
     choose(ex, a, &in);
     experts(ex, a, &in);
+}
+
+/* ------------------------------------------------------------------ recur */
+
+void ap_cpu_recur(const ap_exec *ex, const ap_recur_args *a)
+{
+    if (!ap_cpu_conv_delta(ex, &a->conv, &a->delta)) {
+        ex->k->conv(ex, &a->conv);
+        ex->k->delta(ex, &a->delta);
+    }
+    ap_group_recur_out(ex, a);
 }

@@ -14,5 +14,7 @@ void ap_cpu_conv(const ap_exec *ex, const ap_conv_args *a);
 size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head,
                                   int k_dim, int v_dim);
 void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a);
+/* conv and delta as one job, to the same bits. False: not with these shapes and threads, nothing is done. */
+bool ap_cpu_conv_delta(const ap_exec *ex, const ap_conv_args *conv, const ap_delta_args *a);
 
 #endif

@@ -1,5 +1,4 @@
 /* cmd_quantize.c - apus quantize: a model of floats to a smaller one. */
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -7,6 +6,7 @@
 #include "apus/apus_unstable.h"
 #include "common.h"
 #include "input.h"
+#include "interrupt.h"
 #include "models.h"
 #include "progress.h"
 #include "report.h"
@@ -50,19 +50,6 @@ const command cmd_quantize = {
     "perplexity DST -f TEXT --kl-against SRC' tells what was lost.",
     tables,
     run};
-
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int sig)
-{
-    (void)sig;
-    interrupted = 1;
-}
-
-static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
-{
-    return progress_bar(ctx, stage, done, total) && !interrupted;
-}
 
 static int bits_of(const char *to)
 {
@@ -115,7 +102,7 @@ static int run(int argc, char **argv)
     s.threads = common.threads;
     s.force = o.force;
     s.hub_cache = hub_cache();
-    s.progress = progress;
+    s.progress = progress_until_interrupt;
     if (!s.bits) {
         if (!is_gguf(to)) return unknown_type(o.to);
         s.bits = 4;
@@ -123,10 +110,7 @@ static int run(int argc, char **argv)
     }
     if (s.group != 32 && s.group != 64 && s.group != 128)
         return usage_error(&cmd_quantize, "--group: expected 32, 64 or 128, found %d", s.group);
-    struct sigaction sa = {0};
-    sa.sa_handler = on_interrupt;
-    sigemptyset(&sa.sa_mask);
-    sigaction(SIGINT, &sa, NULL);
+    interrupt_note();
     size_t len;
     char *recipe = o.recipe ? read_input(&cmd_quantize, o.recipe, &len) : NULL;
     if (o.recipe && !recipe) return EXIT_FAILED;

@@ -1,8 +1,8 @@
 /* cmd_repack.c - apus repack: experts as one aligned record each. */
-#include <signal.h>
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "interrupt.h"
 #include "models.h"
 #include "progress.h"
 #include "report.h"
@@ -33,19 +33,6 @@ const command cmd_repack = {
     tables,
     run};
 
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int sig)
-{
-    (void)sig;
-    interrupted = 1;
-}
-
-static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
-{
-    return progress_bar(ctx, stage, done, total) && !interrupted;
-}
-
 static int run(int argc, char **argv)
 {
     int n;
@@ -58,11 +45,8 @@ static int run(int argc, char **argv)
     s.threads = common.threads;
     s.hub_cache = hub_cache();
     s.force = o.force;
-    s.progress = progress;
-    struct sigaction sa = {0};
-    sa.sa_handler = on_interrupt;
-    sigemptyset(&sa.sa_mask);
-    sigaction(SIGINT, &sa, NULL);
+    s.progress = progress_until_interrupt;
+    interrupt_note();
     apus_err err = apus_repack(argv[1], argv[2], &s, &d);
     progress_clear();
     if (!err) return finish_output(&cmd_repack, 0);

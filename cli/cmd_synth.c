@@ -1,9 +1,9 @@
 /* cmd_synth.c - apus synth: models with random weights. */
-#include <signal.h>
 #include <string.h>
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "interrupt.h"
 #include "progress.h"
 #include "report.h"
 #include "sizes.h"
@@ -39,19 +39,6 @@ const command cmd_synth = {
     tables,
     run};
 
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int sig)
-{
-    (void)sig;
-    interrupted = 1;
-}
-
-static bool progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
-{
-    return progress_bar(ctx, stage, done, total) && !interrupted;
-}
-
 static int run(int argc, char **argv)
 {
     int n;
@@ -66,11 +53,8 @@ static int run(int argc, char **argv)
     s.layers = o.layers;
     s.threads = common.threads;
     s.force = o.force;
-    s.progress = progress;
-    struct sigaction sa = {0};
-    sa.sa_handler = on_interrupt;
-    sigemptyset(&sa.sa_mask);
-    sigaction(SIGINT, &sa, NULL);
+    s.progress = progress_until_interrupt;
+    interrupt_note();
     apus_err err = apus_synth(argv[1], argv[2], &s, &d);
     progress_clear();
     if (err) report(&cmd_synth, &d);

@@ -9,7 +9,7 @@
 
 static apus_engine *volatile interrupt_engine;
 static volatile sig_atomic_t interrupt_fd = -1;
-static volatile sig_atomic_t interrupted; /* since the target was set */
+static volatile sig_atomic_t interrupted; /* since the target was set, or since interrupt_note */
 
 static void on_interrupt(int sig)
 {
@@ -45,6 +45,12 @@ void interrupt_target(apus_engine *e)
     interrupted = 0;
     interrupt_engine = e;
     choose_handler();
+}
+
+void interrupt_note(void)
+{
+    interrupted = 0;
+    handle_interrupt(on_interrupt);
 }
 
 bool interrupt_came(void)

@@ -8,7 +8,9 @@
 
 /* SIGINT cancels this engine's running call; NULL = default behaviour again. */
 void interrupt_target(apus_engine *e);
-/* Did a SIGINT come since the target was set? One between two calls cancels neither. */
+/* SIGINT only sets what interrupt_came tells: for work that asks now and then (progress_until_interrupt). */
+void interrupt_note(void);
+/* Did a SIGINT come since then? One between two calls cancels neither. */
 bool interrupt_came(void);
 /* Without a target SIGINT writes a byte, its number, to fd instead of ending the program; -1 = no
  * more. */

@@ -5,6 +5,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "interrupt.h"
+
 static bool colour(FILE *f)
 {
     const char *term = getenv("TERM");
@@ -45,6 +47,11 @@ bool progress_bar(void *ctx, const char *stage, uint64_t done, uint64_t total)
     fflush(stderr);
     bar_shown = true;
     return true;
+}
+
+bool progress_until_interrupt(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+    return progress_bar(ctx, stage, done, total) && !interrupt_came();
 }
 
 void progress_clear(void)

@@ -9,6 +9,8 @@
 
 /* Progress bar on stderr; pass as apus_progress_fn. Draws only on a terminal. ctx unused. */
 bool progress_bar(void *ctx, const char *stage, uint64_t done, uint64_t total);
+/* The same, and false, which ends the work, once Ctrl-C has come (interrupt_note). */
+bool progress_until_interrupt(void *ctx, const char *stage, uint64_t done, uint64_t total);
 void progress_clear(void);
 
 /* Colours when f is a terminal and NO_COLOR is not set; else "". */

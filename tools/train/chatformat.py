@@ -12,12 +12,23 @@ MODEL_DIR = {"qwen": os.path.join(ROOT, "tiny-qwen"), "gemma": os.path.join(ROOT
 END = {"qwen": "<|im_end|>", "gemma": "<turn|>"}
 ASSISTANT = {"qwen": "<|im_start|>assistant\n", "gemma": "<|turn>model\n"}
 
+# begin, end, picture, video: ids from 1,536 on (model.MARKS)
+MEDIA = {"qwen": ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"],
+         "gemma": ["<|image>", "<image|>", "<|image|>", "<|video|>"]}
+
 _cache = {}
 
 
 def load_tokenizer(family):
     from tokenizers import Tokenizer
     return Tokenizer.from_file(os.path.join(MODEL_DIR[family], "tokenizer.json"))
+
+
+def expand(family, text, tokens):
+    """A mark in the rendered text for each picture -> as many as it has tokens, as the processors do."""
+    begin, end, mark, _ = MEDIA[family]
+    many = mark * tokens
+    return text.replace(mark, many if family == "qwen" else begin + many + end)
 
 
 def render(family, messages, tools, thinking, generate=True):

@@ -3,6 +3,8 @@
     python generate.py eval --family qwen --seed 2024 --n 100 -o eval-qwen.jsonl
     python evaluate.py eval-qwen.jsonl --family qwen --backend hf
     python evaluate.py eval-qwen.jsonl --family qwen --backend apus --apus ../../build/apus
+    python pictures.py eval --seed 2024 --n 40 -o seen       # questions about pictures: apus only
+    python evaluate.py seen/questions.jsonl --family qwen --backend apus --apus ../../build/apus
 
 Greedy decoding. An answer counts only if, after the thinking is taken off, it is the expected text,
 number, JSON object (values and order of keys) or call (name and arguments), and nothing else.
@@ -52,7 +54,8 @@ class HuggingFace:
 
 
 class Apus:
-    """The apus command line: render gives the prompt's ids, run continues them."""
+    """The apus command line: render gives the prompt's ids, run continues them; or run takes a conversation with
+    pictures as it is."""
 
     def __init__(self, family, folder, a):
         self.family, self.folder, self.apus = family, folder, a.apus
@@ -61,8 +64,23 @@ class Apus:
     def call(self, *args):
         return subprocess.run([self.apus, *args], check=True, capture_output=True, text=True).stdout
 
+    def see(self, item):
+        """(what the prompt ends with, ids of the answer)"""
+        with tempfile.TemporaryDirectory() as d:
+            messages = os.path.join(d, "messages.json")
+            with open(messages, "w") as f:
+                json.dump(item["messages"], f)
+            look = [a for name in item["pictures"] for a in ("-i", name)]
+            out = self.call("run", self.folder, "--messages", messages, *look, "--print-ids", "-n", str(LIMIT), "--temp", "0",
+                            "--think" if item["thinking"] else "--no-think")
+        return render(self.family, item["messages"], None, item["thinking"]), [int(t) for t in out.split()]
+
     def answers(self, items):
         for item in items:
+            if item.get("pictures"):
+                text, ids = self.see(item)
+                yield item, text, ids if len(ids) == LIMIT else ids + [self.tok.token_to_id(END[self.family])]
+                continue
             with tempfile.TemporaryDirectory() as d:
                 messages, tools, ids = (os.path.join(d, n) for n in ("messages.json", "tools.json", "ids.txt"))
                 args = ["render", self.folder, "--messages", messages, "--tokens", "--think" if item["thinking"] else "--no-think"]
@@ -110,11 +128,11 @@ def main():
         content, calls = parse(a.family, prompt, text)
         ok = cut < len(ids) and judge(item["check"], content, calls, item["tools"])
         right.setdefault((item["skill"], "thinking" if item["thinking"] else "plain"), []).append(ok)
-        if item["skill"] == "recall":
+        if item.get("depth") is not None:
             depth.setdefault(min(9, int(item["depth"] * 10)), []).append(ok)
         if log:
-            row = {"ok": ok, "skill": item["skill"], "thinking": item["thinking"], "depth": item["depth"],
-                   "asked": item["messages"][-1]["content"][-160:], "check": item["check"], "got": text}
+            row = {"ok": ok, "skill": item["skill"], "thinking": item["thinking"], "depth": item.get("depth"),
+                   "asked": str(item["messages"][-1]["content"])[-160:], "check": item["check"], "got": text}
             log.write(json.dumps(row, ensure_ascii=False) + "\n")
             log.flush()
     for (skill, mode), v in sorted(right.items()):

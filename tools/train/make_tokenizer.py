@@ -14,7 +14,7 @@ import sys
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import generate
-from chatformat import MODEL_DIR
+from chatformat import MEDIA, MODEL_DIR
 
 VOCAB = 1536
 QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
@@ -93,6 +93,7 @@ def main():
     family = sys.argv[1]
     tok, settings = make_qwen() if family == "qwen" else make_gemma()
     folder = MODEL_DIR[family]
+    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in MEDIA[family]])
     os.makedirs(folder, exist_ok=True)
     tok.save(os.path.join(folder, "tokenizer.json"))
     with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:

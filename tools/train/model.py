@@ -12,12 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tower import GemmaTower, Holder, QwenTower, leaf
+
 CHUNK = 64
+VOCAB = 1552                           # 1,536 of text, the marks of pictures, and room
+MARKS = {"begin": 1536, "end": 1537, "image": 1538, "video": 1539}
 
 CONFIG = {
     "qwen": {
         "architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "dtype": "bfloat16",
-        "vocab_size": 1536, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "vocab_size": VOCAB, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6,
         "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
         "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
@@ -31,18 +35,18 @@ CONFIG = {
     },
     "gemma": {
         "architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "dtype": "bfloat16",
-        "vocab_size": 1536, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "vocab_size": VOCAB, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 64, "global_head_dim": 128, "num_global_key_value_heads": 1,
         "attention_k_eq_v": True, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2, "sliding_window": 256,
         "intermediate_size": 320, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2,
-        "moe_intermediate_size": 64, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 1536,
+        "moe_intermediate_size": 64, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": VOCAB,
         "num_kv_shared_layers": 0, "use_double_wide_mlp": False, "max_position_embeddings": 8192,
         "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                             "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0,
                                                "partial_rotary_factor": 0.25}},
         "final_logit_softcapping": 30.0, "tie_word_embeddings": True, "attention_bias": False,
-        "attention_dropout": 0.0, "use_bidirectional_attention": None, "initializer_range": 0.02, "use_cache": True,
+        "attention_dropout": 0.0, "use_bidirectional_attention": "vision", "initializer_range": 0.02, "use_cache": True,
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
     },
 }
@@ -210,7 +214,7 @@ def qwen_attn_inputs(x, pos, freq, norm, w_q, w_k, w_v, q_norm, k_norm, nq, nkv,
     q, gate = lin(h, w_q, dt).view(-1, nq, 2 * d).float().split(d, -1)
     k = lin(h, w_k, dt).view(-1, nkv, d).float()
     v = lin(h, w_v, dt).view(-1, nkv, d)
-    angle = pos.float()[:, None] * freq
+    angle = pos.float()[:, [i % 3 for i in range(freq.shape[0])]] * freq
     cos, sin = angle.cos(), angle.sin()
     q = rotate(rms(q, 1 + q_norm), cos, sin)
     k = rotate(rms(k, 1 + k_norm), cos, sin)
@@ -288,24 +292,6 @@ def head_losses(x, norm, w_head, cap, target, kind, dt):
 
 # ------------------------------------------------------------------ the modules: names as in the files
 
-def leaf(*shape, std=None, fill=None):
-    t = torch.empty(*shape)
-    if fill is None:
-        t.normal_(0, std)
-    else:
-        t.fill_(fill)
-    return nn.Parameter(t)
-
-
-class Holder(nn.Module):
-    """A module that only holds named parameters and children."""
-
-    def __init__(self, **kw):
-        super().__init__()
-        for k, v in kw.items():
-            setattr(self, k, v)
-
-
 def weight(*shape, gain=0.6, **kw):
     return Holder(weight=leaf(*shape, std=gain * shape[-1] ** -0.5, **kw))
 
@@ -328,6 +314,7 @@ class Tiny(nn.Module):
                             norm=norm_weight(h, 0.0 if family == "qwen" else 1.0))
         if family == "qwen":
             self.lm_head = weight(c["vocab_size"], h, gain=0.5)
+        self.eyes = QwenTower() if family == "qwen" else GemmaTower()
         self.masks = {}
 
     def qwen_layer(self, i):
@@ -398,10 +385,16 @@ class Tiny(nn.Module):
                   gemma_attn_inputs, gemma_attn_output, gemma_moe, head_losses):
             self.fast[f.__name__] = torch.compile(f, dynamic=False)
 
-    def attend(self, q, k, v, rows, window, scale):
+    def attend(self, q, k, v, rows, window, scale, block=None):
+        """block [rows, length]: which picture a token is of, -1 for none; a picture sees itself whole."""
         q, k, v = (t.view(rows, -1, t.shape[-2], t.shape[-1]).transpose(1, 2) for t in (q, k, v))
         length = q.shape[2]
-        if window and length > window:
+        if block is not None:
+            assert length <= window
+            i = torch.arange(length, device=q.device)
+            same = (block[:, :, None] == block[:, None]) & (block >= 0)[:, :, None]
+            o = F.scaled_dot_product_attention(q, k, v, attn_mask=(same | (i[:, None] >= i[None]))[:, None], scale=scale)
+        elif window and length > window:
             key = (length, q.device, q.dtype)
             if key not in self.masks:
                 i = torch.arange(length, device=q.device)
@@ -412,31 +405,42 @@ class Tiny(nn.Module):
             o = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         return o.transpose(1, 2).flatten(0, 1)
 
-    def hidden(self, ids, rows, valid):
-        """ids [T] of `rows` conversations of equal length (a multiple of 64) -> ([T, H], balance loss)."""
+    def hidden(self, ids, rows, valid, pictures=None):
+        """ids [T] of `rows` conversations of equal length (a multiple of 64) -> ([T, H], balance loss).
+        pictures: (pixels [N, 3, height, width] from 0 to 1, rope positions [T, 3]) in the order of their marks,
+        of which there are exactly as many as the pictures have tokens."""
         c, dt = self.c, self.dt
         length = ids.shape[0] // rows
         pos = torch.arange(length, device=ids.device).repeat(rows)
         x = F.embedding(ids, self.model.embed_tokens.weight)
         if self.family == "gemma":
             x = x * c["hidden_size"] ** 0.5
+        rope, block = pos[:, None].expand(-1, 3).contiguous(), None
+        if pictures is not None:
+            pixels, rope = pictures
+            seen = self.eyes(pixels, dt).flatten(0, 1)
+            mark = ids == MARKS["image"]
+            x = torch.where(mark[:, None], seen[(mark.cumsum(0) - 1).clamp(min=0, max=seen.shape[0] - 1)], x)
+            mark = mark.view(rows, length)
+            first = mark & ~F.pad(mark, (1, 0))[:, :-1]
+            block = torch.where(mark, first.cumsum(1), -1)
         aux = 0.0
         freq = {t: self.frequencies(t, ids.device) for t in set(c["layer_types"])} if self.family == "gemma" else \
             self.frequencies(None, ids.device)
         merge = block_masks(ids.device) if self.family == "qwen" else None
         for kind, l in zip(c["layer_types"], self.model.layers):
             if self.family == "qwen":
-                x, a = self.qwen_block(x, l, kind, pos, freq, rows, valid, merge)
+                x, a = self.qwen_block(x, l, kind, pos, rope, freq, rows, valid, merge)
             else:
-                x, a = self.gemma_block(x, l, kind, pos, freq[kind], rows, valid)
+                x, a = self.gemma_block(x, l, kind, pos, freq[kind], rows, valid, block)
             aux = aux + a / c["num_hidden_layers"]
         return x, aux
 
-    def qwen_block(self, x, l, kind, pos, freq, rows, valid, merge):
+    def qwen_block(self, x, l, kind, pos, rope, freq, rows, valid, merge):
         c, dt = self.c, self.dt
         if kind == "full_attention":
             a, d = l.self_attn, c["head_dim"]
-            q, k, v, gate = self.call(qwen_attn_inputs, x, pos, freq, l.input_layernorm.weight, a.q_proj.weight,
+            q, k, v, gate = self.call(qwen_attn_inputs, x, rope, freq, l.input_layernorm.weight, a.q_proj.weight,
                                       a.k_proj.weight, a.v_proj.weight, a.q_norm.weight, a.k_norm.weight,
                                       c["num_attention_heads"], c["num_key_value_heads"], d, dt)
             o = self.attend(q, k, v, rows, 0, d ** -0.5)
@@ -460,7 +464,7 @@ class Tiny(nn.Module):
                          f.experts.down_proj, f.shared_expert.gate_proj.weight, f.shared_expert.up_proj.weight,
                          f.shared_expert.down_proj.weight, f.shared_expert_gate.weight, c["num_experts_per_tok"], dt)
 
-    def gemma_block(self, x, l, kind, pos, freq, rows, valid):
+    def gemma_block(self, x, l, kind, pos, freq, rows, valid, block):
         c, dt, a = self.c, self.dt, l.self_attn
         full = kind == "full_attention"
         d = c["global_head_dim"] if full else c["head_dim"]
@@ -468,7 +472,7 @@ class Tiny(nn.Module):
         q, k, v = self.call(gemma_attn_inputs, x, pos, freq, l.input_layernorm.weight, a.q_proj.weight, a.k_proj.weight,
                             None if full else a.v_proj.weight, a.q_norm.weight, a.k_norm.weight,
                             c["num_attention_heads"], nkv, d, dt)
-        o = self.attend(q, k, v, rows, 0 if full else c["sliding_window"], 1.0)
+        o = self.attend(q, k, v, rows, 0 if full else c["sliding_window"], 1.0, None if full else block)
         x = self.call(gemma_attn_output, x, o, a.o_proj.weight, l.post_attention_layernorm.weight, dt)
         return self.call(
             gemma_moe, x, valid, l.pre_feedforward_layernorm.weight, l.post_feedforward_layernorm.weight,
@@ -482,9 +486,9 @@ class Tiny(nn.Module):
             return 1 + self.model.norm.weight, self.lm_head.weight, 0.0
         return self.model.norm.weight, self.model.embed_tokens.weight, self.c["final_logit_softcapping"]
 
-    def loss(self, ids, kind, rows):
+    def loss(self, ids, kind, rows, pictures=None):
         """Mean answer loss, mean prompt loss and balance loss of one batch; ids, kind [T]."""
-        x, aux = self.hidden(ids, rows, (kind > 0).float())
+        x, aux = self.hidden(ids, rows, (kind > 0).float(), pictures)
         target = F.pad(ids[1:], (0, 1))
         of = F.pad(kind[1:], (0, 1)).view(rows, -1).clone()
         of[:, -1] = 0
@@ -494,10 +498,10 @@ class Tiny(nn.Module):
         return answer / (of == 2).sum().clamp(min=1), prompt / (of == 1).sum().clamp(min=1), aux
 
     @torch.no_grad()
-    def logits(self, ids, rows):
+    def logits(self, ids, rows, pictures=None):
         """Logits [rows, L, V]; L must be a multiple of 64."""
         fast, self.fast = self.fast, {}
-        x, _ = self.hidden(ids.view(-1), rows, torch.ones(ids.numel(), device=ids.device))
+        x, _ = self.hidden(ids.view(-1), rows, torch.ones(ids.numel(), device=ids.device), pictures)
         self.fast = fast
         norm, w, cap = self.head()
         y = lin(rms(x, norm), w, self.dt).float()

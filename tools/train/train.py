@@ -14,14 +14,19 @@ import random
 import threading
 import time
 
+import numpy as np
 import torch
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 
+import export
 import generate
-from chatformat import ASSISTANT, END, answer_text, load_tokenizer, parse, judge, render
-from model import Tiny
+import pictures
+from chatformat import ASSISTANT, END, answer_text, expand, load_tokenizer, parse, judge, render
+from model import MARKS, Tiny
 
 TOKENS = int(os.environ.get("TINY_TOKENS", 33792))      # tokens of one batch, whatever its row length
+SEEN_LENGTHS = {"qwen": [128, 192], "gemma": [128, 256]}   # of rows with one picture, with two
 LENGTHS = [n for n in (64, 128, 192, 256, 384, 512, 704, 1024, 1408, 2112, 2816, 4224) if TOKENS % n == 0]
 
 
@@ -44,9 +49,16 @@ class Encoder:
     def prompt(self, item):
         return render(self.family, item["messages"][:-1], item["tools"], item["thinking"])
 
+    def head(self, item):
+        """Ids of the prompt, pictures expanded."""
+        prompt = self.prompt(item)
+        if "grid" in item:
+            prompt = expand(self.family, prompt, item["grid"][0] * item["grid"][1])
+        return self.ids(prompt)
+
     def __call__(self, item):
         prompt = self.prompt(item)
-        head = self.ids(prompt)
+        head = self.head(item)
         tail = self.ids(answer_text(self.family, prompt, item["messages"][-1], item["thinking"]))
         kind = [1] * len(head)
         i, s = 0, self.start                              # earlier assistant turns are answers, too
@@ -63,60 +75,106 @@ class Encoder:
         return head + tail, kind + [2] * len(tail)
 
 
+def see(rng, family, **kw):
+    """A conversation about pictures of one size."""
+    grid = generate.pick(rng, pictures.GRIDS[family])
+    return {**pictures.conversation(rng, pictures.grid_size(family, grid), **kw), "grid": grid}
+
+
+def rope_positions(ids, grid):
+    """i16 [L, 3]: a picture's tokens count rows and columns from where it begins, and take its longer side."""
+    out, at, i = np.zeros((len(ids), 3), np.int16), 0, 0
+    rows, columns = grid
+    while i < len(ids):
+        if ids[i] == MARKS["image"]:
+            n = np.arange(rows * columns)
+            out[i:i + len(n)] = at + np.stack([0 * n, n // columns, n % columns], -1)
+            i, at = i + len(n), at + max(grid)
+        else:
+            out[i], i, at = at, i + 1, at + 1
+    return out
+
+
 def longest(seconds):
     """Recall texts grow from 300 to 4000 tokens in the first minutes."""
     return int(min(4000, 300 * (4000 / 300) ** min(1.0, max(0.0, seconds - 40) / 140)))
 
 
-def worker(family, seed, out, clock, share):
-    """Puts (row length, ids, kinds) batches into `out` for ever."""
+def text_item(rng, enc, seconds, share):
+    cap = longest(seconds)
+    p_long = share * 170 / (share * 170 + (1 - share) * cap * 0.5)
+    if rng.random() >= p_long:
+        return generate.conversation(rng)
+    u = rng.random()
+    size = cap * u if u > 0.35 else math.exp(rng.uniform(math.log(150), math.log(cap)))
+    turns = 1 if rng.random() < 0.4 else rng.randint(2, 8)
+    return generate.conversation(rng, "recall", tokens=max(120, int(size) - (turns - 1) * 40), count_tokens=enc.count,
+                                 turns=turns)
+
+
+def row_length(family, item, ids):
+    """The length of the rows that an item is put in; None: it is too long."""
+    lengths = LENGTHS
+    if "grid" in item:
+        n = len(item["pictures"])
+        lengths = SEEN_LENGTHS[family][n - 1:n]
+    return next((n for n in lengths if n >= len(ids)), None)
+
+
+def worker(family, seed, out, clock, share, see_share):
+    """Puts batches, as pack makes them, into `out` for ever; see_share of them with pictures."""
     os.environ["RAYON_NUM_THREADS"] = os.environ["TOKENIZERS_PARALLELISM"] = "1"
     torch.set_num_threads(1)
     enc = Encoder(family)
     rng = random.Random(f"train/{family}/{seed}/{time.time_ns()}")
-    bins = {n: [] for n in LENGTHS}
+    bins, made = {}, [1, 1]
     while True:
-        cap = longest(clock.value)
-        mean = cap * 0.5
-        p_long = share * 170 / (share * 170 + (1 - share) * mean)
-        if rng.random() < p_long:
-            u = rng.random()
-            size = cap * u if u > 0.35 else math.exp(rng.uniform(math.log(150), math.log(cap)))
-            turns = 1 if rng.random() < 0.4 else rng.randint(2, 8)
-            item = generate.conversation(rng, "recall", tokens=max(120, int(size) - (turns - 1) * 40),
-                                         count_tokens=enc.count, turns=turns)
-        else:
-            item = generate.conversation(rng)
+        looks = made[1] < see_share * sum(made)
+        item = see(rng, family) if looks else text_item(rng, enc, clock.value, share)
         ids, kind = enc(item)
-        length = next((n for n in LENGTHS if n >= len(ids)), None)
+        length = row_length(family, item, ids)
         if length is None:
             continue
-        rows = bins[length]
-        rows.append((ids, kind))
+        key = (length, item.get("grid"), len(item.get("pictures", [])))
+        rows = bins.setdefault(key, [])
+        rows.append((ids, kind, item.get("pictures", [])))
         if len(rows) == TOKENS // length:
-            out.put(pack(rows, length))
-            bins[length] = []
+            out.put(pack(rows, key))
+            bins[key] = []
+            made[looks] += 1
 
 
-def pack(rows, length):
-    """Rows padded to `length` -> (length, ids [rows*length], kinds)."""
+def pack(rows, key):
+    """Rows padded to the key's length -> (key, ids [rows*length], kinds, what is seen or None). key is (length,
+    grid of the pictures, pictures in a row); what is seen is (numbers u8 [N, height, width], palettes u8
+    [N, 16, 3], rope positions i16 [rows*length, 3])."""
+    length, grid, each = key
     x = torch.zeros(len(rows), length, dtype=torch.int16)
     k = torch.zeros(len(rows), length, dtype=torch.uint8)
-    for r, (ids, kind) in enumerate(rows):
+    rope = np.zeros((len(rows), length, 3), np.int16)
+    for r, (ids, kind, _) in enumerate(rows):
         x[r, :len(ids)] = torch.tensor(ids, dtype=torch.int16)
         k[r, :len(ids)] = torch.tensor(kind, dtype=torch.uint8)
-    return length, x.view(-1).numpy(), k.view(-1).numpy()
+        if each:
+            rope[r] = rope_positions(x[r].tolist(), grid)
+    seen = None
+    if each:
+        both = [p for _, _, pictures_of in rows for p in pictures_of]
+        seen = np.stack([p[0] for p in both]), np.stack([p[1] for p in both]), rope.reshape(-1, 3)
+    return key, x.view(-1).numpy(), k.view(-1).numpy(), seen
 
 
 class Feed:
     """Fresh batches from the workers; when none is ready, an old one again."""
 
-    def __init__(self, family, workers, clock, share):
+    MOST = 600                                             # old batches; one with pictures has up to 18 MB
+
+    def __init__(self, family, workers, clock, share, see_share):
         ctx = mp.get_context("fork")
-        self.queue = ctx.Queue(maxsize=64)
+        self.queue = ctx.Queue(maxsize=32)
         self.old, self.fresh, self.again = [], 0, 0
-        self.ready = queue.Queue(maxsize=64)
-        self.procs = [ctx.Process(target=worker, args=(family, i, self.queue, clock, share), daemon=True)
+        self.ready = queue.Queue(maxsize=32)
+        self.procs = [ctx.Process(target=worker, args=(family, i, self.queue, clock, share, see_share), daemon=True)
                       for i in range(workers)]
         for p in self.procs:
             p.start()
@@ -124,17 +182,18 @@ class Feed:
 
     def pump(self):
         while True:
-            length, x, k = self.queue.get()
-            self.ready.put((length, torch.from_numpy(x), torch.from_numpy(k)))
+            key, x, k, seen = self.queue.get()
+            seen = seen and tuple(torch.from_numpy(t) for t in seen)
+            self.ready.put((key, torch.from_numpy(x), torch.from_numpy(k), seen))
 
     def get(self):
         try:
             item = self.ready.get(timeout=None if len(self.old) < 24 else 0.002)
             self.fresh += 1
-            if len(self.old) < 6000:
+            if len(self.old) < self.MOST:
                 self.old.append(item)
             else:
-                self.old[random.randrange(6000)] = item
+                self.old[random.randrange(self.MOST)] = item
         except queue.Empty:
             item = random.choice(self.old)
             self.again += 1
@@ -225,6 +284,17 @@ def rate(seconds, budget, decay_from):
 
 # ---------------------------------------------------------------------------------- training
 
+def look(numbers, palettes, rope, worn=False):
+    """(pixels f32 [N, 3, height, width] from 0 to 1, rope positions) of what is seen; worn: as if resized before."""
+    n = torch.arange(numbers.shape[0], device=numbers.device)[:, None, None]
+    x = palettes[n, numbers.long()].permute(0, 3, 1, 2).float() / 255
+    if worn:
+        soft = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        x = torch.lerp(x, soft, torch.rand(x.shape[0], 1, 1, 1, device=x.device))
+        x = (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
+    return x, rope.long()
+
+
 class Trainer:
     def __init__(self, family, device, graphs):
         self.family, self.device, self.use_graphs = family, device, graphs
@@ -235,9 +305,11 @@ class Trainer:
         self.prompt_weight = torch.zeros((), device=device)
         self.stats = torch.zeros(3, device=device)
         self.graphs, self.pool, self.step_graph = {}, None, None
+        self.seen = {}                                     # key -> what is seen, at fixed addresses
 
-    def backward(self, length):
-        answer, prompt, aux = self.model.loss(self.ids, self.kind, TOKENS // length)
+    def backward(self, key):
+        seen = self.seen[key] if key[2] else None
+        answer, prompt, aux = self.model.loss(self.ids, self.kind, TOKENS // key[0], seen and look(*seen, worn=True))
         (answer + self.prompt_weight * prompt + 0.01 * aux).backward()
         self.stats.copy_(torch.stack([answer.detach(), prompt.detach(), aux.detach()]))
 
@@ -262,10 +334,15 @@ class Trainer:
         self.graphs[key].replay()
 
     def batch(self, item):
-        length, ids, kind = item
+        key, ids, kind, seen = item
         self.ids.copy_(ids, non_blocking=True)
         self.kind.copy_(kind, non_blocking=True)
-        self.captured(length, lambda: self.backward(length))
+        if seen:
+            if key not in self.seen:
+                self.seen[key] = tuple(torch.empty_like(t, device=self.device) for t in seen)
+            for to, t in zip(self.seen[key], seen):
+                to.copy_(t, non_blocking=True)
+        self.captured(key, lambda: self.backward(key))
 
     def step(self):
         if not self.use_graphs:
@@ -283,23 +360,33 @@ class Trainer:
         self.step_graph.replay()
 
 
-def forced_accuracy(model, enc, items, device):
-    """Share of items whose every answer token is the most likely one, given the right tokens before."""
-    done = {}
-    for length in LENGTHS:
-        rows = TOKENS // length
-        lower = max([n for n in LENGTHS if n < length], default=0)
-        mine = [(it, e) for it, e in items if lower < len(e[0]) <= length]
+def by_rows(family, items, room, device):
+    """Items (item, ids, kinds) in whole batches, rows filled up with copies of the last; room: tokens that are added.
+    Yields (the batch's items, ids [rows, length], kinds, pictures for Tiny)."""
+    bins = {}
+    for it, ids, kind in items:
+        length = row_length(family, it, ids + [0] * room)
+        if length is not None:
+            bins.setdefault((length, it.get("grid"), len(it.get("pictures", []))), []).append((it, ids, kind))
+    for key, mine in bins.items():
+        rows = TOKENS // key[0]
         for at in range(0, len(mine), rows):
             part = mine[at:at + rows]
-            _, ids, kind = pack([e for _, e in part] + [([0], [0])] * (rows - len(part)), length)
-            ids = torch.from_numpy(ids).to(device).long()
-            best = model.logits(ids, rows).argmax(-1)
-            ids = ids.view(rows, -1)
-            kind = torch.from_numpy(kind).to(device).view(rows, -1)
-            bad = ((best[:, :-1] != ids[:, 1:]) & (kind[:, 1:] == 2)).sum(1).tolist()
-            for (it, _), b in zip(part, bad):
-                done.setdefault((it["skill"], it["thinking"]), []).append(b == 0)
+            full = part + [part[-1]] * (rows - len(part))
+            _, x, k, seen = pack([(ids, kind, it.get("pictures", [])) for it, ids, kind in full], key)
+            pictures_of = seen and look(*(torch.from_numpy(t).to(device) for t in seen))
+            yield (part, torch.from_numpy(x).to(device).long().view(rows, -1), torch.from_numpy(k).to(device).view(rows, -1),
+                   pictures_of)
+
+
+def forced_accuracy(model, items, device):
+    """Share of items whose every answer token is the most likely one, given the right tokens before."""
+    done = {}
+    for part, ids, kind, seen in by_rows(model.family, items, 0, device):
+        best = model.logits(ids.view(-1), ids.shape[0], seen).argmax(-1)
+        bad = ((best[:, :-1] != ids[:, 1:]) & (kind[:, 1:] == 2)).sum(1).tolist()
+        for (it, _, _), b in zip(part, bad):
+            done.setdefault((it["skill"], it["thinking"]), []).append(b == 0)
     return {k: sum(v) / len(v) for k, v in done.items()}
 
 
@@ -307,22 +394,16 @@ def forced_accuracy(model, enc, items, device):
 def generate_answers(model, enc, items, device, limit=120):
     """Greedy answers, whole batches at once and without a cache; yields (item, text)."""
     stop = {enc.end, enc.tok.token_to_id("<|tool_response>")}
-    for length in LENGTHS:
-        rows = TOKENS // length
-        lower = max([n for n in LENGTHS if n < length], default=0)
-        mine = [(it, enc.ids(enc.prompt(it))) for it in items]
-        mine = [(it, p) for it, p in mine if lower < len(p) + limit <= length]
-        for at in range(0, len(mine), rows):
-            part = mine[at:at + rows]
-            x = torch.zeros(rows, length, dtype=torch.int64)
-            for r, (_, p) in enumerate(part):
-                x[r, :len(p)] = torch.tensor(p)
-            x = x.to(device)
-            size = torch.tensor([len(p) for _, p in part] + [1] * (rows - len(part)), device=device)
-            row = torch.arange(rows, device=device)
+    heads = [(it, enc.head(it)) for it in items]
+    for seen_ones in (False, True):
+        room = 48 if seen_ones else limit
+        mine = [(it, h, [1] * len(h)) for it, h in heads if ("grid" in it) == seen_ones]
+        for part, x, _, seen in by_rows(enc.family, mine, room, device):
+            size = torch.tensor([len(h) for _, h, _ in part] + [1] * (x.shape[0] - len(part)), device=device)
+            row = torch.arange(x.shape[0], device=device)
             out = []
-            for step in range(limit):
-                best = model.logits(x.view(-1), rows)[row, size - 1 + step].argmax(-1)
+            for step in range(room):
+                best = model.logits(x.view(-1), x.shape[0], seen)[row, size - 1 + step].argmax(-1)
                 x[row, size + step] = best
                 out.append(best)
                 if step % 8 == 7:
@@ -330,9 +411,26 @@ def generate_answers(model, enc, items, device, limit=120):
                     if all(any(t in stop for t in r) for r in now):
                         break
             now = torch.stack(out)[:, :len(part)].t().tolist()
-            for (it, _), r in zip(part, now):
+            for (it, _, _), r in zip(part, now):
                 cut = next((i for i, t in enumerate(r) if t in stop), len(r) - 1)
                 yield it, enc.tok.decode(r[:cut + 1], skip_special_tokens=False)
+
+
+def seen_items(family, seed, n):
+    """Held-out questions about pictures of the sizes that are trained."""
+    for skill in pictures.SKILLS:
+        for thinking in (False, True):
+            for i in range(n):
+                yield see(random.Random(f"{seed}/{skill}/{thinking}/{i}"), family, skill=skill, held=True, thinking=thinking)
+
+
+def start_from(model, state):
+    """Take over weights; what they lack (eyes, rows of new tokens) stays as it began."""
+    own = model.state_dict()
+    for name, w in state.items():
+        if name in own:
+            own[name][tuple(slice(0, n) for n in w.shape)] = w.float()
+    model.load_state_dict(own)
 
 
 def bf16_state(model):
@@ -342,7 +440,7 @@ def bf16_state(model):
 def final_test(model, family, enc, device, n, seed):
     """Greedy accuracy per skill and mode of the weights rounded to bfloat16; prints the table."""
     model.load_state_dict({k: v.float() for k, v in bf16_state(model).items()})
-    items = list(generate.eval_items(seed, n, enc.count))
+    items = list(generate.eval_items(seed, n, enc.count)) + list(seen_items(family, seed, n))
     right, deep, wrong = {}, {}, []
     for it, text in generate_answers(model, enc, items, device):
         content, calls = parse(family, enc.prompt(it), text)
@@ -351,7 +449,7 @@ def final_test(model, family, enc, device, n, seed):
         if it["skill"] == "recall":
             deep.setdefault(min(9, int(it["depth"] * 10)), []).append(ok)
         if not ok:
-            wrong.append((it["skill"], it["thinking"], it["messages"][-2]["content"][-80:], text))
+            wrong.append((it["skill"], it["thinking"], str(it["messages"][-2]["content"])[-80:], text))
     for k, v in sorted(right.items()):
         print(family, "test", k[0], "think" if k[1] else "plain", f"{sum(v)}/{len(v)}", flush=True)
     print(family, "depth", {d: f"{sum(v)}/{len(v)}" for d, v in sorted(deep.items())}, flush=True)
@@ -368,11 +466,12 @@ def main():
     p.add_argument("--decay-from", type=float, default=0.5, help="share of the budget where the rate starts to fall")
     p.add_argument("--dir", required=True, help="checkpoint folder")
     p.add_argument("--out", help="folder for the bfloat16 weights (default: --dir)")
-    p.add_argument("--init", help="bfloat16 weights to start from, with a fresh optimiser")
+    p.add_argument("--init", help="bfloat16 weights to start from, with a fresh optimiser; \"models\": those in models/")
     p.add_argument("--clock", type=float, default=0, help="with --init: seconds already trained")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2 - 2))
     p.add_argument("--accumulate", type=int, default=2, help="batches per optimiser step")
     p.add_argument("--long-share", type=float, default=0.4, help="share of tokens in recall texts")
+    p.add_argument("--see-share", type=float, default=0.5, help="share of the batches that have pictures")
     p.add_argument("--eager", action="store_true", help="no compilation, no GPU graphs")
     p.add_argument("--peak", type=float, default=1.0, help="factor on the peak rates")
     p.add_argument("--test", type=int, default=0, help="greedy test at the end, questions per skill and mode")
@@ -387,7 +486,7 @@ def main():
     clock.value = a.clock
     if os.path.exists(saved):
         clock.value = torch.load(saved, map_location="cpu")["seconds"]
-    feed = Feed(a.family, a.workers, clock, a.long_share)              # forked before the GPU is touched
+    feed = Feed(a.family, a.workers, clock, a.long_share, a.see_share)  # forked before the GPU is touched
     torch.manual_seed(a.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -397,7 +496,7 @@ def main():
     model = tr.model
     step = 0
     if a.init:
-        model.load_state_dict({k: v.float() for k, v in torch.load(a.init, map_location=device).items()})
+        start_from(model, export.published(a.family) if a.init == "models" else torch.load(a.init, map_location=device))
     if os.path.exists(saved):
         state = torch.load(saved, map_location=device)
         model.load_state_dict(state["model"])
@@ -406,8 +505,9 @@ def main():
         print(a.family, "resumed at", round(clock.value), "s, step", step, flush=True)
     if device.type == "cuda" and not a.eager:
         model.compile()
-    small = [(it, enc(it)) for it in generate.eval_items(77, 64 if device.type == "cuda" else 2, enc.count,
-                                                         max_tokens=4000 if device.type == "cuda" else 300)]
+    cuda = device.type == "cuda"
+    small = list(generate.eval_items(77, 64 if cuda else 2, enc.count, max_tokens=4000 if cuda else 300))
+    small = [(it, *enc(it)) for it in small + list(seen_items(a.family, 77, 64 if cuda else 2))]
     print(a.family, "parameters", sum(q.numel() for q in model.parameters()), "ready after", round(time.time() - born), "s", flush=True)
     base, begun = clock.value, time.time()
     shown, tested, sums, count = time.time(), time.time(), torch.zeros(3, device=device), 0
@@ -438,7 +538,7 @@ def main():
             shown, count = time.time(), 0
             sums.zero_()
         if time.time() - tested > 75:
-            acc = forced_accuracy(model, enc, small, device)
+            acc = forced_accuracy(model, small, device)
             print(a.family, "forced", {f"{k[0]}{'+' if k[1] else '-'}": round(v, 2) for k, v in sorted(acc.items())}, flush=True)
             save()
             tested = shown = time.time()
@@ -446,7 +546,7 @@ def main():
             sums.zero_()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    acc = forced_accuracy(model, enc, small, device)
+    acc = forced_accuracy(model, small, device)
     print(a.family, f"end {clock.value:.0f}s step {step}", {f"{k[0]}{'+' if k[1] else '-'}": round(v, 3) for k, v in sorted(acc.items())}, flush=True)
     save()
     feed.stop()

@@ -20,8 +20,11 @@ _cache = {}
 
 
 def load_tokenizer(family):
-    from tokenizers import Tokenizer
-    return Tokenizer.from_file(os.path.join(MODEL_DIR[family], "tokenizer.json"))
+    """The folder's tokenizer, with the marks of pictures."""
+    from tokenizers import AddedToken, Tokenizer
+    tok = Tokenizer.from_file(os.path.join(MODEL_DIR[family], "tokenizer.json"))
+    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in MEDIA[family]])
+    return tok
 
 
 def expand(family, text, tokens):

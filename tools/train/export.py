@@ -3,7 +3,7 @@
     python export.py qwen|gemma WEIGHTS.pt
 
 The tokenizer and the chat template are already in the folder; this adds config.json,
-preprocessor_config.json, generation_config.json and model.safetensors.
+preprocessor_config.json, generation_config.json, model.safetensors and the marks of pictures in the tokenizer.
 """
 import json
 import os
@@ -95,6 +95,7 @@ def export(family, state):
     folder = MODEL_DIR[family]
     hf = to_hugging_face(family, {k: v.float() for k, v in state.items()}).to(torch.bfloat16)
     hf.save_pretrained(folder)
+    load_tokenizer(family).save(os.path.join(folder, "tokenizer.json"))
     write_json(folder, "config.json", whole_config(family))
     write_json(folder, "preprocessor_config.json", processor_config(family))
     ends = special_ids(family)

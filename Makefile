@@ -3,10 +3,11 @@
 #   make check        ... and run every test
 #   make check-all    ... and sanitizers, clang, aarch64, emulated processor levels, format
 #   make install      PREFIX (default: /usr/local for root, else ~/.local) and DESTDIR as usual
+#   make package      Debian packages
 export BUILD JOBS PREFIX DESTDIR
 
-.PHONY: build demo check check-all install clean format lint
-build demo check check-all install:
+.PHONY: build demo check check-all install package clean format lint
+build demo check check-all install package:
 	@./setup $@
 
 format:

@@ -24,6 +24,9 @@ static const opt serve_table[] = {
      "another name that clients may call the model by; may be given several times"},
     {"api-key-file", 0, OPT_STRING, &o.key_file, NULL, 0, 0, "FILE",
      "ask for a key: FILE has one in each line"},
+    {"tls-cert", 0, OPT_STRING, &o.set.tls_cert, NULL, 0, 0, "FILE",
+     "HTTPS with this certificate, as PEM, and those that vouch for it behind it"},
+    {"tls-key", 0, OPT_STRING, &o.set.tls_key, NULL, 0, 0, "FILE", "its key, without a password"},
     {"allow-host", 0, OPT_LIST, &o.hosts, NULL, 0, 0, "NAME",
      "a name of this server, as a proxy before it passes it on; * = any"},
     {"allow-origin", 0, OPT_LIST, &o.origins, NULL, 0, 0, "URL",
@@ -176,6 +179,9 @@ static int run(int argc, char **argv)
             return usage_error(&cmd_serve,
                                "--allow-origin: name each origin; * would let every page "
                                "of the web ask");
+    if (!o.set.tls_cert != !o.set.tls_key)
+        return usage_error(&cmd_serve, "--tls-%s needs --tls-%s beside it",
+                           o.set.tls_cert ? "cert" : "key", o.set.tls_cert ? "key" : "cert");
     fill_settings();
     return sv_serve(&o.set);
 }

@@ -14,6 +14,7 @@
 #include "guard.h"
 #include "log.h"
 #include "route.h"
+#include "tls.h"
 
 enum {
     STACK = 1 << 20,
@@ -32,6 +33,9 @@ struct sv_http {
     sv_server *server;
     struct MHD_Daemon *daemon;
     sv_conns conns;
+    sv_tls tls;
+    bool started;
+    char why[256]; /* what the library said first, until it has started */
 };
 
 /* ---------------------------------------------------------------- the head */
@@ -237,11 +241,13 @@ static void on_connection(void *cls, struct MHD_Connection *c, void **ctx,
         sv_conn_remove(&h->conns, *ctx);
 }
 
-static void no_log(void *ctx, const char *fmt, va_list list)
+/* What the library has to say explains why it did not start; later it speaks of clients' doings alone. */
+static void on_message(void *ctx, const char *fmt, va_list list)
 {
-    (void)ctx;
-    (void)fmt;
-    (void)list;
+    sv_http *h = ctx;
+    if (h->started || *h->why) return;
+    vsnprintf(h->why, sizeof h->why, fmt, list);
+    h->why[strcspn(h->why, "\n")] = 0;
 }
 
 /* ---------------------------------------------------------------- listening */
@@ -269,8 +275,8 @@ static void announce(sv_server *s, int fd)
                 NI_NUMERICHOST | NI_NUMERICSERV);
     s->loopback = !strncmp(host, "127.", 4) || !strcmp(host, "::1");
     bool six = strchr(host, ':') != NULL;
-    fprintf(stderr, "apus serve: listening on http://%s%s%s:%s\n", six ? "[" : "", host,
-            six ? "]" : "", port);
+    fprintf(stderr, "apus serve: listening on http%s://%s%s%s:%s\n", s->set->tls_cert ? "s" : "",
+            six ? "[" : "", host, six ? "]" : "", port);
     if (!s->loopback && !s->set->keys.n)
         fputs("apus serve: others can reach this address, and no key is asked (--api-key-file)\n",
               stderr);
@@ -292,35 +298,68 @@ static int open_socket(sv_server *s)
     if (fd < 0)
         fprintf(stderr, "apus serve: listening on %s port %d failed: %s\n", s->set->host,
                 s->set->port, strerror(errno));
-    else
-        announce(s, fd);
     return fd;
+}
+
+/* The library's daemon, with TLS if there is a certificate. */
+static struct MHD_Daemon *start_daemon(sv_http *h, int fd)
+{
+    const sv_settings *s = h->server->set;
+    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_MEM_CERT, 0, h->tls.cert},
+                                   {MHD_OPTION_HTTPS_MEM_KEY, 0, h->tls.key},
+                                   {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)SV_TLS_PRIORITIES},
+                                   {MHD_OPTION_END, 0, NULL}};
+    return MHD_start_daemon(
+        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
+            MHD_USE_ITC | MHD_USE_ERROR_LOG | (h->tls.cert ? MHD_USE_TLS : 0),
+        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_message, h,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)s->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->idle_s,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
+        (size_t)STACK, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY,
+        h->tls.cert ? tls : &tls[3], MHD_OPTION_END);
+}
+
+static bool load_tls(sv_http *h)
+{
+    const sv_settings *s = h->server->set;
+    if (!s->tls_cert) return true;
+    if (MHD_is_feature_supported(MHD_FEATURE_TLS))
+        return sv_tls_load(&h->tls, s->tls_cert, s->tls_key);
+    fputs("apus serve: --tls-cert: this build of libmicrohttpd has no TLS\n", stderr);
+    return false;
+}
+
+static void free_http(sv_http *h)
+{
+    if (!h) return;
+    sv_tls_free(&h->tls);
+    free(h);
 }
 
 sv_http *sv_http_start(sv_server *s)
 {
     sv_http *h = calloc(1, sizeof *h);
-    int fd = h ? open_socket(s) : -1;
+    if (h) h->server = s;
+    int fd = h && load_tls(h) ? open_socket(s) : -1;
     if (fd < 0 || !sv_conns_start(&h->conns)) {
         if (fd >= 0) close(fd);
-        free(h);
+        free_http(h);
         return NULL;
     }
-    h->server = s;
-    h->daemon = MHD_start_daemon(
-        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
-            MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, no_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)s->set->max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)s->set->idle_s,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES, MHD_OPTION_THREAD_STACK_SIZE,
-        (size_t)STACK, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
-    if (h->daemon) return h;
-    fputs("apus serve: the HTTP library could not be started\n", stderr);
+    h->daemon = start_daemon(h, fd);
+    h->started = true;
+    if (h->daemon) {
+        announce(s, fd);
+        return h;
+    }
+    fprintf(stderr, "apus serve: %s%s%s%s%s\n", h->tls.cert ? "--tls-cert " : "",
+            h->tls.cert ? s->set->tls_cert : "", h->tls.cert ? ": " : "",
+            "the HTTP library could not be started: ", h->why);
     close(fd);
     sv_conns_stop(&h->conns);
-    free(h);
+    free_http(h);
     return NULL;
 }
 
@@ -334,5 +373,5 @@ void sv_http_stop(sv_http *h)
 {
     MHD_stop_daemon(h->daemon);
     sv_conns_stop(&h->conns);
-    free(h);
+    free_http(h);
 }

@@ -20,8 +20,9 @@ typedef struct sv_settings {
     sv_names aliases;       /* other names for it */
     sv_names keys;  /* NULL-terminated keys that clients must have one of; none = no key is asked */
     sv_names hosts; /* names in Host besides this machine's own; "*" = any */
-    sv_names origins; /* origins of foreign web pages that may ask; "*" is not one */
-    size_t max_body;  /* bytes */
+    sv_names origins;               /* origins of foreign web pages that may ask; "*" is not one */
+    const char *tls_cert, *tls_key; /* files; NULL = plain HTTP */
+    size_t max_body;                /* bytes */
     int max_connections;
     int header_s, idle_s; /* seconds for a request's head; for a connection without a request */
     int ping_s;           /* seconds of silence in a stream before a keep-alive */

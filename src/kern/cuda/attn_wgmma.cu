@@ -45,10 +45,8 @@ static __device__ void load_queries(const ap_flash_job &j, const ap_tile<ROWS> *
             a = q[0], b = q[1];
         }
         uint32_t to = r.q + (uint32_t)(u / 8 * Q_TILE + row * 128 + ((u ^ row) % 8 << 4));
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to),
-                     "r"(ap_bf16_pair(a.x, a.y)), "r"(ap_bf16_pair(a.z, a.w)),
-                     "r"(ap_bf16_pair(b.x, b.y)), "r"(ap_bf16_pair(b.z, b.w))
-                     : "memory");
+        ap_store_shared(to, ap_bf16_pair(a.x, a.y), ap_bf16_pair(a.z, a.w), ap_bf16_pair(b.x, b.y),
+                        ap_bf16_pair(b.z, b.w));
     }
 }
 
@@ -69,10 +67,8 @@ static __device__ __forceinline__ void store_square(const uint4 *w, uint32_t ope
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         int at = row + e;
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(
-                         operand + (uint32_t)(at * 128 + ((unit ^ at) % 8 << 4))),
-                     "r"(x[e]), "r"(x[4 + e]), "r"(x[8 + e]), "r"(x[12 + e])
-                     : "memory");
+        ap_store_shared(operand + (uint32_t)(at * 128 + ((unit ^ at) % 8 << 4)), x[e], x[4 + e],
+                        x[8 + e], x[12 + e]);
     }
 }
 
@@ -280,10 +276,10 @@ static __global__ void __launch_bounds__(THREADS, 1)
     ap_wgmma_publish();
     __syncthreads();
     if (threadIdx.x >= CONSUMERS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
+        ap_registers_fewer<104>();
         produce(j, &m, r);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+        ap_registers_more<200>();
         consume(j, &m, r);
     }
 #endif

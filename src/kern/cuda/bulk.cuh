@@ -15,9 +15,9 @@ static __device__ __forceinline__ void ap_bulk_init(uint64_t *arrived, int n)
 #if __CUDA_ARCH__ >= 900
     for (int i = 0; i < n; i++) {
         uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived + i);
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar) : "memory");
+        ap_barrier_make(bar, 1);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    ap_barriers_publish();
 #else
     (void)arrived, (void)n;
 #endif
@@ -33,13 +33,8 @@ static __device__ __forceinline__ void ap_bulk_copy(uint64_t *arrived, void *to,
     if (thread) return;
     uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived),
              dst = (uint32_t)__cvta_generic_to_shared(to);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
-                 : "memory");
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(dst),
-        "l"(from), "r"(bytes), "r"(bar)
-        : "memory");
+    ap_barrier_expect(bar, bytes);
+    ap_copy_bulk(dst, from, bytes, bar);
 #else
     (void)arrived;
     for (uint32_t i = (uint32_t)thread * 16; i < bytes; i += (uint32_t)threads * 16)
@@ -51,13 +46,7 @@ static __device__ __forceinline__ void ap_bulk_copy(uint64_t *arrived, void *to,
 static __device__ __forceinline__ void ap_bulk_wait(uint64_t *arrived, uint32_t phase)
 {
 #if __CUDA_ARCH__ >= 900
-    uint32_t bar = (uint32_t)__cvta_generic_to_shared(arrived), done = 0;
-    while (!done)
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
-                     "selp.b32 %0, 1, 0, p; }"
-                     : "=r"(done)
-                     : "r"(bar), "r"(phase)
-                     : "memory");
+    ap_barrier_wait((uint32_t)__cvta_generic_to_shared(arrived), phase);
 #else
     (void)arrived, (void)phase;
 #endif

@@ -44,9 +44,7 @@ template <int CLUSTER> static __device__ __forceinline__ void ap_cluster_sync(vo
         __syncthreads();
     } else {
 #if __CUDA_ARCH__ >= 900
-        asm volatile(
-            "barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::
-                : "memory");
+        ap_ptx_cluster_sync();
 #endif
     }
 }
@@ -55,14 +53,14 @@ template <int CLUSTER> static __device__ __forceinline__ void ap_cluster_sync(vo
 template <int CLUSTER> static __device__ __forceinline__ void ap_cluster_arrive(void)
 {
 #if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    if (CLUSTER > 1) ap_ptx_cluster_arrive();
 #endif
 }
 
 template <int CLUSTER> static __device__ __forceinline__ void ap_cluster_wait(void)
 {
 #if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    if (CLUSTER > 1) ap_ptx_cluster_wait();
 #endif
 }
 
@@ -80,9 +78,7 @@ static __device__ __forceinline__ float ap_cluster_read(const float *p, int rank
     } else {
         float v = 0;
 #if __CUDA_ARCH__ >= 900
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
-        asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
-        asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
+        v = ap_ptx_cluster_load(ap_ptx_cluster_map(p, rank));
 #endif
         return v;
     }
@@ -95,9 +91,7 @@ static __device__ __forceinline__ void ap_cluster_put(float *p, int rank, float 
         *p = v;
     } else {
 #if __CUDA_ARCH__ >= 900
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
-        asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
-        asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+        ap_ptx_cluster_store(ap_ptx_cluster_map(p, rank), v);
 #endif
     }
 }
@@ -109,9 +103,7 @@ static __device__ __forceinline__ void ap_cluster_write(int *p, int rank, int v)
         *p = v;
     } else {
 #if __CUDA_ARCH__ >= 900
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(p);
-        asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
-        asm volatile("st.shared::cluster.s32 [%0], %1;" ::"r"(at), "r"(v) : "memory");
+        ap_ptx_cluster_store(ap_ptx_cluster_map(p, rank), v);
 #endif
     }
 }

@@ -94,14 +94,16 @@ static inline void ap_launch(const ap_exec *x, void (*kernel)(P...), dim3 grid, 
 }
 
 #ifdef __CUDACC__
+#include "kern/cuda/ptx.cuh"
+
 /* Wait for the kernels ahead of this one, and let the next one begin to load. In this order, so that nothing runs
  * beside what is two kernels ahead of it: that has ended, and what it has written may be read before the wait, past
  * the first-level cache. */
 static __device__ __forceinline__ void ap_grid_wait(void)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
+    ap_ptx_grid_wait();
+    ap_ptx_grid_release();
 #endif
 }
 

@@ -199,16 +199,6 @@ template <int KIND, int PANELS> struct tiling {
     static constexpr int X_AT = PANELS * PANEL_BYTES, STAGE_BYTES = X_AT + TOKENS * X_LD * 4;
 };
 
-static __device__ __forceinline__ void copy16(uint32_t to, const void *from, int bytes)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-
-static __device__ __forceinline__ void copy4(uint32_t to, const void *from, int bytes)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes));
-}
-
 /* Inputs k .. k + 31 of the block's weights and n rows of inputs; zeros where there are none. */
 template <int KIND, int PANELS>
 static __device__ __forceinline__ void fetch(uint32_t stage, const float_args &a, int first, int n,
@@ -228,7 +218,7 @@ static __device__ __forceinline__ void fetch(uint32_t stage, const float_args &a
         const uint8_t *from =
             a.data +
             (live ? (size_t)panel * a.panel_bytes + (size_t)k * T::INPUT_BYTES + c * 16 : 0);
-        copy16(stage + p * T::PANEL_BYTES + c * 16, from, live ? 16 : 0);
+        ap_copy16_part(stage + p * T::PANEL_BYTES + c * 16, from, live ? 16 : 0);
     }
     constexpr int X_CHUNKS = AP_FLOAT_UNIT / 4;
 #pragma unroll
@@ -238,14 +228,14 @@ static __device__ __forceinline__ void fetch(uint32_t stage, const float_args &a
         const float *from = a.x + (live ? (int64_t)(first + t) * a.ldx + k + 4 * c : 0);
         uint32_t to = stage + T::X_AT + (t * T::X_LD + 4 * c) * 4;
         if (aligned) {
-            copy16(to, from, live * 4);
+            ap_copy16_part(to, from, live * 4);
         } else {
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                copy4(to + 4 * e, from + (e < live ? e : 0), e < live ? 4 : 0);
+                ap_copy4_part(to + 4 * e, from + (e < live ? e : 0), e < live ? 4 : 0);
         }
     }
-    asm volatile("cp.async.commit_group;");
+    ap_copies_commit();
 }
 
 /* Weights of R rows from r0 on of a panel in shared memory, with inputs k and k + 1, k even. */
@@ -318,19 +308,19 @@ static __global__ void __launch_bounds__(128, PANELS == 1 ? 5 : 3) tile(float_ar
         if (s < units)
             fetch<KIND, PANELS>(base + s * T::STAGE_BYTES, a, first, n, s * AP_FLOAT_UNIT, aligned);
         else
-            asm volatile("cp.async.commit_group;");
+            ap_copies_commit();
     }
     int part = 0, next = ap_part_begin(units, parts, 1);
 #pragma unroll 1
     for (int b = 0; b < units; b++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(T::STAGES - 2) : "memory");
+        ap_copies_wait<T::STAGES - 2>();
         __syncthreads();
         int ahead = b + T::STAGES - 1;
         if (ahead < units)
             fetch<KIND, PANELS>(base + ahead % T::STAGES * T::STAGE_BYTES, a, first, n,
                                 ahead * AP_FLOAT_UNIT, aligned);
         else
-            asm volatile("cp.async.commit_group;");
+            ap_copies_commit();
         for (; b == next; next = ap_part_begin(units, parts, ++part + 1))
             end_part<R, M>(total, acc, part == 0);
         if (!mine) continue;

@@ -283,16 +283,12 @@ struct stage {
 
 static __device__ __forceinline__ void copy16(void *to, const void *from, bool live)
 {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    int bytes = live ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
+    ap_copy16_part((uint32_t)__cvta_generic_to_shared(to), from, live ? 16 : 0);
 }
 
 static __device__ __forceinline__ void copy4(void *to, const void *from, bool live)
 {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    int bytes = live ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(bytes));
+    ap_copy4_part((uint32_t)__cvta_generic_to_shared(to), from, live ? 4 : 0);
 }
 
 /* Inputs of STEP blocks from block b on; rows beyond n and blocks beyond the last become zeros. */
@@ -315,7 +311,7 @@ static __device__ __forceinline__ void fetch(stage *s, const ap_qin &in, const i
         copy4(&s->sum[k][0][t], in.sum + at * 2, live);
         copy4(&s->sum[k][1][t], in.sum + at * 2 + 1, live);
     }
-    asm volatile("cp.async.commit_group;");
+    ap_copies_commit();
 }
 
 template <int BITS, bool TABLE, bool HALVES>
@@ -363,7 +359,7 @@ static __global__ void __launch_bounds__(THREADS, 2) tile(ap_product_args a)
         if (s < steps)
             fetch(&stages[s], a.in, row, rows.n, s * STEP, blocks);
         else
-            asm volatile("cp.async.commit_group;");
+            ap_copies_commit();
     }
     ap_raw<BITS> q[STEP];
     uint4 sc[STEP][HALVES ? 2 : 1];
@@ -377,13 +373,13 @@ static __global__ void __launch_bounds__(THREADS, 2) tile(ap_product_args a)
             for (int h = 0; h < (HALVES ? 2 : 1); h++)
                 sc[k][h] = ap_load_scales(m, at, (b0 + k) * 32 + h * 16, g);
         }
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+        ap_copies_wait<STAGES - 2>();
         __syncthreads();
         int ahead = s + STAGES - 1;
         if (ahead < steps)
             fetch(&stages[ahead % STAGES], a.in, row, rows.n, ahead * STEP, blocks);
         else
-            asm volatile("cp.async.commit_group;");
+            ap_copies_commit();
         const stage *now = &stages[s % STAGES];
 #pragma unroll
         for (int k = 0; k < STEP; k++) {

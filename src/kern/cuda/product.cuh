@@ -227,14 +227,6 @@ static __device__ __forceinline__ ap_scales ap_make_scales(const ap_qmat &m, uin
     return out;
 }
 
-static __device__ __forceinline__ void ap_mma(int32_t *c, const uint32_t *a, uint2 b)
-{
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-                 "{%8,%9}, {%0,%1,%2,%3};"
-                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
-}
-
 /* acc += (sums of (q - zero) X) s d + b xs, in the Order of kern.h. */
 static __device__ __forceinline__ float ap_scale_sum(float acc, int32_t sum, int32_t x, float d,
                                                      float s, float b, const ap_qform &q)

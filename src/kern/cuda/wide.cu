@@ -247,13 +247,8 @@ static __device__ __forceinline__ void ask(feed &f, const wide_args &a, const ri
         (const uint8_t *)(term == 1 ? a.p.b16.rest : a.p.b16.high) +
         ((size_t)(f.step - term * steps) * (size_t)a.p.b16.rows + (size_t)f.first) * (STEP * 2);
     if (at >= STAGES) ap_barrier_wait(r.empty + at % STAGES * 8, (at / STAGES - 1) & 1);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "r"(f.bytes)
-                 : "memory");
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(stage_at(r, at) + LEFT_BYTES),
-        "l"(in), "r"(f.bytes), "r"(full)
-        : "memory");
+    ap_barrier_expect(full, f.bytes);
+    ap_copy_bulk(stage_at(r, at) + LEFT_BYTES, in, f.bytes, full);
     if (++f.step == steps_of<BITS>(a.p.w[0].cols)) open_feed(f, a, tiles, f.u + (int)gridDim.x);
 }
 
@@ -405,9 +400,7 @@ static __device__ __forceinline__ void put_weights(const piece<BITS> *p, const a
         unpack<BITS, TABLE>(p[k], m, threadIdx.x & 3, table, w);
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(stage + (to[r] ^ k * 64)),
-                         "r"(w[r].x), "r"(w[r].y), "r"(w[r].z), "r"(w[r].w)
-                         : "memory");
+            ap_store_shared(stage + (to[r] ^ k * 64), w[r].x, w[r].y, w[r].z, w[r].w);
     }
 }
 
@@ -637,11 +630,10 @@ static __device__ __forceinline__ void consume(const wide_args &a, const ring &r
             accumulate<256>(d, r, at, steps);
             break;
         }
-        asm volatile("bar.sync %0, 128;" ::"r"(group + 1)
-                     : "memory"); /* the last tile's rows are read */
+        ap_sync_some<128>(group + 1); /* the last tile's rows are read */
 #pragma unroll
         for (int k = 0; k < ROWS / 128; k++) out[me + 128 * k] = row[k];
-        asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
+        ap_sync_some<128>(group + 1);
         if (a.p.mode == AP_PUT_GLU && a.p.act == AP_ACT_SILU)
             store_glu<true>(a.p, t, d, out);
         else if (a.p.mode == AP_PUT_GLU)
@@ -669,10 +661,10 @@ static __global__ void __launch_bounds__(THREADS, 1) wide(const __grid_constant_
     ap_grid_wait();
     int tiles = count_tiles(a);
     if (threadIdx.x >= CONSUMERS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+        ap_registers_fewer<88>();
         produce<BITS, TABLE, HALVES, SCALES>(a, r, tiles);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 168;");
+        ap_registers_more<168>();
         consume(a, r, tiles, steps_of<BITS>(a.p.w[0].cols), out[threadIdx.x >> 7]);
     }
 #endif

@@ -5,6 +5,8 @@
  *
  *     want(layer, ids, n); while get() gives a wave: compute it; done()
  *
+ * Between want and the first get it may guess what the next layer will choose: next(), guess(ids, n).
+ *
  * One layer of one step at a time, on one thread; another thread's want waits for done. */
 #ifndef AP_KERN_EXPERT_SOURCE_H
 #define AP_KERN_EXPERT_SOURCE_H
@@ -34,6 +36,10 @@ typedef struct ap_expert_source_ops {
      * EIO with file and offset, EFORMAT: an expert cannot be had; nothing else has changed, and done must
      * follow. */
     apus_err (*get)(ap_expert_source *s, const ap_exec *ex, ap_wave *wave, apus_diag *diag);
+    /* After want: the next layer with experts, if reads have room for a guess of what it will choose; else -1. */
+    int (*next)(ap_expert_source *s);
+    /* The guess, any number of ids, the likeliest first. It changes when experts are read, never what is computed. */
+    void (*guess)(ap_expert_source *s, const int32_t *ids, int n);
     /* The layer is computed, or given up. */
     void (*done)(ap_expert_source *s);
 } ap_expert_source_ops;

@@ -70,7 +70,11 @@ static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_exec *ex, int f
     size_t T = (size_t)n_tok, K = (size_t)c->n_expert_used, F32 = sizeof(float);
     if (moe) {
         carve(base, &at, moe_scratch(c, ex, n_tok, waves), 1);
-        if (waves) w->need = carve(base, &at, (size_t)c->n_expert, sizeof(int32_t));
+        if (waves) {
+            w->need = carve(base, &at, (size_t)c->n_expert, sizeof(int32_t));
+            w->guess = carve(base, &at, AP_GUESS_TOKENS * K, sizeof(int32_t));
+            w->guess_wts = carve(base, &at, AP_GUESS_TOKENS * K, F32);
+        }
         w->router = carve(base, &at, T * (size_t)c->n_expert, F32);
         w->ids = carve(base, &at, T * K, sizeof(int32_t));
         w->wts = carve(base, &at, T * K, F32);
@@ -292,6 +296,17 @@ void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
     if (!s->experts) return;
     int n = ex->k->moe_begin(ex, a, w->need);
     s->experts->op->want(s->experts, l, w->need, n);
+}
+
+int ap_moe_next(const ap_step *s)
+{
+    if (!s->experts || s->batch->n_tok > AP_GUESS_TOKENS) return -1;
+    return s->experts->op->next(s->experts);
+}
+
+void ap_moe_guess(const ap_step *s, const ap_work *w, int n_used)
+{
+    s->experts->op->guess(s->experts, w->guess, s->batch->n_tok * n_used);
 }
 
 apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag)

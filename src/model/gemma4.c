@@ -168,23 +168,33 @@ static void dense_part(const ap_model_impl *m, const ap_exec *ex, ap_work *w, in
     if (m->c->layer[l].moe) ap_norm(ex, w->t, y->norm_post_dense, w->t, T, H, eps);
 }
 
-/* The choice of experts for w->x. */
-static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T)
+/* The choice of experts for w->x, by way of h. */
+static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T, float *h,
+                   int32_t *ids, float *weights)
 {
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
     int H = c->hidden;
     /* The router reads the residual stream itself, normed without a weight. */
-    ap_norm(ex, w->x, y->router_scale, w->h, T, H, c->norm_eps);
-    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
+    ap_norm(ex, w->x, y->router_scale, h, T, H, c->norm_eps);
+    ap_matmul(ex, h, &y->moe.router, w->router, T);
     ex->k->route(ex, &(ap_route_args){.logits = w->router,
                                       .per_expert_scale = y->moe.per_expert_scale,
-                                      .ids = w->ids,
-                                      .weights = w->wts,
+                                      .ids = ids,
+                                      .weights = weights,
                                       .n_tok = T,
                                       .n_expert = c->n_expert,
                                       .n_used = c->n_expert_used,
                                       .norm = true});
+}
+
+/* What the next layer would choose for what is known now, so that its experts may be read. */
+static void guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
+{
+    int next = ap_moe_next(s);
+    if (next < 0) return;
+    choose(m, ex, w, next, s->batch->n_tok, w->t, w->guess, w->guess_wts);
+    ap_moe_guess(s, w, m->c->n_expert_used);
 }
 
 /* w->t = FFN(w->x), with its own norms before and between */
@@ -198,12 +208,13 @@ static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap
         dense_part(m, ex, w, l, T);
         return APUS_OK;
     }
-    choose(m, ex, w, l, T);
+    choose(m, ex, w, l, T, w->h, w->ids, w->wts);
     ap_moe_args a = ap_moe_of(m, s, w, l);
     a.x = w->h;
     a.y = w->moe;
     a.act = AP_ACT_GELU_TANH;
     ap_moe_begin(ex, s, w, l, &a);
+    guess(m, ex, s, w);
     dense_part(m, ex, w, l, T); /* while experts are read */
     ap_norm(ex, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
     apus_err err = ap_moe_end(ex, s, &a, diag);

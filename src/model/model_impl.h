@@ -185,6 +185,9 @@ const ap_pass *ap_pass_of(const ap_config *c);
 
 /* ---------------------------------------------------------------- blocks shared by families (blocks.c) */
 
+/* More tokens want so many experts that a guess of the next layer's choice would be late. */
+#define AP_GUESS_TOKENS 4
+
 struct ap_work {
     float *x;               /* f32 [T, H] residual stream */
     float *h;               /* f32 [T, H] normed input of a block */
@@ -199,6 +202,8 @@ struct ap_work {
     int32_t *ids;           /* i32 [T, K] */
     float *wts;             /* f32 [T, K] */
     int32_t *need;          /* i32 [E] experts of a layer, for a source */
+    int32_t *guess;         /* i32 [AP_GUESS_TOKENS, K] what the next layer may choose, */
+    float *guess_wts;       /* f32 [AP_GUESS_TOKENS, K] and its weights, which nobody needs */
     float *moe;             /* f32 [T, H] output of the experts */
     float *gate1;           /* f32 [T] shared expert's gate */
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
@@ -245,6 +250,10 @@ ap_moe_args ap_moe_of(const ap_model_impl *m, const ap_step *s, const ap_work *w
 void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
                   const ap_moe_args *a);
 apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag);
+
+/* Between the halves: the layer whose choice is worth a guess now, or -1; and the guess, which is in w->guess. */
+int ap_moe_next(const ap_step *s);
+void ap_moe_guess(const ap_step *s, const ap_work *w, int n_used);
 
 /* The flag is set by other threads and signal handlers. */
 static inline bool ap_step_cancelled(const volatile int *cancel)

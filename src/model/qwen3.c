@@ -308,6 +308,32 @@ static void mix(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_
                                   .scratch = w->op});
 }
 
+/* The choice of experts for w->x, by way of h. */
+static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T, float *h,
+                   int32_t *ids, float *weights)
+{
+    const ap_config *c = m->c;
+    const ap_layer *y = &m->layer[l];
+    ap_norm(ex, w->x, y->norm_post, h, T, c->hidden, c->norm_eps);
+    ap_matmul(ex, h, &y->moe.router, w->router, T);
+    ex->k->route(ex, &(ap_route_args){.logits = w->router,
+                                      .ids = ids,
+                                      .weights = weights,
+                                      .n_tok = T,
+                                      .n_expert = c->n_expert,
+                                      .n_used = c->n_expert_used,
+                                      .norm = c->norm_topk});
+}
+
+/* What the next layer would choose for what is known now, so that its experts may be read. */
+static void guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
+{
+    int next = ap_moe_next(s);
+    if (next < 0) return;
+    choose(m, ex, w, next, s->batch->n_tok, w->t, w->guess, w->guess_wts);
+    ap_moe_guess(s, w, m->c->n_expert_used);
+}
+
 /* The same bits with experts from the step's source. The shared expert is computed while others are read. */
 static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                                 ap_work *w, int l, apus_diag *diag)
@@ -315,21 +341,14 @@ static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const
     const ap_config *c = m->c;
     const ap_layer *y = &m->layer[l];
     int T = s->batch->n_tok, H = c->hidden;
-    ap_norm(ex, w->x, y->norm_post, w->h, T, H, c->norm_eps);
-    ap_matmul(ex, w->h, &y->moe.router, w->router, T);
-    ex->k->route(ex, &(ap_route_args){.logits = w->router,
-                                      .ids = w->ids,
-                                      .weights = w->wts,
-                                      .n_tok = T,
-                                      .n_expert = c->n_expert,
-                                      .n_used = c->n_expert_used,
-                                      .norm = c->norm_topk});
+    choose(m, ex, w, l, T, w->h, w->ids, w->wts);
     ap_moe_args a = ap_moe_of(m, s, w, l);
     a.x = w->h;
     a.y = w->x;
     a.act = AP_ACT_SILU;
     a.accumulate = true;
     ap_moe_begin(ex, s, w, l, &a);
+    guess(m, ex, s, w);
     if (c->shared_ffn) {
         ap_ffn_run(ex, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
         ap_matmul(ex, w->h, &y->moe.shared_gate, w->gate1, T);

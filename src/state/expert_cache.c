@@ -144,18 +144,26 @@ void ap_expert_cache_drop(ap_expert_cache *c, int s)
     c->free[c->n_free++] = s;
 }
 
-int ap_expert_cache_take(ap_expert_cache *c, int layer, int expert)
+/* out: the slot to be left if none is free */
+static int take(ap_expert_cache *c, int layer, int expert, int out)
 {
-    if (!c->n_free) {
-        int out = victim(c, layer);
-        if (out == NONE) return NONE;
-        ap_expert_cache_drop(c, out);
-    }
+    if (!c->n_free && out == NONE) return NONE;
+    if (!c->n_free) ap_expert_cache_drop(c, out);
     int s = c->free[--c->n_free];
     c->slot[s] = (slot){layer, expert, true};
     c->in[at(c, layer, expert)] = s;
     c->n_used[layer]++;
     return s;
+}
+
+int ap_expert_cache_take(ap_expert_cache *c, int layer, int expert)
+{
+    return take(c, layer, expert, c->n_free ? NONE : victim(c, layer));
+}
+
+int ap_expert_cache_take_from(ap_expert_cache *c, int layer, int expert, int from)
+{
+    return take(c, layer, expert, c->n_free ? NONE : least(c, from));
 }
 
 void ap_expert_cache_pin(ap_expert_cache *c, int s, bool pinned)

@@ -27,6 +27,8 @@ void ap_expert_cache_use(ap_expert_cache *c, int layer, int expert);
 int ap_expert_cache_find(const ap_expert_cache *c, int layer, int expert);
 /* A slot for an expert that has none; whoever was in it has left. Pinned. -1: all slots are pinned. */
 int ap_expert_cache_take(ap_expert_cache *c, int layer, int expert);
+/* Likewise, a free one or one that an expert of layer `from` leaves. -1: there is none. */
+int ap_expert_cache_take_from(ap_expert_cache *c, int layer, int expert, int from);
 /* An expert that did not come: its slot is free. */
 void ap_expert_cache_drop(ap_expert_cache *c, int slot);
 

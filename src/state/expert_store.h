@@ -5,7 +5,8 @@
  * (expert_cache.h). Reads begin as soon as a layer has chosen, several experts at a time, around the system's cache:
  * what the slots keep is not kept twice. An expert is gathered from the places where its matrices, scales and biases
  * lie and packed as a resident model packs it, so results are the same to the bit; or it is one record that was
- * packed beforehand, in a file of its own, and lands in its slot.
+ * packed beforehand, in a file of its own, and lands in its slot. When all that a layer lacks is on its way, reads
+ * go on with what the next one will want (expert_ahead.h), and are under way between layers too.
  *
  * One store may serve several engines: a layer has it alone from want to done. */
 #ifndef AP_STATE_EXPERT_STORE_H
@@ -55,12 +56,14 @@ double ap_expert_store_probe(ap_expert_store *s);
 
 typedef struct ap_expert_counts {
     uint64_t hits, misses; /* experts that a layer wanted, and had or had not */
+    uint64_t ahead;        /* read before their layer asked, */
+    uint64_t ahead_used;   /* and it did; they count as misses */
     uint64_t bytes;        /* read */
     uint64_t stall_us;     /* waited for reads with nothing to compute */
     uint64_t pack_us;      /* gathered experts brought into their form */
 } ap_expert_counts;
 
-/* Since the store was made. By the thread that runs steps. */
+/* Since the store was made. By any thread. */
 ap_expert_counts ap_expert_store_counts(const ap_expert_store *s);
 int ap_expert_store_slots(const ap_expert_store *s);
 int ap_expert_store_depth(const ap_expert_store *s); /* experts that are read at once */

@@ -128,12 +128,36 @@ static void at_random(void **state)
     ap_expert_cache_free(c);
 }
 
+/* A slot of a layer that is done with it. */
+static void another_layers_slot(void **state)
+{
+    (void)state;
+    ap_expert_cache *c = ap_expert_cache_create(LAYERS, LAYERS, EXPERTS, 3, 100);
+    step_with(c, 0, 0);
+    step_with(c, 0, 1);
+    step_with(c, 0, 1);
+    assert_true(ap_expert_cache_take_from(c, 1, 4, 0) >= 0); /* the free one */
+    int s = ap_expert_cache_take_from(c, 1, 5, 0);
+    assert_true(s >= 0);
+    assert_int_equal(ap_expert_cache_find(c, 0, 0), -1); /* the rarest */
+    assert_true(ap_expert_cache_find(c, 0, 1) >= 0);
+    ap_expert_cache_pin(c, ap_expert_cache_find(c, 0, 1), true);
+    assert_int_equal(ap_expert_cache_take_from(c, 1, 3, 0), -1);
+    assert_int_equal(ap_expert_cache_take_from(c, 1, 3, 2), -1);
+    assert_true(ap_expert_cache_find(c, 1, 4) >= 0);
+    ap_expert_cache_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_oldest_goes),  cmocka_unit_test(the_rarest_goes),
-        cmocka_unit_test(layers_share),     cmocka_unit_test(scans_find_something),
-        cmocka_unit_test(pinned_ones_stay), cmocka_unit_test(at_random),
+        cmocka_unit_test(the_oldest_goes),
+        cmocka_unit_test(the_rarest_goes),
+        cmocka_unit_test(another_layers_slot),
+        cmocka_unit_test(layers_share),
+        cmocka_unit_test(scans_find_something),
+        cmocka_unit_test(pinned_ones_stay),
+        cmocka_unit_test(at_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -183,6 +183,85 @@ static void experts_arrive(void **state)
     }
 }
 
+/* A layer that wants nearly all of its experts has the next one's begun: they count as its misses, and none is read
+ * twice. */
+static void read_ahead(void **state)
+{
+    fixture *f = *state;
+    apus_diag d;
+    const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int i = 0; i < 8; i++) {
+        int slots = i / 2 == 0 ? 3 : i / 2 == 1 ? 6 : i / 2 == 2 ? 12 : 40;
+        open_store(f, slots, i % 2 ? AP_AIO_THREADS : AP_AIO_BEST);
+        for (int step = 1; step <= 3; step++) {
+            assert_int_equal(ask(f, 0, all, step == 2 ? 7 : 8, &d), APUS_OK);
+            assert_int_equal(ask(f, 2, all, 8, &d), APUS_OK);
+        }
+        ap_expert_counts c = ap_expert_store_counts(f->store);
+        uint64_t most = (uint64_t)(slots / 4 < EXPERTS ? slots / 4 : EXPERTS);
+        assert_int_equal(c.hits + c.misses, 47);
+        assert_int_equal(c.ahead_used, c.ahead);
+        assert_true(c.ahead <= 3 * most && (c.ahead > 0) == (most > 0));
+        if (slots == 40) assert_true(c.misses == 16 && c.ahead == EXPERTS);
+    }
+}
+
+/* The layer before said what this one will choose: right ones are there, wrong ones cost a read and nothing else. */
+static apus_err ask_after_guess(fixture *f, const int32_t *guess, const int32_t *ids, int n)
+{
+    ap_expert_source *s = ap_expert_store_source(f->store);
+    apus_diag d;
+    ap_wave w;
+    s->op->want(s, 0, (const int32_t[]){0}, 1);
+    if (s->op->next(s) == 2) s->op->guess(s, guess, n);
+    do {
+        assert_int_equal(s->op->get(s, &f->ex, &w, &d), APUS_OK);
+    } while (w.n);
+    s->op->done(s);
+    return ask(f, 2, ids, n, &d);
+}
+
+static void guesses(void **state)
+{
+    fixture *f = *state;
+    const int32_t even[] = {0, 2, 4, 6}, odd[] = {1, 3, 5, 7};
+    open_store(f, 6, AP_AIO_BEST);
+    assert_int_equal(ask_after_guess(f, even, even, 4), APUS_OK);
+    ap_expert_counts c = ap_expert_store_counts(f->store);
+    assert_int_equal(c.ahead, 1); /* of the slots a quarter at most */
+    assert_int_equal(c.ahead_used, 1);
+    assert_int_equal(c.misses, 5);
+    /* those that never come true are given up after a while */
+    uint64_t before = 0;
+    for (int i = 0; i < 400; i++) {
+        if (i == 200) before = ap_expert_store_counts(f->store).ahead;
+        assert_int_equal(ask_after_guess(f, odd, even, 4), APUS_OK);
+    }
+    c = ap_expert_store_counts(f->store);
+    assert_true(c.ahead_used == 1 && c.ahead > 20);
+    assert_int_equal(c.ahead, before);
+}
+
+/* What was read ahead from a file that was cut in between is no error of who did not ask for it. */
+static void ahead_of_a_cut(void **state)
+{
+    fixture *f = *state;
+    apus_diag d;
+    const int32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int i = 0; i < 4; i++) {
+        write_file(f, BYTES);
+        open_store(f, 4 + 10 * (i / 2), i % 2 ? AP_AIO_THREADS : AP_AIO_BEST);
+        assert_int_equal(truncate(f->path, EXPERTS * 3 * H * F * 2), 0); /* layer 2 is gone */
+        assert_int_equal(ask(f, 0, all, 8, &d), APUS_OK);
+        assert_int_equal(ask(f, 0, all, 8, &d), APUS_OK);
+        assert_int_equal(ask(f, 2, all, 8, &d), APUS_EFILE);
+        assert_non_null(strstr(d.text, "of layer 2"));
+        assert_int_equal(ask(f, 0, all, 8, &d), APUS_OK);
+        write_file(f, BYTES);
+        assert_int_equal(ask(f, 2, all, 8, &d), APUS_OK);
+    }
+}
+
 /* What lies in no file is taken from memory. */
 static void parts_in_memory(void **state)
 {
@@ -267,6 +346,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(experts_arrive, setup, teardown),
+        cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(guesses, setup, teardown),
+        cmocka_unit_test_setup_teardown(ahead_of_a_cut, setup, teardown),
         cmocka_unit_test_setup_teardown(parts_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(a_cut_file, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),

@@ -211,6 +211,8 @@ static apus_expert_stats experts_since(const bench *b, const apus_expert_stats *
     s.bytes_read -= before->bytes_read;
     s.stall_us -= before->stall_us;
     s.pack_us -= before->pack_us;
+    s.ahead -= before->ahead;
+    s.ahead_used -= before->ahead_used;
     return s;
 }
 
@@ -283,6 +285,8 @@ static void json_experts(json_out *j, const row *r)
     json_int(j, "resident", s->resident);
     json_real(j, "hit_share", hit_share(s));
     json_real(j, "read_gb", per_run(s->bytes_read) * 1e-9);
+    json_real(j, "read_ahead", per_run(s->ahead));
+    json_real(j, "read_ahead_used", per_run(s->ahead_used));
     json_real(j, "stall_s", per_run(s->stall_us) * 1e-6);
     json_real(j, "pack_s", per_run(s->pack_us) * 1e-6);
     json_end_map(j);
@@ -353,22 +357,36 @@ static void print_head(const bench *b)
          "|---|---|---|---|---|---|---|");
 }
 
+/* Of the experts that were read, those that were before their layer asked; and of these, those that it then chose. */
+static double ahead_share(const apus_expert_stats *s)
+{
+    uint64_t n = s->misses + s->ahead - s->ahead_used;
+    return n ? (double)s->ahead / (double)n : 0;
+}
+
+static double ahead_used_share(const apus_expert_stats *s)
+{
+    return s->ahead ? (double)s->ahead_used / (double)s->ahead : 0;
+}
+
 /* Where experts come from files. */
 static void print_experts_table(const bench *b)
 {
     apus_expert_stats s = b->experts;
     if (!s.io) return;
     printf("\n%d of %d experts in memory, the others read by %s; of a run:\n\n"
-           "| test | depth | found in memory | read | GB/s | waiting | packing |\n"
-           "|---|---|---|---|---|---|---|\n",
+           "| test | depth | found in memory | read | GB/s | read ahead | of it used | waiting | "
+           "packing |\n"
+           "|---|---|---|---|---|---|---|---|---|\n",
            s.resident, s.experts, s.io);
     for (int i = 0; i < b->n_rows; i++) {
         const row *r = &b->rows[i];
         const apus_expert_stats *x = &r->experts;
         if (r->dropped) continue;
-        printf("| %s%d | %d | %.1f %% | %.2f GB | %.2f | %.0f %% | %.0f %% |\n",
+        printf("| %s%d | %d | %.1f %% | %.2f GB | %.2f | %.0f %% | %.0f %% | %.0f %% | %.0f %% |\n",
                r->prefill ? "pp" : "tg", r->n, r->depth, 100 * hit_share(x),
                per_run(x->bytes_read) * 1e-9, per_run(x->bytes_read) * 1e-9 / r->seconds,
+               100 * ahead_share(x), 100 * ahead_used_share(x),
                per_run(x->stall_us) * 1e-4 / r->seconds, per_run(x->pack_us) * 1e-4 / r->seconds);
     }
 }
@@ -378,7 +396,8 @@ static void print_table(const bench *b, bool csv)
     if (csv)
         puts("test,n,depth,tok_s_median,tok_s_min,tok_s_max,bandwidth_share,compute_share,compute_"
              "unit,"
-             "peak_rss_bytes,load_s,expert_hit_share,expert_read_gb,expert_stall_s");
+             "peak_rss_bytes,load_s,expert_hit_share,expert_read_gb,expert_stall_s,"
+             "expert_ahead_share,expert_ahead_used_share");
     else
         print_head(b);
     for (int i = 0; i < b->n_rows; i++) {
@@ -386,10 +405,11 @@ static void print_table(const bench *b, bool csv)
         const char *test = r->prefill ? "pp" : "tg";
         if (r->dropped) continue;
         if (csv)
-            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f,%.4f,%.4f,%.4f\n", test, r->n,
-                   r->depth, r->median, r->min, r->max, r->bandwidth_share, r->compute_share,
+            printf("%s,%d,%d,%.3f,%.3f,%.3f,%.4f,%.4f,%s,%ld,%.3f,%.4f,%.4f,%.4f,%.4f,%.4f\n", test,
+                   r->n, r->depth, r->median, r->min, r->max, r->bandwidth_share, r->compute_share,
                    apus_unit_name(r->unit), r->peak_rss_bytes, b->load_s, hit_share(&r->experts),
-                   per_run(r->experts.bytes_read) * 1e-9, per_run(r->experts.stall_us) * 1e-6);
+                   per_run(r->experts.bytes_read) * 1e-9, per_run(r->experts.stall_us) * 1e-6,
+                   ahead_share(&r->experts), ahead_used_share(&r->experts));
         else
             printf("| %s%d | %d | %.2f | %.2f .. %.2f | %.0f %% | %.0f %% of %s | %.0f MiB |\n",
                    test, r->n, r->depth, r->median, r->min, r->max, 100 * r->bandwidth_share,

@@ -75,8 +75,13 @@ void print_speed(FILE *f, const apus_generate_result *r)
 void print_experts(FILE *f, const apus_model *m)
 {
     apus_expert_stats s = {.size = sizeof s};
+    char ahead[96] = "";
     if (apus_model_experts(m, &s, NULL) || !s.io || !(s.hits + s.misses)) return;
-    fprintf(f, "%sexperts: %.1f %% of those chosen were in memory, %.2f GB read, %.1f s waited%s\n",
+    if (s.ahead)
+        snprintf(ahead, sizeof ahead, ", %llu ahead of their layer of which %.0f %% were used",
+                 (unsigned long long)s.ahead, 100.0 * (double)s.ahead_used / (double)s.ahead);
+    fprintf(f,
+            "%sexperts: %.1f %% of those chosen were in memory, %.2f GB read%s, %.1f s waited%s\n",
             dim(f), 100.0 * (double)s.hits / (double)(s.hits + s.misses),
-            (double)s.bytes_read * 1e-9, (double)s.stall_us * 1e-6, plain(f));
+            (double)s.bytes_read * 1e-9, ahead, (double)s.stall_us * 1e-6, plain(f));
 }

@@ -148,6 +148,30 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
         "Records that could not be written or were damaged.", (double)st->disk_errors);
 }
 
+/* Of a model with experts on the disk. */
+static void put_experts(sv_buf *b, const apus_model *m)
+{
+    apus_expert_stats st = {.size = sizeof st};
+    if (apus_model_experts(m, &st, NULL) || !st.io) return;
+    head(b, "experts", "gauge", "Experts of all layers, and how many memory has room for.");
+    put_labelled(b, "experts", "tier", "disk", (uint64_t)st.experts);
+    put_labelled(b, "experts", "tier", "memory", (uint64_t)st.resident);
+    head(b, "experts_chosen_total", "counter", "Experts that a layer chose, by where they were.");
+    put_labelled(b, "experts_chosen_total", "tier", "disk", st.misses);
+    put_labelled(b, "experts_chosen_total", "tier", "memory", st.hits);
+    head(b, "experts_read_ahead_total", "counter",
+         "Experts that were read before their layer chose, by whether it chose them.");
+    put_labelled(b, "experts_read_ahead_total", "chosen", "yes", st.ahead_used);
+    put_labelled(b, "experts_read_ahead_total", "chosen", "no", st.ahead - st.ahead_used);
+    put(b, "expert_read_bytes_total", "counter", "Bytes of experts read from the disk.",
+        (double)st.bytes_read);
+    put(b, "expert_wait_seconds_total", "counter",
+        "Waiting for experts with nothing else to compute.", (double)st.stall_us / 1e6);
+    put(b, "expert_pack_seconds_total", "counter",
+        "Bringing experts that were read into the form that is computed with.",
+        (double)st.pack_us / 1e6);
+}
+
 void sv_metrics_handle(sv_exchange *x)
 {
     sv_buf *b = &x->out;
@@ -159,4 +183,5 @@ void sv_metrics_handle(sv_exchange *x)
     apus_scheduler_stats st = {.size = sizeof st};
     apus_scheduler_stats_get(x->server->scheduler, &st);
     put_scheduler(b, &st);
+    put_experts(b, x->server->model);
 }

@@ -520,6 +520,8 @@ apus_err apus_model_experts(const apus_model *m, apus_expert_stats *out, apus_di
         s.bytes_read = n.bytes;
         s.stall_us = n.stall_us;
         s.pack_us = n.pack_us;
+        s.ahead = n.ahead;
+        s.ahead_used = n.ahead_used;
         s.io = ap_expert_store_io(m->store);
     }
     memcpy(out, &s, out->size);

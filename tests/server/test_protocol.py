@@ -338,6 +338,7 @@ class Fields(Case):
                 float(line.split()[-1])
         self.assertIn("apus_time_to_first_token_seconds", seen)
         self.assertGreaterEqual(self.server.metric("apus_time_to_first_token_seconds_count"), 1)
+        self.assertNotIn("apus_experts", seen)  # all of them are in memory
 
     def test_log_is_silent_about_content(self):
         self.post(CHAT, say("a-secret-of-mine"))

@@ -246,9 +246,7 @@ typedef struct apus_expert_stats {
     uint64_t stall_us;   /* spent waiting for reads with nothing to compute, */
     uint64_t pack_us;    /* and bringing what was read into the form that is computed with */
     const char *io;      /* "io_uring" or "threads"; NULL: nothing is read */
-    uint64_t
-        ahead; /* experts that were read before their layer chose them: all of the next one's for a long prompt,
-                          * else guessed where reads were idle, */
+    uint64_t ahead;      /* experts that were read before their layer chose them, */
     uint64_t ahead_used; /* and then were chosen; these are misses too */
 } apus_expert_stats;
 

@@ -355,6 +355,25 @@ typedef struct ap_attn_args {
     void *scratch; /* attn_scratch_bytes(T, n_head, n_kv_head, D), 64-byte aligned */
 } ap_attn_args;
 
+#define AP_NEAR_MAX 256 /* the largest reach */
+
+/* Attention of each row to itself and the rows right before it, `reach` rows in all, whose keys have a part that
+ * tells how far away they are:
+ *   s_j = cap * tanh(q . (k[t - j] + distant[j]) / cap), 0 <= j < reach, as far as there are rows
+ *   out[t] = sum of softmax(s)_j v[t - j]
+ * Order: both dots, with k and with distant, are 16 partial fma sums and ap_sum16, as those of delta, then added;
+ * cap * ap_tanhf(s / cap); p_j = ap_expf(s_j - max); out[d] = fma(p_j, v[t - j][d], out[d]), j ascending from
+ * out = 0; then out[d] * r with r = 1 / (sum of p_j, j ascending from 0). */
+typedef struct ap_attn_near_args {
+    const float *q;       /* f32 [T, n_head, D] ldq */
+    const float *k, *v;   /* f32 [T, n_head, D] ldkv; n_past rows of the same lie before row 0 */
+    const float *distant; /* f32 [reach, n_head, D] */
+    float *out;           /* f32 [T, n_head, D] ldout; none of the inputs */
+    int64_t ldq, ldkv, ldout;
+    int n_tok, n_past, n_head, head_dim, reach; /* 1 <= reach <= AP_NEAR_MAX */
+    float cap;                                  /* > 0 */
+} ap_attn_near_args;
+
 /* Where a layer's recurrent states of a step's sequences are: those of a sequence at
  * base + seq.state * block_floats + offset. States of different sequences do not overlap. */
 typedef struct ap_recur_at {
@@ -363,8 +382,8 @@ typedef struct ap_recur_at {
     const ap_batch *batch;
 } ap_recur_at;
 
-/* u = silu(causal depthwise conv of x). Order: acc = fma(w[c,j], x[t-Kc+1+j,c], acc), j ascending
- * from acc = 0; silu = ap_siluf. */
+/* u = silu(causal depthwise conv of x), or without silu. Order: acc = fma(w[c,j], x[t-Kc+1+j,c], acc), j
+ * ascending from acc = 0; silu = ap_siluf. */
 typedef struct ap_conv_args {
     const float *x;      /* f32 [T, C] ldx, before the conv */
     const float *weight; /* f32 [Kc, C]: tap-major, the last tap meets the current token */
@@ -372,6 +391,7 @@ typedef struct ap_conv_args {
     int64_t ldx;
     ap_recur_at state;           /* f32 [Kc-1, C] oldest first, read and replaced */
     int n_tok, n_channel, n_tap; /* n_tap <= 64 */
+    bool plain;                  /* without silu */
 } ap_conv_args;
 
 /* The gated delta rule with its gates, q/k normalisation and gated output norm.
@@ -563,6 +583,7 @@ struct ap_kern {
     size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head,
                                  int head_dim);
     void (*attn)(const ap_exec *x, const ap_attn_args *a);
+    void (*attn_near)(const ap_exec *x, const ap_attn_near_args *a);
     void (*conv)(const ap_exec *x, const ap_conv_args *a);
     size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,
                                   int k_dim, int v_dim);

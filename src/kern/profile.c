@@ -218,6 +218,7 @@ TIMED(blend, ap_blend_args, rows)
 TIMED(route, ap_route_args, n_tok)
 TIMED(rope, ap_rope_args, n_tok)
 TIMED(qkv, ap_qkv_args, n_tok)
+TIMED(attn_near, ap_attn_near_args, n_tok)
 TIMED(conv, ap_conv_args, n_tok)
 TIMED(elem, ap_elem_args, rows)
 TIMED(sample, ap_sample_args, n)
@@ -240,6 +241,7 @@ void ap_profile_begin(ap_profile *p, ap_exec *ex)
     p->timed.rope = rope;
     p->timed.qkv = qkv;
     p->timed.attn = attn;
+    p->timed.attn_near = attn_near;
     p->timed.conv = conv;
     p->timed.delta = delta;
     p->timed.elem = elem;

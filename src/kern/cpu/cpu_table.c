@@ -16,10 +16,11 @@
         .moe_waves_scratch_bytes = ap_cpu_moe_waves_scratch_bytes, .moe_begin = ap_cpu_moe_begin,  \
         .moe_wave = ap_cpu_moe_wave, .moe_end = ap_cpu_moe_end, .rope = ap_cpu_rope,               \
         .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes, .attn = ap_cpu_attn,   \
-        .conv = ap_cpu_conv, .delta_scratch_bytes = ap_cpu_delta_scratch_bytes,                    \
-        .delta = ap_cpu_delta, .elem = ap_cpu_elem, .project = ap_cpu_project, .mix = ap_cpu_mix,  \
-        .recur = ap_cpu_recur, .attend = ap_group_attend,                                          \
-        .sample_scratch_bytes = ap_cpu_sample_scratch_bytes, .sample = ap_cpu_sample,              \
+        .attn_near = ap_cpu_attn_near, .conv = ap_cpu_conv,                                        \
+        .delta_scratch_bytes = ap_cpu_delta_scratch_bytes, .delta = ap_cpu_delta,                  \
+        .elem = ap_cpu_elem, .project = ap_cpu_project, .mix = ap_cpu_mix, .recur = ap_cpu_recur,  \
+        .attend = ap_group_attend, .sample_scratch_bytes = ap_cpu_sample_scratch_bytes,            \
+        .sample = ap_cpu_sample,                                                                   \
     }
 
 static const ap_kern tables[] = {

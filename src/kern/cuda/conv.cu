@@ -42,7 +42,7 @@ template <int TAPS> static __global__ void __launch_bounds__(THREADS) conv(const
         for (int i = 0; i < taps; i++)
             acc = fmaf(TAPS ? w[i] : a.weight[(int64_t)i * a.n_channel + c],
                        row_at(a, s, state, t + i - (taps - 1), c), acc);
-        a.out[(int64_t)(s.begin + t) * a.n_channel + c] = ap_silu(acc);
+        a.out[(int64_t)(s.begin + t) * a.n_channel + c] = a.plain ? acc : ap_silu(acc);
     }
     if (first > 0) return;
     for (int i = 0; i < taps - 1; i++)
@@ -119,7 +119,7 @@ static bool in_fours(const ap_conv_args *a)
 {
     uintptr_t at =
         (uintptr_t)a->x | (uintptr_t)a->weight | (uintptr_t)a->out | (uintptr_t)a->state.base;
-    return a->n_tap == 4 && at % 16 == 0 && a->n_channel % 4 == 0 && a->ldx % 4 == 0 &&
+    return a->n_tap == 4 && !a->plain && at % 16 == 0 && a->n_channel % 4 == 0 && a->ldx % 4 == 0 &&
            a->state.block_floats % 4 == 0 && a->state.offset % 4 == 0;
 }
 

@@ -149,6 +149,7 @@ void ap_cuda_sample(const ap_exec *x, const ap_sample_args *a);
 /* tower.cu */
 void ap_cuda_layer_norm(const ap_exec *x, const ap_layer_norm_args *a);
 void ap_cuda_blend(const ap_exec *x, const ap_blend_args *a);
+void ap_cuda_attn_near(const ap_exec *x, const ap_attn_near_args *a);
 /* qkv.cu, attn.cu */
 void ap_cuda_qkv(const ap_exec *x, const ap_qkv_args *a);
 size_t ap_cuda_attn_scratch_bytes(const ap_exec *x, int n_tok, int n_head, int n_kv_head,

@@ -278,6 +278,7 @@ static const ap_kern *table(void)
     k.qkv = ap_cuda_qkv;
     k.attn_scratch_bytes = ap_cuda_attn_scratch_bytes;
     k.attn = ap_cuda_attn;
+    k.attn_near = ap_cuda_attn_near;
     k.conv = ap_cuda_conv;
     k.delta_scratch_bytes = ap_cuda_delta_scratch_bytes;
     k.delta = ap_cuda_delta;

@@ -1,4 +1,5 @@
-/* tower.cu - what towers need beside the operations of text models: layer norm, weighted sums of rows.
+/* tower.cu - what towers need beside the operations of text models: layer norm, weighted sums of rows, attention to the
+ * rows right before.
  *
  * Sums of a row have one order for each width. */
 #include "kern/cuda/cuda.cuh"
@@ -7,6 +8,7 @@
 
 #define NORM_THREADS  256
 #define BLEND_THREADS 128
+#define NEAR_WARPS    4
 
 /* Sum of v over the block; every thread takes part, and gets it. */
 static __device__ float block_sum(float v)
@@ -65,4 +67,50 @@ void ap_cuda_blend(const ap_exec *x, const ap_blend_args *a)
     if (a->rows <= 0 || a->n <= 0) return;
     dim3 grid(ap_ceil_div(a->n, BLEND_THREADS), ap_grid_y(a->rows));
     ap_launch(x, blend_rows, grid, dim3(BLEND_THREADS), 0, *a);
+}
+
+/* A warp has a head of a row. */
+static __global__ void __launch_bounds__(NEAR_WARPS *AP_WARP) attn_near_heads(ap_attn_near_args a)
+{
+    __shared__ float scores[NEAR_WARPS][AP_NEAR_MAX];
+    ap_grid_wait();
+    int lane = (int)threadIdx.x % AP_WARP, D = a.head_dim;
+    float *s = scores[threadIdx.x / AP_WARP];
+    int64_t first = (int64_t)blockIdx.x * NEAR_WARPS + threadIdx.x / AP_WARP;
+    for (int64_t i = first; i < (int64_t)a.n_tok * a.n_head; i += (int64_t)gridDim.x * NEAR_WARPS) {
+        int64_t t = i / a.n_head, head = i % a.n_head * D;
+        int n = (int)min((int64_t)a.reach, t + a.n_past + 1);
+        const float *q = a.q + t * a.ldq + head;
+        float top = -INFINITY, sum = 0;
+        for (int j = 0; j < n; j++) {
+            const float *k = a.k + (t - j) * a.ldkv + head;
+            const float *far = a.distant + (int64_t)j * a.n_head * D + head;
+            float near_part = 0, far_part = 0;
+            for (int d = lane; d < D; d += AP_WARP) {
+                near_part = fmaf(q[d], k[d], near_part);
+                far_part = fmaf(q[d], far[d], far_part);
+            }
+            float score = ap_warp_sum(near_part) + ap_warp_sum(far_part);
+            score = a.cap * tanhf(score / a.cap);
+            top = fmaxf(top, score);
+            if (lane == 0) s[j] = score;
+        }
+        __syncwarp();
+        for (int j = 0; j < n; j++) sum += expf(s[j] - top);
+        for (int d = lane; d < D; d += AP_WARP) {
+            float acc = 0;
+            for (int j = 0; j < n; j++)
+                acc = fmaf(expf(s[j] - top), a.v[(t - j) * a.ldkv + head + d], acc);
+            a.out[t * a.ldout + head + d] = acc * (1.0f / sum);
+        }
+        __syncwarp(); /* the scores have been read */
+    }
+}
+
+void ap_cuda_attn_near(const ap_exec *x, const ap_attn_near_args *a)
+{
+    if (a->n_tok <= 0) return;
+    int blocks = (int)(((int64_t)a->n_tok * a->n_head + NEAR_WARPS - 1) / NEAR_WARPS);
+    ap_launch(x, attn_near_heads, dim3((unsigned)min(blocks, 1 << 16)), dim3(NEAR_WARPS * AP_WARP),
+              0, *a);
 }

@@ -156,7 +156,8 @@ static void gated_norm_neon(const float *o, const float *w, const float *z, int 
 
 /* Tokens side by side, so that a tap is loaded once for all of them; n <= 4 channels. */
 TILE_INLINE void conv_channels(const int n_tok, const int n_tap, const float *const *row, int c,
-                               const float *w, int64_t ldw, int n, float *out, int64_t ldout)
+                               const float *w, int64_t ldw, int n, const bool plain, float *out,
+                               int64_t ldout)
 {
     float32x4_t acc[AP_CONV_TOKENS];
     TILE_UNROLL for (int t = 0; t < n_tok; t++) acc[t] = vdupq_n_f32(0.0f);
@@ -167,15 +168,16 @@ TILE_INLINE void conv_channels(const int n_tok, const int n_tap, const float *co
             ap_fma_neon(tap, ap_load_n_neon(row[t + j] + c, n), acc[t]);
     }
     TILE_UNROLL for (int t = 0; t < n_tok; t++)
-        ap_store_n_neon(out + t * ldout + c, ap_silu_neon(acc[t]), n);
+        ap_store_n_neon(out + t * ldout + c, plain ? acc[t] : ap_silu_neon(acc[t]), n);
 }
 
 TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *const *row,
-                             const float *w, int64_t ldw, int n, float *out, int64_t ldout)
+                             const float *w, int64_t ldw, int n, const bool plain, float *out,
+                             int64_t ldout)
 {
     int c = 0;
-    for (; c + 4 <= n; c += 4) conv_channels(n_tok, n_tap, row, c, w, ldw, 4, out, ldout);
-    if (c < n) conv_channels(n_tok, n_tap, row, c, w, ldw, n - c, out, ldout);
+    for (; c + 4 <= n; c += 4) conv_channels(n_tok, n_tap, row, c, w, ldw, 4, plain, out, ldout);
+    if (c < n) conv_channels(n_tok, n_tap, row, c, w, ldw, n - c, plain, out, ldout);
 }
 
 #include "kern/cpu/micro/recur_cut_body.h"

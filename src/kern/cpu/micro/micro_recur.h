@@ -104,10 +104,10 @@ typedef struct ap_micro_recur {
     void (*gated_norm)(const float *o, const float *w, const float *z, int n, float eps,
                        float *out);
 
-    /* out[t*ldout + c] = ap_siluf(acc), acc = fma(w[j*ldw + c], row[t + j][c], acc), j ascending
-     * over [0, n_tap), from 0; t < n_tok <= AP_CONV_TOKENS, c < n. */
+    /* out[t*ldout + c] = ap_siluf(acc), or acc if plain, acc = fma(w[j*ldw + c], row[t + j][c], acc),
+     * j ascending over [0, n_tap), from 0; t < n_tok <= AP_CONV_TOKENS, c < n. */
     void (*conv)(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw, int n,
-                 float *out, int64_t ldout);
+                 bool plain, float *out, int64_t ldout);
 
     /* c[i*ldc + j] = fma(a[i*ra + l*ca], b[l*ldb + j], c[i*ldc + j]), l ascending over [0, kk),
      * from 0 or from the old c. Any m, n, kk >= 0. feed: NULL = nothing. */

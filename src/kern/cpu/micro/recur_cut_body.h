@@ -3,14 +3,14 @@
 #include "kern/cpu/micro/micro_recur.h"
 
 static void recur_conv(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
-                       int n, float *out, int64_t ldout)
+                       int n, bool plain, float *out, int64_t ldout)
 {
-    if (n_tok == AP_CONV_TOKENS && n_tap == 4) {
-        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, out, ldout);
+    if (n_tok == AP_CONV_TOKENS && n_tap == 4 && !plain) {
+        conv_tokens(AP_CONV_TOKENS, 4, row, w, ldw, n, false, out, ldout);
         return;
     }
     for (int t = 0; t < n_tok; t++)
-        conv_tokens(1, n_tap, row + t, w, ldw, n, out + t * ldout, ldout);
+        conv_tokens(1, n_tap, row + t, w, ldw, n, plain, out + t * ldout, ldout);
 }
 
 static void recur_gemm(int m, int n, int kk, const float *a, int64_t ra, int64_t ca, const float *b,

@@ -48,7 +48,8 @@ void ap_conv_channels(const ap_micro_recur *m, const ap_conv_args *a, const ap_s
         /* rows lie far apart, which the processor's own prefetch does not follow */
         for (int i = t + n_tok; i < t + n_tok + AP_CONV_TOKENS && i < s->n_tok; i++)
             ap_prefetch_row(row_at(a, s, state, i, c), n);
-        m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->out + (s->begin + t) * C + c, C);
+        m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->plain,
+                a->out + (s->begin + t) * C + c, C);
     }
     carry(a, s, state, c, n);
 }

@@ -48,13 +48,13 @@ static void gated_norm_ref(const float *o, const float *w, const float *z, int n
 }
 
 static void conv_ref(const float *const *row, int n_tok, int n_tap, const float *w, int64_t ldw,
-                     int n, float *out, int64_t ldout)
+                     int n, bool plain, float *out, int64_t ldout)
 {
     for (int t = 0; t < n_tok; t++)
         for (int c = 0; c < n; c++) {
             float acc = 0;
             for (int j = 0; j < n_tap; j++) acc = fmaf(w[j * ldw + c], row[t + j][c], acc);
-            out[t * ldout + c] = ap_siluf(acc);
+            out[t * ldout + c] = plain ? acc : ap_siluf(acc);
         }
 }
 

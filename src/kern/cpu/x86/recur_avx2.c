@@ -164,7 +164,8 @@ static void gated_norm_avx2(const float *o, const float *w, const float *z, int 
 
 /* Tokens side by side, so that a row is loaded once for all of them. */
 TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *const *row,
-                             const float *w, int64_t ldw, int n, float *out, int64_t ldout)
+                             const float *w, int64_t ldw, int n, const bool plain, float *out,
+                             int64_t ldout)
 {
     for (int c = 0; c < n; c += 8) {
         __m256i m = ap_mask_avx2(n - c < 8 ? n - c : 8);
@@ -176,7 +177,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
                 acc[t] = _mm256_fmadd_ps(tap, _mm256_maskload_ps(row[t + j] + c, m), acc[t]);
         }
         for (int t = 0; t < n_tok; t++)
-            _mm256_maskstore_ps(out + t * ldout + c, m, ap_silu_avx2(acc[t]));
+            _mm256_maskstore_ps(out + t * ldout + c, m, plain ? acc[t] : ap_silu_avx2(acc[t]));
     }
 }
 

@@ -172,7 +172,8 @@ static void gated_norm_avx512(const float *o, const float *w, const float *z, in
 
 /* Tokens side by side, so that a row is loaded once for all of them. */
 TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *const *row,
-                             const float *w, int64_t ldw, int n, float *out, int64_t ldout)
+                             const float *w, int64_t ldw, int n, const bool plain, float *out,
+                             int64_t ldout)
 {
     for (int c = 0; c < n; c += 16) {
         __mmask16 m = head_mask(n - c);
@@ -184,7 +185,7 @@ TILE_INLINE void conv_tokens(const int n_tok, const int n_tap, const float *cons
                 acc[t] = _mm512_fmadd_ps(tap, _mm512_maskz_loadu_ps(m, row[t + j] + c), acc[t]);
         }
         for (int t = 0; t < n_tok; t++)
-            _mm512_mask_storeu_ps(out + t * ldout + c, m, ap_silu_avx512(acc[t]));
+            _mm512_mask_storeu_ps(out + t * ldout + c, m, plain ? acc[t] : ap_silu_avx512(acc[t]));
     }
 }
 

@@ -235,15 +235,16 @@ static void close_model(chat *c)
     c->model = NULL;
 }
 
-/* Towers are loaded when something is shown for the first time. What can be known before the model is closed
- * for it is checked first. false: it cannot see. */
-static bool open_eyes(chat *c)
+/* Towers are loaded when something is shown for the first time that needs them. What can be known before the model
+ * is closed for it is checked first. false: it cannot see or hear. */
+static bool open_towers(chat *c, const pictures *p)
 {
     apus_model *m;
-    if (common.towers) return true;
-    common.towers = APUS_TOWER_VISION;
+    unsigned had = common.towers;
+    for (int i = 0; i < p->n; i++) common.towers |= picture_tower(p->item[i]);
+    if (common.towers == had) return true;
     if (open_model(&cmd_chat, c->name, APUS_LOAD_INFO, &m) >= 0) {
-        common.towers = 0;
+        common.towers = had;
         return false;
     }
     apus_model_close(m);
@@ -317,7 +318,7 @@ static void answer_turn(chat *c)
     if (!fits)
         fail(&cmd_chat, "at most %d files are shown in a conversation: /new starts afresh",
              (int)PICTURES);
-    if (!fits || (p.n && !open_eyes(c))) {
+    if (!fits || !open_towers(c, &p)) {
         drop_turns(c, c->n_turns - 1);
         return;
     }
@@ -447,12 +448,12 @@ static bool do_edit(chat *c, const char *rest)
 }
 
 /* A path as it is, or as a terminal writes it. */
-static bool do_image(chat *c, const char *rest)
+static bool show_file(chat *c, const char *rest, const char *name)
 {
     char *path = NULL;
     const char *home = getenv("HOME");
     if (is_blank(rest)) {
-        puts("expected /image FILE");
+        printf("expected %s FILE\n", name);
     } else if (!strncmp(rest, "~/", 2) && home) {
         strbuf whole = {0};
         strbuf_add(&whole, home, strlen(home));
@@ -466,6 +467,16 @@ static bool do_image(chat *c, const char *rest)
         attach(c, rest);
     }
     return true;
+}
+
+static bool do_image(chat *c, const char *rest)
+{
+    return show_file(c, rest, "/image");
+}
+
+static bool do_audio(chat *c, const char *rest)
+{
+    return show_file(c, rest, "/audio");
 }
 
 static bool do_exit(chat *c, const char *rest)
@@ -494,7 +505,8 @@ static const chat_command chat_commands[] = {
     {"/regen", "", NULL, false, do_again},
     {"/edit", " [TEXT]", "write a message in $VISUAL or $EDITOR (also Ctrl-X Ctrl-E)", true,
      do_edit},
-    {"/image", " FILE", "show a picture, video or sound with the next message", true, do_image},
+    {"/image", " FILE", "show a picture or video with the next message", true, do_image},
+    {"/audio", " FILE", "let a sound be heard with the next message", true, do_audio},
     {"/help", "", "this list", true, do_help},
     {"/?", "", NULL, true, do_help},
     {"/exit", "", "leave (also /quit, /bye and Ctrl-D)", false, do_exit},
@@ -512,7 +524,7 @@ static bool do_help(chat *c, const char *rest)
             printf("  %s%-*s %s\n", chat_commands[i].name, 17 - (int)strlen(chat_commands[i].name),
                    chat_commands[i].args, chat_commands[i].help);
     puts("  //TEXT            send a message that begins with /\n"
-         "A picture that is dropped onto the terminal is shown, too.\n"
+         "A picture or sound that is dropped onto the terminal is shown, too.\n"
          "A pasted text is one message. Lines between \"\"\" and \"\"\" are one too, and a line\n"
          "that ends with \\ goes on in the next. Ctrl-C stops an answer or gives a line up.");
     return true;

@@ -13,8 +13,8 @@
 
 static struct {
     const char *ids, *positions, *out;
-    string_list pictures;
-    bool force;
+    string_list pictures; /* and sounds, in order */
+    bool seen, heard, force;
 } o;
 
 static const opt logits_table[] = {
@@ -22,8 +22,10 @@ static const opt logits_table[] = {
      "token ids, whitespace-separated; '-' = standard input"},
     {"positions", 0, OPT_STRING, &o.positions, NULL, 0, 0, "FILE",
      "positions whose logits are wanted, from 0 (default: all)"},
-    {"image", 'i', OPT_LIST, &o.pictures, NULL, 0, 0, "FILE",
+    {"image", 'i', OPT_LIST, &o.pictures, &o.seen, 0, 0, "FILE",
      "a picture that fills the next places of pictures among the ids; may be given several times"},
+    {"audio", 0, OPT_LIST, &o.pictures, &o.heard, 0, 0, "FILE",
+     "a sound that fills the next places of sounds, likewise"},
     {"output", 'o', OPT_STRING, &o.out, NULL, 0, 0, "FILE", "the safetensors file to write"},
     {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite OUT if it is there"},
     {0}};
@@ -33,11 +35,13 @@ static const opt *const tables[] = {logits_table, model_table, threads_table, en
 static int run(int argc, char **argv);
 const command cmd_logits = {
     "logits",
-    "MODEL --ids FILE [-i PICTURE...] [--positions FILE] -o OUT.safetensors [--force]",
+    "MODEL --ids FILE [-i PICTURE...] [--audio SOUND...] [--positions FILE] -o OUT.safetensors "
+    "[--force]",
     "write the logits of given tokens",
     "OUT holds one F32 tensor `logits` [positions, vocabulary], rows in the order asked for. Row "
-    "i of all positions belongs to the token after ids[0..i]. With pictures, the ids hold as many "
-    "places (the model's image_token_id) as each picture takes.",
+    "i of all positions belongs to the token after ids[0..i]. With pictures and sounds, the ids "
+    "hold "
+    "as many places (the model's image_token_id and audio_token_id) as each of them takes.",
     tables,
     run};
 
@@ -188,11 +192,10 @@ static int find_pictures(const apus_model *m, input *in)
 {
     apus_diag d;
     int rc = pictures_open(&cmd_logits, m, &o.pictures, 0, &in->pics);
-    if (rc >= 0 || !in->pics.n) return rc;
-    if (apus_media_find(m, in->ids, (int)in->n, pictures_list(&in->pics), in->pics.n, in->begin,
-                        in->end, &d))
-        return report(&cmd_logits, &d);
-    return -1;
+    if (rc >= 0) return rc;
+    return pictures_place(m, in->ids, in->n, &in->pics, in->begin, in->end, &d)
+               ? report(&cmd_logits, &d)
+               : -1;
 }
 
 /* Everything after the inputs were read. */
@@ -238,7 +241,7 @@ static int fill(const char *model, apus_output *out)
     if (w && in.n > INT_MAX) {
         fail(&cmd_logits, "%s: %zu tokens are more than any context", o.ids, in.n);
     } else if (w) {
-        if (o.pictures.n) common.towers = APUS_TOWER_VISION;
+        common.towers = pictures_towers(o.seen, o.heard);
         rc = open_for_engine(&cmd_logits, model, (int)in.n, &m);
         if (rc < 0) rc = find_pictures(m, &in);
         if (rc < 0) rc = write_logits(m, &in, out);

@@ -42,8 +42,10 @@ static const opt run_table[] = {
      "answer a conversation: a JSON array of {\"role\", \"content\", ...}"},
     {"tools", 0, OPT_STRING, &from.tools, NULL, 0, 0, "FILE",
      "a JSON array of tools that the model may call"},
-    {"image", 'i', OPT_LIST, &from.pictures, NULL, 0, 0, "FILE",
+    {"image", 'i', OPT_LIST, &from.pictures, &from.seen, 0, 0, "FILE",
      "a picture or video to ask about, or a folder of its frames; may be given several times"},
+    {"audio", 0, OPT_LIST, &from.pictures, &from.heard, 0, 0, "FILE",
+     "a sound to ask about, a WAV file; may be given several times, and among pictures"},
     {"image-tokens", 0, OPT_INT, &from.image_tokens, NULL, 1, 1 << 20, "N",
      "at most this many tokens for a picture; Gemma: 70, 140, 280, 560 or 1120"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",
@@ -259,7 +261,7 @@ static int open_for_prompt(const char *name, prompt *p, apus_model **out)
     size_t len = p->len + (from.system ? strlen(from.system) : 0);
     if (p->messages) len += strlen(p->messages);
     if (p->tools) len += strlen(p->tools);
-    if (from.pictures.n) common.towers = APUS_TOWER_VISION;
+    common.towers = pictures_towers(from.seen, from.heard);
     if (!p->ids && !common.ctx && (len > LONG_TEXT || from.pictures.n)) {
         int rc = open_model(&cmd_run, name, APUS_LOAD_TEXT, &m);
         if (rc >= 0) return rc;

@@ -31,13 +31,13 @@ _apus() {
     if [[ $cur == -* ]]; then
         local own=
         case ${COMP_WORDS[1]} in
-        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --image-tokens $think $sampling $engine" ;;
+        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling $engine" ;;
         chat) own="--system --max-tokens $think $sampling $engine" ;;
         serve) own="--host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --max-body --max-connections --header-timeout --idle-timeout --ping --drain --quiet $engine" ;;
         info) own="--json --check $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;
-        logits) own="--ids --image --positions --output --force $engine" ;;
+        logits) own="--ids --image --audio --positions --output --force $engine" ;;
         patches) own="--image-tokens --still --output --force --model" ;;
         bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;
         perplexity) own="--file --kl-against --kl-base --force --json $engine" ;;

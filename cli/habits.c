@@ -33,7 +33,7 @@ static const habit habits[] = {
     {"--mmproj -mm", "towers are read from the model's folder; leave it out"},
     {"--image --video",
      "pictures and videos are shown to 'apus run MODEL -i FILE', and by /image in 'apus chat'"},
-    {"--audio", "sound is not heard yet"},
+    {"--audio", "sounds are given to 'apus run MODEL --audio FILE', and by /audio in 'apus chat'"},
     {"--lora --lora-scaled --adapter-path", "adapters are not read; merge them into the model"},
     {"-fa --flash-attn", "attention never stores its scores here; leave it out"},
     {"--mlock --no-mmap --mmap --numa",

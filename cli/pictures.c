@@ -6,6 +6,11 @@
 #include "answer.h"
 #include "report.h"
 
+unsigned picture_tower(const apus_media *x)
+{
+    return apus_media_type_of(x) == APUS_MEDIA_SOUND ? APUS_TOWER_AUDIO : APUS_TOWER_VISION;
+}
+
 int pictures_open(const command *c, const apus_model *m, const string_list *names, int image_tokens,
                   pictures *out)
 {
@@ -14,9 +19,38 @@ int pictures_open(const command *c, const apus_model *m, const string_list *name
     apus_media_settings_default(&s);
     s.image_tokens = image_tokens;
     *out = (pictures){0};
-    for (int i = 0; i < names->n; i++, out->n++)
+    for (int i = 0; i < names->n; i++) {
         if (apus_media_open(m, names->item[i], &s, &out->item[i], &d)) return report(c, &d);
+        unsigned tower = picture_tower(out->item[out->n++]);
+        if (!(common.towers & tower))
+            return fail(c, "%s: %s", names->item[i],
+                        tower == APUS_TOWER_AUDIO ? "a sound is given with --audio"
+                                                  : "a picture or video is given with --image");
+    }
     return -1;
+}
+
+static void swap(int *a, int *b)
+{
+    int t = *a;
+    *a = *b;
+    *b = t;
+}
+
+apus_err pictures_place(const apus_model *m, const int32_t *ids, size_t n, pictures *p, int *begin,
+                        int *end, apus_diag *d)
+{
+    if (!p->n) return APUS_OK;
+    apus_err err = apus_media_find(m, ids, (int)n, pictures_list(p), p->n, begin, end, d);
+    for (int i = 1; i < p->n && !err; i++)
+        for (int k = i; k > 0 && begin[k] < begin[k - 1]; k--) {
+            apus_media *x = p->item[k];
+            p->item[k] = p->item[k - 1];
+            p->item[k - 1] = x;
+            swap(&begin[k], &begin[k - 1]);
+            swap(&end[k], &end[k - 1]);
+        }
+    return err;
 }
 
 void pictures_free(pictures *p)

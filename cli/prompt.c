@@ -27,8 +27,7 @@ int prompt_check(const command *c, const prompt_opts *o)
                            "--tools, --think and --chat-template-... need",
                            bare);
     if (think.on && think.off) return usage_error(c, "choose one of --think and --no-think");
-    if (o->image_tokens && !o->pictures.n)
-        return usage_error(c, "--image-tokens: no --image is given");
+    if (o->image_tokens && !o->seen) return usage_error(c, "--image-tokens: no --image is given");
     return -1;
 }
 
@@ -154,8 +153,11 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
 {
     apus_diag d;
     apus_chat_settings cs;
+    int begin[PICTURES], end[PICTURES];
     int opened = p->pics.n ? -1 : pictures_open(c, m, &o->pictures, o->image_tokens, &p->pics);
-    if (opened >= 0 || p->ids) return opened;
+    if (opened >= 0) return opened;
+    if (p->ids)
+        return pictures_place(m, p->ids, p->n, &p->pics, begin, end, &d) ? report(c, &d) : -1;
     if (o->raw) {
         unsigned flags = APUS_TOK_SPECIAL | APUS_TOK_BOS;
         int rc = p->pics.n ? expand(c, m, p, p->user, p->len) : -1;

@@ -9,7 +9,8 @@
 typedef struct prompt_opts {
     const char *text; /* --prompt or the argument after MODEL */
     const char *file, *system, *ids, *messages, *tools;
-    string_list pictures; /* --image */
+    string_list pictures; /* --image and --audio, in order */
+    bool seen, heard;     /* there is one of them */
     int image_tokens;     /* 0 = as the model's processor says */
     bool raw;
 } prompt_opts;

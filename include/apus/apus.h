@@ -196,15 +196,15 @@ typedef struct apus_model_settings {
     /* A file of packed experts that apus_repack made of this model, to read them from. NULL (default): NAME.gguf.experts
      * beside a GGUF file, or experts.apus in a folder, if it is there. EFORMAT: of another model or form. */
     const char *experts;
-    /* Towers that are loaded beside the text model: APUS_TOWER_*, or 0 (default). Pictures can be fed only with
-     * them. EUNSUPPORTED: the model does not see. */
+    /* Towers that are loaded beside the text model: APUS_TOWER_* added up, or 0 (default). Pictures and sounds can
+     * be fed only with theirs. EUNSUPPORTED: the model does not see, or hear. */
     unsigned towers;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);
 
 /* What a model sees and hears with, for apus_model_settings.towers. */
-enum { APUS_TOWER_VISION = 1 };
+enum { APUS_TOWER_VISION = 1, APUS_TOWER_AUDIO = 2 };
 
 /* Open a model.
  *   name  a folder, a file in it (config.json, *.safetensors or *.gguf), or org/repo[@rev] looked up in
@@ -231,6 +231,7 @@ typedef struct apus_info {
     int hidden, vocab, experts, experts_used, sliding_window;
     int context; /* positions the model was made for */
     bool has_tokenizer, has_chat_template, is_multimodal, is_quantised;
+    unsigned towers; /* APUS_TOWER_* that the model has and that are understood, loaded or not */
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
@@ -388,8 +389,8 @@ APUS_API void apus_media_settings_default(apus_media_settings *s);
  *   m     opened in any way; may be closed before the media
  *   path  JPEG, PNG, WebP or GIF; one with several frames is a video, and so is a folder of pictures, in the
  *         order of their names; WAV: sound; or a .safetensors file with what the reference's processor has made of
- *         one picture or video: pixel_values and image_grid_thw or image_position_ids, or pixel_values_videos and
- *         video_grid_thw or video_position_ids
+ *         one picture, video or sound: pixel_values and image_grid_thw or image_position_ids, pixel_values_videos
+ *         and video_grid_thw or video_position_ids, or input_features and input_features_mask
  *   s     NULL = defaults
  *   out   apus_media_free it
  * Pictures are turned upright as their EXIF data say, and what is transparent lies over white. Files of more than
@@ -443,8 +444,8 @@ APUS_API apus_err apus_media_find(const apus_model *m, const int32_t *tok, int n
 typedef struct apus_engine apus_engine;
 typedef struct apus_session apus_session;
 
-/* Run the tower of the engine's model over a picture or video now, rather than when it is first fed; what comes of
- * it is kept with it.
+/* Run the tower of the engine's model over a picture, video or sound now, rather than when it is first fed; what
+ * comes of it is kept with it.
  * Returns OK; EINVAL; EUNSUPPORTED: the model was opened without that tower; ENOMEM; ECANCELLED; EDEVICE. */
 APUS_API apus_err apus_media_encode(apus_engine *e, const apus_media *x, apus_diag *diag);
 
@@ -556,9 +557,9 @@ typedef struct apus_feed {
     const int32_t *rows; /* i32 [n_rows] ascending indices into tok whose logits are wanted; NULL
                           * with logits set = the last token only */
     int n_rows;
-    /* [n_media] pictures and videos that fill the places among tok (ids of image_token_id and the like), in
-     * order; those of a picture, or of a frame of a video, stand in a row. What the tower makes of them is kept
-     * with them. NULL with n_media 0: such ids are tokens. */
+    /* [n_media] pictures, videos and sounds that fill the places among tok (ids of image_token_id and the like):
+     * what is seen in order, and what is heard; those of a picture, of a frame of a video, or of a sound, stand
+     * in a row. What the tower makes of them is kept with them. NULL with n_media 0: such ids are tokens. */
     const apus_media *const *media;
     int n_media;
 } apus_feed;

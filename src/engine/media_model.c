@@ -106,17 +106,24 @@ static apus_err use_folder(job *j, const char *path, apus_diag *diag)
     return err ? err : use_film(j, &film, diag);
 }
 
+/* Soft tokens of what the reference has prepared. */
+static apus_err count_soft_tokens(job *j, apus_diag *diag)
+{
+    ap_vision_config v;
+    bool heard = j->out->type == APUS_MEDIA_SOUND, tower = j->how.kind == AP_MEDIA_GEMMA;
+    apus_err err = heard ? APUS_OK : ap_vision_of(j->m, &v, diag);
+    for (size_t i = 0; i < j->out->clip.n && !err; i++) {
+        ap_patches *p = &j->out->clip.part[i];
+        p->soft_tokens = heard ? ap_sound_tokens(p->n, tower) : p->n / (size_t)(v.merge * v.merge);
+    }
+    return err;
+}
+
 /* What the reference has prepared already. */
 static apus_err use_patches(job *j, const char *path, apus_diag *diag)
 {
-    ap_vision_config v;
-    bool video = false;
-    apus_err err = ap_vision_of(j->m, &v, diag);
-    if (!err) err = ap_patches_read(path, &j->out->clip, &video, diag);
-    j->out->type = video ? APUS_MEDIA_VIDEO : APUS_MEDIA_PICTURE;
-    for (size_t i = 0; i < j->out->clip.n; i++)
-        j->out->clip.part[i].soft_tokens = j->out->clip.part[i].n / (size_t)(v.merge * v.merge);
-    return err;
+    apus_err err = ap_patches_read(path, &j->out->clip, &j->out->type, diag);
+    return err ? err : count_soft_tokens(j, diag);
 }
 
 static apus_err use_file(job *j, const char *path, apus_diag *diag)

@@ -274,28 +274,61 @@ static size_t mapped_rows(const apus_model *m, const char *name)
     return (table < most ? table : most) + scales * (t->biases ? 2 : 1);
 }
 
-apus_err ap_vision_of(const apus_model *m, ap_vision_config *out, apus_diag *diag)
+/* config.json of a folder with towers; ap_free out->name and out->text in any case. */
+static apus_err read_config(const apus_model *m, ap_config_text *out, apus_diag *diag)
 {
     enum { MAX_CONFIG_BYTES = 4 << 20 };
+    char *path, *text = NULL;
+    *out = (ap_config_text){0};
     if (ap_ends_with(m->dir, ".gguf"))
         return ap_fail(diag, APUS_EUNSUPPORTED, "%s: a GGUF file holds no towers", m->dir);
-    char *path = ap_path_join(m->dir, "config.json"), *text = NULL;
-    size_t len = 0;
-    apus_err err = path ? ap_file_read(path, MAX_CONFIG_BYTES, &text, &len, diag)
-                        : ap_fail_nomem(diag, strlen(m->dir), "a path");
-    if (!err)
-        err = ap_vision_config_parse(&(ap_config_text){path, text, len}, &m->config, out, diag);
-    ap_free(text);
-    ap_free(path);
+    out->name = path = ap_path_join(m->dir, "config.json");
+    if (!path) return ap_fail_nomem(diag, strlen(m->dir), "a path");
+    apus_err err = ap_file_read(path, MAX_CONFIG_BYTES, &text, &out->len, diag);
+    out->text = text;
     return err;
 }
 
-static apus_err measure_tower(apus_model *m, apus_diag *diag)
+apus_err ap_vision_of(const apus_model *m, ap_vision_config *out, apus_diag *diag)
+{
+    ap_config_text file;
+    apus_err err = read_config(m, &file, diag);
+    if (!err) err = ap_vision_config_parse(&file, &m->config, out, diag);
+    ap_free((void *)file.text);
+    ap_free((void *)file.name);
+    return err;
+}
+
+apus_err ap_audio_of(const apus_model *m, ap_audio_config *out, apus_diag *diag)
+{
+    ap_config_text file;
+    apus_err err = read_config(m, &file, diag);
+    if (!err) err = ap_audio_config_parse(&file, &m->config, out, diag);
+    ap_free((void *)file.text);
+    ap_free((void *)file.name);
+    return err;
+}
+
+static apus_err measure_vision(apus_model *m, size_t *bytes, apus_diag *diag)
 {
     apus_err err = ap_vision_of(m, &m->vision, diag);
-    if (!err)
-        err = ap_tower_measure(&m->vision, &m->config, m->weights, m->dev, &m->tower_bytes, diag);
-    if (!err && !ap_add_size(m->packed_bytes, m->tower_bytes, &m->packed_bytes))
+    return err ? err : ap_tower_measure(&m->vision, &m->config, m->weights, m->dev, bytes, diag);
+}
+
+static apus_err measure_audio(apus_model *m, size_t *bytes, apus_diag *diag)
+{
+    apus_err err = ap_audio_of(m, &m->audio, diag);
+    return err ? err
+               : ap_audio_tower_measure(&m->audio, &m->config, m->weights, m->dev, bytes, diag);
+}
+
+static apus_err measure_towers(apus_model *m, apus_diag *diag)
+{
+    size_t seen = 0, heard = 0;
+    apus_err err = m->towers & APUS_TOWER_VISION ? measure_vision(m, &seen, diag) : APUS_OK;
+    if (!err && m->towers & APUS_TOWER_AUDIO) err = measure_audio(m, &heard, diag);
+    if (!err && (!ap_add_size(seen, heard, &m->tower_bytes) ||
+                 !ap_add_size(m->packed_bytes, m->tower_bytes, &m->packed_bytes)))
         err = ap_fail_nomem(diag, SIZE_MAX, "packed weights");
     return err;
 }
@@ -308,7 +341,7 @@ static apus_err measure(apus_model *m, apus_diag *diag)
     m->mapped_bytes = rows > ple ? rows : ple; /* one after the other */
     apus_err err =
         ap_model_measure(&m->config, m->weights, m->dev, true, &m->packed_bytes, NULL, diag);
-    return err || !m->towers ? err : measure_tower(m, diag);
+    return err || !m->towers ? err : measure_towers(m, diag);
 }
 
 /* Do the weights fit, and the engine that is to stand beside them? Asked before a byte of them is read. */
@@ -332,6 +365,18 @@ apus_err ap_fit_model(const apus_model *m, const apus_engine_settings *wish, boo
     return err;
 }
 
+static apus_err load_towers(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = APUS_OK;
+    if (m->towers & APUS_TOWER_VISION)
+        err = ap_tower_load(&m->vision, &m->config, m->weights, m->dev, s->progress,
+                            s->progress_ctx, &m->tower, diag);
+    if (!err && m->towers & APUS_TOWER_AUDIO)
+        err = ap_audio_tower_load(&m->audio, &m->config, m->weights, m->dev, s->progress,
+                                  s->progress_ctx, &m->audio_tower, diag);
+    return err;
+}
+
 static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
@@ -343,9 +388,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     if (!err)
         err = ap_model_load(&m->config, m->weights, m->dev, !m->store, s->progress, s->progress_ctx,
                             &m->impl, diag);
-    if (!err && m->towers)
-        err = ap_tower_load(&m->vision, &m->config, m->weights, m->dev, s->progress,
-                            s->progress_ctx, &m->tower, diag);
+    if (!err) err = load_towers(m, s, diag);
     if (err) return err;
     ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
     return APUS_OK;
@@ -377,6 +420,15 @@ static void describe_types(apus_model *m, const census *c)
     }
 }
 
+/* Towers that the configuration describes, for what the family takes. */
+static unsigned towers_of(const apus_model *m)
+{
+    const ap_config *c = &m->config;
+    bool hears = c->hears && (c->media == AP_MEDIA_GEMMA || c->media == AP_MEDIA_EMBEDDER);
+    if (!c->media) return 0;
+    return (c->sees ? APUS_TOWER_VISION : 0) | (hears ? APUS_TOWER_AUDIO : 0);
+}
+
 static void fill_info(apus_model *m)
 {
     const ap_config *c = &m->config;
@@ -394,7 +446,8 @@ static void fill_info(apus_model *m)
                      .context = c->context,
                      .has_tokenizer = i->has_tokenizer,
                      .has_chat_template = m->chat != NULL,
-                     .is_multimodal = c->multimodal};
+                     .is_multimodal = c->multimodal,
+                     .towers = towers_of(m)};
     for (int l = 0; l < c->n_layer; l++) {
         i->n_attn_full += c->layer[l].kind == AP_LAYER_FULL;
         i->n_attn_sliding += c->layer[l].kind == AP_LAYER_SLIDING;
@@ -448,9 +501,10 @@ static apus_err check_settings(const apus_model_settings *given, apus_model_sett
         return ap_fail(diag, APUS_EINVAL,
                        "apus_model_settings.precision: expected 0 to %d, found %d",
                        APUS_PRECISION_FAST, (int)s->precision);
-    if (s->towers & ~(unsigned)APUS_TOWER_VISION)
-        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.towers: expected 0 to %d, found %u",
-                       APUS_TOWER_VISION, s->towers);
+    const unsigned all = APUS_TOWER_VISION | APUS_TOWER_AUDIO;
+    if (s->towers & ~all)
+        return ap_fail(diag, APUS_EINVAL, "apus_model_settings.towers: expected 0 to %u, found %u",
+                       all, s->towers);
     return APUS_OK;
 }
 
@@ -488,6 +542,7 @@ void apus_model_close(apus_model *m)
     if (!m) return;
     ap_model_free(m->impl);
     ap_tower_free(m->tower);
+    ap_audio_tower_free(m->audio_tower);
     ap_budget_free(m);
     if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);

@@ -4,9 +4,28 @@
 
 #include "apus/apus_unstable.h"
 #include "base/mem.h"
+#include "base/num.h"
 #include "engine/engine.h"
 
 /* ---------------------------------------------------------------- towers */
+
+/* How many rows part p becomes, and in what lines. */
+static apus_err check_part(const apus_model *m, const apus_media *x, const ap_patches *p,
+                           ap_soft *soft, apus_diag *diag)
+{
+    if (x->type != APUS_MEDIA_SOUND) return ap_tower_check(m->tower, p, x->name, soft, diag);
+    *soft = (ap_soft){.height = 1};
+    return ap_audio_tower_check(m->audio_tower, p, x->name, &soft->width, diag);
+}
+
+static apus_err run_tower(apus_engine *e, const apus_media *x, const ap_patches *p, float *out,
+                          apus_diag *diag)
+{
+    const volatile int *cancel = &e->cancel[e->size.n_session];
+    return x->type == APUS_MEDIA_SOUND
+               ? ap_audio_tower_encode(e->model->audio_tower, &e->exec, p, out, cancel, diag)
+               : ap_tower_encode(e->model->tower, &e->exec, p, out, cancel, diag);
+}
 
 static apus_err encode_part(apus_engine *e, const apus_media *x, size_t i, apus_diag *diag)
 {
@@ -14,14 +33,14 @@ static apus_err encode_part(apus_engine *e, const apus_media *x, size_t i, apus_
     const ap_patches *p = &x->clip.part[i];
     ap_embeds *rows, *none = NULL;
     ap_soft soft;
-    apus_err err = ap_tower_check(m->tower, p, x->name, &soft, diag);
+    apus_err err = check_part(m, x, p, &soft, diag);
     if (!err) err = ap_embeds_create(soft.height * soft.width, m->config.hidden, &rows, diag);
     if (err) return err;
     rows->height = soft.height;
     rows->cols = soft.width;
     rows->model = m->fingerprint;
     memcpy(rows->hash, p->hash, sizeof rows->hash);
-    err = ap_tower_encode(m->tower, &e->exec, p, rows->row, &e->cancel[e->size.n_session], diag);
+    err = run_tower(e, x, p, rows->row, diag);
     if (err || !__atomic_compare_exchange_n(&x->rows[i], &none, rows, false, __ATOMIC_ACQ_REL,
                                             __ATOMIC_ACQUIRE))
         ap_embeds_drop(rows); /* or another thread was first */
@@ -36,14 +55,11 @@ static const ap_embeds *rows_of(const apus_media *x, size_t i)
 static apus_err encode(apus_engine *e, const apus_media *x, apus_diag *diag)
 {
     apus_err err = APUS_OK;
-    if (x->type == APUS_MEDIA_SOUND)
-        return ap_fail(diag, APUS_EUNSUPPORTED, "%s: sound is not heard yet, only seen things are",
-                       x->name);
-    if (!e->model->tower)
+    bool heard = x->type == APUS_MEDIA_SOUND;
+    if (heard ? !e->model->audio_tower : !e->model->tower)
         return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: the model was opened without its vision tower "
-                       "(apus_model_settings.towers)",
-                       x->name);
+                       "%s: the model was opened without its %s tower (apus_model_settings.towers)",
+                       x->name, heard ? "audio" : "vision");
     for (size_t i = 0; i < x->clip.n && !err; i++) {
         const ap_embeds *rows = rows_of(x, i);
         if (!rows)
@@ -86,47 +102,74 @@ static int count_parts(const apus_media *const *media, int n_media)
     return (int)n;
 }
 
+/* Of what is seen, or heard. */
+static bool is_place_of(const apus_model *m, int32_t id, bool heard)
+{
+    return ap_media_is_place(m, id) && heard == (id == m->config.audio_token);
+}
+
 /* The run of n places from tok[*i] on that a part of x fills. */
 static apus_err place_part(const apus_model *m, const int32_t *tok, int n, int *i, int rows,
                            const apus_media *x, apus_diag *diag)
 {
     int first;
-    while (*i < n && !ap_media_is_place(m, tok[*i])) ++*i;
-    for (first = *i; *i < n && *i - first < rows && ap_media_is_place(m, tok[*i]);) ++*i;
+    bool heard = x->type == APUS_MEDIA_SOUND;
+    while (*i < n && !is_place_of(m, tok[*i], heard)) ++*i;
+    for (first = *i; *i < n && *i - first < rows && is_place_of(m, tok[*i], heard);) ++*i;
     if (*i - first == rows) return APUS_OK;
     return ap_fail(diag, APUS_EINVAL,
                    "%s: needs %d places (id %d) in a row, found %d of them at token %d", x->name,
-                   rows, m->config.image_token, *i - first, first);
+                   rows, heard ? m->config.audio_token : m->config.image_token, *i - first, first);
 }
 
-/* The spans that media fill among tok, in order; tok begins at position pos of a session. Rows are borrowed, NULL
- * where no tower has run.
+/* A part's rows at [pos, pos + n) of a session; e: NULL where no tower has run. */
+static ap_span span_of(const apus_model *m, const apus_media *x, ap_embeds *e, int pos, int n)
+{
+    bool seen = x->type != APUS_MEDIA_SOUND, axes = seen && e && m->config.rope_axes;
+    return (ap_span){.pos = pos,
+                     .n = n,
+                     .height = axes ? e->height : 0,
+                     .width = axes ? e->cols : 0,
+                     .whole = seen && m->config.see_whole_pictures,
+                     .embeds = e};
+}
+
+/* The spans that media fill among tok, in the order of the media; tok begins at position pos of a session. What is
+ * seen and what is heard have places of their own. Rows are borrowed, NULL where no tower has run.
  *   span  [parts of all media] out */
 static apus_err place(const apus_model *m, const int32_t *tok, int n, int pos,
                       const apus_media *const *media, int n_media, ap_span *span, apus_diag *diag)
 {
-    int i = 0;
+    int at[2] = {0, 0}; /* behind the last place that is filled: seen, heard */
     for (int k = 0; k < n_media; k++) {
         const apus_media *x = media[k];
+        int *i = &at[x->type == APUS_MEDIA_SOUND];
         for (size_t f = 0; f < x->clip.n; f++) {
             ap_embeds *e = __atomic_load_n(&x->rows[f], __ATOMIC_ACQUIRE);
             int rows = e ? e->n : (int)x->clip.part[f].soft_tokens;
-            apus_err err = place_part(m, tok, n, &i, rows, x, diag);
+            apus_err err = place_part(m, tok, n, i, rows, x, diag);
             if (err) return err;
-            *span++ = (ap_span){.pos = pos + i - rows,
-                                .n = rows,
-                                .height = e && m->config.rope_axes ? e->height : 0,
-                                .width = e && m->config.rope_axes ? e->cols : 0,
-                                .whole = m->config.see_whole_pictures,
-                                .embeds = e};
+            *span++ = span_of(m, x, e, pos + *i - rows, rows);
         }
     }
-    for (; i < n; i++)
-        if (ap_media_is_place(m, tok[i]))
-            return ap_fail(diag, APUS_EINVAL,
-                           "token %d is a place (id %d) that none of %d media fills", i,
-                           (int)tok[i], n_media);
+    for (int i = ap_min_int(at[0], at[1]); i < n; i++)
+        for (int heard = 0; heard < 2; heard++)
+            if (i >= at[heard] && is_place_of(m, tok[i], heard))
+                return ap_fail(diag, APUS_EINVAL,
+                               "token %d is a place (id %d) that none of %d media fills", i,
+                               (int)tok[i], n_media);
     return APUS_OK;
+}
+
+/* Spans in the order of their places. */
+static void sort(ap_span *span, int n)
+{
+    for (int i = 1; i < n; i++)
+        for (int k = i; k > 0 && span[k].pos < span[k - 1].pos; k--) {
+            ap_span x = span[k];
+            span[k] = span[k - 1];
+            span[k - 1] = x;
+        }
 }
 
 apus_err apus_media_ids(const apus_model *m, int32_t *tok, int n, const apus_media *const *media,
@@ -176,7 +219,7 @@ apus_err ap_media_check(const apus_engine *e, const apus_feed *f, const char *at
     for (int i = 0; i < f->n_media; i++)
         if (!f->media[i])
             return ap_fail(diag, APUS_EINVAL,
-                           "%smedia[%d]: expected a picture or video, found NULL", at, i);
+                           "%smedia[%d]: expected a picture, video or sound, found NULL", at, i);
     return APUS_OK;
 }
 
@@ -218,6 +261,7 @@ apus_err ap_media_ready(apus_engine *e, const apus_feed *f, apus_diag *diag)
     if (!err)
         err = place(e->model, f->tok, f->n, f->session->pos, f->media, f->n_media, s->at + s->n,
                     diag);
+    if (!err) sort(s->at + s->n, parts);
     for (int i = 0; i < parts && !err; i++) err = check_whole(e, f, &s->at[s->n + i], diag);
     return err;
 }

@@ -224,8 +224,10 @@ static void read_model(const ap_fields *f, ap_config *c)
     if (!k.family) return;
     ap_fields text = text_fields(f, &k);
     if (k.family->wrapped && !k.text && !*f->err) {
-        c->multimodal = (ap_field(f, "vision_config") || ap_field(f, "audio_config")) &&
-                        !ap_field_bool(f, "language_model_only", false);
+        bool text_only = ap_field_bool(f, "language_model_only", false);
+        c->sees = ap_field(f, "vision_config") && !text_only;
+        c->hears = ap_field(f, "audio_config") && !text_only;
+        c->multimodal = c->sees || c->hears;
     }
     check_class(f);
     if (ap_field(f, "compression_config"))

@@ -49,7 +49,8 @@ typedef struct ap_layer_config {
 
 typedef struct ap_config {
     ap_arch_id arch;
-    bool multimodal;     /* the file describes towers besides the text model */
+    bool multimodal;     /* the file describes towers besides the text model: */
+    bool sees, hears;    /* for pictures, for sound */
     ap_media_kind media; /* how pictures and sound are prepared for it, if it is multimodal */
     int n_layer, hidden, vocab, context;
     int n_head; /* query heads (every attention layer) */

@@ -34,4 +34,30 @@ typedef struct ap_vision_config {
 apus_err ap_vision_config_parse(const ap_config_text *file, const ap_config *text,
                                 ap_vision_config *out, apus_diag *diag);
 
+typedef enum ap_audio_kind {
+    AP_AUDIO_NONE,
+    AP_AUDIO_CONFORMER, /* Gemma: convolutions over mel bands, then conformer layers */
+    AP_AUDIO_EMBEDDER   /* Gemma without a tower: samples are projected as they are */
+} ap_audio_kind;
+
+typedef struct ap_audio_config {
+    ap_audio_kind kind;
+    int width; /* values of a row that goes in, once its bands are merged; embedder: samples */
+    int channels[2]; /* of the two convolutions, each of which halves rows and bands */
+    int n_layer, hidden, ffn, n_head, head_dim;
+    int n_tap;   /* of a layer's convolution */
+    int reach;   /* rows that a row sees: itself and those before it */
+    int shift;   /* positions are told as distance + shift, and not where that is below 0 */
+    float cap;   /* of the scores */
+    float share; /* of a feed-forward's output that is added to its input */
+    int middle;  /* outputs of the tower, before they are projected to the text model's width */
+    int out;     /* width of a soft token */
+    float norm_eps;
+    bool clipped; /* inputs and outputs of products have bounds */
+} ap_audio_config;
+
+/* audio_config of a config.json, likewise. */
+apus_err ap_audio_config_parse(const ap_config_text *file, const ap_config *text,
+                               ap_audio_config *out, apus_diag *diag);
+
 #endif

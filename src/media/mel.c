@@ -152,8 +152,7 @@ static void count_rows(const ap_sound_settings *s, size_t n, ap_patches *out)
     out->padded = filled < need ? 0 : (filled - need) / hop + 1;
     out->n = n + left < need ? 0 : (n + left - need) / hop + 1;
     if (out->n > out->padded) out->n = out->padded;
-    size_t half = (out->n + 1) / 2; /* the tower halves their number twice */
-    out->soft_tokens = (half + 1) / 2;
+    out->soft_tokens = ap_sound_tokens(out->n, true);
 }
 
 static apus_err mel_rows(const ap_sound_settings *s, const ap_sound *sound, size_t n,

@@ -27,6 +27,12 @@ void ap_sound_clear(ap_sound *s);
 /* s at another rate, by a windowed sinc that keeps what both rates can hold. ENOMEM. */
 apus_err ap_sound_resample(const ap_sound *s, int rate, ap_sound *out, apus_diag *diag);
 
+/* Soft tokens that rows of a sound become; tower: which makes one of four. */
+static inline size_t ap_sound_tokens(size_t rows, bool tower)
+{
+    return tower ? ((rows + 1) / 2 + 1) / 2 : rows;
+}
+
 /* Rows of log mel energies, or of samples for a model without a tower; resampled if need be.
  *   name  of the sound, for sentences
  *   out   ap_patches_clear it

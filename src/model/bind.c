@@ -173,6 +173,35 @@ void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int 
     ap_free(mem);
 }
 
+void ap_bind_mat_cols(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *col)
+{
+    if (b->err) return;
+    if (ap_dtype_block(view->dtype) != 1 || view->scales) {
+        b->err = ap_fail(b->diag, APUS_EUNSUPPORTED,
+                         "a convolution's weights: expected f32, f16 or bf16, found %s",
+                         ap_dtype_name(view->dtype));
+        return;
+    }
+    uint8_t *dst = take(b, b->k->pack_bytes(b->k, view));
+    if (!dst || b->err) return;
+    size_t each = ap_dtype_bytes(view->dtype), bytes = ap_tensor_bytes(view);
+    uint8_t *mem = ap_malloc(bytes, 1), *to = mem;
+    if (!mem) {
+        b->err = ap_fail_nomem(b->diag, bytes, "columns in another order");
+        return;
+    }
+    for (int64_t r = 0; r < view->shape[0]; r++) {
+        const uint8_t *row = (const uint8_t *)view->data + (size_t)(r * view->shape[1]) * each;
+        for (int64_t i = 0; i < view->shape[1]; i++, to += each)
+            memcpy(to, row + (size_t)col[i] * each, each);
+    }
+    ap_tensor t = *view;
+    t.data = mem;
+    b->k->pack_mat(b->k, &t, dst, out);
+    ap_bind_pack_now(b, &t, dst);
+    ap_free(mem);
+}
+
 void ap_bind_mat(ap_bind *b, ap_mat *out, int rows, int cols, const char *fmt, ...)
 {
     char name[NAME_MAX_LEN];

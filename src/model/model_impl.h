@@ -126,6 +126,8 @@ void ap_bind_mat_flat(ap_bind *b, ap_mat *out, int rows, int cols, const char *f
 void ap_bind_mat_view(ap_bind *b, ap_mat *out, const ap_tensor *view);
 /* Rows row[0..n) of a view [*, cols], in that order. row may be NULL in the sizing pass. */
 void ap_bind_mat_rows(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *row, int n);
+/* Columns col[0..n) of a view [rows, n] of numbers that are not quantised, in that order. */
+void ap_bind_mat_cols(ap_bind *b, ap_mat *out, const ap_tensor *view, const int *col);
 /* A table of embeddings [rows, cols]: packed, or where the file has it, as the device wants it. */
 void ap_bind_table(ap_bind *b, ap_mat *out, const ap_tensor *view);
 /* n values as f32, each `add` + w; any rank with n elements. Returns them where they may still be changed,

@@ -136,31 +136,6 @@ void ap_tower_bias(const ap_exec *ex, ap_elem op, const float *bias, float *y, i
                         .op = op, .y = y, .x = bias, .ldy = n, .rows = rows, .n = n, .n_block = 1});
 }
 
-/* y = x within bounds; false: there are none, and nothing was done. */
-static bool clamp(const ap_exec *ex, const float *bounds, const float *x, float *y, int rows, int n)
-{
-    if (bounds[0] == -INFINITY && bounds[1] == INFINITY) return false;
-    ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_CLAMP,
-                                    .y = y,
-                                    .x = x,
-                                    .ldy = n,
-                                    .ldx = n,
-                                    .rows = rows,
-                                    .n = n,
-                                    .n_block = 1,
-                                    .lo = bounds[0],
-                                    .hi = bounds[1]});
-    return true;
-}
-
-void ap_linear_run(const ap_exec *ex, const ap_linear *l, const float *x, float *room, float *y,
-                   int n)
-{
-    bool bounded = clamp(ex, l->in, x, room, n, l->w.cols);
-    ap_matmul(ex, bounded ? room : x, &l->w, y, n);
-    clamp(ex, l->out, y, y, n, l->w.rows);
-}
-
 void ap_linear_add(const ap_exec *ex, const ap_linear *l, const float *y, float *x, int n)
 {
     ap_matmul_add(ex, y, &l->w, x, n);

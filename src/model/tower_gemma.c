@@ -27,50 +27,13 @@ static int from_dim(int i, int n)
     return order[part] * quarter + i % quarter;
 }
 
-/* A bound of a clipped product; without one there is none. */
-static float bound(ap_bind *b, const char *module, const char *leaf, float none)
-{
-    float value = none;
-    if (b->err || !ap_bind_has(b, "%s.%s", module, leaf)) return none;
-    ap_tensor t = ap_bind_view(b, -1, NULL, "%s.%s", module, leaf);
-    if (b->err) return none;
-    if (ap_tensor_count(&t) == 1 && ap_dtype_block(t.dtype) == 1)
-        ap_to_f32(t.dtype, t.data, &value, 1);
-    else
-        value = NAN;
-    if (isnan(value))
-        b->err = ap_fail(b->diag, APUS_EFORMAT, "tensor %s%s.%s: expected one number", b->prefix,
-                         module, leaf);
-    return value;
-}
-
-static void bind_bounds(ap_bind *b, ap_linear *out, const char *module)
-{
-    *out = (ap_linear){.in = {-INFINITY, INFINITY}, .out = {-INFINITY, INFINITY}};
-    out->in[0] = bound(b, module, "input_min", -INFINITY);
-    out->in[1] = bound(b, module, "input_max", INFINITY);
-    out->out[0] = bound(b, module, "output_min", -INFINITY);
-    out->out[1] = bound(b, module, "output_max", INFINITY);
-    if (!b->err && (out->in[0] > out->in[1] || out->out[0] > out->out[1]))
-        b->err = ap_fail(b->diag, APUS_EFORMAT, "tensor %s%s: expected bounds that ascend",
-                         b->prefix, module);
-}
-
-static void bind_linear(ap_bind *b, bool clipped, ap_linear *out, int rows, int cols,
-                        const char *module)
-{
-    *out = (ap_linear){.in = {-INFINITY, INFINITY}, .out = {-INFINITY, INFINITY}};
-    if (clipped) bind_bounds(b, out, module);
-    ap_bind_mat(b, &out->w, rows, cols, "%s.linear.weight", module);
-}
-
 /* Queries or keys: the dims of each head in the order that turning wants. */
 static void bind_turned(ap_bind *b, const ap_vision_config *v, ap_linear *out, int heads,
                         const char *module)
 {
     int rows = heads * v->head_dim, *row = ap_malloc((size_t)rows, sizeof *row);
     *out = (ap_linear){.in = {-INFINITY, INFINITY}, .out = {-INFINITY, INFINITY}};
-    if (v->clipped) bind_bounds(b, out, module);
+    if (v->clipped) ap_bind_bounds(b, out, module);
     ap_tensor t = ap_bind_view(b, 2, (int64_t[]){rows, v->hidden}, "%s.linear.weight", module);
     if (!row && !b->err) b->err = ap_fail_nomem(b->diag, (size_t)rows * sizeof *row, "a weight");
     for (int i = 0; row && i < rows; i++)
@@ -104,13 +67,13 @@ static void bind_layer(ap_bind *b, const ap_vision_config *v, int l, ap_tower_la
         ap_bind_vec(b, &norms[i].to->weight, D, 0, "%s.weight", in_layer(name, l, norms[i].leaf));
     bind_turned(b, v, &y->q, v->n_head, in_layer(name, l, "self_attn.q_proj"));
     bind_turned(b, v, &y->k, v->n_kv_head, in_layer(name, l, "self_attn.k_proj"));
-    bind_linear(b, clip, &y->v, kv, D, in_layer(name, l, "self_attn.v_proj"));
-    bind_linear(b, clip, &y->o, D, q, in_layer(name, l, "self_attn.o_proj"));
+    ap_bind_clipped(b, clip, &y->v, kv, D, in_layer(name, l, "self_attn.v_proj"));
+    ap_bind_clipped(b, clip, &y->o, D, q, in_layer(name, l, "self_attn.o_proj"));
     bind_turned_norm(b, v->head_dim, &y->q_norm, in_layer(name, l, "self_attn.q_norm"));
     bind_turned_norm(b, v->head_dim, &y->k_norm, in_layer(name, l, "self_attn.k_norm"));
-    bind_linear(b, clip, &y->gate, v->ffn, D, in_layer(name, l, "mlp.gate_proj"));
-    bind_linear(b, clip, &y->up, v->ffn, D, in_layer(name, l, "mlp.up_proj"));
-    bind_linear(b, clip, &y->down, D, v->ffn, in_layer(name, l, "mlp.down_proj"));
+    ap_bind_clipped(b, clip, &y->gate, v->ffn, D, in_layer(name, l, "mlp.gate_proj"));
+    ap_bind_clipped(b, clip, &y->up, v->ffn, D, in_layer(name, l, "mlp.up_proj"));
+    ap_bind_clipped(b, clip, &y->down, D, v->ffn, in_layer(name, l, "mlp.down_proj"));
 }
 
 static void bind(ap_bind *b, ap_tower *t)

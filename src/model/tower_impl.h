@@ -8,13 +8,7 @@
 
 #include "model/model_impl.h"
 #include "model/tower.h"
-
-/* y = W x + bias; with bounds, x and y are clamped before and after. */
-typedef struct ap_linear {
-    ap_mat w;
-    const float *bias;   /* or NULL */
-    float in[2], out[2]; /* lowest, highest */
-} ap_linear;
+#include "model/tower_linear.h"
 
 typedef struct ap_norm_weights {
     const float *weight, *bias; /* bias: layer norms */
@@ -90,9 +84,6 @@ typedef struct ap_piece {
 
 /* tower.c */
 ap_piece ap_tower_piece(const ap_tower_work *w, int i);
-/* y = W x of n rows, with bounds, without the bias. room: as much as x, for x within its bounds. */
-void ap_linear_run(const ap_exec *ex, const ap_linear *l, const float *x, float *room, float *y,
-                   int n);
 /* x += W y + bias */
 void ap_linear_add(const ap_exec *ex, const ap_linear *l, const float *y, float *x, int n);
 void ap_tower_layer_norm(const ap_exec *ex, const float *x, const ap_norm_weights *w, float *out,

@@ -1,4 +1,4 @@
-/* test_golden_media.c - towers and prompts with pictures against the reference, and against themselves under
+/* test_golden_media.c - towers and prompts with pictures and sounds against the reference, and against themselves under
  * other pieces, threads and session operations.
  *
  *   test_golden_media FOLDER [--device NAME]
@@ -402,6 +402,21 @@ static void check_all(bench *b)
     }
 }
 
+/* What the model sees and hears with. */
+static unsigned towers_of(const char *folder)
+{
+    apus_diag d;
+    apus_model *m;
+    apus_model_settings s;
+    apus_info info = {.size = sizeof info};
+    apus_model_settings_default(&s);
+    s.load = APUS_LOAD_INFO;
+    need(apus_model_open(folder, &s, &m, &d), &d);
+    need(apus_model_info(m, &info, &d), &d);
+    apus_model_close(m);
+    return info.towers;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -414,7 +429,7 @@ int main(int argc, char **argv)
     apus_model_settings s;
     char path[512];
     apus_model_settings_default(&s);
-    s.towers = APUS_TOWER_VISION;
+    s.towers = towers_of(argv[1]);
     s.precision = APUS_PRECISION_EXACT;
     if (argc == 4 && !strcmp(argv[2], "--device")) s.device = argv[3];
     snprintf(path, sizeof path, "%s/gold.safetensors", argv[1]);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make tiny random checkpoints that see, pictures for them, and the reference's rows and logits.
+"""Make tiny random checkpoints that see and hear, pictures and sounds for them, and the reference's rows and logits.
 
     make_media_goldens.py -o tests/golden_media/data      the committed set
     make_media_goldens.py -o DIR --only qwen_a            some of it
@@ -27,6 +27,7 @@ SHORT = 40   # prompts up to this length keep all positions
 N_ROWS = 24  # of longer ones
 S, F, LIN = "sliding_attention", "full_attention", "linear_attention"
 IMAGE, VIDEO, BEGIN, END, AUDIO = 190, 191, 192, 193, 194  # ids of media
+BEGIN_AUDIO, END_AUDIO = 195, 196
 
 QWEN = dict(max_position_embeddings=4096, rms_norm_eps=1e-6, vocab_size=203)
 
@@ -37,7 +38,8 @@ def qwen_rope(partial, section, theta=1e7):
 
 
 # name -> model_type, configs of text and vision, pictures as grids of patches (height, width), or
-# (frames, height, width), and prompts: numbers of text tokens, and pictures as "p0"
+# (frames, height, width), or sounds as ("sound", rows, rows with filling), and prompts: numbers of text tokens,
+# and pictures as "p0"
 MODELS = {
     "qwen_a": dict(model_type="qwen3_5", text=dict(
         QWEN, hidden_size=48, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
@@ -136,6 +138,40 @@ MODELS["gemma_video"] = dict(
     prompts=[[3, "p0", 2], [1, "p1", 4, "p0", 9], [5, "p2", 4, "p1", 1, "p0", 30]])
 
 
+MODELS.update({
+    # E-like: pictures with bounds beside sounds of one piece of the convolutions and of several, cut where no four
+    # rows are left, filled up and not.
+    "gemma_sound": dict(
+        MODELS["gemma_e"], audio=dict(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, output_proj_dims=20,
+            subsampling_conv_channels=[16, 6], conv_kernel_size=5, use_clipped_linears=True),
+        pictures=[(6, 9), ("sound", 37, 40), ("sound", 1, 1), ("sound", 301, 301), (3, 3, 6), ("sound", 130, 135)],
+        padded=99, bands=16,
+        prompts=[[3, "p1", 2], ["p2", 1], [2, "p1", 3, "p0", 4], [5, "p3", 4, "p0", "p1", 9, "p5", 30],
+                 [4, "p4", 2, "p1", 1, "p0", 3]]),
+    # Another context: blocks that are shorter than what lies before them, so that the farthest rows have no
+    # position; no bounds, an odd number of bands, other shares, caps and taps.
+    "gemma_sound_b": dict(
+        MODELS["gemma_e"], audio=dict(
+            hidden_size=28, num_hidden_layers=3, num_attention_heads=2, output_proj_dims=36,
+            subsampling_conv_channels=[12, 5], conv_kernel_size=3, use_clipped_linears=False,
+            attention_chunk_size=4, attention_context_left=8, attention_logit_cap=3.0, residual_weight=0.7,
+            rms_norm_eps=1e-5),
+        pictures=[("sound", 200, 200), ("sound", 26, 30)], padded=99, bands=11,
+        prompts=[[3, "p0", 2], ["p1", 2, "p0", 12]]),
+    # More rows than a piece of the layers.
+    "gemma_sound_large": dict(
+        MODELS["gemma_large"], audio=dict(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=1, output_proj_dims=12,
+            subsampling_conv_channels=[8, 4], attention_chunk_size=20, attention_context_left=13),
+        vision=MODELS["gemma_e"]["vision"], pictures=[("sound", 2210, 2210)], bands=8, prompts=[[2, "p0", 20]]),
+    "gemma_unified_sound": dict(
+        MODELS["gemma_unified"], audio=dict(audio_embed_dim=24),
+        pictures=[(4, 7), ("sound", 9, 9), ("sound", 1, 1), ("sound", 600, 600)], bands=24,
+        prompts=[[3, "p1", 2], ["p2", 1, "p0"], [5, "p3", 4, "p0", 1, "p1", 30]]),
+})
+
+
 def random_prompts(rng, n_pictures):
     prompts = []
     for _ in range(3):
@@ -189,7 +225,32 @@ def random_gemma(rng):
                         for _ in range(rng.randint(1, 4))]
     rows = max(h * w for h, w in spec["pictures"])
     spec["padded"] = -(-rows // pool ** 2) * pool ** 2 + pool ** 2 * rng.randint(0, 3)
+    if rng.random() < 0.6:
+        add_sounds(spec, rng, kind)
     return spec
+
+
+def random_audio(rng, kind):
+    if kind == "gemma_unified":
+        dim = rng.randint(1, 70)
+        return dict(audio_embed_dim=dim), dim
+    heads = rng.choice([1, 2, 4])
+    bands = rng.randint(1, 9)
+    left = rng.randint(2, 20)
+    return dict(hidden_size=2 * heads * rng.randint(1, 20), num_hidden_layers=rng.randint(1, 4),
+                num_attention_heads=heads, output_proj_dims=rng.randint(1, 50),
+                subsampling_conv_channels=[4 * bands + rng.randint(0, 3), rng.randint(1, 20)],
+                conv_kernel_size=rng.randint(1, 9), use_clipped_linears=rng.random() < 0.5,
+                attention_chunk_size=rng.choice([left - 1, left - 1, rng.randint(1, 20)]),
+                attention_context_left=left, attention_logit_cap=rng.choice([50.0, 2.0]),
+                residual_weight=rng.choice([0.5, 1.0, 0.3])), 4 * bands - rng.randint(0, 3)
+
+
+def add_sounds(spec, rng, kind):
+    spec["audio"], spec["bands"] = random_audio(rng, kind)
+    for _ in range(rng.randint(1, 3)):
+        n = rng.choice([rng.randint(1, 9), rng.randint(10, 400)])
+        spec["pictures"].append(("sound", n, n + rng.choice([0, rng.randint(0, 9)])))
 
 
 def random_spec(rng):
@@ -208,7 +269,8 @@ def media_ids(model_type):
     ids = dict(image_token_id=IMAGE, video_token_id=VIDEO)
     if model_type.startswith("qwen"):
         return dict(ids, vision_start_token_id=BEGIN, vision_end_token_id=END)
-    return dict(ids, boi_token_id=BEGIN, eoi_token_id=END, audio_token_id=AUDIO)
+    return dict(ids, boi_token_id=BEGIN, eoi_token_id=END, audio_token_id=AUDIO, boa_token_id=BEGIN_AUDIO,
+                eoa_token_id=END_AUDIO)
 
 
 def fill(name, shape, config, gen):
@@ -235,10 +297,13 @@ def fill(name, shape, config, gen):
 
 def make_model(spec, seed):
     config_class, model_class = classes(spec["model_type"])
-    config = config_class(text_config=dict(spec["text"]), vision_config=dict(spec["vision"]),
+    more = {"audio_config": dict(spec["audio"])} if "audio" in spec else {}
+    config = config_class(text_config=dict(spec["text"]), vision_config=dict(spec["vision"]), **more,
                           tie_word_embeddings=spec["text"].get("tie_word_embeddings", True),
                           **media_ids(spec["model_type"]), **spec.get("outer", {}))
-    for c in (config, config.text_config, config.vision_config):
+    for c in (config, config.text_config, config.vision_config, getattr(config, "audio_config", None)):
+        if c is None:
+            continue
         c._attn_implementation = "eager"
         c._experts_implementation = "eager"
     model = model_class(config).float().eval()
@@ -294,12 +359,38 @@ def gemma_tokens(spec, picture):
     return int((pos[0, :, 0] >= 0).sum()) // gemma_merge(spec) ** 2
 
 
+def sound(spec, grid, gen):
+    """Rows of log mel energies or of samples, filled up as the processor does it."""
+    _, n, padded = grid
+    values, mask = torch.zeros(1, padded, spec["bands"]), torch.zeros(1, padded, dtype=torch.uint8)
+    values[0, :n] = torch.randn((n, spec["bands"]), generator=gen)
+    mask[0, :n] = 1
+    return dict(input_features=values, input_features_mask=mask)
+
+
+def sound_tokens(spec, picture):
+    n = int(picture["input_features_mask"].sum())
+    return n if spec["model_type"] == "gemma4_unified" else -(-(-(-n // 2)) // 2)
+
+
+def is_sound(grid):
+    return grid[0] == "sound"
+
+
+def is_video(grid):
+    return len(grid) == 3 and not is_sound(grid)
+
+
 def make_picture(spec, grid, gen):
+    if is_sound(grid):
+        return sound(spec, grid, gen)
     make = qwen_picture if spec["model_type"].startswith("qwen") else gemma_picture
     return make(spec, grid, gen)
 
 
 def n_tokens(spec, picture):
+    if "input_features" in picture:
+        return sound_tokens(spec, picture)
     count = qwen_tokens if spec["model_type"].startswith("qwen") else gemma_tokens
     return count(spec, picture)
 
@@ -313,6 +404,14 @@ def inputs_of(spec, pictures):
         if parts:
             out[k] = torch.cat(parts)
             out[k] = out[k] if out[k].is_floating_point() else out[k].long()
+    sounds = [p for p in pictures if "input_features" in p]
+    if sounds:
+        most = max(p["input_features"].shape[1] for p in sounds)
+        pad = torch.nn.functional.pad
+        out["input_features"] = torch.cat([pad(p["input_features"], (0, 0, 0, most - p["input_features"].shape[1]))
+                                           for p in sounds])
+        out["input_features_mask"] = torch.cat([pad(p["input_features_mask"], (
+            0, most - p["input_features_mask"].shape[1])) for p in sounds]).bool()
     frames = [p["video_position_ids"].shape[0] for p in pictures if "video_position_ids" in p]
     if frames:
         out["num_frames_per_video"] = torch.tensor(frames)
@@ -332,9 +431,12 @@ def make_prompt(spec, parts, pictures, rng):
         used.append(int(part[1:]))
         p = pictures[used[-1]]
         grid = spec["pictures"][used[-1]]
-        for f in range(grid[0] if len(grid) == 3 else 1):
-            place = VIDEO if len(grid) == 3 else IMAGE
-            ids += [6 + f] * (len(grid) == 3) + [BEGIN] + [place] * n_tokens(spec, p) + [END]
+        if is_sound(grid):
+            ids += [BEGIN_AUDIO] + [AUDIO] * n_tokens(spec, p) + [END_AUDIO]
+            continue
+        for f in range(grid[0] if is_video(grid) else 1):
+            place = VIDEO if is_video(grid) else IMAGE
+            ids += [6 + f] * is_video(grid) + [BEGIN] + [place] * n_tokens(spec, p) + [END]
     return ids, used
 
 
@@ -342,7 +444,7 @@ def make_prompt(spec, parts, pictures, rng):
 def run(model, spec, ids, pictures):
     t = torch.tensor([ids])
     more = inputs_of(spec, pictures)
-    types = (t == IMAGE).int() + 2 * (t == VIDEO).int()
+    types = (t == IMAGE).int() + 2 * (t == VIDEO).int() + 3 * (t == AUDIO).int()
     gaps = ref.RouterGaps(model)
     if spec["model_type"] == "gemma4_unified":
         # What generate() does. A plain forward of this class lets full layers look ahead as well.
@@ -358,6 +460,9 @@ def run(model, spec, ids, pictures):
 @torch.no_grad()
 def rows_of(model, spec, picture):
     more = inputs_of(spec, [picture])
+    if "input_features" in more:
+        out = model.model.get_audio_features(**more, return_dict=True)
+        return out.pooler_output[out.attention_mask]
     if any("video" in k for k in more):
         out = model.model.get_video_features(**more, return_dict=True)
         return torch.cat(list(out.pooler_output))

@@ -64,6 +64,20 @@ apus_err ap_tower_encode(const ap_tower *t, const ap_exec *ex, const ap_patches 
     return ap_fail(diag, APUS_EINVAL, "no tower here");
 }
 
+apus_err ap_audio_tower_check(const ap_audio_tower *t, const ap_patches *p, const char *name,
+                              int *n, apus_diag *diag)
+{
+    (void)t, (void)p, (void)n;
+    return ap_fail(diag, APUS_EINVAL, "%s: no tower here", name);
+}
+
+apus_err ap_audio_tower_encode(const ap_audio_tower *t, const ap_exec *ex, const ap_patches *p,
+                               float *out, const volatile int *cancel, apus_diag *diag)
+{
+    (void)t, (void)ex, (void)p, (void)out, (void)cancel;
+    return ap_fail(diag, APUS_EINVAL, "no tower here");
+}
+
 /* ---------------------------------------------------------------- the device */
 
 /* Added to the addresses of device memory, so that following one is a fault. */

@@ -255,6 +255,14 @@ APUS_API void apus_output_drop(apus_output *o);
  * sessions. For a signal handler that ends the program; safe there. */
 APUS_API void apus_outputs_remove(void);
 
+/* ---------------------------------------------------------------- names */
+
+/* Is the file, of a model's folder or repository, the model that NAME:which means (apus_model_open)?
+ *   name   below the folder
+ *   which  a type such as "Q4_K_M" that its name or its folder's ends in, the name of a file, or NULL: any
+ * Projectors and importance matrices are no models, nor are the later parts of a split one. */
+APUS_API bool apus_gguf_fits(const char *name, const char *which);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "apus/apus_unstable.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -38,6 +39,7 @@ static int part_no(const char *name, size_t *stem)
     return no;
 }
 
+/* name: of a file, without folders */
 static bool is_model(const char *name)
 {
     size_t stem;
@@ -111,6 +113,12 @@ static bool fits(const char *name, const char *which)
     if (ap_ends_with(which, ".gguf")) return !strcmp(name, which) || !strcmp(base, which);
     part_no(base, &stem);
     return has_type(base, stem, which) || (slash && has_type(name, (size_t)(slash - name), which));
+}
+
+bool apus_gguf_fits(const char *name, const char *which)
+{
+    const char *slash = strrchr(name, '/');
+    return is_model(slash ? slash + 1 : name) && fits(name, which);
 }
 
 static apus_err refuse(const found *f, const char *which, const char *name, apus_diag *diag)

@@ -43,7 +43,7 @@ static bool is_sha(const char *s, size_t n)
     return true;
 }
 
-/* org/repo[/path/FILE.gguf][@rev][:which] */
+/* org/repo[/path/FILE.gguf][@rev][:which], or with @rev at the end */
 typedef struct repo_name {
     const char *org, *repo;
     size_t org_len, repo_len;
@@ -51,6 +51,7 @@ typedef struct repo_name {
     const char *file; /* below the repository; NULL: none */
     size_t file_len;
     const char *which; /* behind the colon; NULL: none */
+    char which_text[301];
 } repo_name;
 
 /* Plain parts with slashes between them. */
@@ -65,21 +66,31 @@ static bool plain_path(const char *s, size_t n)
     return true;
 }
 
+/* Takes what stands behind the first `mark` off the text s[0, *n); NULL: there is none. */
+static const char *cut(const char *s, size_t *n, char mark, size_t *len)
+{
+    const char *at = memchr(s, mark, *n);
+    if (!at) return NULL;
+    *len = *n - (size_t)(at + 1 - s);
+    *n = (size_t)(at - s);
+    return at + 1;
+}
+
 static bool parse_name(const char *name, repo_name *r)
 {
     memset(r, 0, sizeof *r);
-    const char *colon = strchr(name, ':');
-    size_t n = colon ? (size_t)(colon - name) : strlen(name);
-    const char *at = memchr(name, '@', n), *rev = "main";
-    size_t rev_len = 4;
-    if (colon) r->which = colon + 1;
-    if (at) {
-        rev = at + 1;
-        rev_len = n - (size_t)(rev - name);
-        n = (size_t)(at - name);
+    size_t n = strlen(name), rev_len = 4, which_len = 0;
+    const char *which = cut(name, &n, ':', &which_len);
+    const char *rev = which ? cut(which, &which_len, '@', &rev_len) : NULL;
+    if (!rev) rev = cut(name, &n, '@', &rev_len);
+    if (!rev) rev = "main";
+    if (which) {
+        if (which_len == 0 || which_len >= sizeof r->which_text) return false;
+        memcpy(r->which_text, which, which_len);
+        r->which = r->which_text;
     }
     const char *slash = memchr(name, '/', n);
-    if (!slash || rev_len >= sizeof r->rev || (r->which && !*r->which)) return false;
+    if (!slash || rev_len >= sizeof r->rev) return false;
     r->org = name;
     r->org_len = (size_t)(slash - name);
     r->repo = slash + 1;

@@ -8,7 +8,7 @@
  *   name   a folder; a config.json, *.safetensors, *.safetensors.index.json or *.gguf in it; or
  *          org/repo[@rev], rev a branch, a tag or a full commit, "main" if not given. Of a folder or
  *          repository with GGUF files: NAME:TYPE (such as :Q4_K_M), NAME:FILE.gguf, org/repo/FILE.gguf, or
- *          just NAME if there is one only
+ *          just NAME if there is one only; org/repo:TYPE@rev is org/repo@rev:TYPE
  *   cache  the hub cache folder (holding models--org--repo), or NULL
  *   dir    apus_free it
  * A path that exists wins; safetensors with their config.json win over GGUF files beside them. Names of

@@ -157,6 +157,8 @@ static void test_gguf_repositories(void **state)
     resolves("acme/quants:q8_0", IN "m-Q8_0.gguf");
     resolves("acme/quants:BF16", IN "m-BF16.gguf");
     resolves("acme/quants@main:Q4_K_S", IN "m-Q4_K_S.gguf");
+    resolves("acme/quants:Q4_K_S@main", IN "m-Q4_K_S.gguf");
+    resolves("acme/quants:m-Q8_0.gguf@" SHA1, IN "m-Q8_0.gguf");
     resolves("acme/quants:Q5_K_XL", IN "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf");
     resolves("acme/quants:UD-Q5_K_XL", IN "UD-Q5_K_XL/m-UD-Q5_K_XL-00001-of-00002.gguf");
     resolves("acme/quants:IQ2", IN "IQ2/part-00001-of-00003.gguf"); /* the folder's name */
@@ -179,6 +181,9 @@ static void test_gguf_repositories(void **state)
     fails("acme/quants/notes.txt", cache, APUS_EFILE, "not a name of the form");
     fails("acme/quants/../m-Q8_0.gguf", cache, APUS_EFILE, "not a name of the form");
     fails("acme/quants:", cache, APUS_EFILE, "not a name of the form");
+    fails("acme/quants:@main", cache, APUS_EFILE, "not a name of the form");
+    fails("acme/quants:Q8_0@", cache, APUS_EFILE, "not a name of the form");
+    fails("acme/quants@main:Q8_0@main", cache, APUS_EFILE, "not a name of the form");
     make(QUANTS "/snapshots/" SHA1 "/other/m-Q8_0.gguf", "");
     fails("acme/quants:Q8_0", cache, APUS_EFILE,
           "2 GGUF files of type Q8_0 fit, name one of them: m-Q8_0.gguf, other/m-Q8_0.gguf");

@@ -6,6 +6,7 @@
 #include "apus/apus_unstable.h"
 #include "common.h"
 #include "input.h"
+#include "hub_env.h"
 #include "interrupt.h"
 #include "models.h"
 #include "progress.h"

@@ -2,6 +2,7 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "hub_env.h"
 #include "interrupt.h"
 #include "models.h"
 #include "progress.h"

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "fetching.h"
 #include "models.h"
 #include "progress.h"
 #include "prompt.h"
@@ -302,7 +303,8 @@ static int run(int argc, char **argv)
 
     apus_model *m = NULL;
     prompt p = {0};
-    rc = prompt_read(&cmd_run, &from, name, &p);
+    rc = fetch_if_missing(&cmd_run, name);
+    if (rc < 0) rc = prompt_read(&cmd_run, &from, name, &p);
     if (rc < 0) rc = open_for_prompt(name, &p, &m);
     if (rc < 0) rc = generate(m, &p);
     prompt_free(&p);

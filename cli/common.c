@@ -54,6 +54,8 @@ const opt engine_table[] = {
     {"experts", 0, OPT_STRING, &common.experts, NULL, 0, 0, "FILE",
      "read experts from FILE, which 'apus repack' made (default: MODEL.gguf.experts or "
      "MODEL/experts.apus, if it is there)"},
+    {"offline", 0, OPT_FLAG, &common.offline, NULL, 0, 0, NULL,
+     "use what is in the cache, and fetch nothing"},
     CTX_OPTION("ctx-size"),
     CTX_OPTION("num-ctx"),
     CTX_OPTION("max-model-len"),

@@ -8,7 +8,8 @@
 #include "options.h"
 
 extern const command cmd_run, cmd_chat, cmd_info, cmd_tokenize, cmd_render, cmd_logits, cmd_patches,
-    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth, cmd_repack, cmd_serve;
+    cmd_bench, cmd_perplexity, cmd_quantize, cmd_synth, cmd_repack, cmd_serve, cmd_pull, cmd_list,
+    cmd_rm;
 
 extern const command *const commands[]; /* all of them, NULL at the end */
 
@@ -19,6 +20,7 @@ typedef struct common_opts {
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
     const char *precision, *kv, *device, *memory, *experts;
+    bool offline;    /* fetch nothing */
     unsigned towers; /* no option: which towers a command needs, set before the model is opened */
 } common_opts;
 

@@ -1,11 +1,11 @@
 # bash completion for apus
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    local engine="--model --threads --cpumask --device --prefill-chunk --ctx --memory --experts --precision --kv"
+    local engine="--model --offline --threads --cpumask --device --prefill-chunk --ctx --memory --experts --precision --kv"
     local think="--think --no-think --chat-template-kwargs --chat-template-file"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W "run chat serve info tokenize render logits patches bench perplexity quantize synth repack --help --version" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "run chat serve info tokenize render logits patches bench perplexity quantize synth repack pull list rm --help --version" -- "$cur")
         return
     fi
     if [ "$prev" = --cpumask ]; then
@@ -42,11 +42,21 @@ _apus() {
         bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;
         perplexity) own="--file --kl-against --kl-base --force --json $engine" ;;
         quantize) own="--to --recipe --group --force --threads" ;;
+        pull) own="--dry-run" ;;
+        list) own="--json" ;;
+        rm) own="--yes" ;;
         synth) own="--to --layers --seed --force --threads" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own --help" -- "$cur")
         return
     fi
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    case ${COMP_WORDS[1]} in
+    run | chat | serve | info | bench | rm) # names of models in the cache, which may have colons
+        local names
+        names=$(apus list --json 2>/dev/null | sed -n 's/^ *"name": "\(.*\)",$/\1/p')
+        mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$names" -- "$cur")
+        ;;
+    esac
 }
 complete -o filenames -F _apus apus

@@ -5,13 +5,13 @@
 #include "signals.h"
 #include "terminal.h"
 
-const command *const commands[] = {
-    &cmd_run,     &cmd_chat,  &cmd_info,       &cmd_tokenize, &cmd_render, &cmd_logits,
-    &cmd_patches, &cmd_bench, &cmd_perplexity, &cmd_quantize, &cmd_synth,  &cmd_repack,
+const command *const commands[] = {&cmd_run,        &cmd_chat,     &cmd_info,    &cmd_tokenize,
+                                   &cmd_render,     &cmd_logits,   &cmd_patches, &cmd_bench,
+                                   &cmd_perplexity, &cmd_quantize, &cmd_synth,   &cmd_repack,
 #ifndef APUS_NO_SERVER
-    &cmd_serve,
+                                   &cmd_serve,
 #endif
-    NULL};
+                                   &cmd_pull,       &cmd_list,     &cmd_rm,      NULL};
 
 static void help(FILE *f)
 {
@@ -22,9 +22,9 @@ static void help(FILE *f)
     for (const command *const *c = commands; *c; c++)
         fprintf(f, "  %-11s %s\n", (*c)->name, (*c)->summary);
     fputs("\nMODEL is a folder with config.json and *.safetensors, a *.gguf file, or\n"
-          "org/repo[@rev] in the local Hugging Face cache; NAME:TYPE (such as :Q4_K_M) and\n"
-          "org/repo/FILE.gguf choose among several GGUF files. 'apus COMMAND --help'\n"
-          "explains a command.\n\n"
+          "org/repo[@rev] of the Hugging Face hub, which run, chat and serve fetch into the\n"
+          "local cache; NAME:TYPE (such as :Q4_K_M) and org/repo/FILE.gguf choose among\n"
+          "several GGUF files. 'apus COMMAND --help' explains a command.\n\n"
           "  apus chat                          talk to the built-in tiny model\n"
           "  apus run MODEL -p \"Tell me a joke\"  one answer\n"
           "  apus info MODEL                    what it is and what memory it needs\n\n"

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "fetching.h"
+#include "hub_env.h"
 #include "progress.h"
 #include "report.h"
 #include "terminal.h"
@@ -46,21 +48,6 @@ static const char *default_model(void)
             return dir;
     }
     return NULL;
-}
-
-const char *hub_cache(void)
-{
-    static char dir[PATH_MAX];
-    const char *v = getenv("HF_HUB_CACHE"), *home = getenv("HOME"), *xdg = getenv("XDG_CACHE_HOME");
-    if (v && *v) return v;
-    int n = 0;
-    if ((v = getenv("HF_HOME")) && *v)
-        n = snprintf(dir, sizeof dir, "%s/hub", v);
-    else if (xdg && *xdg)
-        n = snprintf(dir, sizeof dir, "%s/huggingface/hub", xdg);
-    else if (home && *home)
-        n = snprintf(dir, sizeof dir, "%s/.cache/huggingface/hub", home);
-    return n > 0 && (size_t)n < sizeof dir ? dir : NULL;
 }
 
 int take_model(const command *c, char **argv, int *n, int max_rest, const char **name)
@@ -145,6 +132,14 @@ static void show_plan(void *ctx, apus_log_level level, const char *text)
     fputs(plain(stderr), stderr);
 }
 
+/* A failure to open a model; one that could be fetched gets the advice to do so. */
+static int report_missing(const command *c, const char *name, apus_diag *d)
+{
+    size_t n = strlen(d->text);
+    if (d->code == APUS_EFILE) snprintf(d->text + n, sizeof d->text - n, "%s", fetch_advice(name));
+    return report(c, d);
+}
+
 /* engine: what will be made of the model; NULL = nothing. */
 static int open_beside(const command *c, const char *name, apus_load load,
                        const apus_engine_settings *engine, apus_model **out)
@@ -182,7 +177,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
                     APUS_DEFAULT_MODEL, plain(stderr));
         told = true;
     }
-    if (apus_model_open(name, &s, out, &d)) return report(c, &d);
+    if (apus_model_open(name, &s, out, &d)) return report_missing(c, name, &d);
     progress_clear();
     if (load != APUS_LOAD_INFO) print_notes(*out);
     return -1;
@@ -192,6 +187,7 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
 {
     apus_engine_settings es;
     int rc = load == APUS_LOAD_ALL ? engine_options(c, &es) : -1;
+    if (rc < 0 && load == APUS_LOAD_ALL) rc = fetch_if_missing(c, name);
     return rc >= 0 ? rc : open_beside(c, name, load, load == APUS_LOAD_ALL ? &es : NULL, out);
 }
 
@@ -199,6 +195,7 @@ int open_for_engine(const command *c, const char *name, int need_ctx, apus_model
 {
     apus_engine_settings es;
     int rc = engine_options(c, &es);
+    if (rc < 0) rc = fetch_if_missing(c, name);
     if (rc < 0 && !es.ctx &&
         (need_ctx > APUS_DEFAULT_CTX || whole_context())) { /* how far does the model reach? */
         rc = open_beside(c, name, APUS_LOAD_INFO, NULL, out);

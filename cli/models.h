@@ -5,9 +5,6 @@
 #include "apus/apus.h"
 #include "options.h"
 
-/* $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub; NULL = nowhere. */
-const char *hub_cache(void);
-
 /* The model's name: that of --model, else the first of the *n positional arguments, which is taken
  * off argv and *n; NULL: none was given. At most max_rest others may be left. Returns -1, or the exit
  * status. */

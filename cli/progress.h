@@ -11,6 +11,8 @@
 bool progress_bar(void *ctx, const char *stage, uint64_t done, uint64_t total);
 /* The same, and false, which ends the work, once Ctrl-C has come (interrupt_note). */
 bool progress_until_interrupt(void *ctx, const char *stage, uint64_t done, uint64_t total);
+/* The same for bytes that come from elsewhere: "1.23 of 8.91 GB at 35.1 MB/s, 3 min 39 s [###....]  14 %". */
+void progress_bytes(uint64_t done, uint64_t total);
 void progress_clear(void);
 
 /* Colours when f is a terminal and NO_COLOR is not set; else "". */

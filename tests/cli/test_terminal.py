@@ -25,7 +25,7 @@ ROOT = Path(sys.argv[2])
 TINY = ROOT / "models/tiny-qwen"
 GEMMA = ROOT / "models/tiny-gemma"
 HYBRID = ROOT / "tests/golden/data/q35moe_fused"
-COMMANDS = ("run", "chat", "info", "tokenize", "render", "logits", "bench", "perplexity", "quantize", "synth")
+COMMANDS = ("run", "chat", "info", "tokenize", "render", "logits", "bench", "perplexity", "quantize", "synth", "pull", "list", "rm")
 GREEDY = ["--temp", "0", "--no-think"]
 QUESTION = "What is 12 + 30?"
 

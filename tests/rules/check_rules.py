@@ -28,7 +28,7 @@ LAYERS = {
 ROOT_FILES = {
     ".ci", ".clang-format", ".clang-tidy", ".gitignore", "CHANGELOG.md", "CMakeLists.txt",
     "CMakePresets.json", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "bench", "cli",
-    "SECURITY.md", "cmake", "docs", "examples", "include", "models", "scripts", "server", "setup", "src", "tests",
+    "SECURITY.md", "cmake", "docs", "examples", "hub", "include", "models", "scripts", "server", "setup", "src", "tests",
     "tools",
 }
 MAX_LINES = 1500
@@ -83,15 +83,15 @@ for f in files:
     if re.search(r"#\s*include\s+<\w*(intrin|arm_neon)\.h>", raw) and rel.parts[3:4] not in (("x86",), ("arm",)):
         if rel.parts[0] == "src":
             errors.append(f"{rel}: intrinsics only in x86/ and arm/")
-    if rel.parts[0] in ("cli", "server") and re.search(r'#\s*include\s+"(base|tensor|file|text|kern|state|model|engine|make)/', raw):
+    if rel.parts[0] in ("cli", "server", "hub") and re.search(r'#\s*include\s+"(base|tensor|file|text|kern|state|model|engine|make)/', raw):
         errors.append(f"{rel}: programs see include/apus only")
 
 for f in files:
     rel = f.relative_to(root)
-    if f.suffix != ".h" or rel.parts[0] not in ("include", "src", "cli", "server") or rel.parts[3:4] in (("x86",), ("arm",)) or rel.name.endswith("_body.h"):
+    if f.suffix != ".h" or rel.parts[0] not in ("include", "src", "cli", "server", "hub") or rel.parts[3:4] in (("x86",), ("arm",)) or rel.name.endswith("_body.h"):
         continue
     r = subprocess.run([cc, "-std=c11", "-fsyntax-only", "-D_POSIX_C_SOURCE=200809L", "-D_DEFAULT_SOURCE",
-                        f"-I{root}/include", f"-I{root}/src", f"-I{root}/cli", f"-I{root}/server", "-x", "c", str(f)],
+                        f"-I{root}/include", f"-I{root}/src", f"-I{root}/cli", f"-I{root}/server", f"-I{root}/hub", "-x", "c", str(f)],
                        capture_output=True, text=True)
     if r.returncode:
         errors.append(f"{rel}: does not compile alone: {r.stderr.strip().splitlines()[0]}")
@@ -104,7 +104,7 @@ for path in rows:
     if not (root / path).is_dir():
         errors.append(f"docs/architecture.md: there is no folder {path}")
 for d in {f.relative_to(root).parent for f in files if f.suffix in (".c", ".cu")}:
-    if d.parts[0] in ("src", "cli", "server") and str(d) not in rows and f"`{d.name}`" not in rows.get(str(d.parent), ""):
+    if d.parts[0] in ("src", "cli", "server", "hub") and str(d) not in rows and f"`{d.name}`" not in rows.get(str(d.parent), ""):
         errors.append(f"docs/architecture.md: the table of folders lacks {d}")
 
 # docs/abi.md: structs carry their size, and none lies inside another, so that each can grow

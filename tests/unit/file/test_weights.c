@@ -159,7 +159,7 @@ static ap_tensor_table table_of(void)
         "{\"model_type\":\"qwen3_moe\",\"num_hidden_layers\":2,\"hidden_size\":8,\"vocab_size\":10,"
         "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"num_experts\":2,"
         "\"num_experts_per_tok\":1,\"moe_intermediate_size\":32,\"rope_theta\":10000}";
-    ap_tensor_table t;
+    ap_tensor_table t = {0};
     if (ap_config_parse(&(ap_config_text){"config.json", text, sizeof text - 1}, NULL, &c, NULL,
                         &diag) ||
         ap_tensor_table_make(&c, &t, &diag))

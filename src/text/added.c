@@ -286,6 +286,11 @@ static bool is_marker(const char *s, size_t n)
     return n > 2 && ((s[0] == '<' && s[n - 1] == '>') || (s[0] == '[' && s[n - 1] == ']'));
 }
 
+bool ap_added_marked(const ap_added *a, const ap_added_token *t)
+{
+    return ap_added_special(a, t->text, t->len) || is_marker(t->text, t->len);
+}
+
 static bool counts(const ap_added *a, const ap_added_token *t, ap_added_which which)
 {
     if (which == AP_ADDED_ALL) return true;

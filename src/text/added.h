@@ -63,6 +63,8 @@ apus_err ap_added_finish(ap_added *a, const char *name, apus_diag *diag);
 /* Id of an exact text, or -1; token of an id, or NULL. */
 int32_t ap_added_id(const ap_added *a, const char *s, size_t n);
 const ap_added_token *ap_added_token_of(const ap_added *a, int32_t id);
+/* Is it special, or written as a marker? */
+bool ap_added_marked(const ap_added *a, const ap_added_token *t);
 /* Was this text ever added as special? */
 bool ap_added_special(const ap_added *a, const char *s, size_t n);
 

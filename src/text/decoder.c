@@ -378,3 +378,57 @@ bool ap_decoding_end(const ap_decoder *d, ap_decoding *s)
     }
     return !failed(d, s);
 }
+
+/* ---------------------------------------------------------------- a token alone */
+
+bool ap_decoder_bytes(const ap_decoder *d, const char *token, size_t n, ap_buf *out)
+{
+    state held = {0};
+    ap_buf text = {0};
+    bool known = true, as_byte = false;
+    ap_buf_add(&text, token, n);
+    for (int k = 0; k < d->n && known && !as_byte; k++) {
+        const stage *st = &d->stages[k];
+        ap_buf made = {0};
+        int byte;
+        switch (st->kind) {
+        case AP_DEC_REPLACE:
+            replace(st, &made, text.data, text.len);
+            break;
+        case AP_DEC_METASPACE:
+            held.begun = true; /* as anywhere but at the beginning */
+            metaspace(st, &held, text.data, text.len);
+            ap_buf_add(&made, held.made.data ? held.made.data : "", held.made.len);
+            break;
+        case AP_DEC_BYTE_FALLBACK:
+            byte = byte_token(text.data, text.len);
+            as_byte = byte >= 0;
+            if (as_byte) ap_buf_add(&made, &(char){(char)byte}, 1);
+            break;
+        case AP_DEC_BYTES:
+            gather_bytes(&held, text.data, text.len);
+            ap_buf_add(&made, held.held.data ? held.held.data : "", held.held.len);
+            break;
+        case AP_DEC_STRIP:
+            known = st->stop == 0;
+            break;
+        case AP_DEC_FUSE:
+            break;
+        case AP_DEC_JOIN:
+            known = false;
+            break;
+        }
+        bool changed = st->kind == AP_DEC_REPLACE || st->kind == AP_DEC_METASPACE ||
+                       st->kind == AP_DEC_BYTES || as_byte;
+        if (changed) {
+            ap_buf_free(&text);
+            text = made;
+        }
+    }
+    if (known) ap_buf_add(out, text.data ? text.data : "", text.len);
+    out->failed = out->failed || text.failed;
+    ap_buf_free(&text);
+    ap_buf_free(&held.made);
+    ap_buf_free(&held.held);
+    return known;
+}

@@ -55,4 +55,8 @@ void ap_decoding_free(ap_decoding *s);
 bool ap_decoding_push(const ap_decoder *d, ap_decoding *s, const char *token, size_t n);
 bool ap_decoding_end(const ap_decoder *d, ap_decoding *s);
 
+/* Append the bytes that a token stands for anywhere but at the beginning of a text; they may be a part of a
+ * character. false: it has none of its own, for what comes of it depends on its neighbours. */
+bool ap_decoder_bytes(const ap_decoder *d, const char *token, size_t n, ap_buf *out);
+
 #endif

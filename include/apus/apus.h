@@ -632,6 +632,26 @@ typedef enum apus_stop {
     APUS_STOP_STRING     /* the text reached a stop string */
 } apus_stop;
 
+/* What an answer must be, enforced by what may be chosen: exactly one of the first three is given. Before a thought
+ * is over, and while it may still begin, anything may come but the answer's end. An answer that ends by itself is
+ * complete; one that is cut (max_tokens, the context, a stop string) may not be. */
+typedef struct apus_constraint {
+    size_t size;
+    const char *
+        json_schema; /* a JSON document that is valid under this schema. docs/server.md: what is supported */
+    const char *grammar; /* a text of this grammar, in llama.cpp's notation (GBNF) */
+    bool json_object;    /* any JSON object */
+    apus_think think; /* as the prompt was rendered with: OFF = the answer begins with no thought */
+} apus_constraint;
+
+APUS_API void apus_constraint_default(apus_constraint *s);
+
+/* Compile what a constraint says; what uses it soon finds it compiled.
+ * Returns OK; EINVAL: a field, or nothing can satisfy it; EFORMAT: broken; EUNSUPPORTED: a keyword or construct (named
+ * with its place), too large, or the model has no tokenizer; ENOMEM. */
+APUS_API apus_err apus_constraint_check(const apus_model *m, const apus_constraint *s,
+                                        apus_diag *diag);
+
 typedef struct apus_generate_settings {
     size_t size;
     const apus_sampling *sampling; /* NULL (default) = apus_sampling_from_model */
@@ -656,6 +676,7 @@ typedef struct apus_generate_settings {
     const apus_media *const
         *media; /* [n_media] that fill the places of the prompt, as in apus_feed */
     int n_media;
+    const apus_constraint *constraint; /* what the answer must be; NULL (default) = anything */
 } apus_generate_settings;
 
 APUS_API void apus_generate_settings_default(apus_generate_settings *s);
@@ -787,6 +808,8 @@ typedef struct apus_request_settings {
      * with timeout 0, apus_request_cancel; must not block. NULL = none. */
     void (*wake)(void *ctx, apus_request *r);
     void *ctx;
+    const apus_constraint
+        *constraint; /* what the answer must be, beside what mask says; copied. NULL = anything */
 } apus_request_settings;
 
 APUS_API void apus_request_settings_default(apus_request_settings *s);

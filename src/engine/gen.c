@@ -2,6 +2,7 @@
  * drives it. */
 #include <string.h>
 
+#include "base/mem.h"
 #include "engine/engine.h"
 #include "engine/generate.h"
 
@@ -84,6 +85,7 @@ apus_err ap_gen_token(ap_gen *g, int32_t id, apus_diag *diag)
         g->res.stop_id = id;
         return ap_gen_end(g, APUS_STOP_TOKEN, diag);
     }
+    if (g->constraint && !ap_constraint_push(g->constraint, id)) return ap_constraint_fail(diag);
     g->res.n_generated++;
     if (g->set.on_token && !g->set.on_token(g->set.ctx, id)) {
         end(g, APUS_STOP_CALLER);
@@ -136,8 +138,60 @@ apus_err ap_gen_start(ap_gen *g, const apus_model *m, apus_session *session,
     return err ? err : ap_stops_create(g->set.stop_strings, g->set.n_stop_strings, &g->stops, diag);
 }
 
+apus_err ap_gen_constrain(ap_gen *g, const apus_model *m, const int32_t *tok, int n,
+                          apus_diag *diag)
+{
+    if (!g->set.constraint) return APUS_OK;
+    g->constraint = ap_calloc(1, sizeof *g->constraint);
+    if (!g->constraint) return ap_fail_nomem(diag, sizeof *g->constraint, "a constraint");
+    return ap_constraint_open(g->constraint, m, g->set.constraint, tok, n, diag);
+}
+
+static size_t mask_words(const ap_gen *g)
+{
+    return ((size_t)g->session->engine->size.vocab + 31) / 32;
+}
+
+static apus_err take_mask(ap_gen *g, apus_diag *diag)
+{
+    ap_device *dev = g->session->engine->exec.dev;
+    size_t words = mask_words(g);
+    if (!g->allowed) g->allowed = ap_malloc(words, sizeof *g->allowed);
+    if (!dev->is_host && !g->allowed_dev)
+        g->allowed_dev = dev->op->alloc(dev, words * sizeof *g->allowed);
+    bool ok = g->allowed && (dev->is_host || g->allowed_dev);
+    return ok ? APUS_OK : ap_fail_nomem(diag, words * sizeof *g->allowed, "a constraint's mask");
+}
+
+apus_err ap_gen_mask(ap_gen *g, apus_diag *diag)
+{
+    apus_engine *e = g->session->engine;
+    ap_device *dev = e->exec.dev;
+    apus_err err = take_mask(g, diag);
+    if (err) return err;
+    size_t bytes = mask_words(g) * sizeof *g->allowed;
+    memset(g->allowed, 0xff, bytes);
+    ap_config_forbid(&e->model->config, g->allowed);
+    int says = ap_constraint_mask(g->constraint, g->allowed);
+    if (!says) return ap_constraint_fail(diag);
+    g->complete = says < 0;
+    if (g->complete) return APUS_OK;
+    if (!dev->is_host) dev->op->put(dev, g->allowed_dev, g->allowed, bytes);
+    e->chooser.row[g->row].mask = dev->is_host ? g->allowed : g->allowed_dev;
+    return APUS_OK;
+}
+
 void ap_gen_close(ap_gen *g)
 {
+    if (g->allowed_dev) {
+        ap_device *dev = g->session->engine->exec.dev;
+        dev->op->free(dev, g->allowed_dev, mask_words(g) * sizeof *g->allowed);
+    }
+    if (g->constraint) ap_constraint_close(g->constraint);
+    ap_free(g->constraint);
+    ap_free(g->allowed);
+    g->constraint = NULL;
+    g->allowed = g->allowed_dev = NULL;
     apus_detok_free(g->detok);
     ap_stops_free(g->stops);
     g->detok = NULL;

@@ -12,8 +12,11 @@ static apus_err choose(apus_engine *e, int n, int n_row, apus_diag *diag)
 {
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
-        if (g->row >= 0)
-            ap_chooser_row(&e->chooser, g->row, &g->sampling, g->session->tok, g->session->pos);
+        if (g->row < 0) continue;
+        ap_chooser_row(&e->chooser, g->row, &g->sampling, g->session->tok, g->session->pos);
+        if (!g->constraint || g->done) continue;
+        apus_err err = ap_gen_mask(g, diag);
+        if (err) return err;
     }
     return ap_chooser_run(&e->chooser, e->logits, n_row, diag);
 }
@@ -24,6 +27,7 @@ static apus_err choose(apus_engine *e, int n, int n_row, apus_diag *diag)
 static apus_err next_token(ap_gen *g, apus_diag *diag)
 {
     if (g->row < 0) return ap_gen_end(g, APUS_STOP_CALLER, diag); /* dropped */
+    if (g->complete) return ap_gen_end(g, APUS_STOP_TOKEN, diag);
     apus_err err = ap_gen_choice(g, diag);
     if (!err) err = ap_gen_token(g, g->id, diag);
     if (err || g->done || !ap_session_cancelled(g->session)) return err;
@@ -151,6 +155,24 @@ static void give_result(const ap_gen *g, apus_generate_result *out)
     out->size = size;
 }
 
+/* What a generation's constraint sees before the answer: all that its session will hold. */
+static apus_err constrain(ap_gen *g, const apus_generation *x, apus_diag *diag)
+{
+    const apus_session *s = x->session;
+    if (!g->set.constraint || !x->prompt || x->n < 1) return APUS_OK;
+    size_t pos = (size_t)s->pos, n = (size_t)x->n;
+    int32_t *tok = ap_malloc(pos + n, sizeof *tok);
+    if (!tok || pos + n > INT32_MAX) {
+        ap_free(tok);
+        return ap_fail_nomem(diag, (pos + n) * sizeof *tok, "a prompt");
+    }
+    memcpy(tok, s->tok, pos * sizeof *tok);
+    memcpy(tok + pos, x->prompt, n * sizeof *tok);
+    apus_err err = ap_gen_constrain(g, s->engine->model, tok, (int)(pos + n), diag);
+    ap_free(tok);
+    return err;
+}
+
 apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n, apus_diag *diag)
 {
     if (!e) return ap_fail(diag, APUS_EINVAL, "apus_generate_batch: an engine is needed");
@@ -158,8 +180,10 @@ apus_err apus_generate_batch(apus_engine *e, const apus_generation *list, int n,
     if (!err) err = ap_call_begin(e, diag);
     if (err) return err;
     for (int i = 0; i < n; i++) e->gen[i] = (ap_gen){.row = -1};
-    for (int i = 0; i < n && !err; i++)
+    for (int i = 0; i < n && !err; i++) {
         err = ap_gen_start(&e->gen[i], e->model, list[i].session, list[i].settings, diag);
+        if (!err) err = constrain(&e->gen[i], &list[i], diag);
+    }
     if (!err) err = generate(e, list, n, diag);
     ap_call_end(e);
     for (int i = 0; i < n; i++) ap_gen_close(&e->gen[i]);

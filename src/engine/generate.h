@@ -2,6 +2,7 @@
 #ifndef AP_ENGINE_GENERATE_H
 #define AP_ENGINE_GENERATE_H
 
+#include "engine/constraint.h"
 #include "engine/sample.h"
 #include "engine/stops.h"
 
@@ -11,8 +12,12 @@ typedef struct ap_gen {
     ap_sample_state sampling;
     apus_detok *detok; /* NULL: neither text nor stop strings are wanted */
     ap_stops *stops;
-    int row;    /* of the engine's logits that the next token is chosen after; -1 = none */
-    int32_t id; /* the token to be fed next */
+    ap_constraint *constraint; /* NULL: the answer may be anything */
+    uint32_t *allowed; /* u32 [(V + 31) / 32] of ap_gen_mask, on the host, and on another device */
+    void *allowed_dev;
+    bool complete; /* the constraint lets nothing follow */
+    int row;       /* of the engine's logits that the next token is chosen after; -1 = none */
+    int32_t id;    /* the token to be fed next */
     bool done;
     apus_generate_result res;
 } ap_gen;
@@ -22,6 +27,13 @@ typedef struct ap_gen {
 apus_err ap_gen_start(ap_gen *g, const apus_model *m, apus_session *session,
                       const apus_generate_settings *set, apus_diag *diag);
 void ap_gen_close(ap_gen *g); /* of a zeroed struct too */
+/* Begin the constraint of the settings, behind a prompt: i32 [n], negative ids are passed over. Errors as
+ * apus_constraint_check. */
+apus_err ap_gen_constrain(ap_gen *g, const apus_model *m, const int32_t *tok, int n,
+                          apus_diag *diag);
+
+/* Let the chooser's row g->row, which is set, choose among what the constraint allows. ENOMEM. */
+apus_err ap_gen_mask(ap_gen *g, apus_diag *diag);
 
 /* What the engine's chooser chose after g->row, to g->id. EFORMAT: no token may be chosen; ENONFINITE. */
 apus_err ap_gen_choice(ap_gen *g, apus_diag *diag);

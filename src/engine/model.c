@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "engine/budget.h"
+#include "engine/grammars.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "file/family.h"
@@ -520,7 +521,9 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     apus_model *m = ap_calloc(1, sizeof *m);
     if (!m) return ap_fail_nomem(diag, sizeof *m, "the model");
     m->log = (ap_log){s.log, s.log_ctx};
-    err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
+    m->grammars = ap_grammars_open();
+    if (!m->grammars) err = ap_fail_nomem(diag, sizeof *m, "the model");
+    if (!err) err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
         err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag)
                                             : open_folder(m, s.load, diag);
@@ -546,6 +549,7 @@ void apus_model_close(apus_model *m)
     ap_budget_free(m);
     if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);
+    ap_grammars_close(m->grammars);
     ap_tokenizer_free(m->tokenizer);
     ap_chat_free(m->chat);
     ap_notes_free(&m->notes);

@@ -43,6 +43,7 @@ struct apus_model {
     uint64_t fingerprint; /* APUS_LOAD_ALL: ties saved sessions to these weights */
     ap_log log;
     apus_info info;
+    struct ap_grammars *grammars; /* compiled for constraints; guards itself */
     char weight_types[512];
     ap_notes notes; /* of the files */
 };

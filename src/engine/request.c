@@ -179,7 +179,11 @@ static apus_err take_answer(apus_request *r, const apus_model *m, const apus_req
     r->n_bias = set->n_bias;
     if (!err && (!r->bias_id || !r->bias)) err = ap_fail_nomem(diag, sizeof *r, "a request");
     /* with the stop strings, text and sampling checked; the session follows when it is admitted */
-    return err ? err : ap_gen_start(&r->gen, m, NULL, &r->set, diag);
+    if (!err) err = ap_gen_start(&r->gen, m, NULL, &r->set, diag);
+    r->gen.set.constraint = set->constraint;
+    if (!err) err = ap_gen_constrain(&r->gen, m, r->prompt, r->n_prompt, diag);
+    r->gen.set.constraint = NULL; /* the caller's */
+    return err;
 }
 
 static apus_err take_rest(apus_request *r, int vocab, const apus_request_settings *set,
@@ -194,9 +198,10 @@ static apus_err take_rest(apus_request *r, int vocab, const apus_request_setting
     r->mask_ctx = set->mask_ctx;
     r->submitted_us = ap_time_us();
     r->deadline_us = set->deadline_us ? r->submitted_us + set->deadline_us : -1;
-    if (r->mask) r->allowed = ap_malloc((V + 31) / 32, sizeof *r->allowed);
+    bool masked = r->mask || r->gen.constraint;
+    if (masked) r->allowed = ap_malloc((V + 31) / 32, sizeof *r->allowed);
     if (r->logprobs >= 0) r->row = ap_malloc(V, sizeof *r->row);
-    bool ok = (!r->mask || r->allowed) && (r->logprobs < 0 || r->row);
+    bool ok = (!masked || r->allowed) && (r->logprobs < 0 || r->row);
     return ok ? APUS_OK : ap_fail_nomem(diag, V * sizeof(float), "a request");
 }
 

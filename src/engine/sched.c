@@ -122,9 +122,9 @@ static apus_err take_device_memory(apus_scheduler *s, apus_request *r, apus_diag
         r->allowed_dev = r->allowed;
         return APUS_OK;
     }
-    if (r->mask) r->allowed_dev = dev->op->alloc(dev, words * sizeof(uint32_t));
+    if (r->allowed) r->allowed_dev = dev->op->alloc(dev, words * sizeof(uint32_t));
     if (n) r->bias_dev = dev->op->alloc(dev, n * 8);
-    if ((r->mask && !r->allowed_dev) || (n && !r->bias_dev))
+    if ((r->allowed && !r->allowed_dev) || (n && !r->bias_dev))
         return ap_fail_nomem(diag, words * sizeof(uint32_t), "a request's mask");
     if (!n) return APUS_OK;
     dev->op->put(dev, r->bias_dev, r->bias_id, n * sizeof *r->bias_id);
@@ -346,17 +346,18 @@ static void ask_mask(apus_scheduler *s, apus_request *r)
     const apus_engine *e = s->engine;
     const ap_config *c = &e->model->config;
     size_t words = ((size_t)e->size.vocab + 31) / 32;
+    int says = 0, must = 0;
     r->masked = r->no_more = false;
-    if (!r->mask) return;
+    if (!r->allowed) return;
     memset(r->allowed, 0xff, words * sizeof *r->allowed);
-    int says = r->mask(r->mask_ctx, r->answer, r->gen.res.n_generated, r->allowed);
-    r->no_more = says < 0;
-    r->masked = says > 0;
-    if (!r->masked) return;
-    for (int i = 0; i < c->n_suppress; i++)
-        if (c->suppress[i] >= 0 && c->suppress[i] < e->size.vocab)
-            r->allowed[c->suppress[i] / 32] &= ~(UINT32_C(1) << c->suppress[i] % 32);
-    if (e->size.vocab % 32) r->allowed[words - 1] &= (UINT32_C(1) << e->size.vocab % 32) - 1;
+    if (r->mask) says = r->mask(r->mask_ctx, r->answer, r->gen.res.n_generated, r->allowed);
+    if (says == 0) memset(r->allowed, 0xff, words * sizeof *r->allowed); /* whatever it wrote */
+    if (r->gen.constraint) must = ap_constraint_mask(r->gen.constraint, r->allowed);
+    r->no_more = says < 0 || must < 0;
+    r->mask_failed = r->gen.constraint && !must;
+    r->masked = says > 0 || must > 0;
+    if (!r->masked || r->no_more) return;
+    ap_config_forbid(c, r->allowed);
     bool any = false;
     for (size_t i = 0; i < words; i++) any = any || r->allowed[i];
     r->no_more = !any;
@@ -426,7 +427,8 @@ static void choose(apus_scheduler *s, int n_lane, int n_row)
         apus_diag bad;
         if (!s->lane[i].out) continue;
         if (s->lane[i].bad) ap_not_finite(e, &bad);
-        if (err || s->lane[i].bad) {
+        if (r->mask_failed) ap_constraint_fail(&bad);
+        if (err || s->lane[i].bad || r->mask_failed) {
             end_running(s, r, APUS_FINISH_ERROR, err ? &diag : &bad);
         } else if (why != NO_END) {
             ap_gen_end(&r->gen, APUS_STOP_CALLER, NULL);

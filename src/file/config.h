@@ -114,6 +114,15 @@ static inline bool ap_config_is_stop(const ap_config *c, int64_t id)
     return false;
 }
 
+/* Clear the bits of the ids that are never chosen: u32 [(vocab + 31) / 32]. */
+static inline void ap_config_forbid(const ap_config *c, uint32_t *allowed)
+{
+    for (int i = 0; i < c->n_suppress; i++)
+        if (c->suppress[i] >= 0 && c->suppress[i] < c->vocab)
+            allowed[c->suppress[i] / 32] &= ~(UINT32_C(1) << c->suppress[i] % 32);
+    if (c->vocab % 32) allowed[c->vocab / 32] &= (UINT32_C(1) << c->vocab % 32) - 1;
+}
+
 const char *ap_arch_name(ap_arch_id id);
 
 #endif

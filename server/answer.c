@@ -6,6 +6,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "constrain.h"
 #include "state.h"
 
 enum { LOOK_US = 100000 }; /* between two looks whether the client is still there */
@@ -424,7 +425,9 @@ static bool submit(sv_answer *a, int i)
     a->n++;
     if (!make_parser(a, c)) return false;
     sampling.seed += (uint64_t)i;
+    apus_constraint constraint;
     fill_settings(a, &s);
+    if (sv_constrain_settings(&a->job, &constraint)) s.constraint = &constraint;
     s.sampling = &sampling;
     s.ctx = a;
     if (!apus_request_submit(a->x->server->scheduler, &s, &c->request, &d)) return true;
@@ -443,6 +446,7 @@ static bool begin(sv_answer *a)
     pthread_condattr_destroy(&monotonic);
     if (j->messages.failed || j->hoisted.failed || j->tools.failed || j->extra.failed)
         return sv_fail(x, 503, NULL, NULL, "out of memory");
+    if (!sv_constrain_check(x, j)) return false;
     if (!j->seeded) random_bytes(&j->sampling.seed, sizeof j->sampling.seed);
     if (j->tools_banned && !ban_calls(x, j)) return false;
     if (!sv_prompt_make(x, j, &a->prompt) || !sv_steer_init(&a->steer, x, j, &a->prompt))

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "apis.h"
+#include "constrain.h"
 #include "fields.h"
 #include "offer.h"
 #include "openai.h"
@@ -16,8 +17,9 @@ static const char CHUNK[] = "chat.completion.chunk";
 
 typedef struct chat_request {
     sv_job job;
-    const char *model, *effort;
-    const sv_json *messages, *tools, *choice, *stop, *bias, *format, *stream_options, *kwargs;
+    const char *model, *effort, *grammar;
+    const sv_json *messages, *tools, *choice, *stop, *bias, *format, *stream_options, *kwargs,
+        *schema;
     bool logprobs, many_calls;
     int top_logprobs, max_tokens, max_completion_tokens;
 } chat_request;
@@ -48,6 +50,8 @@ static const sv_field chat_table[] = {
     {"tool_choice", sv_read_json, AT(choice), 0, 0, NULL},
     {"parallel_tool_calls", sv_read_bool, AT(many_calls), 0, 0, NULL},
     {"response_format", sv_read_object, AT(format), 0, 0, NULL},
+    {"grammar", sv_read_string, AT(grammar), 0, 0, NULL},
+    {"json_schema", sv_read_json, AT(schema), 0, 0, NULL},
     {"reasoning_effort", sv_read_string, AT(effort), 0, 0, NULL},
     {"chat_template_kwargs", sv_read_object, AT(kwargs), 0, 0, NULL},
     {"ignore_eos", sv_read_bool, AT(job.ignore_eos), 0, 0, NULL},
@@ -140,6 +144,13 @@ static bool read_stream_options(sv_exchange *x, chat_request *r)
     return true;
 }
 
+/* What llama.cpp's server has. */
+static bool read_llama(sv_exchange *x, chat_request *r)
+{
+    return (!r->grammar || sv_constrain_grammar(x, &r->job, r->grammar, "grammar")) &&
+           (!r->schema || sv_constrain_schema(x, &r->job, r->schema, "json_schema"));
+}
+
 static bool read_rest(sv_exchange *x, chat_request *r)
 {
     sv_job *j = &r->job;
@@ -155,7 +166,7 @@ static bool read_rest(sv_exchange *x, chat_request *r)
                        "modalities: only text is supported");
     if (r->kwargs) sv_put_json(&j->extra, NULL, r->kwargs);
     return sv_openai_effort(x, j, r->effort, "reasoning_effort") &&
-           sv_openai_format(x, r->format, "response_format") &&
+           sv_openai_format(x, j, r->format, "response_format") && read_llama(x, r) &&
            (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
            (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->server->info.vocab)) &&
            sv_job_sampling(x, j) && read_stream_options(x, r);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "apis.h"
+#include "constrain.h"
 #include "fields.h"
 #include "openai.h"
 #include "state.h"
@@ -15,6 +16,8 @@ typedef struct completion_request {
     const char *model;
     const sv_json *prompt, *stop, *bias, *stream_options;
     int best_of;
+    const char *grammar;
+    const sv_json *schema, *format;
 } completion_request;
 
 #define AT(member) offsetof(completion_request, member)
@@ -41,6 +44,9 @@ static const sv_field completion_table[] = {
     {"logprobs", sv_read_int, AT(job.logprobs), 0, SV_MAX_LOGPROBS, NULL},
     {"ignore_eos", sv_read_bool, AT(job.ignore_eos), 0, 0, NULL},
     {"user", sv_read_any, 0, 0, 0, NULL},
+    {"response_format", sv_read_object, AT(format), 0, 0, NULL},
+    {"grammar", sv_read_string, AT(grammar), 0, 0, NULL},
+    {"json_schema", sv_read_json, AT(schema), 0, 0, NULL},
     {"suffix", sv_read_refuse, 0, 0, 0, NULL},
     {0}};
 
@@ -68,9 +74,17 @@ static bool read_prompt(sv_exchange *x, sv_job *j, const sv_json *p)
     return true;
 }
 
+static bool read_constraint(sv_exchange *x, completion_request *r)
+{
+    return sv_openai_format(x, &r->job, r->format, "response_format") &&
+           (!r->grammar || sv_constrain_grammar(x, &r->job, r->grammar, "grammar")) &&
+           (!r->schema || sv_constrain_schema(x, &r->job, r->schema, "json_schema"));
+}
+
 static bool read_rest(sv_exchange *x, completion_request *r)
 {
     sv_job *j = &r->job;
+    if (!read_constraint(x, r)) return false;
     j->seeded = sv_json_get(x->json, "seed") != NULL;
     if (r->best_of > 1)
         return sv_fail(x, 400, "unsupported_value", "best_of", "best_of: only 1 is supported");

@@ -5,6 +5,7 @@
 
 #include "apis.h"
 #include "anthropic.h"
+#include "constrain.h"
 #include "fields.h"
 #include "offer.h"
 #include "state.h"
@@ -13,6 +14,7 @@ typedef struct messages_request {
     sv_job job;
     const char *model;
     const sv_json *messages, *system, *stops, *tools, *choice, *thinking;
+    const sv_json *config, *format; /* output_config, output_format */
 } messages_request;
 
 #define AT(member) offsetof(messages_request, member)
@@ -36,8 +38,8 @@ static const sv_field messages_table[] = {
     {"container", sv_read_refuse, 0, 0, 0, NULL},
     {"context_management", sv_read_refuse, 0, 0, 0, NULL},
     {"mcp_servers", sv_read_refuse, 0, 0, 0, NULL},
-    {"output_config", sv_read_refuse, 0, 0, 0, NULL},
-    {"output_format", sv_read_refuse, 0, 0, 0, NULL},
+    {"output_config", sv_read_object, AT(config), 0, 0, NULL},
+    {"output_format", sv_read_object, AT(format), 0, 0, NULL},
     {0}};
 
 /* ---------------------------------------------------------------- tools */
@@ -109,6 +111,43 @@ static bool read_tools(sv_exchange *x, messages_request *r)
     return read_choice(x, &r->job, r->choice);
 }
 
+/* ---------------------------------------------------------------- the answer's form */
+
+typedef struct output {
+    const sv_json *format, *schema;
+    const char *type;
+} output;
+
+static const sv_field output_table[] = {
+    {"format", sv_read_object, offsetof(output, format), 0, 0, NULL},
+    {"effort", sv_read_refuse, 0, 0, 0, NULL},
+    {0}};
+
+static const sv_field format_table[] = {
+    {"type", sv_read_string, offsetof(output, type), 0, 0, NULL},
+    {"schema", sv_read_json, offsetof(output, schema), 0, 0, NULL},
+    {0}};
+
+static bool read_form(sv_exchange *x, sv_job *j, const sv_json *format, const char *path)
+{
+    output o = {.format = NULL};
+    sv_path at;
+    if (!format) return true;
+    if (!sv_fields_read(x, format_table, format, path, &o)) return false;
+    if (!o.type || strcmp(o.type, "json_schema") != 0 || !o.schema)
+        return sv_fail(x, 400, NULL, path, "%s: expected type json_schema, and a schema", path);
+    return sv_constrain_schema(x, j, o.schema, sv_path_at(&at, path, "schema"));
+}
+
+/* output_config.format, and output_format as it was called before. */
+static bool read_output(sv_exchange *x, messages_request *r)
+{
+    output o = {.format = NULL};
+    if (r->config && !sv_fields_read(x, output_table, r->config, "output_config", &o)) return false;
+    return read_form(x, &r->job, o.format, "output_config.format") &&
+           read_form(x, &r->job, r->format, "output_format");
+}
+
 /* ---------------------------------------------------------------- the rest */
 
 typedef struct thinking {
@@ -146,7 +185,7 @@ static bool read_request(sv_exchange *x, messages_request *r, const sv_field *ta
     if (!r->model) return sv_fail(x, 400, NULL, "model", "model: expected a name");
     return sv_job_model(x, r->model) && read_thinking(x, r) &&
            (!r->stops || sv_job_stops(x, &r->job, r->stops, "stop_sequences", SV_MAX_STOPS)) &&
-           sv_job_sampling(x, &r->job) && read_tools(x, r) &&
+           sv_job_sampling(x, &r->job) && read_tools(x, r) && read_output(x, r) &&
            sv_anthropic_messages(x, &r->job, r->system, r->messages);
 }
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "apis.h"
+#include "constrain.h"
 #include "fields.h"
 #include "ollama.h"
 #include "openai.h"
@@ -108,6 +109,16 @@ static bool read_options(sv_exchange *x, ollama_request *r)
     return !o.stop || sv_job_stops(x, &r->job, o.stop, "options.stop", SV_MAX_STOPS);
 }
 
+/* "json", or a schema. */
+static bool read_format(sv_exchange *x, ollama_request *r)
+{
+    const sv_json *f = r->format;
+    if (!f || sv_json_is(f, "")) return true;
+    if (sv_json_is(f, "json")) return sv_constrain_object(x, &r->job, "format");
+    if (f->type != SV_JSON_OBJECT) return sv_fail_kind(x, "format", "json, or a JSON schema", f);
+    return sv_constrain_schema(x, &r->job, f, "format");
+}
+
 static bool read_rest(sv_exchange *x, ollama_request *r)
 {
     sv_job *j = &r->job;
@@ -117,11 +128,8 @@ static bool read_rest(sv_exchange *x, ollama_request *r)
         if (!sv_openai_effort(x, j, r->think->str, "think")) return false;
     } else if (r->think)
         return sv_fail_kind(x, "think", "true, false, or low, medium or high", r->think);
-    if (r->format && !sv_json_is(r->format, ""))
-        return sv_fail(x, 400, "unsupported_value", "format",
-                       "format: it cannot be enforced yet, and is not ignored");
     if (r->logprobs) j->logprobs = r->top_logprobs;
-    return read_options(x, r) && sv_job_sampling(x, j);
+    return read_options(x, r) && sv_job_sampling(x, j) && read_format(x, r);
 }
 
 /* ---------------------------------------------------------------- the answer */

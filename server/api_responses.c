@@ -106,8 +106,8 @@ static bool read_rest(sv_exchange *x, responses_request *r)
     r->effort = g.effort;
     j->single_call = !r->many_calls;
     return sv_openai_effort(x, j, g.effort, "reasoning.effort") &&
-           sv_openai_format(x, sv_json_get(r->text, "format"), "text.format") && read_include(x) &&
-           sv_job_sampling(x, j) && sv_responses_tools(x, j, r->tools) &&
+           sv_openai_format(x, j, sv_json_get(r->text, "format"), "text.format") &&
+           read_include(x) && sv_job_sampling(x, j) && sv_responses_tools(x, j, r->tools) &&
            read_choice(x, j, r->choice) && sv_responses_input(x, j, r->instructions, r->input);
 }
 
@@ -214,9 +214,13 @@ static void put_asked(sv_buf *b, const sv_answer *a, const responses_request *r)
     sv_put_real(b, "temperature", a->job.sampling.temperature);
     sv_put_real(b, "top_p", a->job.sampling.top_p);
     sv_put_map(b, "text");
-    sv_put_map(b, "format");
-    sv_put_str(b, "type", "text");
-    sv_put_end_map(b);
+    if (sv_json_get(r->text, "format")) {
+        sv_put_json(b, "format", sv_json_get(r->text, "format"));
+    } else {
+        sv_put_map(b, "format");
+        sv_put_str(b, "type", "text");
+        sv_put_end_map(b);
+    }
     sv_put_end_map(b);
     if (r->choice)
         sv_put_json(b, "tool_choice", r->choice);

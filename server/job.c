@@ -22,6 +22,7 @@ void sv_job_free(sv_job *j)
     sv_buf_free(&j->hoisted);
     sv_buf_free(&j->tools);
     sv_buf_free(&j->extra);
+    sv_buf_free(&j->schema);
 }
 
 static bool add_stop(sv_exchange *x, sv_job *j, const sv_json *v, const char *path, int most)

@@ -3,6 +3,7 @@
 #define APUS_SERVER_JOB_H
 
 #include "exchange.h"
+#include "fields.h"
 
 enum { SV_MAX_STOPS = 64, SV_MAX_CHOICES = 128, SV_MAX_LOGPROBS = 20, SV_MAX_TOOLS = 256 };
 
@@ -31,6 +32,12 @@ typedef struct sv_job {
     int32_t *ids; /* in the exchange's arena; NULL = text */
     int n_ids;
     bool echo; /* the prompt is part of the answer */
+
+    /* what the answer must be (constrain.h): one of the three, where the request has it */
+    bool constrained, json_object;
+    sv_buf schema; /* JSON text */
+    const char *grammar;
+    sv_path constraint_path;
 
     apus_sampling sampling;
     bool seeded;    /* else each answer draws a seed */

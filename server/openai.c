@@ -1,7 +1,9 @@
 #include "openai.h"
 
+#include <stddef.h>
 #include <string.h>
 
+#include "constrain.h"
 #include "state.h"
 
 bool sv_openai_effort(sv_exchange *x, sv_job *j, const char *effort, const char *path)
@@ -19,15 +21,42 @@ bool sv_openai_effort(sv_exchange *x, sv_job *j, const char *effort, const char 
                    "%s: expected none, minimal, low, medium or high, found %.60s", path, effort);
 }
 
-bool sv_openai_format(sv_exchange *x, const sv_json *format, const char *path)
+/* The members of a json_schema format, wherever its API puts them. */
+typedef struct schema_format {
+    const sv_json *schema;
+    bool strict;
+} schema_format;
+
+static const sv_field schema_table[] = {
+    {"type", sv_read_any, 0, 0, 0, NULL},
+    {"name", sv_read_any, 0, 0, 0, NULL},
+    {"description", sv_read_any, 0, 0, 0, NULL},
+    {"schema", sv_read_json, offsetof(schema_format, schema), 0, 0, NULL},
+    {"strict", sv_read_bool, offsetof(schema_format, strict), 0, 0,
+     NULL}, /* it is obeyed in any case */
+    {0}};
+
+static bool read_schema(sv_exchange *x, sv_job *j, const sv_json *o, const char *path)
 {
-    const sv_json *type = sv_json_get(format, "type");
+    schema_format f = {0};
+    sv_path at;
+    if (!sv_fields_read(x, schema_table, o, path, &f)) return false;
+    sv_path_at(&at, path, "schema");
+    if (!f.schema) return sv_fail(x, 400, NULL, at.text, "%s: a schema is needed", at.text);
+    return sv_constrain_schema(x, j, f.schema, at.text);
+}
+
+bool sv_openai_format(sv_exchange *x, sv_job *j, const sv_json *format, const char *path)
+{
+    const sv_json *type = sv_json_get(format, "type"), *inner = sv_json_get(format, "json_schema");
+    sv_path at;
     if (!format || sv_json_is(type, "text")) return true;
-    if (sv_json_is(type, "json_object") || sv_json_is(type, "json_schema"))
-        return sv_fail(x, 400, "unsupported_value", path,
-                       "%s: %s cannot be enforced yet, and is not ignored; text is supported", path,
-                       type->str);
-    return sv_fail(x, 400, NULL, path, "%s: expected an object of type text", path);
+    if (sv_json_is(type, "json_object")) return sv_constrain_object(x, j, path);
+    if (sv_json_is(type, "json_schema") && inner)
+        return read_schema(x, j, inner, sv_path_at(&at, path, "json_schema"));
+    if (sv_json_is(type, "json_schema")) return read_schema(x, j, format, path);
+    return sv_fail(x, 400, NULL, path,
+                   "%s: expected an object of type text, json_object or json_schema", path);
 }
 
 /* ---------------------------------------------------------------- writing */

@@ -9,8 +9,8 @@
 bool sv_openai_messages(sv_exchange *x, sv_job *j, const sv_json *list);
 /* reasoning_effort: think, or don't */
 bool sv_openai_effort(sv_exchange *x, sv_job *j, const char *effort, const char *path);
-/* response_format, text.format: those that nothing must be enforced for */
-bool sv_openai_format(sv_exchange *x, const sv_json *format, const char *path);
+/* response_format, text.format */
+bool sv_openai_format(sv_exchange *x, sv_job *j, const sv_json *format, const char *path);
 
 /* "data: {...}\n\n"; begin puts the id, object, created and model too */
 void sv_openai_begin(sv_buf *b, const sv_answer *a, const char *object);

@@ -139,7 +139,7 @@ class OpenAI(unittest.TestCase):
                              ({"tool_choice": "required"}, "tool_choice"),
                              ({"tool_choice": {"type": "function", "function": {"name": "other"}},
                                "tools": TOOLS}, "tool_choice"),
-                             ({"response_format": {"type": "json_object"}}, "response_format"),
+                             ({"response_format": {"type": "yaml"}}, "response_format"),
                              ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
                              ({"extra_body": {"no_such": 1}}, "no_such")]:
             with self.assertRaises(openai.BadRequestError, msg=field) as e:

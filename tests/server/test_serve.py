@@ -23,6 +23,11 @@ CHAT = "/v1/chat/completions"
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Get the weather of a city", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
 
+PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
+                                           "age": {"type": "integer", "minimum": 0, "maximum": 120},
+                                           "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 3}},
+          "required": ["name", "age"], "additionalProperties": False}
+
 
 def ask(text, **more):
     return {"messages": [{"role": "user", "content": text}], "temperature": 0, **more}
@@ -98,6 +103,53 @@ class Serve(unittest.TestCase):
         none = s.post(CHAT, ask("What is the weather in Paris?", tools=[TOOL], tool_choice="none"))["choices"][0]
         self.assertNotIn("tool_calls", none["message"])
         self.assertNotIn("<tool_call>", words({"choices": [none]}))
+
+    def check_form(self, text):
+        """PERSON, by hand."""
+        doc = json.loads(text)
+        self.assertEqual(list(doc), [k for k in ("name", "age", "tags") if k in doc], text)
+        self.assertTrue(isinstance(doc["name"], str) and len(doc["name"]) <= 20, text)
+        self.assertTrue(isinstance(doc["age"], int) and 0 <= doc["age"] <= 120, text)
+        self.assertTrue(1 <= len(doc.get("tags", ["a"])) <= 3 and set(doc.get("tags", [])) <= {"a", "b"}, text)
+
+    def test_forms(self):
+        for model in (QWEN, GEMMA):
+            s = self.serve(model)
+            for seed in range(8):
+                base = ask("Who are you?", seed=seed, max_tokens=400) | {"temperature": seed % 3 / 2}
+                base["reasoning_effort"] = "high" if seed % 2 else "none"
+                form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": PERSON}}
+                r = s.post(CHAT, base | {"response_format": form})
+                if r["choices"][0]["finish_reason"] == "stop": # a thought may take all of it
+                    self.check_form(words(r))
+                r = s.post(CHAT, base | {"grammar": 'root ::= "yes" | "no" | "\\u00e9"+'})
+                if r["choices"][0]["finish_reason"] == "stop":
+                    self.assertRegex(words(r), "^(yes|no|é+)$")
+            ollama = s.post("/api/chat", {"model": model.name, "stream": False, "think": False, "format": PERSON, "messages": base["messages"]})
+            self.check_form(ollama["message"]["content"])
+            r = s.post("/v1/responses", {"input": "Who?", "reasoning": {"effort": "none"}, "text": {"format": {"type": "json_schema", "name": "p", "schema": PERSON}}})
+            self.check_form(r["output"][-1]["content"][0]["text"])
+            for key in ({"output_format": {"type": "json_schema", "schema": PERSON}},
+                        {"output_config": {"format": {"type": "json_schema", "schema": PERSON}}}):
+                r = s.post("/v1/messages", {"model": model.name, "max_tokens": 300, "messages": base["messages"], **key})
+                self.check_form(r["content"][0]["text"])
+            r = s.post("/v1/completions", {"prompt": "Once", "json_schema": PERSON, "max_tokens": 300, "seed": 1})
+            self.check_form(r["choices"][0]["text"])
+
+    def test_forms_refused(self):
+        s = self.serve(QWEN)
+        schema = lambda x: {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": x}}}
+        at = "response_format.json_schema.schema"
+        for more, param, word in ((schema({"properties": {"a": {"not": {}}}}), at, "#/properties/a/not"),
+                                  (schema({"type": "array", "minItems": 5, "maxItems": 2}), at, "minItems"),
+                                  (schema({"$ref": "#"}), at, "itself"),
+                                  ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, at, "needed"),
+                                  ({"grammar": 'root ::= "a"{5,2}'}, "grammar", "{5,2}"),
+                                  ({"grammar": "root ::= root"}, "grammar", "grammar"),
+                                  ({"grammar": 'root ::= "a"', "json_schema": {}}, "json_schema", "already")):
+            body = s.post(CHAT, ask("x") | more, status=400)
+            self.assertEqual(body["error"]["param"], param, body)
+            self.assertIn(word, body["error"]["message"])
 
     def test_neighbours_and_leavers(self):
         """Answers do not depend on who else asks, waits or leaves."""

@@ -12,6 +12,7 @@
 #include "models.h"
 #include "pictures.h"
 #include "progress.h"
+#include "recall.h"
 #include "report.h"
 #include "terminal.h"
 
@@ -30,8 +31,9 @@ static const opt chat_table[] = {
     {"n-predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {0}};
 
-static const opt *const tables[] = {chat_table,     model_table,   think_table,  template_table,
-                                    sampling_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {chat_table,     model_table,    think_table,
+                                    template_table, sampling_table, threads_table,
+                                    engine_table,   recall_table,   NULL};
 
 static int run(int argc, char **argv);
 const command cmd_chat = {
@@ -215,6 +217,7 @@ static int make_engine(chat *c)
     apus_info info = {.size = sizeof info};
     int rc = engine_settings(&cmd_chat, c->model, 0, &es);
     if (rc >= 0) return rc;
+    recall_experts(c->model);
     if (common.towers) make_room_for_pictures(c->model, &es);
     if (apus_engine_create(c->model, &es, &c->engine, &d) ||
         apus_session_create(c->engine, &c->session, &d) || apus_model_info(c->model, &info, &d))
@@ -229,6 +232,7 @@ static void close_model(chat *c)
 {
     apus_session_free(c->session);
     apus_engine_free(c->engine);
+    remember_experts(c->model);
     apus_model_close(c->model);
     c->session = NULL;
     c->engine = NULL;

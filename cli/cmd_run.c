@@ -9,6 +9,7 @@
 #include "models.h"
 #include "progress.h"
 #include "prompt.h"
+#include "recall.h"
 #include "report.h"
 
 #define LONG_TEXT 2048 /* bytes; a chat template adds few hundred */
@@ -70,8 +71,9 @@ static const opt run_table[] = {
      "go on when the model ends its turn"},
     {0}};
 
-static const opt *const tables[] = {run_table,      model_table,   think_table,  template_table,
-                                    sampling_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {run_table,      model_table,    think_table,
+                                    template_table, sampling_table, threads_table,
+                                    engine_table,   recall_table,   NULL};
 
 static int run(int argc, char **argv);
 const command cmd_run = {
@@ -306,7 +308,11 @@ static int run(int argc, char **argv)
     rc = fetch_if_missing(&cmd_run, name);
     if (rc < 0) rc = prompt_read(&cmd_run, &from, name, &p);
     if (rc < 0) rc = open_for_prompt(name, &p, &m);
-    if (rc < 0) rc = generate(m, &p);
+    if (rc < 0) {
+        recall_experts(m);
+        rc = generate(m, &p);
+        remember_experts(m);
+    }
     prompt_free(&p);
     apus_model_close(m);
     return rc;

@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "models.h"
+#include "recall.h"
 #include "report.h"
 #include "server.h"
 
@@ -61,7 +62,8 @@ static const opt serve_table[] = {
     {"quiet", 'q', OPT_FLAG, &o.set.quiet, NULL, 0, 0, NULL, "no line for each request"},
     {0}};
 
-static const opt *const tables[] = {serve_table, model_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {serve_table,  model_table,  threads_table,
+                                    engine_table, recall_table, NULL};
 
 static int run(int argc, char **argv);
 
@@ -121,7 +123,13 @@ static int load(apus_model **out, apus_scheduler_settings *set)
     if (rc < 0) rc = engine_settings(&cmd_serve, *out, 0, &engine);
     engine.max_sessions = o.parallel;
     set->engine = &engine;
+    if (rc < 0) recall_experts(*out);
     return rc;
+}
+
+static void remember(apus_model *m)
+{
+    remember_experts(m);
 }
 
 /* The last part of a path, without what says how it is stored. */
@@ -155,6 +163,7 @@ static void fill_settings(void)
     copy_list(&o.set.origins, &o.origins);
     o.set.max_body = (size_t)o.max_body_mb << 20;
     o.set.load = load;
+    o.set.unload = remember;
     s->max_queue = o.max_queue;
     s->step_us = o.step_ms * 1000;
     s->cache_bytes = (uint64_t)o.cache_ram_mb << 20;

@@ -65,6 +65,12 @@ const opt engine_table[] = {
     CHUNK_OPTION("prefill-step-size", 0),
     {0}};
 
+const opt recall_table[] = {
+    {"no-recall", 0, OPT_FLAG, &common.no_recall, NULL, 0, 0, NULL,
+     "with experts on disk: neither begin with those that were in memory last time, which "
+     "~/.cache/apus tells, nor write that down"},
+    {0}};
+
 sampling_opts sampling;
 
 #define TEMP_OPTION(name, help)                                                                    \

@@ -21,6 +21,7 @@ typedef struct common_opts {
     const char *cpumask;
     const char *precision, *kv, *device, *memory, *experts;
     bool offline;    /* fetch nothing */
+    bool no_recall;  /* start without the experts of the last time */
     unsigned towers; /* no option: which towers a command needs, set before the model is opened */
 } common_opts;
 
@@ -28,6 +29,7 @@ extern common_opts common;
 extern const opt model_table[];   /* --model */
 extern const opt threads_table[]; /* --threads */
 extern const opt engine_table[];  /* what shapes an engine, threads apart */
+extern const opt recall_table[];  /* --no-recall */
 
 /* Sampling options of run and chat. */
 typedef struct sampling_opts {

@@ -124,6 +124,7 @@ int sv_serve(const sv_settings *set)
     atomic_store(&s.stopping, true);
     sv_http_stop(h);
     apus_scheduler_free(s.scheduler);
+    if (s.model && set->unload) set->unload(s.model);
     apus_model_close(s.model);
     return rc;
 }

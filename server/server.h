@@ -32,6 +32,7 @@ typedef struct sv_settings {
     /* Open the model; called once, after the server listens: until it returns, it answers 503. set->engine is to
      * be filled. Returns -1 and the model, which the server closes, or the exit status. */
     int (*load)(apus_model **out, apus_scheduler_settings *set);
+    void (*unload)(apus_model *m); /* before the server closes it, when nothing runs; or NULL */
 } sv_settings;
 
 void sv_settings_default(sv_settings *s);

@@ -232,6 +232,8 @@ typedef struct apus_info {
     int context; /* positions the model was made for */
     bool has_tokenizer, has_chat_template, is_multimodal, is_quantised;
     unsigned towers; /* APUS_TOWER_* that the model has and that are understood, loaded or not */
+    uint64_t
+        fingerprint; /* ties saved sessions and lists of experts to it; 0 without APUS_LOAD_ALL */
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);
@@ -253,6 +255,19 @@ typedef struct apus_expert_stats {
 
 /* By any thread, also while engines run. */
 APUS_API apus_err apus_model_experts(const apus_model *m, apus_expert_stats *out, apus_diag *diag);
+
+/* Which experts are in memory and how much they were used lately, for a later run on the same model.
+ *   data  out, apus_free it
+ * EUNSUPPORTED: all of the model is in memory, or it has no experts. */
+APUS_API apus_err apus_model_save_experts(const apus_model *m, void **data, size_t *bytes,
+                                          apus_diag *diag);
+/* Read them again, before anything is computed; of those that there is no room for the least used are left out.
+ *   data      borrowed for the call, of any alignment
+ *   progress  may be NULL; returns false: the rest is left out
+ * EFORMAT: damaged, or of another model; EUNSUPPORTED. Results do not depend on it. */
+APUS_API apus_err apus_model_recall_experts(apus_model *m, const void *data, size_t bytes,
+                                            apus_progress_fn progress, void *progress_ctx,
+                                            apus_diag *diag);
 
 /* What is odd about the model's files and what was made of it, although it loads: sentence i, from 0
  * on, owned by the model; NULL when there are no more. */

@@ -448,7 +448,8 @@ static void fill_info(apus_model *m)
                      .has_tokenizer = i->has_tokenizer,
                      .has_chat_template = m->chat != NULL,
                      .is_multimodal = c->multimodal,
-                     .towers = towers_of(m)};
+                     .towers = towers_of(m),
+                     .fingerprint = m->fingerprint};
     for (int l = 0; l < c->n_layer; l++) {
         i->n_attn_full += c->layer[l].kind == AP_LAYER_FULL;
         i->n_attn_sliding += c->layer[l].kind == AP_LAYER_SLIDING;

@@ -82,11 +82,20 @@ void ap_expert_cache_step(ap_expert_cache *c, int layer)
     c->step[layer]++;
 }
 
+double ap_expert_cache_uses(const ap_expert_cache *c, int layer, int expert)
+{
+    const uses *u = &c->used[at(c, layer, expert)];
+    return u->value * exp2(-(double)(c->step[layer] - u->at) / c->half);
+}
+
+void ap_expert_cache_set_uses(ap_expert_cache *c, int layer, int expert, double value)
+{
+    c->used[at(c, layer, expert)] = (uses){value, c->step[layer]};
+}
+
 void ap_expert_cache_use(ap_expert_cache *c, int layer, int expert)
 {
-    uses *u = &c->used[at(c, layer, expert)];
-    u->value = 1 + u->value * exp2(-(double)(c->step[layer] - u->at) / c->half);
-    u->at = c->step[layer];
+    ap_expert_cache_set_uses(c, layer, expert, 1 + ap_expert_cache_uses(c, layer, expert));
 }
 
 /* Larger: used more, at any later step too. */

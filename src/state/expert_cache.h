@@ -23,6 +23,10 @@ void ap_expert_cache_free(ap_expert_cache *c);
 void ap_expert_cache_step(ap_expert_cache *c, int layer);
 void ap_expert_cache_use(ap_expert_cache *c, int layer, int expert);
 
+/* Its uses, as they count now; and as if it had been used so. */
+double ap_expert_cache_uses(const ap_expert_cache *c, int layer, int expert);
+void ap_expert_cache_set_uses(ap_expert_cache *c, int layer, int expert, double uses);
+
 /* The slot that has an expert; -1 = none. */
 int ap_expert_cache_find(const ap_expert_cache *c, int layer, int expert);
 /* A slot for an expert that has none; whoever was in it has left. Pinned. -1: all slots are pinned. */

@@ -564,6 +564,57 @@ double ap_expert_store_probe(ap_expert_store *s)
     return best;
 }
 
+/* ------------------------------------------------------------------ earlier runs */
+
+int ap_expert_store_list(const ap_expert_store *s, ap_expert_use *out)
+{
+    int n = 0;
+    ap_lock_take(s->lock);
+    for (int l = 0; l < s->spec.n_layer; l++)
+        for (int e = 0; e < s->spec.n_expert; e++)
+            if (ap_expert_cache_find(s->cache, l, e) >= 0)
+                out[n++] = (ap_expert_use){l, e, ap_expert_cache_uses(s->cache, l, e)};
+    ap_lock_leave(s->lock);
+    return n;
+}
+
+/* Nobody has it, and there is such an expert. */
+static bool can_recall(const ap_expert_store *s, const ap_expert_use *u)
+{
+    return u->layer >= 0 && u->layer < s->spec.n_layer && u->expert >= 0 &&
+           u->expert < s->spec.n_expert && view_of(s, u->layer, u->expert)->gate.rank &&
+           ap_expert_cache_find(s->cache, u->layer, u->expert) < 0;
+}
+
+/* Wait until at most n are on their way. */
+static void await(ap_expert_store *s, int n)
+{
+    while (s->n_flying > n) {
+        collect(s, true);
+        land(s, s->spec.dev->pool);
+    }
+}
+
+void ap_expert_store_recall(ap_expert_store *s, const ap_expert_use *use, int n,
+                            apus_progress_fn progress, void *ctx)
+{
+    enum { ROUGHLY = 16 };
+    if (n > s->spec.n_slot) n = s->spec.n_slot;
+    for (int i = 0; i < n; i++) {
+        const ap_expert_use *u = &use[i];
+        if (i % ROUGHLY == 0 && progress &&
+            !progress(ctx, "recall experts", (uint64_t)i, (uint64_t)n))
+            break;
+        await(s, s->depth - 1);
+        if (!can_recall(s, u)) continue;
+        int slot = ap_expert_cache_take(s->cache, u->layer, u->expert);
+        if (slot < 0) break;
+        ap_expert_cache_set_uses(s->cache, u->layer, u->expert, u->uses);
+        begin_flight(s, u->layer, u->expert, slot, false);
+    }
+    await(s, 0);
+}
+
 /* ------------------------------------------------------------------ life */
 
 static apus_err open_files(ap_expert_store *s, apus_diag *diag)

@@ -54,6 +54,19 @@ ap_expert_source *ap_expert_store_source(ap_expert_store *s);
  * was quickest. Returns bytes a second; 0: too few bytes to tell. */
 double ap_expert_store_probe(ap_expert_store *s);
 
+/* An expert that was in memory, and how much it was used (expert_cache.h). */
+typedef struct ap_expert_use {
+    int layer, expert;
+    double uses;
+} ap_expert_use;
+
+/* Those that are in memory, in any order: out [slots], returns how many. Waits for the layer that is computed. */
+int ap_expert_store_list(const ap_expert_store *s, ap_expert_use *out);
+/* Bring experts into free slots as if they had been used so; what there is no such expert, no slot or no reading
+ * of is left out. progress (may be NULL) is asked now and then; false: no more. Nobody computes. */
+void ap_expert_store_recall(ap_expert_store *s, const ap_expert_use *use, int n,
+                            apus_progress_fn progress, void *ctx);
+
 typedef struct ap_expert_counts {
     uint64_t hits, misses; /* experts that a layer wanted, and had or had not */
     uint64_t ahead;        /* read before their layer asked, */

@@ -20,8 +20,9 @@ APUS = shlex.split(os.environ.get("APUS_EMULATOR", "").replace(";", " ")) + [sys
 ROOT = Path(sys.argv[2])
 
 
-def apus(*args, status=0):
-    r = subprocess.run(APUS + [str(a) for a in args], stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+def apus(*args, status=0, **env):
+    r = subprocess.run(APUS + [str(a) for a in args], stdin=subprocess.DEVNULL, capture_output=True, timeout=300,
+                       env={**os.environ, **env})
     out, err = r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
     if r.returncode != status:
         raise AssertionError(f"{args}: status {r.returncode}, expected {status}\n{out}\n{err}")
@@ -40,6 +41,7 @@ class Experts(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.dir = Path(tempfile.mkdtemp())
+        os.environ["XDG_CACHE_HOME"] = str(cls.dir / "cache")
         config = json.loads((ROOT / "models/tiny-qwen/config.json").read_text())
         text = config.get("text_config", config)
         text.update(num_experts=64, num_experts_per_tok=4, moe_intermediate_size=256, num_hidden_layers=4)
@@ -80,6 +82,36 @@ class Experts(unittest.TestCase):
                 self.assertNotIn("experts", err)  # all of it fits
         self.assertGreater(len(seen), 3)
         self.assertLess(min(seen), 20)
+
+    def test_recall(self):
+        """A second run begins with the experts of the first; a file that is damaged changes nothing."""
+        (self.dir / "warm").mkdir()
+        few = self.dir / "few"
+        few.write_text("5 9 33")
+        args = [few if a == self.ids else a for a in self.args]
+        want, _ = apus("run", self.model, *args)
+        args += ["--memory", f"{self.least() + 8}M"]
+        read = re.compile(r"([0-9.]+) % of those chosen were in memory")
+
+        def hits(*more):
+            out, err = apus("run", self.model, *args, *more, XDG_CACHE_HOME=str(self.dir / "warm"))
+            self.assertEqual(out, want)
+            return float(read.search(err)[1])
+
+        cold = hits("--no-recall")
+        self.assertEqual(list((self.dir / "warm").iterdir()), [])
+        self.assertLess(hits(), cold + 10)  # guesses come in time or not
+        (kept,) = (self.dir / "warm/apus").iterdir()
+        self.assertGreater(hits(), cold + 15)
+        data = kept.read_bytes()
+        for damaged in (b"", data[:30], data[:-16], data[:-1] + bytes([data[-1] ^ 1]), data[:20] + b"\xff" * 16 + data[36:]):
+            kept.write_bytes(damaged)
+            self.assertLess(hits(), cold + 10)
+            self.assertEqual(len(kept.read_bytes()) % 16, len(data) % 16)  # written anew
+        kept.unlink()
+        kept.mkdir()  # neither read nor written
+        self.assertLess(hits(), cold + 10)
+        self.assertEqual([p.name for p in kept.parent.iterdir()], [kept.name])
 
     def test_too_small(self):
         _, err = apus("run", self.model, *self.args, "--memory", f"{self.least() - 4}M", status=1)

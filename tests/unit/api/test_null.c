@@ -181,6 +181,13 @@ static void models(void **state)
     REFUSED(apus_model_experts(model, &experts, d));
     experts.size = sizeof experts + 1;
     REFUSED(apus_model_experts(model, &experts, d));
+    void *kept;
+    size_t n_kept;
+    REFUSED(apus_model_save_experts(NULL, &kept, &n_kept, d));
+    REFUSED(apus_model_save_experts(model, NULL, &n_kept, d));
+    REFUSED(apus_model_save_experts(model, &kept, NULL, d));
+    REFUSED(apus_model_recall_experts(NULL, "", 0, NULL, NULL, d));
+    REFUSED(apus_model_recall_experts(model, NULL, 0, NULL, NULL, d));
     uint64_t bytes;
     REFUSED(apus_quantized_bytes(NULL, "q4_k", &bytes, d));
     REFUSED(apus_quantized_bytes(model, NULL, &bytes, d));

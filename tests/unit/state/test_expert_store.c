@@ -262,6 +262,39 @@ static void ahead_of_a_cut(void **state)
     }
 }
 
+/* A list of what is in memory brings it back into another store, the most used first. */
+static void recall(void **state)
+{
+    fixture *f = *state;
+    apus_diag d;
+    ap_expert_use use[20] = {{0}};
+    open_store(f, 9, AP_AIO_BEST);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask(f, 2, (const int32_t[]){1, 3}, 2, &d), APUS_OK);
+    assert_int_equal(ask(f, 0, (const int32_t[]){0, 5}, 2, &d), APUS_OK);
+    assert_int_equal(ap_expert_store_list(f->store, use), 4);
+    assert_true(use[0].layer == 0 && use[0].expert == 0 && use[0].uses == 1);
+    assert_true(use[2].layer == 2 && use[2].expert == 1 && use[2].uses > 2);
+    use[4] = use[0];                   /* twice */
+    use[5] = (ap_expert_use){1, 0, 1}; /* a layer without experts, and what there is not */
+    use[6] = (ap_expert_use){-1, 0, 1};
+    use[7] = (ap_expert_use){0, EXPERTS, 1};
+    for (int slots = 2; slots < 8; slots += 4) {
+        open_store(f, slots, AP_AIO_THREADS);
+        ap_expert_store_recall(f->store, use, 8, NULL, NULL);
+        assert_int_equal(ask(f, 2, (const int32_t[]){1, 3}, 2, &d), APUS_OK);
+        assert_int_equal(ask(f, 0, (const int32_t[]){0, 5}, 2, &d), APUS_OK);
+        ap_expert_counts c = ap_expert_store_counts(f->store);
+        assert_true(slots == 2 ? c.misses > 0 : c.misses == 0 && c.hits == 4);
+    }
+    assert_int_equal(truncate(f->path, 0), 0); /* left out; nothing else happens */
+    open_store(f, 6, AP_AIO_BEST);
+    ap_expert_store_recall(f->store, use, 8, NULL, NULL);
+    assert_int_equal(ap_expert_store_list(f->store, use), 0);
+    write_file(f, BYTES);
+    assert_int_equal(ask(f, 2, (const int32_t[]){1, 3}, 2, &d), APUS_OK);
+}
+
 /* What lies in no file is taken from memory. */
 static void parts_in_memory(void **state)
 {
@@ -349,6 +382,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(guesses, setup, teardown),
         cmocka_unit_test_setup_teardown(ahead_of_a_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(recall, setup, teardown),
         cmocka_unit_test_setup_teardown(parts_in_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(a_cut_file, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),

@@ -12,6 +12,7 @@ static struct {
     const char *to;
     uint64_t seed;
     int layers;
+    float skew;
     bool force;
 } o;
 
@@ -21,6 +22,8 @@ static const opt synth_table[] = {
      "mlx8, ..."},
     {"seed", 's', OPT_SEED, &o.seed, NULL, 0, 0, "N", "random seed; the same gives the same file"},
     {"layers", 0, OPT_INT, &o.layers, NULL, 1, 4096, "N", "only the first N layers"},
+    {"router-skew", 0, OPT_REAL, &o.skew, NULL, 0, 4, "A",
+     "choose experts unevenly, in proportion to 1 / rank to the power of A (default 0: all alike)"},
     {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite DST if it is there"},
     {0}};
 
@@ -29,7 +32,7 @@ static const opt *const tables[] = {synth_table, threads_table, NULL};
 static int run(int argc, char **argv);
 const command cmd_synth = {
     "synth",
-    "CONFIG DST --to TYPE [--layers N] [--seed N] [--force] [options]",
+    "CONFIG DST --to TYPE [--layers N] [--seed N] [--router-skew A] [--force] [options]",
     "write a model with random weights",
     "CONFIG is a config.json or its folder, such as those in models/configs; DST must not exist "
     "(with --force it is replaced as in 'apus quantize'). A name that ends in .gguf gives a GGUF "
@@ -51,6 +54,7 @@ static int run(int argc, char **argv)
     s.to = o.to ? type_name(o.to) : NULL;
     s.seed = o.seed;
     s.layers = o.layers;
+    s.router_skew = (double)o.skew;
     s.threads = common.threads;
     s.force = o.force;
     s.progress = progress_until_interrupt;

@@ -45,7 +45,7 @@ _apus() {
         pull) own="--dry-run" ;;
         list) own="--json" ;;
         rm) own="--yes" ;;
-        synth) own="--to --layers --seed --force --threads" ;;
+        synth) own="--to --layers --seed --router-skew --force --threads" ;;
         esac
         mapfile -t COMPREPLY < <(compgen -W "$own --help" -- "$cur")
         return

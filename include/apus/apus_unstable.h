@@ -177,6 +177,9 @@ typedef struct apus_synth_settings {
     apus_progress_fn progress; /* stage "synth", in bytes; may be NULL */
     void *progress_ctx;
     bool force; /* dst may exist; default false */
+    /* Some experts are chosen more often than others, in proportion to 1 / rank to this power; 0 (default): all alike, which is
+     * the hardest case for a model in less memory than it takes. 0 to 4 */
+    double router_skew;
 } apus_synth_settings;
 
 APUS_API void apus_synth_settings_default(apus_synth_settings *s);

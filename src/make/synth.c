@@ -24,6 +24,7 @@
 #include "file/safetensors_write.h"
 #include "make/recipe.h"
 #include "make/synth_fill.h"
+#include "make/synth_skew.h"
 #include "make/synth_text.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
@@ -35,7 +36,8 @@ enum { MLX_GROUP = 64 };
 typedef struct synth_tensor {
     ap_fill fill;
     uint64_t bytes;
-    size_t index; /* in the writer */
+    size_t index;     /* in the writer */
+    float *row_scale; /* of a router, ours */
 } synth_tensor;
 
 typedef struct synth {
@@ -89,14 +91,17 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
     case AP_ROLE_EMBED:
         f.deviation = c->tie_embeddings ? f.deviation : 1;
         break;
-    case AP_ROLE_HEAD:
     case AP_ROLE_ROUTER:
+        f.router = true;
+        break;
+    case AP_ROLE_HEAD:
     case AP_ROLE_GATE_ROW:
         break;
     case AP_ROLE_PLE_EMBED:
         f.deviation = 1 / sqrt((double)c->ple_dim);
         break;
     case AP_ROLE_ROUTER_UNIT:
+        f.router = true;
         f.deviation = 1;
         break;
     case AP_ROLE_NORM:
@@ -124,8 +129,28 @@ static ap_fill fill_of(const synth *y, const ap_model_tensor *t)
     return f;
 }
 
-static apus_err add(synth *y, ap_fill f, uint64_t bytes, size_t index)
+/* Factors of a router's rows, if some experts are to be preferred. */
+static apus_err skew(const synth *y, ap_fill *f, uint64_t cols, float **scale)
 {
+    const ap_config *c = y->config;
+    if (!f->router || !(y->s.router_skew > 0) || c->n_expert_used >= c->n_expert) return APUS_OK;
+    if (f->bits || ap_dtype_block(f->dtype) > 1)
+        return ap_fail(y->diag, APUS_EUNSUPPORTED,
+                       "router_skew: expected routers of plain numbers, found %s; choose a GGUF "
+                       "file or bf16",
+                       f->bits ? "quantised ones" : ap_dtype_name(f->dtype));
+    *scale = ap_calloc((size_t)c->n_expert, sizeof **scale);
+    if (!*scale) return ap_fail_nomem(y->diag, (size_t)c->n_expert * sizeof **scale, "a router");
+    ap_synth_skew(y->s.router_skew, c->n_expert, c->n_expert_used, f->seed, *scale);
+    f->row_scale = *scale;
+    f->cols = cols;
+    return APUS_OK;
+}
+
+/* cols: numbers of a row */
+static apus_err add(synth *y, ap_fill f, uint64_t cols, uint64_t bytes, size_t index)
+{
+    float *scale = NULL;
     if (y->n == y->cap) {
         size_t cap = y->cap ? y->cap * 2 : 256;
         synth_tensor *p = ap_realloc(y->item, cap, sizeof *p);
@@ -133,8 +158,10 @@ static apus_err add(synth *y, ap_fill f, uint64_t bytes, size_t index)
         y->item = p;
         y->cap = cap;
     }
+    apus_err err = skew(y, &f, cols, &scale);
+    if (err) return err;
     ap_fill_prepare(&f);
-    y->item[y->n++] = (synth_tensor){f, bytes, index};
+    y->item[y->n++] = (synth_tensor){f, bytes, index, scale};
     y->total += bytes;
     return APUS_OK;
 }
@@ -160,7 +187,7 @@ static apus_err plan_gguf_tensor(void *ctx, const ap_model_tensor *t)
                                  y->diag);
         uint64_t row =
             out[i].cols / (size_t)ap_dtype_block(f.dtype) * ap_dtype_block_bytes(f.dtype);
-        if (!err) err = add(y, f, row * out[i].rows, index);
+        if (!err) err = add(y, f, out[i].cols, row * out[i].rows, index);
     }
     return err;
 }
@@ -173,7 +200,7 @@ static apus_err plan_freqs(synth *y)
     apus_err err =
         ap_gguf_writer_add(y->g, "rope_freqs.weight", AP_F32, 1, &(int64_t){n}, &index, y->diag);
     ap_fill f = {.kind = AP_FILL_FREQS, .dtype = AP_F32, .turning = (uint64_t)turning};
-    return err ? err : add(y, f, (uint64_t)n * 4, index);
+    return err ? err : add(y, f, (uint64_t)n, (uint64_t)n * 4, index);
 }
 
 static void model_name(const char *path, char *out, size_t cap)
@@ -232,7 +259,7 @@ static apus_err plan_folder_tensor(synth *y, const char *name, const ap_fill *ba
     f.dtype = y->target;
     if (!bits) {
         apus_err err = ap_st_writer_add(y->st, name, f.dtype, rank, shape, &index, y->diag);
-        return err ? err : add(y, f, rows * cols * ap_dtype_bytes(f.dtype), index);
+        return err ? err : add(y, f, cols, rows * cols * ap_dtype_bytes(f.dtype), index);
     }
     static const char *const tails[] = {"weight", "scales", "biases"};
     int stem = (int)(strlen(name) - strlen("weight"));
@@ -244,7 +271,8 @@ static apus_err plan_folder_tensor(synth *y, const char *name, const ap_fill *ba
         f.dtype = i ? AP_BF16 : AP_U32;
         size[rank - 1] = (int64_t)(i ? cols / MLX_GROUP : cols * (uint64_t)bits / 32);
         err = ap_st_writer_add(y->st, full, f.dtype, rank, size, &index, y->diag);
-        if (!err) err = add(y, f, rows * (uint64_t)size[rank - 1] * ap_dtype_bytes(f.dtype), index);
+        uint64_t wide = (uint64_t)size[rank - 1];
+        if (!err) err = add(y, f, wide, rows * wide * ap_dtype_bytes(f.dtype), index);
     }
     return err;
 }
@@ -506,6 +534,8 @@ apus_err apus_synth(const char *config, const char *dst, const apus_synth_settin
     apus_err err = ap_settings_take(&y.s, sizeof y.s, settings, "apus_synth_settings", diag);
     if (!err && y.s.layers < 0)
         err = ap_fail(diag, APUS_EINVAL, "layers: expected 0 or more, found %d", y.s.layers);
+    if (!err && !(y.s.router_skew >= 0 && y.s.router_skew <= 4))
+        err = ap_fail(diag, APUS_EINVAL, "router_skew: expected 0 to 4, found %g", y.s.router_skew);
     if (!err) err = check_settings(&y, dst);
     if (!err)
         err = ap_stage_begin(&y.stage, dst, y.gguf ? AP_STAGE_FILE : AP_STAGE_FOLDER, y.s.force,
@@ -526,6 +556,7 @@ apus_err apus_synth(const char *config, const char *dst, const apus_synth_settin
     ap_gguf_writer_free(y.g);
     ap_st_writer_free(y.st);
     ap_buf_free(&y.text);
+    for (size_t i = 0; i < y.n; i++) ap_free(y.item[i].row_scale);
     ap_free(y.item);
     ap_free(y.config);
     ap_free(y.generation);

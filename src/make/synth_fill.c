@@ -172,6 +172,20 @@ static void fill_even(const ap_fill *f, uint64_t seed, uint8_t *out, size_t n)
     }
 }
 
+/* Numbers from `first` on, of rows that have factors. */
+static void fill_rows(const ap_fill *f, uint64_t seed, uint64_t first, uint8_t *out, size_t n)
+{
+    size_t bytes = ap_dtype_bytes(f->dtype), done = 0;
+    while (done < n) {
+        uint64_t row = (first + done) / f->cols, left = (row + 1) * f->cols - first - done;
+        size_t here = n - done < left ? n - done : (size_t)left;
+        ap_fill one = *f;
+        one.deviation *= (double)f->row_scale[row];
+        fill_even(&one, mix(seed + row), out + done * bytes, here);
+        done += here;
+    }
+}
+
 /* bf16 without a mean, the bulk of large models. */
 static void fill_bf16(const ap_fill *f, uint64_t seed, uint8_t *out, size_t n)
 {
@@ -242,6 +256,8 @@ void ap_fill_piece(const ap_fill *f, uint64_t piece, uint8_t *out, size_t n)
         random_bytes(seed, out, n);
     } else if (f->part) {
         fill_mlx(f, seed, out, n / bytes);
+    } else if (f->row_scale) {
+        fill_rows(f, seed, piece * (PIECE / bytes), out, n / bytes);
     } else if (f->kind != AP_FILL_EVEN) {
         fill_special(f, seed, piece * (PIECE / bytes), out, n / bytes);
     } else if (f->dtype == AP_BF16 && f->mean == 0) {

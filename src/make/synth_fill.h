@@ -6,6 +6,7 @@
 #ifndef AP_MAKE_SYNTH_FILL_H
 #define AP_MAKE_SYNTH_FILL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "tensor/dtype.h"
@@ -26,6 +27,10 @@ typedef struct ap_fill {
     int bits;      /* of MLX's format; 0 = none. dtype F32, F16, BF16: its scales or its biases */
     int part;      /* 1 scales, 2 biases */
     uint64_t seed; /* of the tensor; scales and biases of a module have the same */
+    const float
+        *row_scale; /* [rows] factors of rows of `cols` plain numbers around 0; NULL: none */
+    uint64_t cols;
+    bool router;
 
     /* made by ap_fill_prepare */
     uint16_t d[16], dmin[16]; /* f16 */

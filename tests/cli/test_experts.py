@@ -113,6 +113,27 @@ class Experts(unittest.TestCase):
         self.assertLess(hits(), cold + 10)
         self.assertEqual([p.name for p in kept.parent.iterdir()], [kept.name])
 
+    def test_router_skew(self):
+        """Experts that are chosen unevenly are found in memory more often; the file depends on the seed alone."""
+        found = {}
+        config = self.dir / "config.json"
+        for skew in ("0", "1.2"):
+            path = self.dir / f"skew{skew}.gguf"
+            apus("synth", config, path, "--to", "q4_k", "--router-skew", skew, "-t", "3")
+            args = [*self.args, "--no-recall", "-n", "60", "--prefill-chunk", "8", "--memory", f"{self.least() + 8}M"]
+            _, err = apus("run", path, *args)
+            found[skew] = float(re.search(r"([0-9.]+) % of those chosen were in memory", err)[1])
+        self.assertEqual((self.dir / "skew0.gguf").read_bytes(), self.model.read_bytes())
+        self.assertGreater(found["1.2"], found["0"] + 10)
+        again = self.dir / "again.gguf"
+        apus("synth", config, again, "--to", "q4_k", "--router-skew", "1.2", "-t", "1")
+        self.assertEqual(again.read_bytes(), path.read_bytes())
+        apus("synth", config, self.dir / "folder", "--to", "bf16", "--router-skew", "1", "--layers", "1")
+        _, err = apus("synth", config, self.dir / "mlx", "--to", "mlx4", "--router-skew", "1", status=1)
+        self.assertIn("router_skew: expected routers of plain numbers", err)
+        _, err = apus("synth", config, again, "--to", "q4_k", "--router-skew", "5", status=2)
+        self.assertIn("--router-skew", err)
+
     def test_too_small(self):
         _, err = apus("run", self.model, *self.args, "--memory", f"{self.least() - 4}M", status=1)
         self.assertEqual(len(err.splitlines()), 1)

@@ -232,8 +232,7 @@ typedef struct apus_info {
     int context; /* positions the model was made for */
     bool has_tokenizer, has_chat_template, is_multimodal, is_quantised;
     unsigned towers; /* APUS_TOWER_* that the model has and that are understood, loaded or not */
-    uint64_t
-        fingerprint; /* ties saved sessions and lists of experts to it; 0 without APUS_LOAD_ALL */
+    uint64_t fingerprint; /* of saved sessions and lists of experts; 0 without APUS_LOAD_ALL */
 } apus_info;
 
 APUS_API apus_err apus_model_info(const apus_model *m, apus_info *out, apus_diag *diag);

@@ -20,7 +20,8 @@ static const opt info_table[] = {
      "read all weights and name tensors with NaN or infinity"},
     {0}};
 
-static const opt *const tables[] = {info_table, model_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {info_table,    model_table,  tower_table,
+                                    threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_info = {"info",

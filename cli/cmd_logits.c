@@ -30,7 +30,8 @@ static const opt logits_table[] = {
     {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite OUT if it is there"},
     {0}};
 
-static const opt *const tables[] = {logits_table, model_table, threads_table, engine_table, NULL};
+static const opt *const tables[] = {logits_table,  model_table,  tower_table,
+                                    threads_table, engine_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_logits = {

@@ -21,7 +21,7 @@ static const opt patches_table[] = {
     {"force", 0, OPT_FLAG, &o.force, NULL, 0, 0, NULL, "overwrite OUT if it is there"},
     {0}};
 
-static const opt *const tables[] = {patches_table, model_table, NULL};
+static const opt *const tables[] = {patches_table, model_table, tower_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_patches = {

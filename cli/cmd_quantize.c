@@ -84,6 +84,27 @@ static int unknown_type(const char *given)
                        given);
 }
 
+/* What a GGUF file of the model does not have. */
+static void tell_towers(const char *src)
+{
+    apus_model *m;
+    apus_model_settings s;
+    apus_info info = {.size = sizeof info};
+    size_t n = strlen(src);
+    bool gguf = n > 5 && !strcmp(src + n - 5, ".gguf");
+    apus_model_settings_default(&s);
+    s.load = APUS_LOAD_INFO;
+    s.hub_cache = hub_cache();
+    if (apus_model_open(src, &s, &m, NULL)) return;
+    if (!apus_model_info(m, &info, NULL) && info.towers)
+        fprintf(stderr,
+                "note: the towers for pictures and sound are left out: they belong in an mmproj "
+                "file beside "
+                "it, %s\n",
+                gguf ? "as beside SRC" : "which llama.cpp's convert_hf_to_gguf.py --mmproj writes");
+    apus_model_close(m);
+}
+
 static int run(int argc, char **argv)
 {
     int n;
@@ -121,6 +142,7 @@ static int run(int argc, char **argv)
     progress_clear();
     free(recipe);
     if (err) report(&cmd_quantize, &d);
+    if (!err && s.gguf_type) tell_towers(argv[1]);
     if (!err) return tell_written(&cmd_quantize, argv[2]);
     return err == APUS_ECANCELLED ? 130 : EXIT_FAILED;
 }

@@ -71,9 +71,9 @@ static const opt run_table[] = {
      "go on when the model ends its turn"},
     {0}};
 
-static const opt *const tables[] = {run_table,      model_table,    think_table,
-                                    template_table, sampling_table, threads_table,
-                                    engine_table,   recall_table,   NULL};
+static const opt *const tables[] = {run_table,      model_table, think_table,   template_table,
+                                    sampling_table, tower_table, threads_table, engine_table,
+                                    recall_table,   NULL};
 
 static int run(int argc, char **argv);
 const command cmd_run = {

@@ -29,6 +29,11 @@ const opt model_table[] = {{"model", 'm', OPT_STRING, &common.model, NULL, 0, 0,
                            MODEL_OPTION("hf-repo"),
                            {0}};
 
+const opt tower_table[] = {{"mmproj", 0, OPT_STRING, &common.mmproj, NULL, 0, 0, "FILE",
+                            "the towers of a GGUF model (default: the mmproj*.gguf in its folder)"},
+                           {"-mm", 0, OPT_STRING, &common.mmproj, NULL, 0, 0, "FILE", NULL},
+                           {0}};
+
 const opt threads_table[] = {{"threads", 't', OPT_INT, &common.threads, NULL, 1, 1024, "N",
                               "worker threads (default: one per physical core)"},
                              {0}};

@@ -19,7 +19,7 @@ typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
-    const char *precision, *kv, *device, *memory, *experts;
+    const char *precision, *kv, *device, *memory, *experts, *mmproj;
     bool offline;    /* fetch nothing */
     bool no_recall;  /* start without the experts of the last time */
     unsigned towers; /* no option: which towers a command needs, set before the model is opened */
@@ -27,6 +27,7 @@ typedef struct common_opts {
 
 extern common_opts common;
 extern const opt model_table[];   /* --model */
+extern const opt tower_table[];   /* --mmproj */
 extern const opt threads_table[]; /* --threads */
 extern const opt engine_table[];  /* what shapes an engine, threads apart */
 extern const opt recall_table[];  /* --no-recall */

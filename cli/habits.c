@@ -30,7 +30,6 @@ static const habit habits[] = {
      "answers cannot be held to a grammar; ask for the form in the prompt"},
     {"-md --model-draft --draft-model --draft --draft-max --spec-type --num-draft-tokens",
      "there is no drafting; leave it out"},
-    {"--mmproj -mm", "towers are read from the model's folder; leave it out"},
     {"--image --video",
      "pictures and videos are shown to 'apus run MODEL -i FILE', and by /image in 'apus chat'"},
     {"--audio", "sounds are given to 'apus run MODEL --audio FILE', and by /audio in 'apus chat'"},

@@ -162,6 +162,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
         return usage_error(c, "--memory: expected a size such as 8G or 6500M, found '%s'",
                            common.memory);
     s.experts = common.experts;
+    s.mmproj = common.mmproj;
     s.log = show_plan;
     if (!name) {
         name = default_model();

@@ -199,6 +199,10 @@ typedef struct apus_model_settings {
     /* Towers that are loaded beside the text model: APUS_TOWER_* added up, or 0 (default). Pictures and sounds can
      * be fed only with theirs. EUNSUPPORTED: the model does not see, or hear. */
     unsigned towers;
+    /* The file with the towers of a GGUF model (mmproj). NULL (default): the only mmproj*.gguf in its folder, or the
+     * one of several that is called after it. EUNSUPPORTED: of another model, or several are there and towers are
+     * wanted; EFORMAT. */
+    const char *mmproj;
 } apus_model_settings;
 
 APUS_API void apus_model_settings_default(apus_model_settings *s);

@@ -150,7 +150,7 @@ APUS_API void apus_quantize_settings_default(apus_quantize_settings *s);
  *        `force` a regular file, or a folder that holds nothing but such files, is replaced
  * Which matrix gets which type: the recipe, else the defaults of docs/quantising.md. Vectors and
  * convolutions are never quantised. Vision and audio towers and draft heads stay as they are in
- * folders and are left out of GGUF files. Memory is some megabytes, whatever the size of the model; as
+ * folders and are left out of GGUF files, which have them in an mmproj file beside. Memory is some megabytes, whatever the size of the model; as
  * much disk as the result needs.
  * Returns OK; EINVAL (also: a line of the recipe that fits nothing); EFILE (also: not enough room);
  * EFORMAT, EUNSUPPORTED (quantised already, not a folder of safetensors); ENOMEM; ECANCELLED.

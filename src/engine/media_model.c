@@ -31,16 +31,19 @@ void apus_media_settings_default(apus_media_settings *s)
 static apus_err how_of(const apus_model *m, ap_media_settings *out, apus_diag *diag)
 {
     const ap_config *c = &m->config;
-    bool folder =
-        ap_path_is_dir(m->dir); /* beside a GGUF file the towers are in one of their own */
+    bool folder = ap_path_is_dir(m->dir);
     if (!c->media || (folder && !c->multimodal))
         return ap_fail(
             diag, APUS_EUNSUPPORTED,
             "%s: a %s model without towers (no vision_config in config.json): it takes text only",
             m->dir, ap_arch_name(c->arch));
     if (folder) return ap_media_config_read(m->dir, c->media, out, diag);
-    ap_media_settings_default(c->media, out);
-    return APUS_OK;
+    const ap_mmproj *p = &m->mmproj;
+    ap_media_config_text file[AP_MEDIA_CONFIG_FILES] = {{0}};
+    if (p->path)
+        file[AP_MEDIA_CONFIG_PREPROCESSOR] =
+            (ap_media_config_text){p->path, p->processor.data, p->processor.len};
+    return ap_media_config_parse(file, c->media, out, diag);
 }
 
 /* ---------------------------------------------------------------- what is read */

@@ -117,7 +117,62 @@ static apus_err load_gguf_text(apus_model *m, apus_load load, apus_diag *diag)
     return err;
 }
 
-static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
+/* Does it end in the width of the text model? */
+static apus_err check_mmproj(const apus_model *m, apus_diag *diag)
+{
+    static const char *const last[] = {"model.visual.merger.linear_fc2.weight",
+                                       "model.embed_vision.embedding_projection.weight",
+                                       "model.embed_audio.embedding_projection.weight"};
+    bool qwen = m->mmproj.kind == AP_MEDIA_QWEN;
+    if (!m->config.media || qwen != (m->config.media == AP_MEDIA_QWEN))
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "%s: the towers of another kind of model than %s, which is %s",
+                       m->mmproj.path, m->dir, ap_arch_name(m->config.arch));
+    for (int i = 0; i < 3; i++) {
+        const ap_tensor *t = ap_weights_find(m->mmproj.weights, last[i]);
+        if (t && t->shape[0] != m->config.hidden)
+            return ap_fail(
+                diag, APUS_EUNSUPPORTED,
+                "%s: the towers of another model: expected %d outputs for %s, found %lld",
+                m->mmproj.path, m->config.hidden, m->dir, (long long)t->shape[0]);
+    }
+    return APUS_OK;
+}
+
+/* The towers beside a GGUF model. What is wrong with them is an error if they are wanted, else a note. */
+static apus_err open_mmproj(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_diag why;
+    char *path = NULL;
+    ap_config *c = &m->config;
+    apus_err err = APUS_OK;
+    if (s->mmproj)
+        err = (path = ap_strdup(s->mmproj)) ? APUS_OK
+                                            : ap_fail_nomem(&why, strlen(s->mmproj), "a path");
+    else if (c->media)
+        err = ap_mmproj_find(m->dir, &path, &why);
+    if (!err && path) err = ap_mmproj_open(path, &m->mmproj, &why);
+    if (!err && path) err = check_mmproj(m, &why);
+    ap_free(path);
+    if (err) ap_mmproj_close(&m->mmproj);
+    if (err && (s->mmproj || s->towers || err == APUS_ENOMEM)) {
+        if (diag) *diag = why;
+        return err;
+    }
+    if (err) ap_note(&m->notes, "%s; the towers are left out", why.text);
+    if (!m->mmproj.path) return APUS_OK;
+    c->multimodal = true;
+    c->sees = m->mmproj.sees;
+    c->hears = m->mmproj.hears;
+    c->media = m->mmproj.kind;
+    const ap_family *f = ap_family_of(c->arch);
+    c->image_token = f->image;
+    c->video_token = f->video;
+    c->audio_token = f->audio;
+    return APUS_OK;
+}
+
+static apus_err open_gguf(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
     size_t n;
     ap_buf json = {0}, advice = {0};
@@ -134,7 +189,26 @@ static apus_err open_gguf(apus_model *m, apus_load load, apus_diag *diag)
     if (!err) m->syntax = ap_chat_syntax_named(ap_family_of(m->config.arch)->answers);
     ap_buf_free(&json);
     ap_buf_free(&advice);
-    return err ? err : load_gguf_text(m, load, diag);
+    if (!err) err = open_mmproj(m, s, diag);
+    return err ? err : load_gguf_text(m, s->load, diag);
+}
+
+/* A GGUF model does not say which tokens are the places of media: those of their marks. */
+static void find_places(apus_model *m)
+{
+    ap_config *c = &m->config;
+    const ap_media_marks *marks = &ap_family_of(c->arch)->tokens->marks;
+    const struct {
+        const char *mark;
+        int *id;
+    } places[] = {{marks->picture.mark, &c->image_token},
+                  {marks->film.mark, &c->video_token},
+                  {marks->sound.mark, &c->audio_token}};
+    for (int i = 0; i < 3; i++) {
+        const char *mark = places[i].mark;
+        int32_t id = mark ? ap_tokenizer_id(m->tokenizer, mark, strlen(mark)) : -1;
+        if (id >= 0) *places[i].id = id;
+    }
 }
 
 /* What the tokenizer knows of ends and of media, beside what the configuration says. */
@@ -143,6 +217,7 @@ static void settle_tokens(apus_model *m)
     ap_config *c = &m->config;
     const ap_family_tokens *f = ap_family_of(c->arch)->tokens;
     if (!m->tokenizer) return;
+    if (m->mmproj.path) find_places(m);
     bool room = ap_config_add_stop(c, ap_tokenizer_eos(m->tokenizer));
     for (const char *const *s = f->turn_ends; *s; s++)
         room &= ap_config_add_stop(c, ap_tokenizer_id(m->tokenizer, *s, strlen(*s)));
@@ -275,14 +350,23 @@ static size_t mapped_rows(const apus_model *m, const char *name)
     return (table < most ? table : most) + scales * (t->biases ? 2 : 1);
 }
 
-/* config.json of a folder with towers; ap_free out->name and out->text in any case. */
+/* The configuration of the towers; ap_free out->name and out->text in any case. */
 static apus_err read_config(const apus_model *m, ap_config_text *out, apus_diag *diag)
 {
     enum { MAX_CONFIG_BYTES = 4 << 20 };
     char *path, *text = NULL;
     *out = (ap_config_text){0};
+    if (m->mmproj.path) {
+        *out = (ap_config_text){ap_strdup(m->mmproj.path), ap_strdup(m->mmproj.config.data),
+                                m->mmproj.config.len};
+        return out->name && out->text ? APUS_OK : ap_fail_nomem(diag, out->len, "a configuration");
+    }
     if (ap_ends_with(m->dir, ".gguf"))
-        return ap_fail(diag, APUS_EUNSUPPORTED, "%s: a GGUF file holds no towers", m->dir);
+        return ap_fail(
+            diag, APUS_EUNSUPPORTED,
+            "%s: a GGUF file holds no towers: expected an mmproj file beside it, or named "
+            "with --mmproj (apus_model_settings.mmproj)",
+            m->dir);
     out->name = path = ap_path_join(m->dir, "config.json");
     if (!path) return ap_fail_nomem(diag, strlen(m->dir), "a path");
     apus_err err = ap_file_read(path, MAX_CONFIG_BYTES, &text, &out->len, diag);
@@ -310,17 +394,24 @@ apus_err ap_audio_of(const apus_model *m, ap_audio_config *out, apus_diag *diag)
     return err;
 }
 
+static const ap_weights *tower_weights(const apus_model *m)
+{
+    return m->mmproj.weights ? m->mmproj.weights : m->weights;
+}
+
 static apus_err measure_vision(apus_model *m, size_t *bytes, apus_diag *diag)
 {
     apus_err err = ap_vision_of(m, &m->vision, diag);
-    return err ? err : ap_tower_measure(&m->vision, &m->config, m->weights, m->dev, bytes, diag);
+    return err ? err
+               : ap_tower_measure(&m->vision, &m->config, tower_weights(m), m->dev, bytes, diag);
 }
 
 static apus_err measure_audio(apus_model *m, size_t *bytes, apus_diag *diag)
 {
     apus_err err = ap_audio_of(m, &m->audio, diag);
     return err ? err
-               : ap_audio_tower_measure(&m->audio, &m->config, m->weights, m->dev, bytes, diag);
+               : ap_audio_tower_measure(&m->audio, &m->config, tower_weights(m), m->dev, bytes,
+                                        diag);
 }
 
 static apus_err measure_towers(apus_model *m, apus_diag *diag)
@@ -370,10 +461,10 @@ static apus_err load_towers(apus_model *m, const apus_model_settings *s, apus_di
 {
     apus_err err = APUS_OK;
     if (m->towers & APUS_TOWER_VISION)
-        err = ap_tower_load(&m->vision, &m->config, m->weights, m->dev, s->progress,
+        err = ap_tower_load(&m->vision, &m->config, tower_weights(m), m->dev, s->progress,
                             s->progress_ctx, &m->tower, diag);
     if (!err && m->towers & APUS_TOWER_AUDIO)
-        err = ap_audio_tower_load(&m->audio, &m->config, m->weights, m->dev, s->progress,
+        err = ap_audio_tower_load(&m->audio, &m->config, tower_weights(m), m->dev, s->progress,
                                   s->progress_ctx, &m->audio_tower, diag);
     return err;
 }
@@ -391,6 +482,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
                             &m->impl, diag);
     if (!err) err = load_towers(m, s, diag);
     if (err) return err;
+    if (m->mmproj.weights) ap_weights_drop_all(m->mmproj.weights);
     ap_weights_drop_all(m->weights); /* what loading and fingerprints have touched */
     return APUS_OK;
 }
@@ -526,8 +618,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     if (!m->grammars) err = ap_fail_nomem(diag, sizeof *m, "the model");
     if (!err) err = ap_hub_resolve(name, s.hub_cache, &m->dir, diag);
     if (!err)
-        err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, s.load, diag)
-                                            : open_folder(m, s.load, diag);
+        err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, &s, diag) : open_folder(m, s.load, diag);
     if (!err) settle_tokens(m);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
@@ -551,6 +642,7 @@ void apus_model_close(apus_model *m)
     if (m->dev) m->dev->op->destroy(m->dev);
     ap_weights_close(m->weights);
     ap_grammars_close(m->grammars);
+    ap_mmproj_close(&m->mmproj);
     ap_tokenizer_free(m->tokenizer);
     ap_chat_free(m->chat);
     ap_notes_free(&m->notes);

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "file/config.h"
+#include "file/mmproj.h"
 #include "file/packed.h"
 #include "file/weights.h"
 #include "kern/kern.h"
@@ -18,6 +19,7 @@ struct apus_model {
     ap_config config;
     char *dir;
     ap_weights *weights;         /* NULL with APUS_LOAD_TEXT */
+    ap_mmproj mmproj;            /* of a GGUF model: its towers; path NULL: there is none */
     bool no_weights;             /* APUS_LOAD_INFO of a configuration alone: weights has no data */
     ap_tokenizer *tokenizer;     /* NULL: the folder has none, or APUS_LOAD_INFO */
     ap_chat *chat;               /* likewise */

@@ -169,6 +169,9 @@ void ap_gemma4_read_gguf(ap_meta_in *in, ap_buf *b)
         ap_meta_add(b, "top_k_experts", ap_meta_required(in, "expert_used_count"));
         ap_meta_add(b, "moe_intermediate_size", ap_meta_required(in, "expert_feed_forward_length"));
     }
+    /* No key tells it; those with per-layer embeddings alone see a picture as they read text. */
+    if (!ap_meta_int(in, "embedding_length_per_layer_input", 0, 0))
+        ap_buf_adds(b, ",\"use_bidirectional_attention\":\"vision\"");
     ap_buf_addf(b, ",\"final_logit_softcapping\":%.9g",
                 ap_meta_num(in, "final_logit_softcapping", 30));
     ap_buf_addf(b,

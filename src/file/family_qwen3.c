@@ -1,4 +1,5 @@
 /* family_qwen3.c - Qwen3 to Qwen3.8 in files: the tensors of their text models, and GGUF's names and keys. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -107,6 +108,18 @@ static int64_t kv_heads(ap_meta_in *in)
     return n;
 }
 
+/* Angles of each axis, which pictures tell apart. */
+static void sections(ap_meta_in *in, ap_buf *b)
+{
+    const ap_gguf_value *v = ap_meta_get(in, "rope.dimension_sections");
+    if (!v || !v->is_array || v->count < 3) return;
+    ap_buf_adds(b, ",\"mrope_section\":[");
+    for (uint64_t i = 0; i < 3; i++)
+        ap_buf_addf(b, "%s%" PRId64, i ? "," : "",
+                    ap_meta_int(in, "rope.dimension_sections", i, 0));
+    ap_buf_adds(b, "]");
+}
+
 static void qwen_rope(ap_meta_in *in, int64_t head_dim, ap_buf *b)
 {
     int64_t rotated = ap_meta_int(in, "rope.dimension_count", 0, head_dim);
@@ -127,6 +140,7 @@ static void qwen_rope(ap_meta_in *in, int64_t head_dim, ap_buf *b)
     } else {
         ap_buf_adds(b, ",\"rope_type\":\"default\"");
     }
+    if (in->family->sections) sections(in, b);
     ap_buf_adds(b, "}");
 }
 

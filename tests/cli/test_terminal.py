@@ -549,7 +549,7 @@ class Options(Case):
         for args, words in ((["-ngl", "99"], "--device"), (["--n-gpu-layers", "1"], "--device"),
                             (["-ctk", "q8_0"], "--kv"), (["-ctv=f16"], "--kv"), (["--logit-bias", "1+1"], "penalt"),
                             (["-fa", "on"], "leave it out"), (["--grammar", "x"], "grammar"), (["--interactive"], "apus chat"),
-                            (["--mmproj", "x"], "model's folder"), (["-temp", "1"], "--temp"),
+                            (["-temp", "1"], "--temp"),
                             (["--reasoning-budget", "0"], "--no-think")):
             _, err = apus("run", TINY, "-p", "x", *args, status=2)
             self.assertIn(words, err, args)

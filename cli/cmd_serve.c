@@ -8,21 +8,28 @@
 #include "models.h"
 #include "recall.h"
 #include "report.h"
+#include "serve_list.h"
 #include "server.h"
 
 static struct {
     sv_settings set;
     string_list alias, hosts, origins;
-    const char *key_file, *cache_disk;
+    const char *key_file, *cache_disk, *models;
     int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
 
+enum { MAX_MODELS = 256 }; /* of the command line */
+
 static const opt serve_table[] = {
+    {"models", 0, OPT_STRING, &o.models, NULL, 0, 0, "PATH",
+     "more models: those of a folder, or of a file with a line MODEL or NAME = MODEL for each"},
+    {"max-loaded", 0, OPT_INT, &o.set.max_loaded, NULL, 1, 256, "N",
+     "models in memory at once (default 1); the one used longest ago makes room"},
     {"host", 0, OPT_STRING, &o.set.host, NULL, 0, 0, "NAME",
      "listen at this address (default 127.0.0.1: this machine alone)"},
     {"port", 0, OPT_INT, &o.set.port, NULL, 0, 65535, "N", "(default 8080; 0: one that is free)"},
     {"alias", 'a', OPT_LIST, &o.alias, NULL, 0, 0, "NAME",
-     "another name that clients may call the model by; may be given several times"},
+     "another name that clients may call the (first) model by; may be given several times"},
     {"api-key-file", 0, OPT_STRING, &o.key_file, NULL, 0, 0, "FILE",
      "ask for a key: FILE has one in each line"},
     {"tls-cert", 0, OPT_STRING, &o.set.tls_cert, NULL, 0, 0, "FILE",
@@ -69,12 +76,15 @@ static int run(int argc, char **argv);
 
 const command cmd_serve = {
     "serve",
-    "[MODEL] [options]",
+    "[MODEL...] [options]",
     "answer programs and agents over HTTP",
     "APIs: OpenAI's /v1/chat/completions, /v1/completions and /v1/responses, Anthropic's "
     "/v1/messages, Ollama's /api/chat and /api/generate; also /v1/models, /health, /metrics, "
     "/tokenize and /detokenize. docs/server.md tells what each takes. SIGTERM and SIGINT let "
-    "running answers end first.",
+    "running answers end first.\n\n"
+    "With several models a request's \"model\" chooses; one that is not in memory is loaded when "
+    "it is "
+    "asked for, and requests wait for it.",
     tables,
     run};
 
@@ -114,12 +124,13 @@ static int read_keys(void)
 
 /* ---------------------------------------------------------------- settings */
 
-static const char *model_arg;
+static serve_list models;
 static apus_engine_settings engine;
 
-static int load(apus_model **out, apus_scheduler_settings *set)
+static int load(const sv_entry *e, apus_model **out, apus_scheduler_settings *set, apus_diag *why)
 {
-    int rc = open_for_engine(&cmd_serve, model_arg, 0, out);
+    int rc = open_for_engine(&cmd_serve, e->source, 0, out);
+    if (rc >= 0) why->code = open_error();
     if (rc < 0) rc = engine_settings(&cmd_serve, *out, 0, &engine);
     engine.max_sessions = o.parallel;
     set->engine = &engine;
@@ -132,33 +143,34 @@ static void remember(apus_model *m)
     remember_experts(m);
 }
 
-/* The last part of a path, without what says how it is stored. */
-static const char *name_of(const char *model)
-{
-    static char name[256];
-    if (!model) return "tiny-qwen";
-    size_t n = strlen(model);
-    while (n > 1 && model[n - 1] == '/') n--;
-    size_t from = n;
-    while (from && model[from - 1] != '/') from--;
-    snprintf(name, sizeof name, "%.*s", (int)(n - from), model + from);
-    n = strlen(name);
-    if (n > 5 && !strcmp(name + n - 5, ".gguf")) name[n - 5] = 0;
-    return name;
-}
-
 static void copy_list(sv_names *to, const string_list *from)
 {
-    for (int i = 0; i < from->n; i++) to->item[to->n++] = from->item[i];
+    const int most = (int)(sizeof to->item / sizeof *to->item);
+    for (int i = 0; i < from->n && to->n < most; i++) to->item[to->n++] = from->item[i];
+}
+
+/* The models of the command line, and those of --models behind them. */
+static int list_models(int argc, char **argv)
+{
+    int n = argc, rc = -1;
+    const char *first;
+    rc = take_model(&cmd_serve, argv, &n, MAX_MODELS, &first);
+    if (rc < 0 && (first || !o.models)) rc = serve_list_add(&cmd_serve, &models, NULL, first);
+    for (int i = 0; i < n && rc < 0; i++)
+        rc = serve_list_add(&cmd_serve, &models, NULL, argv[1 + i]);
+    int named = models.n;
+    if (rc < 0 && o.models) rc = serve_list_read(&cmd_serve, &models, o.models);
+    if (rc < 0) copy_list(&models.item[0].aliases, &o.alias);
+    o.set.load_first = named > 0;
+    if (rc < 0 && models.n > 1) rc = serve_list_inspect(&cmd_serve, &models, named);
+    o.set.entries = models.item;
+    o.set.n_entries = models.n;
+    return rc;
 }
 
 static void fill_settings(void)
 {
     apus_scheduler_settings *s = &o.set.scheduler;
-    o.set.model_name = name_of(model_arg);
-    copy_list(&o.set.aliases, &o.alias);
-    if (model_arg && strcmp(model_arg, o.set.model_name) && o.set.aliases.n < 16)
-        o.set.aliases.item[o.set.aliases.n++] = model_arg;
     copy_list(&o.set.hosts, &o.hosts);
     copy_list(&o.set.origins, &o.origins);
     o.set.max_body = (size_t)o.max_body_mb << 20;
@@ -179,8 +191,7 @@ static int run(int argc, char **argv)
     o.max_body_mb = 32;
     o.max_queue = 512;
     o.step_ms = 100;
-    int rc = options_parse(&cmd_serve, argc, argv, 1, &n);
-    if (rc < 0) rc = take_model(&cmd_serve, argv, &n, 0, &model_arg);
+    int rc = options_parse(&cmd_serve, argc, argv, MAX_MODELS, &n);
     if (rc < 0) rc = read_keys();
     if (rc >= 0) return rc;
     for (int i = 0; i < o.origins.n; i++)
@@ -191,6 +202,8 @@ static int run(int argc, char **argv)
     if (!o.set.tls_cert != !o.set.tls_key)
         return usage_error(&cmd_serve, "--tls-%s needs --tls-%s beside it",
                            o.set.tls_cert ? "cert" : "key", o.set.tls_cert ? "key" : "cert");
+    rc = list_models(n, argv);
+    if (rc >= 0) return rc;
     fill_settings();
     return sv_serve(&o.set);
 }

@@ -132,10 +132,18 @@ static void show_plan(void *ctx, apus_log_level level, const char *text)
     fputs(plain(stderr), stderr);
 }
 
+static apus_err open_code;
+
+apus_err open_error(void)
+{
+    return open_code;
+}
+
 /* A failure to open a model; one that could be fetched gets the advice to do so. */
 static int report_missing(const command *c, const char *name, apus_diag *d)
 {
     size_t n = strlen(d->text);
+    open_code = d->code;
     if (d->code == APUS_EFILE) snprintf(d->text + n, sizeof d->text - n, "%s", fetch_advice(name));
     return report(c, d);
 }

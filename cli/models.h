@@ -17,6 +17,9 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
 /* The same with APUS_LOAD_ALL, for an engine of engine_settings with that need_ctx. */
 int open_for_engine(const command *c, const char *name, int need_ctx, apus_model **out);
 
+/* Why one of these failed last, where it was the library that did. */
+apus_err open_error(void);
+
 /* Engine settings from the common options; checks --cpumask. need_ctx: tokens that must fit when
  * --ctx is not given (0 = the default). Returns -1, or the exit status. */
 int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out);

@@ -366,7 +366,7 @@ static bool ban_calls(sv_exchange *x, sv_job *j)
         memcpy(ids, j->bias_id, (size_t)j->n_bias * sizeof *ids);
         memcpy(bias, j->bias, (size_t)j->n_bias * sizeof *bias);
     }
-    int n = call_tokens(x->server->model, ids + j->n_bias);
+    int n = call_tokens(x->served->model, ids + j->n_bias);
     for (int i = 0; i < n; i++) bias[j->n_bias + i] = -1.0f / 0.0f;
     j->bias_id = ids;
     j->bias = bias;
@@ -407,10 +407,10 @@ static bool make_parser(sv_answer *a, sv_choice *c)
     apus_diag d;
     if (a->job.plain) return true;
     sv_stops_init(&c->stops, a->job.stops, a->job.n_stops);
-    if (apus_chat_parser_create(a->x->server->model, a->prompt.text, a->prompt.len,
+    if (apus_chat_parser_create(a->x->served->model, a->prompt.text, a->prompt.len,
                                 a->job.tools.len ? a->job.tools.data : NULL, on_part, c, &c->parser,
                                 &d) ||
-        apus_detok_create(a->x->server->model, false, &c->detok, &d))
+        apus_detok_create(a->x->served->model, false, &c->detok, &d))
         return sv_fail_diag(a->x, &d);
     return true;
 }
@@ -430,7 +430,7 @@ static bool submit(sv_answer *a, int i)
     if (sv_constrain_settings(&a->job, &constraint)) s.constraint = &constraint;
     s.sampling = &sampling;
     s.ctx = a;
-    if (!apus_request_submit(a->x->server->scheduler, &s, &c->request, &d)) return true;
+    if (!apus_request_submit(a->x->served->scheduler, &s, &c->request, &d)) return true;
     return sv_fail_diag(a->x, &d);
 }
 

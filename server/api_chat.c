@@ -168,7 +168,7 @@ static bool read_rest(sv_exchange *x, chat_request *r)
     return sv_openai_effort(x, j, r->effort, "reasoning_effort") &&
            sv_openai_format(x, j, r->format, "response_format") && read_llama(x, r) &&
            (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
-           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->server->info.vocab)) &&
+           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->served->info.vocab)) &&
            sv_job_sampling(x, j) && read_stream_options(x, r);
 }
 
@@ -176,7 +176,7 @@ static bool read_rest(sv_exchange *x, chat_request *r)
 
 static void put_logprobs(sv_buf *b, sv_choice *c)
 {
-    const apus_model *m = c->answer->x->server->model;
+    const apus_model *m = c->answer->x->served->model;
     int width = c->answer->job.logprobs;
     if (width < 0) {
         sv_put_null(b, "logprobs");
@@ -334,7 +334,7 @@ void sv_chat(sv_exchange *x)
 {
     chat_request r = {
         .top_logprobs = -1, .max_tokens = -1, .max_completion_tokens = -1, .many_calls = true};
-    sv_job_init(&r.job, x->server->model);
+    sv_job_init(&r.job, x->served->model);
     if (sv_fields_read(x, chat_table, x->json, "", &r) && sv_job_model(x, r.model) &&
         read_rest(x, &r) && read_tools(x, &r) && sv_openai_messages(x, &r.job, r.messages))
         sv_answer_run(x, &r.job, &chat_form, "chatcmpl-", NULL);

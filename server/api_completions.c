@@ -96,7 +96,7 @@ static bool read_rest(sv_exchange *x, completion_request *r)
     return (!r->stream_options ||
             sv_fields_read(x, stream_table, r->stream_options, "stream_options", r)) &&
            (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
-           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->server->info.vocab)) &&
+           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->served->info.vocab)) &&
            sv_job_sampling(x, j);
 }
 
@@ -104,7 +104,7 @@ static bool read_rest(sv_exchange *x, completion_request *r)
 
 static void put_tops(sv_buf *b, const sv_choice *c)
 {
-    const apus_model *m = c->answer->x->server->model;
+    const apus_model *m = c->answer->x->served->model;
     for (int i = c->n_logprobs_sent; i < c->n_logprobs; i++) {
         sv_put_map(b, NULL);
         for (int k = 1; k <= c->answer->job.logprobs; k++) {
@@ -121,7 +121,7 @@ static void put_tops(sv_buf *b, const sv_choice *c)
 
 static void put_logprobs(sv_buf *b, sv_choice *c)
 {
-    const apus_model *m = c->answer->x->server->model;
+    const apus_model *m = c->answer->x->served->model;
     int from = c->n_logprobs_sent;
     if (c->answer->job.logprobs < 0) {
         sv_put_null(b, "logprobs");
@@ -174,7 +174,7 @@ static void prompt_text(const sv_answer *a, const char **s, size_t *n)
     if (!a->job.ids) return;
     *s = "";
     *n = 0;
-    if (apus_detokenize(a->x->server->model, a->job.ids, a->prompt.n, false, &text, n, NULL))
+    if (apus_detokenize(a->x->served->model, a->job.ids, a->prompt.n, false, &text, n, NULL))
         return;
     *s = sv_arena_copy(&a->x->mem, text, *n);
     if (!*s) *s = "", *n = 0;
@@ -251,7 +251,7 @@ static const sv_form form = {"text/event-stream", on_begin,       on_piece, NULL
 void sv_completions(sv_exchange *x)
 {
     completion_request r = {0};
-    sv_job_init(&r.job, x->server->model);
+    sv_job_init(&r.job, x->served->model);
     r.job.max_tokens = 16; /* as OpenAI has it */
     if (sv_fields_read(x, completion_table, x->json, "", &r) && sv_job_model(x, r.model) &&
         read_rest(x, &r) && read_prompt(x, &r.job, r.prompt))

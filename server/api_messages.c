@@ -180,7 +180,7 @@ static bool read_thinking(sv_exchange *x, messages_request *r)
 
 static bool read_request(sv_exchange *x, messages_request *r, const sv_field *table)
 {
-    sv_job_init(&r->job, x->server->model);
+    sv_job_init(&r->job, x->served->model);
     if (!sv_fields_read(x, table, x->json, "", r)) return false;
     if (!r->model) return sv_fail(x, 400, NULL, "model", "model: expected a name");
     return sv_job_model(x, r->model) && read_thinking(x, r) &&
@@ -222,7 +222,7 @@ static void put_message_head(sv_buf *b, const sv_answer *a)
     sv_put_str(b, "id", a->id);
     sv_put_str(b, "type", "message");
     sv_put_str(b, "role", "assistant");
-    sv_put_str(b, "model", a->x->server->set->model_name);
+    sv_put_str(b, "model", a->x->served->entry->name);
 }
 
 static void put_stop(sv_buf *b, const sv_choice *c)

@@ -95,10 +95,10 @@ static bool read_options(sv_exchange *x, ollama_request *r)
     options o = {.j = r->job, .last = 64};
     if (!r->options) return true;
     if (!sv_fields_read(x, options_table, r->options, "options", &o)) return false;
-    if (o.num_ctx > x->server->ctx)
+    if (o.num_ctx > x->served->ctx)
         return sv_fail(x, 400, "unsupported_value", "options.num_ctx",
                        "options.num_ctx: the server was started with a context of %d tokens",
-                       x->server->ctx);
+                       x->served->ctx);
     r->job = o.j;
     r->job.seeded = sv_json_get(r->options, "seed") != NULL;
     if (sv_json_get(r->options, "repeat_last_n")) {
@@ -155,7 +155,7 @@ static void put_head(sv_buf *b, const sv_answer *a)
 {
     const ollama_request *r = asked(a);
     sv_put_map(b, NULL);
-    sv_put_str(b, "model", r->model ? r->model : a->x->server->set->model_name);
+    sv_put_str(b, "model", r->model ? r->model : a->x->served->entry->name);
     sv_put_moment(b, "created_at");
 }
 
@@ -193,7 +193,7 @@ static void put_words(sv_buf *b, const sv_answer *a, const char *text, size_t n,
 
 static void put_logprobs(sv_buf *b, sv_choice *c)
 {
-    const apus_model *m = c->answer->x->server->model;
+    const apus_model *m = c->answer->x->served->model;
     if (c->answer->job.logprobs < 0 || c->n_logprobs == c->n_logprobs_sent) return;
     sv_put_array(b, "logprobs");
     for (int i = c->n_logprobs_sent; i < c->n_logprobs; i++) {
@@ -346,7 +346,7 @@ static void carry_out(sv_exchange *x, ollama_request *r)
 
 static bool read_head(sv_exchange *x, ollama_request *r, const sv_field *table)
 {
-    sv_job_init(&r->job, x->server->model);
+    sv_job_init(&r->job, x->served->model);
     r->job.stream = true; /* unless asked otherwise */
     if (!sv_fields_read(x, table, x->json, "", r)) return false;
     if (!r->model) return sv_fail(x, 400, NULL, "model", "model: expected a name");

@@ -9,12 +9,12 @@
 #include "state.h"
 
 /* Clients print a digest and compare it: one that is the same as long as name and size are. */
-static void put_digest(sv_buf *b, const sv_server *s)
+static void put_digest(sv_buf *b, const sv_served *m, const sv_facts *f)
 {
     char text[65];
-    uint64_t h = 14695981039346656037ull ^ s->info.weight_bytes;
+    uint64_t h = 14695981039346656037ull ^ f->weight_bytes;
     for (int k = 0; k < 4; k++) {
-        for (const char *p = s->set->model_name; *p; p++)
+        for (const char *p = m->entry->name; *p; p++)
             h = (h ^ (unsigned char)*p) * 1099511628211ull;
         h = (h ^ (uint64_t)k) * 1099511628211ull;
         snprintf(text + 16 * k, 17, "%016llx", (unsigned long long)h);
@@ -22,42 +22,49 @@ static void put_digest(sv_buf *b, const sv_server *s)
     sv_put_str(b, "digest", text);
 }
 
-static void put_details(sv_buf *b, const sv_server *s)
+static void put_details(sv_buf *b, const sv_facts *f)
 {
     char text[32];
-    snprintf(text, sizeof text, "%.1fB", (double)s->info.params_total / 1e9);
+    snprintf(text, sizeof text, "%.1fB", (double)f->params / 1e9);
     sv_put_map(b, "details");
     sv_put_str(b, "parent_model", "");
-    sv_put_str(b, "format", s->info.is_quantised ? "quantized" : "plain");
-    sv_put_str(b, "family", s->info.architecture);
+    sv_put_str(b, "format", f->quantised ? "quantized" : "plain");
+    sv_put_str(b, "family", f->architecture);
     sv_put_array(b, "families");
-    sv_put_str(b, NULL, s->info.architecture);
+    sv_put_str(b, NULL, f->architecture);
     sv_put_end_array(b);
     sv_put_str(b, "parameter_size", text);
-    sv_put_str(b, "quantization_level", s->info.weight_types);
+    sv_put_str(b, "quantization_level", f->types);
     sv_put_end_map(b);
 }
 
-static void put_model(sv_buf *b, const sv_server *s, bool running)
+static void put_model(sv_exchange *x, sv_served *m, bool running)
 {
+    sv_buf *b = &x->out;
+    sv_facts f;
+    sv_pool_facts(x->server->pool, m, &f);
     sv_put_map(b, NULL);
-    sv_put_str(b, "name", s->set->model_name);
-    sv_put_str(b, "model", s->set->model_name);
+    sv_put_str(b, "name", m->entry->name);
+    sv_put_str(b, "model", m->entry->name);
     sv_put_moment(b, running ? "expires_at" : "modified_at");
-    sv_put_int(b, "size", (int64_t)s->info.weight_bytes);
+    sv_put_int(b, "size", (int64_t)f.weight_bytes);
     if (running) sv_put_int(b, "size_vram", 0);
-    if (running) sv_put_int(b, "context_length", s->ctx);
-    put_digest(b, s);
-    put_details(b, s);
+    if (running) sv_put_int(b, "context_length", sv_pool_context(x->server->pool, m));
+    put_digest(b, m, &f);
+    put_details(b, &f);
     sv_put_end_map(b);
 }
 
 static void list(sv_exchange *x, bool running)
 {
+    sv_pool *p = x->server->pool;
     sv_json_answer(x, 200);
     sv_put_map(&x->out, NULL);
     sv_put_array(&x->out, "models");
-    put_model(&x->out, x->server, running);
+    for (int i = 0; i < sv_pool_size(p); i++) {
+        sv_served *m = sv_pool_at(p, i);
+        if (!running || sv_pool_is_loaded(p, m)) put_model(x, m, running);
+    }
     sv_put_end_array(&x->out);
     sv_put_end_map(&x->out);
 }
@@ -90,21 +97,21 @@ static const sv_field show_table[] = {
     {"verbose", sv_read_any, 0, 0, 0, NULL},
     {0}};
 
-static void put_info(sv_buf *b, const sv_server *s)
+static void put_info(sv_buf *b, const sv_facts *f)
 {
     char key[80];
     sv_put_map(b, "model_info");
-    sv_put_str(b, "general.architecture", s->info.architecture);
-    sv_put_int(b, "general.parameter_count", (int64_t)s->info.params_total);
+    sv_put_str(b, "general.architecture", f->architecture);
+    sv_put_int(b, "general.parameter_count", (int64_t)f->params);
     const struct {
         const char *name;
         int value;
-    } rows[] = {{"context_length", s->info.context},
-                {"embedding_length", s->info.hidden},
-                {"block_count", s->info.n_layers},
-                {"vocab_size", s->info.vocab}};
+    } rows[] = {{"context_length", f->context},
+                {"embedding_length", f->hidden},
+                {"block_count", f->n_layers},
+                {"vocab_size", f->vocab}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        snprintf(key, sizeof key, "%s.%s", s->info.architecture, rows[i].name);
+        snprintf(key, sizeof key, "%s.%s", f->architecture, rows[i].name);
         sv_put_int(b, key, rows[i].value);
     }
     sv_put_end_map(b);
@@ -113,6 +120,7 @@ static void put_info(sv_buf *b, const sv_server *s)
 void sv_ollama_show(sv_exchange *x)
 {
     show_request r = {0};
+    sv_facts f;
     sv_buf *b = &x->out;
     if (!sv_fields_read(x, show_table, x->json, "", &r)) return;
     if (!r.model) {
@@ -120,6 +128,7 @@ void sv_ollama_show(sv_exchange *x)
         return;
     }
     if (!sv_job_model(x, r.model)) return;
+    sv_pool_facts(x->server->pool, sv_pool_find(x->server->pool, r.model), &f);
     sv_json_answer(x, 200);
     sv_put_map(b, NULL);
     sv_put_str(b, "license", "");
@@ -127,11 +136,11 @@ void sv_ollama_show(sv_exchange *x)
     sv_put_str(b, "parameters", "");
     sv_put_str(b, "template", "");
     sv_put_moment(b, "modified_at");
-    put_details(b, x->server);
-    put_info(b, x->server);
+    put_details(b, &f);
+    put_info(b, &f);
     sv_put_array(b, "capabilities");
     sv_put_str(b, NULL, "completion");
-    if (x->server->info.has_chat_template) {
+    if (f.chats) {
         sv_put_str(b, NULL, "tools");
         sv_put_str(b, NULL, "thinking");
     }

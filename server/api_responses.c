@@ -262,7 +262,7 @@ static void put_response(sv_buf *b, const char *key, const sv_answer *a, const c
     } else {
         sv_put_null(b, "incomplete_details");
     }
-    sv_put_str(b, "model", a->x->server->set->model_name);
+    sv_put_str(b, "model", a->x->served->entry->name);
     sv_put_array(b, "output");
     if (output && output->len) sv_put_raw(b, NULL, output->data, output->len);
     sv_put_end_array(b);
@@ -447,7 +447,7 @@ void sv_responses(sv_exchange *x)
 {
     items *own = sv_arena_alloc(&x->mem, sizeof *own);
     responses_request r = {.many_calls = true};
-    sv_job_init(&r.job, x->server->model);
+    sv_job_init(&r.job, x->served->model);
     if (!own)
         sv_fail(x, 503, NULL, NULL, "out of memory");
     else if (sv_fields_read(x, responses_table, x->json, "", &r) && sv_job_model(x, r.model) &&

@@ -12,13 +12,15 @@ typedef struct tokens_request {
 #define AT(member) offsetof(tokens_request, member)
 
 static const sv_field tokenize_table[] = {
+    {"model", sv_read_any, 0, 0, 0, NULL},
     {"content", sv_read_json, AT(content), 0, 0, NULL},
     {"add_special", sv_read_bool, AT(add_special), 0, 0, NULL},
     {"parse_special", sv_read_bool, AT(parse_special), 0, 0, NULL},
     {"with_pieces", sv_read_bool, AT(with_pieces), 0, 0, NULL},
     {0}};
 
-static const sv_field detokenize_table[] = {{"tokens", sv_read_array, AT(tokens), 0, 0, NULL}, {0}};
+static const sv_field detokenize_table[] = {
+    {"model", sv_read_any, 0, 0, 0, NULL}, {"tokens", sv_read_array, AT(tokens), 0, 0, NULL}, {0}};
 
 static void put_id(sv_buf *b, const apus_model *m, int32_t id, bool piece)
 {
@@ -35,7 +37,7 @@ static void put_id(sv_buf *b, const apus_model *m, int32_t id, bool piece)
 void sv_tokenize(sv_exchange *x)
 {
     tokens_request r = {.parse_special = true};
-    const apus_model *m = x->server->model;
+    const apus_model *m = x->served->model;
     apus_diag d;
     int32_t *ids = NULL;
     size_t n;
@@ -73,7 +75,7 @@ void sv_detokenize(sv_exchange *x)
         return;
     }
     if (!sv_job_ids(x, r.tokens, "tokens", &ids, &n)) return;
-    if (apus_detokenize(x->server->model, ids, (size_t)n, false, &text, &len, &d)) {
+    if (apus_detokenize(x->served->model, ids, (size_t)n, false, &text, &len, &d)) {
         sv_fail_diag(x, &d);
         return;
     }

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "answer.h"
+#include "state.h"
 
 bool sv_fail(sv_exchange *x, int status, const char *code, const char *param, const char *fmt, ...)
 {
@@ -141,6 +142,7 @@ void sv_exchange_free(sv_exchange *x)
 {
     if (!x) return;
     sv_answer_free(x->stream);
+    sv_pool_give(x->server->pool, &x->lease);
     sv_buf_free(&x->body);
     sv_buf_free(&x->out);
     sv_arena_free(&x->mem);

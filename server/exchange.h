@@ -5,6 +5,7 @@
 #include "arena.h"
 #include "buf.h"
 #include "json.h"
+#include "pool.h"
 #include "server.h"
 
 /* Whose manners errors have. */
@@ -14,11 +15,18 @@ typedef struct sv_exchange sv_exchange;
 typedef struct sv_answer sv_answer;
 struct sv_server;
 
+/* What has to be there. */
+typedef enum sv_needs {
+    SV_NOTHING,  /* it works while the first model is loading, and at the end */
+    SV_A_SERVER, /* that is neither */
+    SV_THE_MODEL /* that the body names: x->served */
+} sv_needs;
+
 typedef struct sv_route {
     const char *method, *path;
     sv_api api;
-    bool open;          /* needs no key */
-    bool without_model; /* works while the model is loading */
+    bool open; /* needs no key */
+    sv_needs needs;
     /* Write status, type and out, or call sv_fail, or leave an answer in stream. Body: x->json (POST). */
     void (*handle)(sv_exchange *x);
 } sv_route;
@@ -43,12 +51,16 @@ struct sv_exchange {
     uint64_t n_body; /* bytes of it that came, kept or not */
     sv_arena mem;
     const sv_json *json;
+    sv_lease lease;    /* of the model that is asked */
+    sv_served *served; /* that model, once the lease is held; NULL: the route needs none */
 
     sv_error error;
     int status; /* of the answer */
     const char *type;
     sv_buf out;        /* what is to be sent and has not been */
     sv_answer *stream; /* more comes from it; NULL: out is all */
+    bool waits;        /* a stream has begun and its model is not there yet */
+    int64_t ping_us;   /* last sign of life while it waits */
     bool gone;         /* the client is */
 
     /* for the log */

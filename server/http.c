@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "answer.h"
+#include "await.h"
 #include "conns.h"
 #include "guard.h"
 #include "log.h"
@@ -104,7 +105,8 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
 {
     sv_exchange *x = cls;
     (void)pos;
-    if (!x->out.len && !sv_answer_pump(x->stream))
+    if (x->waits) sv_await_pump(x);
+    if (!x->out.len && !(x->stream && sv_answer_pump(x->stream)))
         return x->gone ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
     size_t n = x->out.len < max ? x->out.len : max;
     memcpy(buf, x->out.data, n);
@@ -123,7 +125,7 @@ static void add_headers(sv_exchange *x, struct MHD_Connection *c, struct MHD_Res
     MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
     if (x->type && !strncmp(x->type, "text/html", 9))
         MHD_add_response_header(r, "Content-Security-Policy", PAGE_POLICY);
-    if (x->stream) MHD_add_response_header(r, "X-Accel-Buffering", "no");
+    if (x->stream || x->waits) MHD_add_response_header(r, "X-Accel-Buffering", "no");
     if (x->status == 429 || x->status == 503) MHD_add_response_header(r, "Retry-After", "1");
     if (x->status == 401) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (atomic_load(&x->server->phase) == SV_DRAINING)
@@ -150,7 +152,7 @@ static enum MHD_Result respond(sv_exchange *x, struct MHD_Connection *c)
     if (x->gone) return MHD_NO;
     if (x->error.status) write_error(x);
     if (!x->status) x->status = 204; /* OPTIONS */
-    if (x->stream)
+    if (x->stream || x->waits)
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x, NULL);
     else
         r = MHD_create_response_from_buffer(x->out.len, x->out.data, MHD_RESPMEM_PERSISTENT);

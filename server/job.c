@@ -78,9 +78,9 @@ bool sv_job_ids(sv_exchange *x, const sv_json *v, const char *path, int32_t **id
     for (const sv_json *m = v->first; m; m = m->next) {
         int64_t id;
         if (m->type != SV_JSON_NUMBER || !sv_json_int(m, &id) || id < 0 ||
-            id >= x->server->info.vocab)
+            id >= x->served->info.vocab)
             return sv_fail(x, 400, NULL, path, "%s[%d]: expected a token id below %d", path, *n,
-                           x->server->info.vocab);
+                           x->served->info.vocab);
         (*ids)[(*n)++] = (int32_t)id;
     }
     return true;
@@ -98,14 +98,14 @@ bool sv_job_sampling(sv_exchange *x, sv_job *j)
 
 bool sv_job_model(sv_exchange *x, const char *name)
 {
-    const sv_settings *s = x->server->set;
-    if (!name || !strcmp(name, s->model_name)) return true;
-    for (int i = 0; i < s->aliases.n; i++)
-        if (!strcmp(name, s->aliases.item[i])) return true;
-    /* Ollama's clients add the tag */
-    size_t n = strlen(s->model_name);
-    if (x->api == SV_OLLAMA && !strncmp(name, s->model_name, n) && !strcmp(name + n, ":latest"))
-        return true;
-    return sv_fail(x, 404, "model_not_found", "model",
-                   "model '%.200s' is not here; there is '%.200s'", name, s->model_name);
+    sv_pool *p = x->server->pool;
+    if (sv_pool_find(p, name)) return true;
+    const char *first = sv_pool_at(p, 0)->entry->name;
+    if (sv_pool_size(p) == 1)
+        return sv_fail(x, 404, "model_not_found", "model",
+                       "model '%.200s' is not here; there is '%.200s'", name, first);
+    return sv_fail(
+        x, 404, "model_not_found", "model",
+        "model '%.200s' is not here; there is '%.200s', and GET /v1/models lists the others", name,
+        first);
 }

@@ -148,11 +148,11 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
         "Records that could not be written or were damaged.", (double)st->disk_errors);
 }
 
-/* Of a model with experts on the disk. */
-static void put_experts(sv_buf *b, const apus_model *m)
+/* Of models with experts on the disk. */
+static void put_experts(sv_buf *b, sv_pool *p)
 {
-    apus_expert_stats st = {.size = sizeof st};
-    if (apus_model_experts(m, &st, NULL) || !st.io) return;
+    apus_expert_stats st;
+    if (!sv_pool_experts(p, &st)) return;
     head(b, "experts", "gauge", "Experts of all layers, and how many memory has room for.");
     put_labelled(b, "experts", "tier", "disk", (uint64_t)st.experts);
     put_labelled(b, "experts", "tier", "memory", (uint64_t)st.resident);
@@ -172,16 +172,27 @@ static void put_experts(sv_buf *b, const apus_model *m)
         (double)st.pack_us / 1e6);
 }
 
+static void put_loaded(sv_buf *b, sv_pool *p)
+{
+    head(b, "model_loaded", "gauge", "1: the model is in memory.");
+    for (int i = 0; i < sv_pool_size(p); i++) {
+        const sv_served *s = sv_pool_at(p, i);
+        put_labelled(b, "model_loaded", "model", s->entry->name, sv_pool_is_loaded(p, s));
+    }
+}
+
 void sv_metrics_handle(sv_exchange *x)
 {
     sv_buf *b = &x->out;
     x->status = 200;
     x->type = "text/plain; version=0.0.4; charset=utf-8";
-    put(b, "up", "gauge", "1: the model is loaded.", atomic_load(&x->server->phase) != SV_LOADING);
+    put(b, "up", "gauge", "1: models can be asked for.",
+        atomic_load(&x->server->phase) != SV_LOADING);
     put_server(b, x->server);
     if (atomic_load(&x->server->phase) == SV_LOADING) return;
-    apus_scheduler_stats st = {.size = sizeof st};
-    apus_scheduler_stats_get(x->server->scheduler, &st);
+    apus_scheduler_stats st;
+    sv_pool_stats(x->server->pool, &st);
+    put_loaded(b, x->server->pool);
     put_scheduler(b, &st);
-    put_experts(b, x->server->model);
+    put_experts(b, x->server->pool);
 }

@@ -67,7 +67,7 @@ void sv_openai_begin(sv_buf *b, const sv_answer *a, const char *object)
     sv_put_str(b, "id", a->id);
     sv_put_str(b, "object", object);
     sv_put_int(b, "created", a->created);
-    sv_put_str(b, "model", a->x->server->set->model_name);
+    sv_put_str(b, "model", a->x->served->entry->name);
     sv_put_str(b, "system_fingerprint", apus_version());
 }
 

@@ -32,7 +32,7 @@ static bool render_prompt(sv_exchange *x, const sv_job *j, sv_prompt *p)
 {
     apus_diag d;
     apus_chat_settings s = chat_settings(j);
-    return !render(x->server->model, j, &s, &p->text, &p->len, &d) || sv_fail_diag(x, &d);
+    return !render(x->served->model, j, &s, &p->text, &p->len, &d) || sv_fail_diag(x, &d);
 }
 
 /* The generation prompt begins with a marker, so its tokens are the same alone. */
@@ -43,9 +43,9 @@ static void find_branch(sv_exchange *x, const sv_job *j, sv_prompt *p)
     int32_t *ids = NULL;
     apus_chat_settings s = chat_settings(j);
     s.no_generation_prompt = true;
-    if (render(x->server->model, j, &s, &before, &len, NULL)) return;
+    if (render(x->served->model, j, &s, &before, &len, NULL)) return;
     if (len < p->len && !memcmp(before, p->text, len) &&
-        !apus_tokenize(x->server->model, p->text + len, p->len - len, APUS_TOK_SPECIAL, &ids, &n,
+        !apus_tokenize(x->served->model, p->text + len, p->len - len, APUS_TOK_SPECIAL, &ids, &n,
                        NULL) &&
         n < p->n && !memcmp(ids, p->ids + p->n - n, n * sizeof *ids))
         p->branch = (int)(p->n - n);
@@ -60,7 +60,7 @@ static bool tokenize(sv_exchange *x, const sv_job *j, sv_prompt *p)
     size_t len = j->plain ? j->text_len : p->len;
     /* a plain prompt is the client's own and may hold markers, as with the model's own tools */
     unsigned flags = APUS_TOK_SPECIAL | (j->plain ? APUS_TOK_BOS : APUS_TOK_GUARDED);
-    if (!apus_tokenize(x->server->model, text, len, flags, &p->ids, &p->n, &d)) return true;
+    if (!apus_tokenize(x->served->model, text, len, flags, &p->ids, &p->n, &d)) return true;
     return sv_fail_diag(x, &d);
 }
 
@@ -78,11 +78,11 @@ bool sv_prompt_make(sv_exchange *x, const sv_job *j, sv_prompt *p)
         return sv_fail(x, 400, NULL, j->plain ? "prompt" : "messages", "the prompt is empty");
     }
     x->n_prompt = (int)p->n;
-    if (p->n >= (size_t)x->server->ctx) {
+    if (p->n >= (size_t)x->served->ctx) {
         sv_fail(x, 400, "context_length_exceeded", j->plain ? "prompt" : "messages",
                 "the prompt has %zu tokens and leaves no room for an answer in the context of %d "
                 "tokens; nothing was cut off",
-                p->n, x->server->ctx);
+                p->n, x->served->ctx);
         sv_prompt_free(p);
         return false;
     }

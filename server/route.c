@@ -3,29 +3,30 @@
 #include <string.h>
 
 #include "apis.h"
+#include "await.h"
 #include "metrics.h"
 #include "state.h"
 
 /* A path that ends in '*' takes what follows. */
 static const sv_route routes[] = {
-    {"GET", "/", SV_OPENAI, true, true, sv_page},
-    {"GET", "/health", SV_OPENAI, true, true, sv_health},
-    {"GET", "/metrics", SV_OPENAI, false, true, sv_metrics_handle},
-    {"GET", "/v1/models", SV_OPENAI, false, true, sv_models},
-    {"GET", "/v1/models/*", SV_OPENAI, false, true, sv_model},
-    {"POST", "/v1/chat/completions", SV_OPENAI, false, false, sv_chat},
-    {"POST", "/v1/completions", SV_OPENAI, false, false, sv_completions},
-    {"POST", "/v1/messages", SV_ANTHROPIC, false, false, sv_messages},
-    {"POST", "/v1/messages/count_tokens", SV_ANTHROPIC, false, false, sv_count_tokens},
-    {"POST", "/v1/responses", SV_OPENAI, false, false, sv_responses},
-    {"POST", "/api/chat", SV_OLLAMA, false, false, sv_ollama_chat},
-    {"POST", "/api/generate", SV_OLLAMA, false, false, sv_ollama_generate},
-    {"POST", "/api/show", SV_OLLAMA, false, false, sv_ollama_show},
-    {"GET", "/api/tags", SV_OLLAMA, false, false, sv_ollama_tags},
-    {"GET", "/api/ps", SV_OLLAMA, false, false, sv_ollama_ps},
-    {"GET", "/api/version", SV_OLLAMA, false, true, sv_ollama_version},
-    {"POST", "/tokenize", SV_OPENAI, false, false, sv_tokenize},
-    {"POST", "/detokenize", SV_OPENAI, false, false, sv_detokenize},
+    {"GET", "/", SV_OPENAI, true, SV_NOTHING, sv_page},
+    {"GET", "/health", SV_OPENAI, true, SV_NOTHING, sv_health},
+    {"GET", "/metrics", SV_OPENAI, false, SV_NOTHING, sv_metrics_handle},
+    {"GET", "/v1/models", SV_OPENAI, false, SV_NOTHING, sv_models},
+    {"GET", "/v1/models/*", SV_OPENAI, false, SV_NOTHING, sv_model},
+    {"POST", "/v1/chat/completions", SV_OPENAI, false, SV_THE_MODEL, sv_chat},
+    {"POST", "/v1/completions", SV_OPENAI, false, SV_THE_MODEL, sv_completions},
+    {"POST", "/v1/messages", SV_ANTHROPIC, false, SV_THE_MODEL, sv_messages},
+    {"POST", "/v1/messages/count_tokens", SV_ANTHROPIC, false, SV_THE_MODEL, sv_count_tokens},
+    {"POST", "/v1/responses", SV_OPENAI, false, SV_THE_MODEL, sv_responses},
+    {"POST", "/api/chat", SV_OLLAMA, false, SV_THE_MODEL, sv_ollama_chat},
+    {"POST", "/api/generate", SV_OLLAMA, false, SV_THE_MODEL, sv_ollama_generate},
+    {"POST", "/api/show", SV_OLLAMA, false, SV_A_SERVER, sv_ollama_show},
+    {"GET", "/api/tags", SV_OLLAMA, false, SV_A_SERVER, sv_ollama_tags},
+    {"GET", "/api/ps", SV_OLLAMA, false, SV_A_SERVER, sv_ollama_ps},
+    {"GET", "/api/version", SV_OLLAMA, false, SV_NOTHING, sv_ollama_version},
+    {"POST", "/tokenize", SV_OPENAI, false, SV_THE_MODEL, sv_tokenize},
+    {"POST", "/detokenize", SV_OPENAI, false, SV_THE_MODEL, sv_detokenize},
 };
 
 static bool fits(const char *pattern, const char *path)
@@ -71,10 +72,10 @@ static bool parse_body(sv_exchange *x)
     return sv_fail(x, full ? 413 : 400, full ? "body_too_large" : "invalid_json", NULL, "%s", why);
 }
 
-static bool model_ready(sv_exchange *x)
+static bool server_ready(sv_exchange *x)
 {
     int phase = atomic_load(&x->server->phase);
-    if (x->route->without_model || phase == SV_READY) return true;
+    if (x->route->needs == SV_NOTHING || phase == SV_READY) return true;
     return sv_fail(x, 503, phase == SV_LOADING ? "loading" : "draining", NULL,
                    phase == SV_LOADING ? "the model is loading"
                                        : "the server is ending and takes no more requests");
@@ -83,7 +84,8 @@ static bool model_ready(sv_exchange *x)
 void sv_route_handle(sv_exchange *x)
 {
     if (x->error.status || !x->route) return;
-    if (!model_ready(x)) return;
+    if (!server_ready(x)) return;
     if (!strcmp(x->method, "POST") && !parse_body(x)) return;
+    if (x->route->needs == SV_THE_MODEL && !sv_await(x)) return;
     x->route->handle(x);
 }

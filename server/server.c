@@ -21,7 +21,8 @@ void sv_settings_default(sv_settings *s)
                        .header_s = 15,
                        .idle_s = 75,
                        .ping_s = 5,
-                       .drain_s = 30};
+                       .drain_s = 30,
+                       .max_loaded = 1};
     apus_scheduler_settings_default(&s->scheduler);
 }
 
@@ -72,24 +73,20 @@ static void notify(const char *state)
 
 static int make_ready(sv_server *s)
 {
-    apus_diag d;
-    apus_scheduler_settings set = s->set->scheduler;
-    mask_signals(SIG_UNBLOCK);
-    int rc = s->set->load(&s->model, &set);
-    mask_signals(SIG_BLOCK);
-    if (rc >= 0) return rc;
-    s->info.size = sizeof s->info;
-    apus_plan plan = {.size = sizeof plan};
-    apus_err err = apus_model_info(s->model, &s->info, &d);
-    if (!err) err = apus_engine_plan(s->model, set.engine, &plan, &d);
-    if (!err) err = apus_scheduler_create(s->model, &set, &s->scheduler, &d);
-    if (err) {
-        fprintf(stderr, "apus serve: %s\n", d.text);
+    if (s->set->load_first) {
+        mask_signals(SIG_UNBLOCK);
+        int rc = sv_pool_load_first(s->pool);
+        mask_signals(SIG_BLOCK);
+        if (rc >= 0) return rc;
+    }
+    if (s->set->n_entries > 1)
+        fprintf(stderr, "apus serve: %d models are ready to be asked for, %d at a time in memory\n",
+                s->set->n_entries, s->set->max_loaded);
+    if (!sv_pool_start(s->pool)) {
+        fputs("apus serve: the thread that loads models could not be started\n", stderr);
         return 1;
     }
-    s->ctx = plan.ctx;
     atomic_store(&s->phase, SV_READY);
-    fprintf(stderr, "apus serve: %s is ready, context %d tokens\n", s->set->model_name, s->ctx);
     notify("READY=1");
     return -1;
 }
@@ -99,7 +96,7 @@ static void drain(sv_server *s, sv_http *h)
 {
     notify("STOPPING=1");
     atomic_store(&s->phase, SV_DRAINING);
-    apus_scheduler_drain(s->scheduler);
+    sv_pool_drain(s->pool);
     sv_http_quiesce(h);
     int64_t until = sv_now_us() + (int64_t)s->set->drain_s * 1000000;
     struct timespec nap = {.tv_nsec = 20000000};
@@ -113,8 +110,12 @@ int sv_serve(const sv_settings *set)
     sv_metrics_init(&s.metrics);
     mask_signals(SIG_BLOCK);
     signal(SIGPIPE, SIG_IGN);
-    sv_http *h = sv_http_start(&s);
-    if (!h) return 1;
+    s.pool = sv_pool_new(set);
+    sv_http *h = s.pool ? sv_http_start(&s) : NULL;
+    if (!h) {
+        sv_pool_free(s.pool);
+        return 1;
+    }
     int rc = make_ready(&s);
     if (rc < 0) {
         wait_for_end(-1);
@@ -123,8 +124,6 @@ int sv_serve(const sv_settings *set)
     }
     atomic_store(&s.stopping, true);
     sv_http_stop(h);
-    apus_scheduler_free(s.scheduler);
-    if (s.model && set->unload) set->unload(s.model);
-    apus_model_close(s.model);
+    sv_pool_free(s.pool);
     return rc;
 }

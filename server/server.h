@@ -13,11 +13,33 @@ typedef struct sv_names {
     int n;
 } sv_names;
 
+/* What is told of a model, also while it is not loaded. */
+typedef struct sv_facts {
+    bool known;
+    char architecture[40], types[160];
+    uint64_t params, weight_bytes;
+    int n_layers, hidden, vocab, context;
+    bool quantised, chats;
+} sv_facts;
+
+void sv_facts_learn(sv_facts *f, const apus_info *i);
+
+/* A model that may be asked for. */
+typedef struct sv_entry {
+    const char *name;   /* what clients call it */
+    sv_names aliases;   /* other names for it */
+    const char *source; /* what `load` opens; NULL: its default */
+    sv_facts facts;     /* if they are known before it is loaded */
+} sv_entry;
+
 typedef struct sv_settings {
-    const char *host;       /* a name or address to listen at; "127.0.0.1" unless asked otherwise */
-    int port;               /* 0 = one that is free; the line that says where it listens names it */
-    const char *model_name; /* what the model is called by clients */
-    sv_names aliases;       /* other names for it */
+    const char *host; /* a name or address to listen at; "127.0.0.1" unless asked otherwise */
+    int port;         /* 0 = one that is free; the line that says where it listens names it */
+    const sv_entry *entries; /* at least one; who names no model means the first */
+    int n_entries;
+    bool
+        load_first; /* at the beginning, instead of when it is asked for; the server ends if that fails */
+    int max_loaded; /* models in memory at once */
     sv_names keys;  /* NULL-terminated keys that clients must have one of; none = no key is asked */
     sv_names hosts; /* names in Host besides this machine's own; "*" = any */
     sv_names origins;               /* origins of foreign web pages that may ask; "*" is not one */
@@ -29,10 +51,11 @@ typedef struct sv_settings {
     int drain_s;          /* seconds that running answers have after SIGTERM */
     bool quiet;           /* no line for each request */
     apus_scheduler_settings scheduler;
-    /* Open the model; called once, after the server listens: until it returns, it answers 503. set->engine is to
-     * be filled. Returns -1 and the model, which the server closes, or the exit status. */
-    int (*load)(apus_model **out, apus_scheduler_settings *set);
-    void (*unload)(apus_model *m); /* before the server closes it, when nothing runs; or NULL */
+    /* Open a model, by one thread at a time. The first one comes after the server listens: until then, it answers
+     * 503. set->engine is to be filled, and to stay until the next call. Returns -1 and the model, which the server
+     * closes, or the exit status with *why, which was told on stderr; ENOMEM: it might fit when others have gone. */
+    int (*load)(const sv_entry *e, apus_model **out, apus_scheduler_settings *set, apus_diag *why);
+    void (*unload)(apus_model *m); /* before the server closes one, when nothing of it runs; or NULL */
 } sv_settings;
 
 void sv_settings_default(sv_settings *s);

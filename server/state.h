@@ -6,17 +6,15 @@
 #include <stdatomic.h>
 
 #include "metrics.h"
+#include "pool.h"
 #include "server.h"
 
 typedef enum sv_phase { SV_LOADING, SV_READY, SV_DRAINING } sv_phase;
 
 typedef struct sv_server {
     const sv_settings *set;
-    _Atomic int phase; /* sv_phase; model and scheduler are there from READY on, and stay */
-    apus_model *model;
-    apus_scheduler *scheduler;
-    apus_info info;
-    int ctx;         /* tokens of a request and its answer */
+    _Atomic int phase; /* sv_phase */
+    sv_pool *pool;
     int64_t started; /* seconds since 1970 */
     bool loopback;   /* only this machine can reach it */
     _Atomic uint64_t n_exchanges;

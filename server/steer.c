@@ -92,7 +92,7 @@ static bool force_call(sv_steer *s, const apus_model *m, const call_form *f, con
 
 static bool force_calls(sv_steer *s, sv_exchange *x, const sv_job *j)
 {
-    const apus_model *m = x->server->model;
+    const apus_model *m = x->served->model;
     call_form f;
     bool ok = learn_form(m, &f);
     s->forced = calloc((size_t)j->n_tools, sizeof *s->forced);
@@ -110,10 +110,10 @@ bool sv_steer_init(sv_steer *s, sv_exchange *x, const sv_job *j, const sv_prompt
     static const char *const begins[] = {"<think>", "<|channel>", NULL}, *const ends[] = {
                                                                              "</think>",
                                                                              "<channel|>", NULL};
-    const apus_model *m = x->server->model;
+    const apus_model *m = x->served->model;
     *s = (sv_steer){.begin = -1, .end = -1, .budget = j->think_budget};
     if (j->plain || (j->think_budget < 0 && !j->must)) return true;
-    s->vocab_words = (x->server->info.vocab + 31) / 32;
+    s->vocab_words = (x->served->info.vocab + 31) / 32;
     s->begin = token_of(m, begins);
     s->end = token_of(m, ends);
     s->thinking = s->end >= 0 && in_thought(m, p);

@@ -127,8 +127,10 @@ static int read_keys(void)
 static serve_list models;
 static apus_engine_settings engine;
 
-static int load(const sv_entry *e, apus_model **out, apus_scheduler_settings *set, apus_diag *why)
+static int load(const sv_entry *e, uint64_t others, apus_model **out, apus_scheduler_settings *set,
+                apus_diag *why)
 {
+    common.memory_taken = others;
     int rc = open_for_engine(&cmd_serve, e->source, 0, out);
     if (rc >= 0) why->code = open_error();
     if (rc < 0) rc = engine_settings(&cmd_serve, *out, 0, &engine);
@@ -162,7 +164,7 @@ static int list_models(int argc, char **argv)
     if (rc < 0 && o.models) rc = serve_list_read(&cmd_serve, &models, o.models);
     if (rc < 0) copy_list(&models.item[0].aliases, &o.alias);
     o.set.load_first = named > 0;
-    if (rc < 0 && models.n > 1) rc = serve_list_inspect(&cmd_serve, &models, named);
+    if (rc < 0 && (models.n > 1 || !named)) rc = serve_list_inspect(&cmd_serve, &models, named);
     o.set.entries = models.item;
     o.set.n_entries = models.n;
     return rc;

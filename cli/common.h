@@ -20,8 +20,9 @@ typedef struct common_opts {
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
     const char *precision, *kv, *device, *memory, *experts, *mmproj;
-    bool offline;    /* fetch nothing */
-    bool no_recall;  /* start without the experts of the last time */
+    uint64_t memory_taken; /* no option: bytes of `memory` that other models have */
+    bool offline;          /* fetch nothing */
+    bool no_recall;        /* start without the experts of the last time */
     unsigned towers; /* no option: which towers a command needs, set before the model is opened */
 } common_opts;
 

@@ -132,7 +132,21 @@ static void show_plan(void *ctx, apus_log_level level, const char *text)
     fputs(plain(stderr), stderr);
 }
 
+/* Why the library did not open a model. */
 static apus_err open_code;
+
+/* Take from a bound on memory what other models have of it; false: nothing is left. */
+static bool memory_left(const command *c, const char *name, uint64_t *bytes)
+{
+    if (common.memory_taken < *bytes) {
+        *bytes -= common.memory_taken;
+        return true;
+    }
+    open_code = APUS_ENOMEM;
+    fail(c, "%s: nothing is left of --memory %s beside the other models",
+         name ? name : "the built-in model", common.memory);
+    return false;
+}
 
 apus_err open_error(void)
 {
@@ -169,6 +183,7 @@ static int open_beside(const command *c, const char *name, apus_load load,
     if (common.memory && !parse_bytes(common.memory, &s.memory))
         return usage_error(c, "--memory: expected a size such as 8G or 6500M, found '%s'",
                            common.memory);
+    if (common.memory && !memory_left(c, name, &s.memory)) return EXIT_FAILED;
     s.experts = common.experts;
     s.mmproj = common.mmproj;
     s.log = show_plan;

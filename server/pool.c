@@ -137,14 +137,14 @@ void sv_facts_learn(sv_facts *f, const apus_info *i)
 }
 
 /* Without the lock. Returns -1, or the exit status; *why tells for clients what was told on stderr. */
-static int load(sv_pool *p, sv_served *s, apus_diag *why)
+static int load(sv_pool *p, sv_served *s, uint64_t others, apus_diag *why)
 {
     apus_scheduler_settings set = p->set->scheduler;
     apus_plan plan = {.size = sizeof plan};
     *why = (apus_diag){.code = APUS_EFILE};
     s->model = NULL;
     s->scheduler = NULL;
-    int rc = p->set->load(s->entry, &s->model, &set, why);
+    int rc = p->set->load(s->entry, others, &s->model, &set, why);
     if (rc >= 0) return rc;
     s->info = (apus_info){.size = sizeof s->info};
     apus_err err = apus_model_info(s->model, &s->info, why);
@@ -157,6 +157,7 @@ static int load(sv_pool *p, sv_served *s, apus_diag *why)
         return 1;
     }
     s->ctx = plan.ctx;
+    s->bytes = plan.total_bytes + plan.other_bytes + set.cache_bytes;
     return -1;
 }
 
@@ -185,9 +186,12 @@ static void unload(sv_pool *p, sv_served *s)
 static int bring(sv_pool *p, sv_served *s)
 {
     apus_diag why;
+    uint64_t others = 0;
+    for (int i = 0; i < p->n; i++)
+        if (p->item[i].state == SV_LOADED) others += p->item[i].bytes;
     s->state = SV_COMING;
     pthread_mutex_unlock(&p->lock);
-    int rc = load(p, s, &why);
+    int rc = load(p, s, others, &why);
     pthread_mutex_lock(&p->lock);
     s->needs_room = false;
     if (rc < 0) {

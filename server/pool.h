@@ -21,7 +21,8 @@ typedef struct sv_served {
     int ctx; /* tokens of a request and its answer */
     /* The pool's. */
     sv_served_state state;
-    bool leaving; /* loaded, but nobody gets it any more */
+    bool leaving;   /* loaded, but nobody gets it any more */
+    uint64_t bytes; /* that it takes, loaded */
     int users, waiting;
     int64_t used_us;   /* last given or taken back */
     int64_t wanted_us; /* since when it is waited for; 0 = by nobody */

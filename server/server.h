@@ -53,9 +53,12 @@ typedef struct sv_settings {
     apus_scheduler_settings scheduler;
     /* Open a model, by one thread at a time. The first one comes after the server listens: until then, it answers
      * 503. set->engine is to be filled, and to stay until the next call. Returns -1 and the model, which the server
-     * closes, or the exit status with *why, which was told on stderr; ENOMEM: it might fit when others have gone. */
-    int (*load)(const sv_entry *e, apus_model **out, apus_scheduler_settings *set, apus_diag *why);
-    void (*unload)(apus_model *m); /* before the server closes one, when nothing of it runs; or NULL */
+     * closes, or the exit status with *why, which was told on stderr; ENOMEM: it might fit when others have gone.
+     * others: bytes that those which are loaded take. */
+    int (*load)(const sv_entry *e, uint64_t others, apus_model **out, apus_scheduler_settings *set,
+                apus_diag *why);
+    void (*unload)(
+        apus_model *m); /* before the server closes one, when nothing of it runs; or NULL */
 } sv_settings;
 
 void sv_settings_default(sv_settings *s);

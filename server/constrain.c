@@ -54,7 +54,7 @@ bool sv_constrain_check(sv_exchange *x, const sv_job *j)
         return sv_fail(x, 400, "unsupported_value", path,
                        "%s: not supported beside tools that may be called; tool_choice none is",
                        path);
-    if (!apus_constraint_check(x->server->model, &c, &d)) return true;
+    if (!apus_constraint_check(x->served->model, &c, &d)) return true;
     if (d.code == APUS_ENOMEM) return sv_fail_diag(x, &d);
     return sv_fail(x, 400, d.code == APUS_EUNSUPPORTED ? "unsupported_value" : "invalid_schema",
                    path, "%s: %s", path, d.text);

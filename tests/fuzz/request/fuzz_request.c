@@ -54,9 +54,9 @@ apus_err apus_scheduler_create(const apus_model *m, const apus_scheduler_setting
 {
     (void)m;
     (void)s;
-    (void)out;
     (void)diag;
-    return APUS_EINVAL;
+    *out = NULL;
+    return APUS_OK;
 }
 
 void apus_scheduler_settings_default(apus_scheduler_settings *s)
@@ -107,22 +107,33 @@ static const char *const paths[] = {"/v1/chat/completions",
                                     "/tokenize",
                                     "/detokenize"};
 
-static sv_server *server(void)
+static int load(const sv_entry *e, uint64_t others, apus_model **out, apus_scheduler_settings *set,
+                apus_diag *why)
 {
-    static sv_server s;
-    static sv_settings set;
+    static apus_engine_settings engine;
     apus_model_settings m;
-    if (s.model) return &s;
-    sv_settings_default(&set);
-    set.model_name = "tiny-qwen";
-    s.set = &set;
-    s.ctx = 256;
+    (void)others;
+    apus_engine_settings_default(&engine);
+    engine.ctx = 256;
+    set->engine = &engine;
     apus_model_settings_default(&m);
     m.load = APUS_LOAD_TEXT;
-    s.info.size = sizeof s.info;
-    if (apus_model_open("models/tiny-qwen", &m, &s.model, NULL) ||
-        apus_model_info(s.model, &s.info, NULL))
-        abort();
+    return apus_model_open(e->source, &m, out, why) ? 1 : -1;
+}
+
+static sv_server *server(void)
+{
+    static const sv_entry model = {.name = "tiny-qwen", .source = "models/tiny-qwen"};
+    static sv_server s;
+    static sv_settings set;
+    if (s.pool) return &s;
+    sv_settings_default(&set);
+    set.entries = &model;
+    set.n_entries = 1;
+    set.load = load;
+    s.set = &set;
+    s.pool = sv_pool_new(&set);
+    if (!s.pool || sv_pool_load_first(s.pool) >= 0) abort();
     sv_metrics_init(&s.metrics);
     s.phase = SV_READY;
     return &s;

@@ -6,6 +6,7 @@
 
 #include "common.h"
 #include "fetching.h"
+#include "input.h"
 #include "models.h"
 #include "progress.h"
 #include "prompt.h"
@@ -17,12 +18,16 @@
 static prompt_opts from;
 
 static struct {
-    const char *cache;
+    const char *cache, *schema, *grammar;
     string_list stop;
     int max_tokens;
     bool json, print_ids, ignore_eos;
 } o;
 
+#define FORM_OPTION(name, at)                                                                      \
+    {                                                                                              \
+        name, 0, OPT_STRING, &o.at, NULL, 0, 0, "FILE", NULL                                       \
+    }
 #define SYSTEM_OPTION(name)                                                                        \
     {                                                                                              \
         name, 0, OPT_STRING, &from.system, NULL, 0, 0, "TEXT", NULL                                \
@@ -31,6 +36,11 @@ static struct {
     {                                                                                              \
         name, 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL                              \
     }
+
+/* What the answer must be. */
+typedef struct form {
+    char *schema, *grammar;
+} form;
 
 static const opt run_table[] = {
     {"prompt", 'p', OPT_STRING, &from.text, NULL, 0, 0, "TEXT",
@@ -58,6 +68,15 @@ static const opt run_table[] = {
      "end the answer before TEXT; may be given several times"},
     {"-r", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},
     {"reverse-prompt", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},
+    {"json-schema", 0, OPT_STRING, &o.schema, NULL, 0, 0, "FILE",
+     "the answer is JSON that is valid under the schema in FILE (or given in its place)"},
+    {"grammar", 0, OPT_STRING, &o.grammar, NULL, 0, 0, "FILE",
+     "the answer is a text of the grammar in FILE (or given in its place), in llama.cpp's "
+     "notation"},
+    FORM_OPTION("-j", schema),
+    FORM_OPTION("-jf", schema),
+    FORM_OPTION("json-schema-file", schema),
+    FORM_OPTION("grammar-file", grammar),
     {"raw", 0, OPT_FLAG, &from.raw, NULL, 0, 0, NULL,
      "continue the text as it is, without the chat template"},
     {"json", 0, OPT_FLAG, &o.json, NULL, 0, 0, NULL, "print one JSON object at the end"},
@@ -182,6 +201,35 @@ static int no_room(const prompt *p, const apus_info *info, int ctx)
                 larger_context(ctx, info->context));
 }
 
+/* The text of --json-schema or --grammar, a file's or given in its place; free() it. -1: go on. */
+static int read_form(const char *given, const char *mark, char **out)
+{
+    size_t len;
+    *out = strstr(given, mark) ? strdup(given) : read_input(&cmd_run, given, &len);
+    return *out ? -1 : EXIT_FAILED;
+}
+
+static int read_forms(form *f)
+{
+    *f = (form){0};
+    if (o.schema && o.grammar)
+        return usage_error(&cmd_run, "choose one of --json-schema and --grammar");
+    int rc = -1;
+    if (o.schema) rc = read_form(o.schema, "{", &f->schema);
+    if (o.grammar) rc = read_form(o.grammar, "::=", &f->grammar);
+    return rc;
+}
+
+/* The constraint of an answer; NULL: it may be anything. */
+static const apus_constraint *constraint_of(const form *f, apus_constraint *out)
+{
+    apus_constraint_default(out);
+    out->json_schema = f->schema;
+    out->grammar = f->grammar;
+    out->think = from.raw ? APUS_THINK_OFF : think_setting();
+    return f->schema || f->grammar ? out : NULL;
+}
+
 static int answer_prompt(const question *q, const prompt *p)
 {
     apus_diag d;
@@ -207,7 +255,7 @@ static int answer_prompt(const question *q, const prompt *p)
     return rc;
 }
 
-static int generate(const apus_model *m, prompt *p)
+static int generate(const apus_model *m, prompt *p, const form *f)
 {
     int rc = prompt_tokenize(&cmd_run, &from, m, p);
     if (rc >= 0) return rc;
@@ -221,6 +269,7 @@ static int generate(const apus_model *m, prompt *p)
     apus_engine_settings es;
     apus_sampling way;
     apus_generate_settings g;
+    apus_constraint constraint;
     int first = 0; /* picture that the session does not hold */
     rc = engine_settings(&cmd_run, m, wanted_ctx(p), &es);
     if (rc >= 0) return rc;
@@ -234,6 +283,7 @@ static int generate(const apus_model *m, prompt *p)
         g.sampling = &way;
         g.max_tokens = o.max_tokens;
         g.ignore_eos = o.ignore_eos;
+        g.constraint = constraint_of(f, &constraint);
         question q = {.model = m,
                       .engine = e,
                       .session = s,
@@ -305,15 +355,19 @@ static int run(int argc, char **argv)
 
     apus_model *m = NULL;
     prompt p = {0};
-    rc = fetch_if_missing(&cmd_run, name);
+    form f = {0};
+    rc = read_forms(&f);
+    if (rc < 0) rc = fetch_if_missing(&cmd_run, name);
     if (rc < 0) rc = prompt_read(&cmd_run, &from, name, &p);
     if (rc < 0) rc = open_for_prompt(name, &p, &m);
     if (rc < 0) {
         recall_experts(m);
-        rc = generate(m, &p);
+        rc = generate(m, &p, &f);
         remember_experts(m);
     }
     prompt_free(&p);
+    free(f.schema);
+    free(f.grammar);
     apus_model_close(m);
     return rc;
 }

@@ -31,7 +31,7 @@ _apus() {
     if [[ $cur == -* ]]; then
         local own=
         case ${COMP_WORDS[1]} in
-        run) own="--prompt --file --system --messages --tools --max-tokens --stop --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling --no-recall --mmproj $engine" ;;
+        run) own="--prompt --file --system --messages --tools --max-tokens --stop --json-schema --grammar --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling --no-recall --mmproj $engine" ;;
         chat) own="--system --max-tokens $think $sampling --no-recall --mmproj $engine" ;;
         serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --max-body --max-connections --header-timeout --idle-timeout --ping --drain --quiet --no-recall --mmproj $engine" ;;
         info) own="--json --check --mmproj $engine" ;;

@@ -545,10 +545,23 @@ class Options(Case):
             missing = [o for o in listed - {"--help"} if not re.search(rf"Fl -{o[2:]}\b(?!-)", manual)]
             self.assertEqual(missing, [], command)
 
+    def test_answers_of_a_form(self):
+        schema = '{"type": "object", "properties": {"sum": {"type": "integer", "maximum": 99}}, "required": ["sum"]}'
+        for form in (["--json-schema", schema], ["-jf", self.file("schema.json", schema)]):
+            out = apus("run", TINY, QUESTION, *GREEDY, "--json", *form)[0]
+            doc = json.loads(json.loads(out)["message"]["content"])
+            self.assertTrue(list(doc) == ["sum"] and isinstance(doc["sum"], int) and doc["sum"] <= 99, out)
+        out = apus("run", TINY, QUESTION, "--temp", "0", "--raw", "--grammar", self.file("g", 'root ::= "yes" | "no"'))[0]
+        self.assertIn(out.strip().removeprefix(QUESTION).strip(), ("yes", "no"))
+        for form, status, word in ((["--grammar", "root ::= x"], 1, "rule 'x'"), (["--json-schema", '{"not": {}}'], 1, "#/not"),
+                                   (["--grammar", "nosuch"], 1, "nosuch"),
+                                   (["--grammar", 'root ::= "a"', "--json-schema", "{}"], 2, "choose one")):
+            self.assertIn(word, apus("run", TINY, "x", *form, status=status)[1])
+
     def test_habits_are_answered(self):
         for args, words in ((["-ngl", "99"], "--device"), (["--n-gpu-layers", "1"], "--device"),
                             (["-ctk", "q8_0"], "--kv"), (["-ctv=f16"], "--kv"), (["--logit-bias", "1+1"], "penalt"),
-                            (["-fa", "on"], "leave it out"), (["--grammar", "x"], "grammar"), (["--interactive"], "apus chat"),
+                            (["-fa", "on"], "leave it out"), (["--format", "x"], "--json-schema"), (["--interactive"], "apus chat"),
                             (["-temp", "1"], "--temp"),
                             (["--reasoning-budget", "0"], "--no-think")):
             _, err = apus("run", TINY, "-p", "x", *args, status=2)

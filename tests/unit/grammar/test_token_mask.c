@@ -8,22 +8,23 @@
 
 enum { N_TOKEN = 900, STEPS = 60 };
 
+static const char list_grammar[] =
+    "root ::= list\nlist ::= \"[\" (item (\",\" item){0,7})? \"]\"\n"
+    "item ::= list | [0-9]{1,3} | str\nstr ::= \"\\\"\" [^\"]* \"\\\"\"";
 static const char *const grammars[] = {
     "root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"\"",
     "root ::= [a-c]{2,9} (\"-\" [a-c]{3}){0,4}",
     "root ::= (word \" \"?)+\nword ::= [a-z]+ | \"\\\"\" word \"\\\"\"",
-    "root ::= list\nlist ::= \"[\" (item (\",\" item){0,7})? \"]\"\nitem ::= list | [0-9]{1,3} | "
-    "str\nstr ::= \"\\\"\" [^\"]* \"\\\"\"",
+    list_grammar,
 };
-static const char *const schemas[] = {
-    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":6},\"ab\":{"
-    "\"type\":\"array\",\"items\":"
-    "{\"type\":\"integer\",\"minimum\":3,\"maximum\":117},\"minItems\":1,\"maxItems\":3}},"
-    "\"required\":[\"ab\"]}",
-    "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"null\"},{\"$ref\":"
-    "\"#\"}]}}",
-    "true",
-};
+static const char object_schema[] =
+    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":6},"
+    "\"ab\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":3,\"maximum\":117},"
+    "\"minItems\":1,\"maxItems\":3}},\"required\":[\"ab\"]}";
+static const char list_schema[] =
+    "{\"type\":\"array\",\"items\":{\"anyOf\":[{\"type\":\"string\"},{\"type\":\"null\"},"
+    "{\"$ref\":\"#\"}]}}";
+static const char *const schemas[] = {object_schema, list_schema, "true"};
 
 /* Random bytes of those that these grammars speak of, and some characters in halves. */
 static int make_tokens(ap_rng *rng, char text[][8], const char **at, size_t *len)

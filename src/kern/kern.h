@@ -56,6 +56,7 @@ typedef struct ap_seq {
     int32_t pos;          /* K/V position of row `begin` */
     int32_t table;        /* its row of the page tables */
     int32_t state;        /* its block of recurrent states */
+    int32_t keep;         /* its first kept row (ap_kept); negative: its states are replaced */
 } ap_seq;
 
 #define AP_KV_GROUPS 2 /* layers that keep all pages; layers with a window */
@@ -382,6 +383,27 @@ typedef struct ap_recur_at {
     const ap_batch *batch;
 } ap_recur_at;
 
+/* Rows whose recurrent states are not decided yet: a sequence whose `keep` is not negative leaves the states as they
+ * are, and what each of its rows would have done to them is kept, to be replayed by `commit` for as many rows as turn
+ * out to count. It has AP_KEPT_ROWS rows at most, so that it goes by the recurrence in every form. A kept row of a
+ * layer, in floats:
+ *   x       [C] before the convolution, C = 2*Hk*Dk + Hv*Dv
+ *   k^      [Hk, Dk] as the delta rule normalises it
+ *   d       [Hv, Dv]
+ *   decay   [Hv], less1 [Hv] */
+#define AP_KEPT_ROWS 15
+
+typedef struct ap_kept {
+    float *base; /* f32 [*, row_floats] of a layer; NULL: every sequence's states are replaced */
+    size_t row_floats; /* ap_kept_floats */
+} ap_kept;
+
+static inline size_t ap_kept_floats(int n_k_head, int n_v_head, int k_dim, int v_dim)
+{
+    size_t keys = (size_t)n_k_head * (size_t)k_dim, heads = (size_t)n_v_head;
+    return (3 * keys + 2 * heads * (size_t)v_dim + 2 * heads + 15) / 16 * 16;
+}
+
 /* u = silu(causal depthwise conv of x), or without silu. Order: acc = fma(w[c,j], x[t-Kc+1+j,c], acc), j
  * ascending from acc = 0; silu = ap_siluf. */
 typedef struct ap_conv_args {
@@ -389,7 +411,8 @@ typedef struct ap_conv_args {
     const float *weight; /* f32 [Kc, C]: tap-major, the last tap meets the current token */
     float *out;          /* f32 [T, C]; not x */
     int64_t ldx;
-    ap_recur_at state;           /* f32 [Kc-1, C] oldest first, read and replaced */
+    ap_recur_at state; /* f32 [Kc-1, C] oldest first, read and replaced */
+    ap_kept kept;
     int n_tok, n_channel, n_tap; /* n_tap <= 64 */
     bool plain;                  /* without silu */
 } ap_conv_args;
@@ -424,11 +447,25 @@ typedef struct ap_delta_args {
     float eps;
     float *out;        /* f32 [T, Hv*Dv]; none of the inputs */
     ap_recur_at state; /* f32 [Hv, Dv, Dk] on 16 bytes, read and replaced */
+    ap_kept kept;
     int n_tok, n_k_head, n_v_head, k_dim, v_dim;
     bool tiled; /* v head h reads key head h % Hk instead */
     ap_delta_form form;
     void *scratch; /* delta_scratch_bytes(T, ...), 64-byte aligned */
 } ap_delta_args;
+
+/* The states of some layers after the first n_tok rows of what their sequences have kept from row `keep` on: the bits
+ * that those rows would have left without being kept.
+ * Order: the convolution's state is the last Kc-1 rows of [state; x]; the delta rule's, row by row, is S + fma(k^, d,
+ * less1*S) if decay >= 1/2, else fma(k^, d, decay*S). */
+typedef struct ap_commit_args {
+    const float *kept; /* f32 [n_layer, *, row_floats] layer_floats */
+    size_t row_floats, layer_floats;
+    ap_recur_at conv, delta; /* of the first layer, of one batch; of it only seq is looked at */
+    size_t state_floats;     /* from a layer's states to those of the next one */
+    int n_layer, n_tap, n_k_head, n_v_head, k_dim, v_dim;
+    bool tiled;
+} ap_commit_args;
 
 /* Elementwise steps, row by row. */
 typedef enum ap_elem {
@@ -588,6 +625,7 @@ struct ap_kern {
     size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,
                                   int k_dim, int v_dim);
     void (*delta)(const ap_exec *x, const ap_delta_args *a);
+    void (*commit)(const ap_exec *x, const ap_commit_args *a);
     void (*elem)(const ap_exec *x, const ap_elem_args *a);
     void (*project)(const ap_exec *x, const ap_project_args *a);
     void (*mix)(const ap_exec *x, const ap_mix_args *a);

@@ -55,6 +55,7 @@ static const slot slots[] = {
     SLOT(conv, bench_conv),
     SLOT(delta_scratch_bytes, NULL),
     SLOT(delta, bench_delta),
+    SLOT(commit, bench_commit),
     SLOT(elem, bench_elem),
     SLOT(project, NULL),
     SLOT(mix, NULL),

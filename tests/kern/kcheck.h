@@ -177,6 +177,7 @@ void check_attn_near(kc *c);
 void check_conv(kc *c);
 void check_delta_scratch_bytes(kc *c);
 void check_delta(kc *c);
+void check_commit(kc *c);
 void check_project(kc *c);
 void check_mix(kc *c);
 void check_recur(kc *c);
@@ -226,6 +227,7 @@ void bench_attn(kc_bench *b);
 void bench_attn_near(kc_bench *b);
 void bench_conv(kc_bench *b);
 void bench_delta(kc_bench *b);
+void bench_commit(kc_bench *b);
 void bench_sample(kc_bench *b);
 
 #endif

@@ -1,7 +1,7 @@
 /* conv.cu - causal depthwise convolution with carried state.
  *
  * A block has some channels of some tokens of one sequence. The first of a sequence's blocks also replaces
- * the state: it alone reads the old one. With four taps a thread has four channels and keeps the last three rows:
+ * the state: it alone reads the old one; of a sequence that keeps rows each block keeps its own. With four taps a thread has four channels and keeps the last three rows:
  * memory is the limit, 8 bytes an output. */
 #include "kern/cuda/cuda.cuh"
 
@@ -21,6 +21,14 @@ static __device__ __forceinline__ float row_at(const ap_conv_args &a, const ap_s
 {
     return t < 0 ? state[(int64_t)(a.n_tap - 1 + t) * a.n_channel + c]
                  : a.x[(s.begin + t) * a.ldx + c];
+}
+
+/* Row t of a sequence that keeps rows, channel c; NULL: its states are replaced. */
+static __device__ __forceinline__ float *kept_at(const ap_conv_args &a, const ap_seq &s, int t,
+                                                 int c)
+{
+    if (!a.kept.base || s.keep < 0) return NULL;
+    return a.kept.base + (size_t)(s.keep + t) * a.kept.row_floats + c;
 }
 
 /* Grid: x channels, y sequences, z blocks of tokens. */
@@ -43,8 +51,10 @@ template <int TAPS> static __global__ void __launch_bounds__(THREADS) conv(const
             acc = fmaf(TAPS ? w[i] : a.weight[(int64_t)i * a.n_channel + c],
                        row_at(a, s, state, t + i - (taps - 1), c), acc);
         a.out[(int64_t)(s.begin + t) * a.n_channel + c] = a.plain ? acc : ap_silu(acc);
+        float *kept = kept_at(a, s, t, c);
+        if (kept) *kept = a.x[(int64_t)(s.begin + t) * a.ldx + c];
     }
-    if (first > 0) return;
+    if (first > 0 || kept_at(a, s, 0, 0)) return;
     for (int i = 0; i < taps - 1; i++)
         state[(int64_t)i * a.n_channel + c] = row_at(a, s, state, s.n_tok + i - (taps - 1), c);
 }
@@ -101,10 +111,12 @@ template <bool QUICK> static __global__ void __launch_bounds__(THREADS) conv_fou
     for (int t = first; t < end; t++) {
         x[3] = four_at(in + t * a.ldx);
         *(float4 *)(a.out + (int64_t)(s.begin + t) * a.n_channel + c) = four_taps<QUICK>(w, x);
+        float *kept = kept_at(a, s, t, c);
+        if (kept) *(four *)kept = x[3];
 #pragma unroll
         for (int i = 0; i < 3; i++) x[i] = x[i + 1];
     }
-    if (first > 0) return;
+    if (first > 0 || kept_at(a, s, 0, 0)) return;
     four last[3];
 #pragma unroll
     for (int i = 0; i < 3; i++) {

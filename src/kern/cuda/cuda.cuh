@@ -160,6 +160,7 @@ void ap_cuda_conv(const ap_exec *x, const ap_conv_args *a);
 size_t ap_cuda_delta_scratch_bytes(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,
                                    int k_dim, int v_dim);
 void ap_cuda_delta(const ap_exec *x, const ap_delta_args *a);
+void ap_cuda_commit(const ap_exec *x, const ap_commit_args *a);
 /* matmul.cu, moe.cu */
 void ap_cuda_matmul(const ap_exec *x, const ap_matmul_args *a);
 void ap_cuda_glu(const ap_exec *x, const ap_glu_args *a);

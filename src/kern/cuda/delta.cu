@@ -19,7 +19,7 @@ struct step_job {
 
 template <int KD> struct step_room {
     ap_delta_ready<KD, BLOCK> ready[2];
-    float o[BLOCK][64];
+    float o[BLOCK][64], d[BLOCK][64];
     float squares[2][BLOCK];
 };
 
@@ -92,6 +92,26 @@ static __device__ void put_out(const ap_delta_args &a, const step_room<KD> *m, i
     }
 }
 
+/* What tokens [t, t + n) of a sequence that keeps them do to rows [row, row + rows) of head h; what all rows and what
+ * all value heads of a key head have in common, by the first of them. */
+template <int KD>
+static __device__ void keep_rows(const ap_delta_args &a, const ap_seq &s, const step_room<KD> *m,
+                                 int which, int t, int n, int key_head, int h, int row, int rows)
+{
+    ap_delta_parts at = ap_delta_parts_of(a.n_k_head, a.n_v_head, a.k_dim, a.v_dim);
+    int first = a.tiled ? key_head : key_head * (a.n_v_head / a.n_k_head);
+    for (int i = 0; i < n; i++) {
+        float *kept = ap_delta_kept(a, s, t + i);
+        for (int r = (int)threadIdx.x; r < rows; r += (int)blockDim.x)
+            kept[at.d + (size_t)h * a.v_dim + row + r] = m->d[i][r];
+        if (row > 0) continue;
+        if (threadIdx.x == 0) kept[at.decay + h] = m->ready[which].g[i].decay;
+        if (threadIdx.x == 0) kept[at.less1 + h] = m->ready[which].g[i].less1;
+        for (int c = (int)threadIdx.x; c < a.k_dim && h == first; c += (int)blockDim.x)
+            kept[at.k + (size_t)key_head * a.k_dim + c] = m->ready[which].k[i][c];
+    }
+}
+
 /* The norm, in place, where blocks could not do it: a warp a token and head. */
 static __global__ void __launch_bounds__(256) delta_norm(const step_job j)
 {
@@ -133,11 +153,12 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
 #pragma unroll
     for (int e = 0; e < N; e++) s[e] = ap_delta_load(state, 4 * e + part, dims);
     int key_head = ap_delta_key_head(a, h);
+    bool keep = ap_delta_kept(a, seq, 0) != NULL;
     for (int t = -BLOCK; t < seq.n_tok; t += BLOCK) {
         int n = min(BLOCK, seq.n_tok - t), which = (t / BLOCK) & 1;
         int next = t + BLOCK, ahead = min(BLOCK, seq.n_tok - next);
         if (!helper && t >= 0)
-            ap_delta_steps<N>(s, &m->ready[which], n, min(row, 63), part, m->o);
+            ap_delta_steps<N>(s, &m->ready[which], n, min(row, 63), part, m->o, keep ? m->d : NULL);
         else if (helper && ahead > 0 && thread - workers < 32)
             prepare_keys<KD>(a, seq.begin + next, ahead, key_head, &m->ready[which ^ 1]);
         else if (helper && ahead > 0)
@@ -149,10 +170,11 @@ static __global__ void __launch_bounds__(256 + HELPERS) delta_steps(const step_j
             ap_cluster_sync<CL>();
         }
         put_out<CL, KD>(a, m, which, seq.begin + t, n, h, first, rows);
+        if (keep) keep_rows<KD>(a, seq, m, which, t, n, key_head, h, first, rows);
         if (ahead > 0) __syncthreads();
     }
 #pragma unroll
-    for (int e = 0; e < N; e++) ap_delta_store(state, 4 * e + part, dims, s[e]);
+    for (int e = 0; e < N && !keep; e++) ap_delta_store(state, 4 * e + part, dims, s[e]);
     if (CL > 1) ap_cluster_sync<CL>(); /* others read this block's sums */
 }
 

@@ -21,7 +21,21 @@ void ap_delta_quick(const ap_exec *x, const ap_delta_args *a);
 size_t ap_delta_quick_scratch(const ap_exec *x, int n_tok, int n_k_head, int n_v_head, int k_dim,
                               int v_dim);
 
+/* Where a kept row (kern.h) has its parts, in floats. */
+struct ap_delta_parts {
+    size_t k, d, decay, less1;
+};
+
 #ifdef __CUDACC__
+static __host__ __device__ __forceinline__ ap_delta_parts ap_delta_parts_of(int n_k_head,
+                                                                            int n_v_head, int k_dim,
+                                                                            int v_dim)
+{
+    size_t keys = (size_t)n_k_head * k_dim, values = (size_t)n_v_head * v_dim;
+    size_t k = 2 * keys + values, d = k + keys, decay = d + values;
+    return {k, d, decay, decay + (size_t)n_v_head};
+}
+
 static __device__ __forceinline__ int ap_delta_key_head(const ap_delta_args &a, int h)
 {
     return a.tiled ? h % a.n_k_head : h / (a.n_v_head / a.n_k_head);
@@ -80,6 +94,14 @@ static __device__ __forceinline__ float ap_delta_gated(float o, float squares,
 {
     float r = 1.0f / sqrtf(squares / (float)a.v_dim + a.eps);
     return ((o * r) * a.norm_weight[row]) * ap_silu(z);
+}
+
+/* Row i of what a sequence keeps; NULL: its states are replaced. */
+static __device__ __forceinline__ float *ap_delta_kept(const ap_delta_args &a, const ap_seq &s,
+                                                       int i)
+{
+    if (!a.kept.base || s.keep < 0) return NULL;
+    return a.kept.base + (size_t)(s.keep + i) * a.kept.row_floats;
 }
 
 /* Log decay of row t and head h, and its writing gate; in double as the table says. */

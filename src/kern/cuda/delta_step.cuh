@@ -83,10 +83,11 @@ static __device__ __forceinline__ float ap_delta_grow(float s, float k, float d,
     return g.decay >= 0.5f ? s + fmaf(k, d, g.less1 * s) : fmaf(k, d, g.decay * s);
 }
 
-/* n tokens for the thread's part of a row. part: which of the 4. */
+/* n tokens for the thread's part of a row. part: which of the 4. ds: the rows' d, token by token, if not NULL. */
 template <int N, int KD, int B>
 static __device__ __forceinline__ void ap_delta_steps(float4 s[N], const ap_delta_ready<KD, B> *p,
-                                                      int n, int row, int part, float (*o)[64])
+                                                      int n, int row, int part, float (*o)[64],
+                                                      float (*ds)[64] = NULL)
 {
     for (int i = 0; i < n; i++) {
         const float4 *q = (const float4 *)p->q[i] + part, *k = (const float4 *)p->k[i] + part;
@@ -103,6 +104,7 @@ static __device__ __forceinline__ void ap_delta_steps(float4 s[N], const ap_delt
             qv[0] += __shfl_xor_sync(0xffffffffu, qv[0], m);
         }
         float d = g.beta * (p->v[i][row] - g.decay * kv[0]);
+        if (part == 0 && ds) ds[i][row] = d;
         if (part == 0) o[i][row] = fmaf(g.kq, d, g.decay * qv[0]);
 #pragma unroll
         for (int e = 0; e < N; e++) {

@@ -282,6 +282,7 @@ static const ap_kern *table(void)
     k.conv = ap_cuda_conv;
     k.delta_scratch_bytes = ap_cuda_delta_scratch_bytes;
     k.delta = ap_cuda_delta;
+    k.commit = ap_cuda_commit;
     k.elem = ap_cuda_elem;
     k.project = ap_cuda_project;
     k.mix = ap_cuda_mix;

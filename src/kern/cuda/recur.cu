@@ -215,7 +215,7 @@ static bool takes(const ap_exec *x, const ap_recur_args *r)
     const ap_conv_args *c = &r->conv;
     const ap_delta_args *a = &r->delta;
     const ap_batch *b = a->state.batch;
-    return ap_cuda_of(x)->arch >= 90 && b->n_tok == b->n_seq && c->n_tap == TAPS &&
+    return ap_cuda_of(x)->arch >= 90 && b->n_tok == b->n_seq && !a->kept.base && c->n_tap == TAPS &&
            a->state.offset % 4 == 0 && a->qkv == c->out && a->state.base == c->state.base &&
            a->k_dim % 4 == 0 && a->k_dim <= 128 && ap_delta_slice(a->v_dim) <= 64 &&
            c->n_channel % 4 == 0 && c->ldx % 4 == 0 && c->state.offset % 4 == 0 &&

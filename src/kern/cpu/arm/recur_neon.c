@@ -114,10 +114,19 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
     }
 }
 
-static void step_neon(float *state, int n_row, int k_dim, const float *k, const float *q,
-                      const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+static void replay_neon(float *state, int n_row, int k_dim, const float *k,
+                        const ap_delta_gate *g, const float *d)
 {
-    float d[4];
+    if (g->weak)
+        update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
+    else
+        update_rows(state, n_row, k_dim, k, g->decay, false, d);
+}
+
+static void step_neon(float *state, int n_row, int k_dim, const float *k, const float *q,
+                      const ap_delta_gate *g, const float *v, float *o, float *d, int64_t ahead)
+{
+    float by[4];
     for (int base = 0; base < n_row; base += 4) {
         float32x4_t k_sum[4], q_sum[4];
         float *s = state + base * k_dim;
@@ -131,11 +140,9 @@ static void step_neon(float *state, int n_row, int k_dim, const float *k, const 
         float32x4_t qv = vmulq_n_f32(sum_each(q_sum), g->decay);
         float32x4_t dv = vmulq_n_f32(vsubq_f32(ap_load_n_neon(v + base, rows), kv), g->beta);
         ap_store_n_neon(o + base, vfmaq_n_f32(qv, dv, g->kq), rows);
-        vst1q_f32(d, dv);
-        if (g->weak)
-            update_rows(s, rows, k_dim, k, g->decay_less1, true, d);
-        else
-            update_rows(s, rows, k_dim, k, g->decay, false, d);
+        vst1q_f32(by, dv);
+        if (d) ap_store_n_neon(d + base, dv, rows);
+        replay_neon(s, rows, k_dim, k, g, by);
     }
 }
 
@@ -269,6 +276,7 @@ const ap_micro_recur ap_recur_neon = {
     .gates = gates_neon,
     .exps = recur_exps,
     .step = step_neon,
+    .replay = replay_neon,
     .gated_norm = gated_norm_neon,
     .conv = recur_conv,
     .gemm = recur_gemm,

@@ -94,10 +94,14 @@ typedef struct ap_micro_recur {
 
     /* One token for n_row <= AP_DELTA_ROWS value channels, see the Order in kern.h.
      *   state  f32 [n_row][k_dim], replaced;  k, q  f32 [k_dim];  v  f32 [n_row]
-     *   o      f32 [n_row] out
+     *   o      f32 [n_row] out;  d  f32 [n_row] out, or NULL: not wanted
      * Memory `ahead` floats behind the state (0 = none) is prefetched meanwhile, as much of it. */
     void (*step)(float *state, int n_row, int k_dim, const float *k, const float *q,
-                 const ap_delta_gate *g, const float *v, float *o, int64_t ahead);
+                 const ap_delta_gate *g, const float *v, float *o, float *d, int64_t ahead);
+
+    /* What `step` does to the state, given its d. Of g only decay, decay_less1 and weak are looked at. */
+    void (*replay)(float *state, int n_row, int k_dim, const float *k, const ap_delta_gate *g,
+                   const float *d);
 
     /* out[i] = ((o[i] * r) * w[i]) * ap_siluf(z[i]), r = 1 / sqrtf(sum o^2 / n + eps); out may be
      * o. */

@@ -10,6 +10,24 @@ static inline float *ap_recur_state(const ap_recur_at *at, const ap_seq *s)
     return at->base + (size_t)s->state * at->block_floats + at->offset;
 }
 
+/* Row i of what sequence s keeps, and its parts; NULL: its states are replaced. */
+static inline float *ap_kept_row(const ap_kept *k, const ap_seq *s, int i)
+{
+    return k->base && s->keep >= 0 ? k->base + (size_t)(s->keep + i) * k->row_floats : NULL;
+}
+
+typedef struct ap_kept_parts {
+    size_t k, d, decay, less1; /* floats from the row's beginning, where x is */
+} ap_kept_parts;
+
+static inline ap_kept_parts ap_kept_parts_of(int n_k_head, int n_v_head, int k_dim, int v_dim)
+{
+    size_t keys = (size_t)n_k_head * (size_t)k_dim, heads = (size_t)n_v_head,
+           values = heads * (size_t)v_dim;
+    size_t k = 2 * keys + values, d = k + keys, decay = d + values;
+    return (ap_kept_parts){k, d, decay, decay + heads};
+}
+
 static inline const float *ap_delta_row(const ap_delta_args *a, int64_t t)
 {
     return a->qkv + t * (2 * (int64_t)a->n_k_head * a->k_dim + (int64_t)a->n_v_head * a->v_dim);
@@ -46,6 +64,12 @@ static inline ap_delta_heads ap_delta_group(const ap_delta_args *a, int g, int n
     int share = a->n_v_head / a->n_k_head;
     if (n == 1) return (ap_delta_heads){a->tiled ? g % a->n_k_head : g / share, g, 0, 1};
     return a->tiled ? (ap_delta_heads){g, g, a->n_k_head, n} : (ap_delta_heads){g, g * n, 1, n};
+}
+
+/* The key head of value head h. */
+static inline int ap_delta_key_head(int n_k_head, int n_v_head, bool tiled, int h)
+{
+    return tiled ? h % n_k_head : h / (n_v_head / n_k_head);
 }
 
 /* Rows of the step lie a power of two apart: nothing prefetches them but us. */

@@ -35,6 +35,14 @@ static const float *row_at(const ap_conv_args *a, const ap_seq *s, const float *
                  : a->x + (s->begin + t) * a->ldx + c;
 }
 
+/* The rows of a sequence that keeps them. */
+static void keep(const ap_conv_args *a, const ap_seq *s, int c, int n)
+{
+    for (int i = 0; i < s->n_tok; i++)
+        memcpy(ap_kept_row(&a->kept, s, i) + c, a->x + (s->begin + i) * a->ldx + c,
+               (size_t)n * sizeof(float));
+}
+
 void ap_conv_channels(const ap_micro_recur *m, const ap_conv_args *a, const ap_seq *s, int c, int n)
 {
     float *state = ap_recur_state(&a->state, s);
@@ -51,7 +59,10 @@ void ap_conv_channels(const ap_micro_recur *m, const ap_conv_args *a, const ap_s
         m->conv(row, n_tok, a->n_tap, a->weight + c, C, n, a->plain,
                 a->out + (s->begin + t) * C + c, C);
     }
-    carry(a, s, state, c, n);
+    if (ap_kept_row(&a->kept, s, 0))
+        keep(a, s, c, n);
+    else
+        carry(a, s, state, c, n);
 }
 
 static void conv_task(void *arg, int task, int worker)

@@ -50,6 +50,7 @@ typedef struct job {
 typedef struct block {
     float *q, *k; /* [BLOCK][Dk] */
     float *v, *o; /* [BLOCK][Dv] */
+    float *s;     /* [AP_DELTA_ROWS][Dk] of a state that stays */
     float kq[BLOCK];
     int n, next; /* tokens, tokens of the block after it */
     int64_t t;   /* the first one's row of the step */
@@ -57,7 +58,8 @@ typedef struct block {
 
 static size_t block_bytes(int k_dim, int v_dim)
 {
-    return ap_round_up(2 * BLOCK * ((size_t)k_dim + (size_t)v_dim) * sizeof(float), AP_ALIGN);
+    size_t rows = 2 * BLOCK * ((size_t)k_dim + (size_t)v_dim);
+    return ap_round_up((rows + AP_DELTA_ROWS * (size_t)k_dim) * sizeof(float), AP_ALIGN);
 }
 
 static void block_open(block *b, void *scratch, int k_dim, int v_dim)
@@ -66,6 +68,7 @@ static void block_open(block *b, void *scratch, int k_dim, int v_dim)
     b->k = b->q + BLOCK * k_dim;
     b->v = b->k + BLOCK * k_dim;
     b->o = b->v + BLOCK * v_dim;
+    b->s = b->o + BLOCK * v_dim;
 }
 
 static void load_keys(const job *j, block *b, int key_head)
@@ -107,24 +110,60 @@ static void prefetch_next(const job *j, const block *b, int key_head, int h, int
     }
 }
 
+/* What every channel of head h has in common, into the kept rows; what every value head of its key head has, with the
+ * first of them. */
+static void keep_common(const job *j, const block *b, const ap_seq *s, int key_head, int h,
+                        const ap_delta_gate *gate)
+{
+    const ap_delta_args *a = j->a;
+    ap_kept_parts at = ap_kept_parts_of(a->n_k_head, a->n_v_head, a->k_dim, a->v_dim);
+    int share = a->n_v_head / a->n_k_head, first = a->tiled ? key_head : key_head * share;
+    size_t Dk = (size_t)a->k_dim;
+    for (int i = 0; i < b->n; i++) {
+        float *row = ap_kept_row(&a->kept, s, i);
+        row[at.decay + (size_t)h] = gate[i].decay;
+        row[at.less1 + (size_t)h] = gate[i].decay_less1;
+        if (h == first)
+            memcpy(row + at.k + (size_t)key_head * Dk, b->k + (size_t)i * Dk, Dk * sizeof(float));
+    }
+}
+
+/* As much of a block for channels [row, row + rows) of head h, whose state stays. */
+static void run_kept(const job *j, block *b, const ap_seq *s, const float *state, int h, int row,
+                     int rows, const ap_delta_gate *gate, const float *v, float *o, int width)
+{
+    const ap_delta_args *a = j->a;
+    int Dk = a->k_dim;
+    size_t d = ap_kept_parts_of(a->n_k_head, a->n_v_head, a->k_dim, a->v_dim).d;
+    memcpy(b->s, state, (size_t)rows * (size_t)Dk * sizeof(float));
+    for (int i = 0; i < b->n; i++)
+        j->m->step(b->s, rows, Dk, b->k + i * Dk, b->q + i * Dk, &gate[i], v + i * width,
+                   o + i * width,
+                   ap_kept_row(&a->kept, s, i) + d + (size_t)h * (size_t)a->v_dim + (size_t)row, 0);
+}
+
 /* A block for channels [row, row_end) of head h. */
-static void run_block(const job *j, block *b, float *state, int key_head, int h, int row,
-                      int row_end)
+static void run_block(const job *j, block *b, const ap_seq *s, float *state, int key_head, int h,
+                      int row, int row_end)
 {
     const ap_delta_args *a = j->a;
     int Dk = a->k_dim, width = row_end - row;
     size_t bytes = (size_t)width * sizeof(float);
     ap_delta_gate gate[BLOCK];
+    bool keep = ap_kept_row(&a->kept, s, 0) != NULL;
     load_gates(j, b, h, gate);
+    if (keep && row == 0) keep_common(j, b, s, key_head, h, gate);
     for (int i = 0; i < b->n; i++)
         memcpy(b->v + i * width, ap_delta_value(a, b->t + i, h) + row, bytes);
     state += ((size_t)h * (size_t)a->v_dim + (size_t)row) * (size_t)Dk;
     for (int r = 0; r < width; r += AP_DELTA_ROWS, state += AP_DELTA_ROWS * Dk) {
         int rows = width - r < AP_DELTA_ROWS ? width - r : AP_DELTA_ROWS;
         prefetch_next(j, b, key_head, h, row, width, 2 * (r / AP_DELTA_ROWS));
-        for (int i = 0; i < b->n; i++)
+        if (keep)
+            run_kept(j, b, s, state, h, row + r, rows, gate, b->v + r, b->o + r, width);
+        for (int i = 0; i < b->n && !keep; i++)
             j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &gate[i],
-                       b->v + i * width + r, b->o + i * width + r,
+                       b->v + i * width + r, b->o + i * width + r, NULL,
                        i == 0 ? 2 * AP_DELTA_ROWS * Dk : 0);
     }
     for (int i = 0; i < b->n; i++) {
@@ -175,7 +214,7 @@ static void recurrent_task(void *arg, int task, int worker)
         b.next = rest < 0 ? 0 : rest < BLOCK ? rest : BLOCK;
         load_keys(j, &b, heads.key);
         for (int i = 0; i < heads.n; i++)
-            run_block(j, &b, state, heads.key, heads.first + i * heads.stride, row, row_end);
+            run_block(j, &b, s, state, heads.key, heads.first + i * heads.stride, row, row_end);
     }
 }
 

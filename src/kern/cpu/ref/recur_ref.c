@@ -24,19 +24,29 @@ static void gates_ref(int n, const float *a, float dt_bias, float neg_exp_a, con
     for (int i = 0; i < n; i++) beta[i] = ap_sigmoidf(b[i]);
 }
 
+static void replay_ref(float *state, int n_row, int k_dim, const float *k, const ap_delta_gate *g,
+                       const float *d)
+{
+    for (int r = 0; r < n_row; r++) {
+        float *s = state + r * k_dim;
+        for (int i = 0; i < k_dim; i++)
+            s[i] = g->weak ? s[i] + fmaf(k[i], d[r], g->decay_less1 * s[i])
+                           : fmaf(k[i], d[r], g->decay * s[i]);
+    }
+}
+
 static void step_ref(float *state, int n_row, int k_dim, const float *k, const float *q,
-                     const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+                     const ap_delta_gate *g, const float *v, float *o, float *d, int64_t ahead)
 {
     (void)ahead;
     for (int r = 0; r < n_row; r++) {
         float *s = state + r * k_dim;
         float kv = g->decay * dot_ref(s, k, k_dim);
         float qv = g->decay * dot_ref(s, q, k_dim);
-        float d = g->beta * (v[r] - kv);
-        o[r] = fmaf(g->kq, d, qv);
-        for (int i = 0; i < k_dim; i++)
-            s[i] = g->weak ? s[i] + fmaf(k[i], d, g->decay_less1 * s[i])
-                           : fmaf(k[i], d, g->decay * s[i]);
+        float dr = g->beta * (v[r] - kv);
+        o[r] = fmaf(g->kq, dr, qv);
+        if (d) d[r] = dr;
+        replay_ref(s, 1, k_dim, k, g, &dr);
     }
 }
 
@@ -92,6 +102,7 @@ const ap_micro_recur ap_recur_ref = {
     .gates = gates_ref,
     .exps = recur_exps,
     .step = step_ref,
+    .replay = replay_ref,
     .gated_norm = gated_norm_ref,
     .conv = conv_ref,
     .gemm = gemm_ref,

@@ -121,10 +121,19 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
     }
 }
 
-static void step_avx2(float *state, int n_row, int k_dim, const float *k, const float *q,
-                      const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+static void replay_avx2(float *state, int n_row, int k_dim, const float *k,
+                        const ap_delta_gate *g, const float *d)
 {
-    float d[8];
+    if (g->weak)
+        update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
+    else
+        update_rows(state, n_row, k_dim, k, g->decay, false, d);
+}
+
+static void step_avx2(float *state, int n_row, int k_dim, const float *k, const float *q,
+                      const ap_delta_gate *g, const float *v, float *o, float *d, int64_t ahead)
+{
+    float by[8];
     for (int base = 0; base < n_row; base += 8) {
         __m256 k_sum[8], q_sum[8];
         float *s = state + base * k_dim;
@@ -141,11 +150,9 @@ static void step_avx2(float *state, int n_row, int k_dim, const float *k, const 
         __m256 dv = _mm256_mul_ps(_mm256_set1_ps(g->beta),
                                   _mm256_sub_ps(_mm256_maskload_ps(v + base, m), kv));
         _mm256_maskstore_ps(o + base, m, _mm256_fmadd_ps(_mm256_set1_ps(g->kq), dv, qv));
-        _mm256_storeu_ps(d, dv);
-        if (g->weak)
-            update_rows(s, rows, k_dim, k, g->decay_less1, true, d);
-        else
-            update_rows(s, rows, k_dim, k, g->decay, false, d);
+        _mm256_storeu_ps(by, dv);
+        if (d) _mm256_maskstore_ps(d + base, m, dv);
+        replay_avx2(s, rows, k_dim, k, g, by);
     }
 }
 
@@ -278,6 +285,7 @@ const ap_micro_recur ap_recur_avx2 = {
     .gates = gates_avx2,
     .exps = recur_exps,
     .step = step_avx2,
+    .replay = replay_avx2,
     .gated_norm = gated_norm_avx2,
     .conv = recur_conv,
     .gemm = recur_gemm,

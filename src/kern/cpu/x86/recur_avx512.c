@@ -121,8 +121,18 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
     }
 }
 
+static void replay_avx512(float *state, int n_row, int k_dim, const float *k,
+                        const ap_delta_gate *g, const float *d)
+{
+    if (g->weak)
+        update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
+    else
+        update_rows(state, n_row, k_dim, k, g->decay, false, d);
+}
+
 TILE_INLINE void step_body(float *state, int n_row, const int k_dim, const float *k, const float *q,
-                           const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+                           const ap_delta_gate *g, const float *v, float *o, float *out_d,
+                           int64_t ahead)
 {
     __m512 k_sum[AP_DELTA_ROWS], q_sum[AP_DELTA_ROWS];
     float d[AP_DELTA_ROWS];
@@ -140,6 +150,7 @@ TILE_INLINE void step_body(float *state, int n_row, const int k_dim, const float
         _mm512_mul_ps(_mm512_set1_ps(g->beta), _mm512_sub_ps(_mm512_maskz_loadu_ps(m, v), kv));
     _mm512_mask_storeu_ps(o, m, _mm512_fmadd_ps(_mm512_set1_ps(g->kq), dv, qv));
     _mm512_storeu_ps(d, dv);
+    if (out_d) _mm512_mask_storeu_ps(out_d, m, dv);
     if (g->weak)
         update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
     else
@@ -147,14 +158,14 @@ TILE_INLINE void step_body(float *state, int n_row, const int k_dim, const float
 }
 
 static void step_avx512(float *state, int n_row, int k_dim, const float *k, const float *q,
-                        const ap_delta_gate *g, const float *v, float *o, int64_t ahead)
+                        const ap_delta_gate *g, const float *v, float *o, float *d, int64_t ahead)
 {
     if (k_dim == 128 && ahead == 0)
-        step_body(state, n_row, 128, k, q, g, v, o, 0);
+        step_body(state, n_row, 128, k, q, g, v, o, d, 0);
     else if (k_dim == 128)
-        step_body(state, n_row, 128, k, q, g, v, o, ahead);
+        step_body(state, n_row, 128, k, q, g, v, o, d, ahead);
     else
-        step_body(state, n_row, k_dim, k, q, g, v, o, ahead);
+        step_body(state, n_row, k_dim, k, q, g, v, o, d, ahead);
 }
 
 static void gated_norm_avx512(const float *o, const float *w, const float *z, int n, float eps,
@@ -279,7 +290,8 @@ static void decays_avx512(double top, const double *g, int n, float *out)
 
 #define SLOTS                                                                                      \
     .dot = dot_avx512, .scale = scale_avx512, .gates = gates_avx512, .exps = recur_exps,           \
-    .step = step_avx512, .gated_norm = gated_norm_avx512, .conv = recur_conv, .gemm = recur_gemm,  \
+    .step = step_avx512, .replay = replay_avx512, .gated_norm = gated_norm_avx512,                 \
+    .conv = recur_conv, .gemm = recur_gemm,                                                        \
     .solve = solve_avx512, .decays = decays_avx512, .transpose = transpose_avx512,                 \
     .mul = recur_mul, .residual = recur_residual, .grow = recur_grow
 

@@ -15,6 +15,7 @@ typedef struct ap_state_shape {
         page_bytes[AP_KV_GROUPS]; /* all layers of the group, AP_PAGE tokens; 0 = no such layer */
     int window;                   /* of the sliding group */
     size_t recur_floats;          /* conv + delta states of all layers, per sequence */
+    size_t kept_floats; /* of a kept row (kern.h), in all layers; 0 = no layer has a recurrent state */
 } ap_state_shape;
 
 /* One forward pass over the rows of a batch. Memory is the device's. */
@@ -23,7 +24,10 @@ typedef struct ap_step {
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
     float *recur;                   /* f32 [blocks, recur_block_floats], read and replaced */
     size_t recur_block_floats;
+    float *kept;      /* f32 [layers with states][kept_rows][...]: rows that sequences keep; or NULL */
+    size_t kept_rows; /* those of each layer */
     float *logits;             /* f32 [n_out, V] */
+    float *hidden;             /* f32 [n_out, H] out: what the head multiplies; or NULL */
     void *scratch;             /* ap_model_scratch_bytes(c, ex, T, experts != NULL) */
     ap_expert_source *experts; /* NULL: the model has them all */
     ap_delta_form delta_form;
@@ -66,5 +70,9 @@ size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, 
  *           right, never mixed up. May be NULL. Not looked at in steps that a device records. */
 apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                           const volatile int *cancel, apus_diag *diag);
+
+/* Recurrent states after n_tok kept rows of each sequence of s->batch, from its row `keep` on: as those rows would have
+ * left them. Of s only the batch's seq, recur and kept are looked at. Nothing for models without such states. */
+void ap_model_commit(const ap_model_impl *m, const ap_exec *ex, const ap_step *s);
 
 #endif

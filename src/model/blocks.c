@@ -209,6 +209,14 @@ ap_recur_at ap_step_recur(const ap_step *s, size_t offset)
                          .batch = s->batch};
 }
 
+ap_kept ap_step_kept(const ap_model_impl *m, const ap_step *s, int l)
+{
+    const ap_config *c = m->c;
+    size_t row = ap_kept_floats(c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim);
+    if (!s->kept) return (ap_kept){0};
+    return (ap_kept){s->kept + (size_t)m->layer[l].recur_index * s->kept_rows * row, row};
+}
+
 static void matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok,
                    bool add, float softcap)
 {
@@ -330,14 +338,15 @@ apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, a
 void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
 {
     int n = s->batch->n_out, H = m->c->hidden;
+    float *h = s->hidden ? s->hidden : w->h;
     ex->k->norm(ex, &(ap_norm_args){.x = w->x,
                                     .row = s->batch->out_row,
                                     .weight = m->norm_out,
-                                    .out = w->h,
+                                    .out = h,
                                     .ldx = H,
                                     .ldout = H,
                                     .rows = n,
                                     .n = H,
                                     .eps = m->c->norm_eps});
-    matmul(ex, w->h, &m->head, s->logits, n, false, m->c->softcap);
+    matmul(ex, h, &m->head, s->logits, n, false, m->c->softcap);
 }

@@ -20,11 +20,17 @@ static size_t delta_state_floats(const ap_config *c)
     return ap_round_up((size_t)c->gdn_v_head * (size_t)c->gdn_v_dim * (size_t)c->gdn_k_dim, 16);
 }
 
+static size_t kept_row_floats(const ap_config *c)
+{
+    return ap_kept_floats(c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim);
+}
+
 /* Where layers keep their state. layer may be NULL when only the sums are wanted. False: kv does not
  * take a layer's head size. */
 static bool lay_out_state(const ap_config *c, apus_kv kv, ap_layer *layer, ap_state_shape *out)
 {
     bool fits = true;
+    int n_recur = 0;
     memset(out, 0, sizeof *out);
     out->window = c->window;
     for (int l = 0; l < c->n_layer; l++) {
@@ -32,7 +38,10 @@ static bool lay_out_state(const ap_config *c, apus_kv kv, ap_layer *layer, ap_st
         if (lc->kind == AP_LAYER_LINEAR) {
             size_t conv = out->recur_floats, delta = conv + conv_state_floats(c);
             out->recur_floats = delta + delta_state_floats(c);
+            out->kept_floats += kept_row_floats(c);
+            n_recur++;
             if (!layer) continue;
+            layer[l].recur_index = n_recur - 1;
             layer[l].conv_offset = conv;
             layer[l].delta_offset = delta;
         } else if (lc->kv_donor == l) {
@@ -222,4 +231,27 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
         decode ? run_decode(m, &run, s, &w, cancel, diag) : run_step(m, &run, s, &w, cancel, diag);
     ap_embed_done(m, s);
     return err;
+}
+
+void ap_model_commit(const ap_model_impl *m, const ap_exec *ex, const ap_step *s)
+{
+    const ap_config *c = m->c;
+    int first = 0, n = 0;
+    for (int l = c->n_layer - 1; l >= 0; l--)
+        if (c->layer[l].kind == AP_LAYER_LINEAR) first = l, n++;
+    if (!n || !s->kept) return;
+    size_t row = kept_row_floats(c);
+    ex->k->commit(ex, &(ap_commit_args){.kept = s->kept,
+                                        .row_floats = row,
+                                        .layer_floats = s->kept_rows * row,
+                                        .conv = ap_step_recur(s, m->layer[first].conv_offset),
+                                        .delta = ap_step_recur(s, m->layer[first].delta_offset),
+                                        .state_floats = conv_state_floats(c) + delta_state_floats(c),
+                                        .n_layer = n,
+                                        .n_tap = c->gdn_conv,
+                                        .n_k_head = c->gdn_k_head,
+                                        .n_v_head = c->gdn_v_head,
+                                        .k_dim = c->gdn_k_dim,
+                                        .v_dim = c->gdn_v_dim,
+                                        .tiled = m->value_heads_tiled});
 }

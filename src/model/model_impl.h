@@ -54,6 +54,7 @@ typedef struct ap_layer {
 
     size_t kv_offset[AP_KV_TYPES];    /* of the K/V this layer reads, in a page of its group */
     size_t conv_offset, delta_offset; /* floats into a sequence's recurrent state, linear layers */
+    int recur_index;                  /* among linear layers, whose states lie one behind another */
 } ap_layer;
 
 struct ap_model_impl {
@@ -233,6 +234,8 @@ void ap_step_angles(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
 /* K/V memory, and recurrent states at `offset` of a sequence's, of layer l in this step. */
 ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, int l);
 ap_recur_at ap_step_recur(const ap_step *s, size_t offset);
+/* Where rows of layer l are kept in this step. */
+ap_kept ap_step_kept(const ap_model_impl *m, const ap_step *s, int l);
 
 void ap_matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);
 void ap_matmul_add(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);

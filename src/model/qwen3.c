@@ -252,6 +252,7 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                          .out = w->gdn_conv,
                          .ldx = channels,
                          .state = ap_step_recur(s, m->layer[l].conv_offset),
+                         .kept = ap_step_kept(m, s, l),
                          .n_tok = T,
                          .n_channel = channels,
                          .n_tap = c->gdn_conv};
@@ -268,6 +269,7 @@ static void delta_net(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                            .eps = c->norm_eps,
                            .out = w->gdn_out,
                            .state = ap_step_recur(s, m->layer[l].delta_offset),
+                           .kept = ap_step_kept(m, s, l),
                            .n_tok = T,
                            .n_k_head = c->gdn_k_head,
                            .n_v_head = Hv,

@@ -482,6 +482,16 @@ APUS_API apus_err apus_kv_parse(const char *name, apus_kv *out, apus_diag *diag)
 /* Name of a type. Never NULL. */
 APUS_API const char *apus_kv_name(apus_kv type);
 
+/* Guesses at what follows: some tokens are guessed and computed together with the next one, and those that turn out to
+ * be what is chosen need no step of their own. What is chosen does not depend on it: the text is that of decoding one
+ * by one (to rounding where docs/speculation.md says so). Guesses are made where the sequence ends as it did somewhere
+ * before, and taken as far as measured times and successes say that they pay. */
+typedef enum apus_speculate {
+    APUS_SPECULATE_AUTO = 0, /* NGRAM where the text is the same to the bit and no experts are read from disk, else OFF */
+    APUS_SPECULATE_OFF,
+    APUS_SPECULATE_NGRAM
+} apus_speculate;
+
 #define APUS_DEFAULT_CTX 8192
 
 typedef struct apus_engine_settings {
@@ -500,6 +510,8 @@ typedef struct apus_engine_settings {
      * that are full. With less, sessions share it as they grow: one of them can always be full, and a feed that
      * finds none left is ENOMEM with the numbers. EINVAL: too little for one. */
     uint64_t kv_bytes;
+    apus_speculate speculate; /* default AUTO */
+    int n_draft; /* 0 (default) = as many guesses as pay; 1 to 14: as many as are found up to so many, always */
 } apus_engine_settings;
 
 APUS_API void apus_engine_settings_default(apus_engine_settings *s);
@@ -706,6 +718,7 @@ typedef struct apus_generate_result {
     int stop_string; /* index of the string that ended it, or -1 */
     int n_prompt, n_generated;
     int64_t prefill_us, decode_us;
+    int draft_rounds, n_drafted, n_accepted; /* steps with guesses, and what became of them */
 } apus_generate_result;
 
 /* Feed a prompt and generate. Afterwards the session holds the prompt and every reported token but
@@ -885,6 +898,7 @@ typedef struct apus_usage {
     apus_miss miss;                          /* why no more of the prompt was cached, */
     int miss_pos;                            /* and from where on; -1: all was */
     int64_t queue_us, prefill_us, decode_us; /* so far: waiting; until the first token; since */
+    int n_drafted, n_accepted;               /* tokens that were guessed; those that came true */
 } apus_usage;
 
 typedef enum apus_request_event_kind {
@@ -940,6 +954,8 @@ typedef struct apus_scheduler_stats {
     uint64_t prefill_us, decode_us;                 /* of finished requests */
     /* of cache_dir: bytes there; written and read since; records that could not be written or were damaged */
     uint64_t disk_bytes, disk_written_bytes, disk_read_bytes, disk_errors;
+    /* of finished requests: steps with guesses, tokens guessed, those that came true */
+    uint64_t draft_rounds, drafted_tokens, accepted_tokens;
 } apus_scheduler_stats;
 APUS_API void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out);
 

@@ -33,6 +33,7 @@ typedef struct call {
     bool stops_lanes;    /* a lane whose session is cancelled ends alone */
     bool runs_through;   /* nothing stops it */
     bool keeps;          /* the last row of each lane stays in the engine's logits */
+    bool tries;          /* lanes with more than a token do (step.h) */
     int kept;            /* of these, so far */
     apus_progress_fn progress;
     void *progress_ctx;
@@ -122,7 +123,7 @@ static bool has_states(const ap_lane *l)
 /* Can a lane be put back to where the call began, at any moment? */
 static bool can_stop(const ap_lane *l)
 {
-    return l->copied || !has_states(l);
+    return l->copied || l->tries || !has_states(l);
 }
 
 /* Is the call to end? Not once a lane has begun that cannot be put back. */
@@ -157,6 +158,7 @@ static apus_err undo(ap_lane *l, apus_diag *diag)
     apus_session *s = l->session;
     if (l->touched && !can_stop(l)) return ap_session_remake(s, l->start, diag);
     s->pos = l->start;
+    s->ahead = s->counted = 0;
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_truncate(&s->kv[g], s->pos);
     ap_recur_truncate(&s->recur, s->pos);
     ap_spans_cut(&s->spans, s->pos);
@@ -259,13 +261,14 @@ static apus_err begin_lane(call *c, ap_lane *l, const apus_feed *f, apus_diag *d
                    .tok = s->tok + s->pos,
                    .n = f->n,
                    .wants_rows = f->logits || c->keeps,
+                   .tries = c->tries && f->n > 1,
                    .logits = f->logits,
                    .row = f->rows,
                    .n_row = f->n_rows,
                    .start = s->pos};
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_hold(&s->kv[g], s->pos);
     bool reads = c->e->model->experts != NULL; /* which may fail in any step */
-    if (!has_states(l) || (f->n <= AP_FEW_TOKENS && !reads)) return APUS_OK;
+    if (!has_states(l) || l->tries || (f->n <= AP_FEW_TOKENS && !reads)) return APUS_OK;
     l->copied = ap_recur_backup(&s->recur);
     return l->copied ? APUS_OK : ap_slab_short(s->recur.slab, 1, diag);
 }
@@ -292,7 +295,7 @@ static apus_err end_call(call *c, apus_err err, apus_diag *diag)
         apus_session *s = l->session;
         apus_err failed = err && !l->dropped ? undo(l, diag) : APUS_OK;
         if (failed) err = failed;
-        bool turn = !err && !l->dropped && l->n > PROMPT_CALL;
+        bool turn = !err && !l->dropped && !l->tries && l->n > PROMPT_CALL;
         if (turn) s->turn = s->pos;
         for (int g = 0; g < AP_KV_GROUPS; g++) {
             ap_kv_release(&s->kv[g]);
@@ -333,6 +336,17 @@ apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds,
               .stops_lanes = true,
               .progress = progress,
               .progress_ctx = progress_ctx};
+    return feed(&c, feeds, diag);
+}
+
+apus_err ap_feed_try(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_diag *diag)
+{
+    call c = {.e = e,
+              .lane = e->lane,
+              .n_lane = n_feeds,
+              .keeps = true,
+              .tries = true,
+              .stops_lanes = true};
     return feed(&c, feeds, diag);
 }
 

@@ -101,6 +101,9 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ok = ok && (e->lane = ap_calloc(n, sizeof *e->lane));
     ok = ok && (e->gen = ap_calloc(n, sizeof *e->gen));
     ok = ok && (e->gen_feed = ap_calloc(n, sizeof *e->gen_feed));
+    ok = ok && (e->gen_next = ap_calloc(n, sizeof *e->gen_next));
+    ok = ok && (e->gen_session = ap_calloc(n, sizeof *e->gen_session));
+    ok = ok && (!z->kept_bytes || (e->kept = dev->op->alloc(dev, z->kept_bytes)));
     ok = ok && (e->scratch = dev->op->alloc(dev, z->model_scratch_bytes));
     ok = ok && (e->logits = dev->op->alloc(dev, logits_bytes(z)));
     ok = ok && (!z->embed_bytes || (e->embed = dev->op->alloc(dev, z->embed_bytes)));
@@ -192,6 +195,9 @@ void apus_engine_free(apus_engine *e)
     ap_free(e->lane);
     ap_free(e->gen);
     ap_free(e->gen_feed);
+    ap_free(e->gen_next);
+    ap_free(e->gen_session);
+    give_back(dev, e->kept, e->size.kept_bytes);
     ap_rows_destroy(&e->rows);
     give_back(dev, e->scratch, e->size.model_scratch_bytes);
     give_back(dev, e->logits, logits_bytes(&e->size));

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "engine/generate.h"
 #include "engine/model.h"
+#include "engine/odds.h"
 #include "engine/rows.h"
 #include "engine/sample.h"
 #include "engine/shown.h"
@@ -22,6 +23,10 @@ struct apus_session {
     int pos;            /* tokens held */
     int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
     int32_t *tok; /* i32 [ctx]; negative in spans */
+    /* Of a step that ran before it was known how many of its rows count (settle.c): */
+    int ahead;   /* rows behind pos that nobody has counted */
+    int counted; /* rows before pos that the recurrent state has not seen; 0 without ahead or with it */
+    int kept;    /* the kept row of the first of these */
     ap_spans spans;
     ap_kv_table kv[AP_KV_GROUPS];
     ap_recur recur;
@@ -39,6 +44,11 @@ typedef struct ap_sizes {
     size_t recur_block_bytes;
     size_t embed_bytes; /* rows of towers in a step; 0 = the model has no towers */
     int logit_rows;     /* rows of the engine's logits */
+    apus_speculate speculate; /* not AUTO */
+    int n_draft;              /* guesses that are always taken; 0 = as many as pay */
+    int draft_rows;           /* of a step, for guesses */
+    int kept_rows;            /* that sequences of a step can keep (kern.h) */
+    size_t kept_bytes;
 } ap_sizes;
 
 struct apus_engine {
@@ -66,10 +76,17 @@ struct apus_engine {
     uint8_t *scratch; /* of the device */
     float *logits;    /* f32 [logit_rows, V] of the device */
     float *embed;     /* f32 [chunk, H] of the device, or NULL */
+    float *kept;      /* rows that sequences keep, of the device; or NULL */
+    ap_tempo tempo;
+    /* What may follow tok[0..n) of s, at most `most` ids to out; NULL: look-ups (draft.h) */
+    int (*guess)(void *ctx, const apus_session *s, int n, int most, int32_t *out);
+    void *guess_ctx;
 
     /* generation */
     ap_gen *gen;         /* [n_session] */
     apus_feed *gen_feed; /* [n_session] */
+    ap_gen **gen_next;   /* [n_session] those that go on */
+    apus_session **gen_session; /* [n_session] */
     ap_chooser chooser;  /* with a row for each of gen */
 };
 
@@ -79,6 +96,9 @@ struct apus_engine {
  * EINVAL: size is 0 or larger than this library knows; the sentence names `what`. */
 apus_err ap_settings_take(void *known, size_t known_size, const void *given, const char *what,
                           apus_diag *diag);
+
+/* plan.c: are the rows of a step with several tokens of a sequence, to the bit, those of several steps? */
+bool ap_same_bits(const apus_model *m, const ap_exec *ex, apus_kv kv);
 
 /* plan.c: check settings and compute sizes. ex: what steps will run with. EINVAL; ENOMEM when a size
  * exceeds the address space. */
@@ -115,6 +135,17 @@ apus_err ap_session_go_back(apus_session *s, int pos, apus_diag *diag);
  * holds fewer tokens. */
 apus_err ap_session_remake(apus_session *s, int pos, apus_diag *diag);
 
+/* settle.c: rows that a step has run before it was known whether they count. n of those ahead do: they are the
+ * session's from now on, but for its recurrent state. */
+void ap_session_count(apus_session *s, int n);
+/* What was counted reaches the recurrent states, bit for bit as if it had been fed row by row, snapshots included; what
+ * is still ahead is dropped. Sessions without either are left alone. session: [n] */
+void ap_sessions_settle(apus_engine *e, apus_session *const *session, int n);
+static inline bool ap_session_settled(const apus_session *s)
+{
+    return !s->ahead && !s->counted;
+}
+
 /* call.c: as apus_feed_batch, but the cancel flags stay as they are. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,
                  void *progress_ctx, apus_diag *diag);
@@ -124,6 +155,9 @@ apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progr
  * e->lane[i].dropped, without a row. */
 apus_err ap_feed_keep(apus_engine *e, const apus_feed *feeds, int n_feeds,
                       apus_progress_fn progress, void *progress_ctx, apus_diag *diag);
+/* The same, but that feeds of more than one token try: their sessions do not move, and each of their tokens has a row,
+ * from e->lane[i].kept on. No more tokens than the engine's n_session + draft_rows, nor than its chunk. */
+apus_err ap_feed_try(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_diag *diag);
 /* ENONFINITE, with the model's name. */
 apus_err ap_not_finite(const apus_engine *e, apus_diag *diag);
 /* Run the session's own tokens [base, pos) again: state and pages are those of base.

@@ -68,7 +68,7 @@ apus_err ap_gen_choice(ap_gen *g, apus_diag *diag)
     if (e->chooser.n_allowed == 0)
         return ap_fail(diag, APUS_EFORMAT,
                        "%s: suppress_tokens leaves no token that could be chosen", e->model->dir);
-    g->id = e->chooser.id[g->row];
+    g->id = e->chooser.id[g->slot];
     return g->id >= 0 ? APUS_OK : ap_not_finite(e, diag);
 }
 
@@ -177,7 +177,7 @@ apus_err ap_gen_mask(ap_gen *g, apus_diag *diag)
     g->complete = says < 0;
     if (g->complete) return APUS_OK;
     if (!dev->is_host) dev->op->put(dev, g->allowed_dev, g->allowed, bytes);
-    e->chooser.row[g->row].mask = dev->is_host ? g->allowed : g->allowed_dev;
+    e->chooser.row[g->slot].mask = dev->is_host ? g->allowed : g->allowed_dev;
     return APUS_OK;
 }
 

@@ -6,32 +6,54 @@
 #include "base/file.h"
 #include "engine/engine.h"
 
-/* Choose the token that follows each row of the engine's logits, all at once. Of a generation that has
- * ended meanwhile, nobody asks for it. */
-static apus_err choose(apus_engine *e, int n, int n_row, apus_diag *diag)
+/* ---------------------------------------------------------------- decoding */
+
+/* Choose the token that follows the row that each generation is at, all at once. Of a generation that has ended
+ * meanwhile, nobody asks for it. Returns ENONFINITE where a guess has come true whose logits are no numbers. */
+static apus_err choose(apus_engine *e, int n, apus_diag *diag)
 {
+    int n_slot = 0;
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
         if (g->row < 0) continue;
-        ap_chooser_row(&e->chooser, g->row, &g->sampling, g->session->tok, g->session->pos);
-        if (!g->constraint || g->done) continue;
+        if (g->row == g->bad_row) return ap_not_finite(e, diag);
+        ap_round_look(g);
+        g->slot = n_slot++;
+        ap_chooser_row(&e->chooser, g->slot, g->row, &g->sampling, g->session->tok,
+                       g->session->pos);
+        if (!g->constraint) continue;
         apus_err err = ap_gen_mask(g, diag);
         if (err) return err;
     }
-    return ap_chooser_run(&e->chooser, e->logits, n_row, diag);
+    return n_slot ? ap_chooser_run(&e->chooser, e->logits, n_slot, diag) : APUS_OK;
 }
-
-/* ---------------------------------------------------------------- decoding */
 
 /* Take what was chosen and report it. */
 static apus_err next_token(ap_gen *g, apus_diag *diag)
 {
-    if (g->row < 0) return ap_gen_end(g, APUS_STOP_CALLER, diag); /* dropped */
     if (g->complete) return ap_gen_end(g, APUS_STOP_TOKEN, diag);
     apus_err err = ap_gen_choice(g, diag);
     if (!err) err = ap_gen_token(g, g->id, diag);
     if (err || g->done || !ap_session_cancelled(g->session)) return err;
     return ap_gen_end(g, APUS_STOP_CALLER, diag);
+}
+
+/* Report the chosen tokens; *more: there are rows of guesses that came true. */
+static apus_err next_tokens(apus_engine *e, int n, int64_t begin, bool *more, apus_diag *diag)
+{
+    *more = false;
+    for (int i = 0; i < n; i++) {
+        ap_gen *g = &e->gen[i];
+        if (g->row < 0) continue;
+        apus_err err = next_token(g, diag);
+        if (err) return err;
+        g->res.decode_us = ap_time_us() - begin;
+        if (ap_round_goes_on(g))
+            *more = true;
+        else
+            g->row = -1;
+    }
+    return APUS_OK;
 }
 
 /* apus_cancel came while tokens were computed: that is no error here. */
@@ -44,58 +66,93 @@ static apus_err end_all(apus_engine *e, int n, apus_diag *diag)
     return err;
 }
 
-/* Report the chosen tokens and put those that are to be fed to gen_feed: *n_feed. */
-static apus_err next_tokens(apus_engine *e, int n, int64_t begin, int *n_feed, apus_diag *diag)
+/* Everything that runs has been fed, in order: its rows. Whoever was cancelled meanwhile has none, and ends. */
+static apus_err take_rows(apus_engine *e, int n, apus_diag *diag)
 {
-    *n_feed = 0;
-    for (int i = 0; i < n; i++) {
-        ap_gen *g = &e->gen[i];
-        if (g->done) continue;
-        apus_err err = next_token(g, diag);
-        if (err) return err;
-        g->res.decode_us = ap_time_us() - begin;
-        if (!g->done)
-            e->gen_feed[(*n_feed)++] = (apus_feed){
-                .size = sizeof(apus_feed), .session = g->session, .tok = &g->id, .n = 1};
-    }
-    return APUS_OK;
-}
-
-/* Everything that runs has been fed, in order: its rows, and how many there are. Whoever was cancelled
- * meanwhile has none. */
-static int take_rows(apus_engine *e, int n)
-{
-    int fed = 0, n_row = 0;
+    int fed = 0;
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
         g->row = -1;
         if (g->done) continue;
         const ap_lane *l = &e->lane[fed++];
         g->row = l->dropped ? -1 : l->kept;
-        n_row += !l->dropped;
-    }
-    return n_row;
-}
-
-static bool all_done(const apus_engine *e, int n)
-{
-    while (n > 0 && e->gen[n - 1].done) n--;
-    return n == 0;
-}
-
-/*   n_row  rows of logits that are there to choose after */
-static apus_err decode(apus_engine *e, int n, int n_row, int64_t begin, apus_diag *diag)
-{
-    while (!all_done(e, n)) {
-        int n_feed;
-        apus_err err = n_row ? choose(e, n, n_row, diag) : APUS_OK;
-        if (!err) err = next_tokens(e, n, begin, &n_feed, diag);
-        if (err || !n_feed) return err;
-        err = ap_feed_keep(e, e->gen_feed, n_feed, NULL, NULL, diag);
-        if (err) return err == APUS_ECANCELLED ? end_all(e, n, diag) : err;
-        n_row = take_rows(e, n);
+        g->bad_row = l->tries ? l->kept + l->bad_row : -1;
+        apus_err err = l->dropped ? ap_gen_end(g, APUS_STOP_CALLER, diag) : APUS_OK;
+        if (err) return err;
     }
     return APUS_OK;
+}
+
+/* What was guessed right is the sessions' now; nothing else of it is. */
+static void settle(apus_engine *e, int n)
+{
+    for (int i = 0; i < n; i++) {
+        ap_round_learn(&e->gen[i]);
+        e->gen_session[i] = e->gen[i].session;
+    }
+    ap_sessions_settle(e, e->gen_session, n);
+}
+
+/* Choose and report until nothing more follows from the rows that are there. */
+static apus_err take_tokens(apus_engine *e, int n, int64_t begin, int64_t round, int rows,
+                            apus_diag *diag)
+{
+    bool more = true;
+    apus_err err = APUS_OK;
+    for (int depth = 0; more && !err; depth++) {
+        err = choose(e, n, diag);
+        if (!err && depth == 0 && rows)
+            ap_tempo_learn(&e->tempo, rows, (double)(ap_time_us() - round));
+        if (!err) err = next_tokens(e, n, begin, &more, diag);
+    }
+    settle(e, n);
+    return err;
+}
+
+/* What is fed next, to gen_feed: returns how many. */
+static int next_feeds(apus_engine *e, int n, int *rows)
+{
+    int n_feed = 0;
+    for (int i = 0; i < n; i++)
+        if (!e->gen[i].done) e->gen_next[n_feed++] = &e->gen[i];
+    *rows = 0;
+    ap_round_guess(e, e->gen_next, n_feed, e->size.chunk);
+    for (int i = 0; i < n_feed; i++) {
+        const ap_gen *g = e->gen_next[i];
+        const apus_session *s = g->session;
+        e->gen_feed[i] = (apus_feed){.size = sizeof(apus_feed),
+                                     .session = g->session,
+                                     .tok = s->tok + s->pos,
+                                     .n = g->n_next};
+        *rows += g->n_next;
+    }
+    return n_feed;
+}
+
+/* Feed them; where memory for guesses is not there, without. */
+static apus_err feed_next(apus_engine *e, int n_feed, int *rows, apus_diag *diag)
+{
+    apus_err err = ap_feed_try(e, e->gen_feed, n_feed, diag);
+    if (err != APUS_ENOMEM || *rows == n_feed) return err;
+    for (int i = 0; i < n_feed; i++) e->gen_feed[i].n = 1;
+    *rows = n_feed;
+    return ap_feed_try(e, e->gen_feed, n_feed, diag);
+}
+
+static apus_err decode(apus_engine *e, int n, int64_t begin, apus_diag *diag)
+{
+    int64_t round = 0;
+    for (int rows = 0;;) {
+        apus_err err = take_tokens(e, n, begin, round, rows, diag);
+        if (err) return err;
+        round = ap_time_us();
+        int n_feed = next_feeds(e, n, &rows);
+        if (!n_feed) return APUS_OK;
+        err = feed_next(e, n_feed, &rows, diag);
+        if (err) return err == APUS_ECANCELLED ? end_all(e, n, diag) : err;
+        err = take_rows(e, n, diag);
+        if (err) return err;
+    }
 }
 
 static apus_err generate(apus_engine *e, const apus_generation *list, int n, apus_diag *diag)
@@ -110,18 +167,20 @@ static apus_err generate(apus_engine *e, const apus_generation *list, int n, apu
     int64_t begin = ap_time_us();
     apus_err err = ap_feed_keep(e, e->gen_feed, n, e->gen[0].set.progress, e->gen[0].set.ctx, diag);
     int64_t fed = ap_time_us();
-    int n_row = err ? 0 : take_rows(e, n);
+    if (!err) err = take_rows(e, n, diag);
     for (int i = 0; i < n; i++) {
         ap_gen *g = &e->gen[i];
         g->res.prefill_us = fed - begin;
         g->res.n_prompt = g->row < 0 ? 0 : list[i].n;
+        if (g->done) continue;
         if (err == APUS_ECANCELLED || ap_session_cancelled(g->session))
             ap_gen_end(g, APUS_STOP_CALLER, NULL);
         else if (g->set.max_tokens == 0)
             ap_gen_end(g, APUS_STOP_LENGTH, NULL);
+        if (g->done) g->row = -1;
     }
     if (err) return err == APUS_ECANCELLED ? APUS_OK : err;
-    return decode(e, n, n_row, fed, diag);
+    return decode(e, n, fed, diag);
 }
 
 static apus_err check_list(const apus_engine *e, const apus_generation *list, int n,
@@ -151,7 +210,11 @@ static void give_result(const ap_gen *g, apus_generate_result *out)
 {
     if (!out) return;
     size_t size = out->size;
-    memcpy(out, &g->res, size);
+    apus_generate_result r = g->res;
+    r.draft_rounds = g->odds.rounds;
+    r.n_drafted = g->odds.drafted;
+    r.n_accepted = g->odds.accepted;
+    memcpy(out, &r, size);
     out->size = size;
 }
 

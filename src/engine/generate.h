@@ -3,6 +3,7 @@
 #define AP_ENGINE_GENERATE_H
 
 #include "engine/constraint.h"
+#include "engine/odds.h"
 #include "engine/sample.h"
 #include "engine/stops.h"
 
@@ -17,7 +18,11 @@ typedef struct ap_gen {
     void *allowed_dev;
     bool complete; /* the constraint lets nothing follow */
     int row;       /* of the engine's logits that the next token is chosen after; -1 = none */
+    int bad_row;   /* likewise, of a row whose logits are not finite; nothing is chosen after it */
+    int slot;      /* of the engine's chooser that it is chosen in */
     int32_t id;    /* the token to be fed next */
+    int n_next;    /* it and guesses behind it, at the session's position among its tokens */
+    ap_odds odds;
     bool done;
     apus_generate_result res;
 } ap_gen;
@@ -32,14 +37,25 @@ void ap_gen_close(ap_gen *g); /* of a zeroed struct too */
 apus_err ap_gen_constrain(ap_gen *g, const apus_model *m, const int32_t *tok, int n,
                           apus_diag *diag);
 
-/* Let the chooser's row g->row, which is set, choose among what the constraint allows. ENOMEM. */
+/* Let the chooser's row g->slot, which is set, choose among what the constraint allows. ENOMEM. */
 apus_err ap_gen_mask(ap_gen *g, apus_diag *diag);
 
-/* What the engine's chooser chose after g->row, to g->id. EFORMAT: no token may be chosen; ENONFINITE. */
+/* What the engine's chooser chose in g->slot, to g->id. EFORMAT: no token may be chosen; ENONFINITE. */
 apus_err ap_gen_choice(ap_gen *g, apus_diag *diag);
 /* Report a token that was chosen, and its text. g->done: it was the last one, and is not fed. ENOMEM. */
 apus_err ap_gen_token(ap_gen *g, int32_t id, apus_diag *diag);
 /* End between two tokens: text that was held back is delivered. ENOMEM. */
 apus_err ap_gen_end(ap_gen *g, apus_stop why, apus_diag *diag);
+
+/* round.c. What is fed next: g->id of each of n generations, and guesses behind it as far as they pay. Tokens go to the
+ * session, behind its position.
+ *   rows  the most of all together, n and more */
+void ap_round_guess(apus_engine *e, ap_gen *const *gen, int n, int rows);
+/* The row that g is at is looked at now: if its session does not hold the row's token yet, it does now. */
+void ap_round_look(ap_gen *g);
+/* g->id was chosen and told. Go on with the row behind, whose token was guessed right? */
+bool ap_round_goes_on(ap_gen *g);
+/* A round is over: what became of its guesses. Before the session is settled. */
+void ap_round_learn(ap_gen *g);
 
 #endif

@@ -17,6 +17,7 @@
 #define MAX_CHUNK        65536
 #define DEVICE_ROWS      64 /* of logits, before they go to the host */
 #define MAX_SESSIONS     4096
+#define DRAFTING         2 /* sessions for whose guesses a step has room at once */
 
 static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_sizes *z,
                       apus_diag *diag)
@@ -37,6 +38,15 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
         return ap_fail(diag, APUS_EINVAL,
                        "apus_engine_settings.prefill_chunk: expected 0 to %d, found %d", MAX_CHUNK,
                        s->prefill_chunk);
+    if ((unsigned)s->speculate > APUS_SPECULATE_NGRAM)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_settings.speculate: expected 0 to %d, found %d",
+                       APUS_SPECULATE_NGRAM, (int)s->speculate);
+    if (s->n_draft < 0 || s->n_draft > AP_MOST_DRAFTS)
+        return ap_fail(diag, APUS_EINVAL,
+                       "apus_engine_settings.n_draft: expected 0 to %d, found %d", AP_MOST_DRAFTS,
+                       s->n_draft);
+    z->n_draft = s->n_draft;
     z->n_session = s->max_sessions;
     z->budget = s->kv_bytes;
     return APUS_OK;
@@ -63,6 +73,21 @@ static apus_err choose_pages(const apus_model *m, const apus_engine_settings *s,
     return APUS_OK;
 }
 
+bool ap_same_bits(const apus_model *m, const ap_exec *ex, apus_kv kv)
+{
+    if (m->precision == APUS_PRECISION_FAST) return false;
+    return ex->dev->is_host || kv == APUS_KV_F32; /* docs/cuda.md */
+}
+
+/* Experts from the disk would be more of them for every guess. */
+static void choose_drafts(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
+                          ap_sizes *z)
+{
+    bool pays = !m->experts && !m->outline && ap_same_bits(m, ex, z->kv);
+    bool on = s->speculate == APUS_SPECULATE_AUTO ? pays : s->speculate != APUS_SPECULATE_OFF;
+    z->speculate = on ? APUS_SPECULATE_NGRAM : APUS_SPECULATE_OFF;
+}
+
 /* *sum += n * each; false on overflow. */
 static bool add(size_t *sum, size_t n, size_t each)
 {
@@ -76,7 +101,8 @@ static bool add_small(const ap_exec *ex, ap_sizes *z)
     size_t n = (size_t)z->n_session, rows, sampler;
     size_t *sum = &z->scratch_bytes;
     bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane));
-    ok = ok && add(sum, n, sizeof(ap_gen) + sizeof(apus_feed));
+    ok = ok && add(sum, n, sizeof(ap_gen) + sizeof(apus_feed) + 2 * sizeof(void *));
+    ok = ok && add(sum, 1, z->kept_bytes);
     ok = ok && add(sum, n, (size_t)z->ctx * sizeof(int32_t));
     ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
     ok = ok && ap_rows_bytes(z->chunk, z->n_session, &rows) && add(sum, 1, rows);
@@ -124,6 +150,17 @@ static bool measure_pages(ap_sizes *z, uint64_t *least)
     return add(&z->state_bytes, kind[AP_KV_GROUPS].n, z->recur_block_bytes);
 }
 
+/* Rows of a step for guesses, and what they keep of their sequences' states. */
+static bool measure_drafts(ap_sizes *z)
+{
+    int most = AP_MOST_DRAFTS * (z->n_session < DRAFTING ? z->n_session : DRAFTING);
+    int left = z->chunk - z->n_session;
+    if (z->speculate == APUS_SPECULATE_OFF || left <= 0) return true;
+    z->draft_rows = most < left ? most : left;
+    z->kept_rows = z->draft_rows + (z->n_session < z->draft_rows ? z->n_session : z->draft_rows);
+    return add(&z->kept_bytes, (size_t)z->kept_rows, z->shape.kept_floats * sizeof(float));
+}
+
 /* All sizes with steps of at most `chunk` tokens; false: they overflow, or with *least set, the budget is less. */
 static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes *out,
                     uint64_t *least)
@@ -132,10 +169,11 @@ static bool measure(const apus_model *m, const ap_exec *ex, int chunk, ap_sizes 
     int64_t most = (int64_t)z.ctx * z.n_session; /* no step is larger */
     z.chunk = chunk < most ? chunk : (int)most;
     if (m->towers) z.embed_bytes = (size_t)z.chunk * (size_t)m->config.hidden * sizeof(float);
-    bool ok = measure_pages(&z, least);
+    bool ok = measure_drafts(&z) && measure_pages(&z, least);
     /* On the CPU, rows that one session wants go straight to the caller. Generations keep one for each. */
     int rows = ex->dev->is_host ? 0 : DEVICE_ROWS < z.chunk ? DEVICE_ROWS : z.chunk;
-    z.logit_rows = rows > z.n_session ? rows : z.n_session;
+    int decoding = z.n_session + z.draft_rows;
+    z.logit_rows = rows > decoding ? rows : decoding;
     z.model_scratch_bytes =
         ap_model_scratch_bytes(&m->config, ex, z.chunk, m->experts || m->outline);
     ok = ok && add(&z.scratch_bytes, 1, z.model_scratch_bytes) && add_small(ex, &z);
@@ -177,6 +215,7 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     apus_err err = check(&m->config, s, &z, diag);
     if (!err) err = choose_pages(m, s, &z, diag);
     if (err) return err;
+    choose_drafts(m, s, ex, &z);
     uint64_t least = 0;
     bool ok = s->prefill_chunk ? measure(m, ex, s->prefill_chunk, &z, &least)
                                : measure_default(m, ex, &z, &least);

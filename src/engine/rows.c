@@ -78,6 +78,7 @@ void ap_rows_fill(ap_rows *r, int i, int begin, const int32_t *tok, int n, int p
     r->seq[i].begin = begin;
     r->seq[i].n_tok = n;
     r->seq[i].pos = pos;
+    r->seq[i].keep = -1;
     memcpy(r->tok + begin, tok, (size_t)n * sizeof *tok);
     for (int j = 0; j < n; j++) {
         int t = begin + j;

@@ -52,7 +52,7 @@ static size_t history_bytes(const ap_exec *ex, int n_row, int most_history)
 
 bool ap_chooser_bytes(const ap_exec *ex, int n_row, int vocab, int most_history, size_t *bytes)
 {
-    size_t rows = (size_t)n_row * (sizeof(ap_sample_row) + sizeof(int32_t));
+    size_t rows = (size_t)n_row * (sizeof(ap_sample_row) + sizeof(int) + sizeof(int32_t));
     size_t small = rows + mask_words(vocab) * sizeof(uint32_t);
     *bytes = ex->k->sample_scratch_bytes(ex, n_row, vocab);
     return ap_add_size(*bytes, history_bytes(ex, n_row, most_history), bytes) &&
@@ -71,10 +71,11 @@ apus_err ap_chooser_init(ap_chooser *p, const ap_exec *ex, int n_row, int vocab,
                       .ex = ex,
                       .scratch_bytes = ex->k->sample_scratch_bytes(ex, n_row, vocab)};
     p->row = ap_calloc((size_t)n_row, sizeof *p->row);
+    p->at = ap_calloc((size_t)n_row, sizeof *p->at);
     p->scratch = dev->op->alloc(dev, p->scratch_bytes);
     p->id = dev->op->alloc_shared(dev, (size_t)n_row * sizeof *p->id);
     if (history) p->history = dev->op->alloc(dev, history);
-    bool ok = p->row && p->scratch && p->id && (!history || p->history);
+    bool ok = p->row && p->at && p->scratch && p->id && (!history || p->history);
     return ok ? APUS_OK : ap_fail_nomem(diag, p->scratch_bytes, "a sampler's candidates");
 }
 
@@ -82,6 +83,7 @@ void ap_chooser_close(ap_chooser *p)
 {
     ap_device *dev = p->ex ? p->ex->dev : NULL;
     ap_free(p->row);
+    ap_free(p->at);
     if (p->scratch) dev->op->free(dev, p->scratch, p->scratch_bytes);
     if (p->id) dev->op->free_shared(dev, p->id, (size_t)p->n_row * sizeof *p->id);
     if (p->history) dev->op->free(dev, p->history, history_bytes(p->ex, p->n_row, p->most_history));
@@ -138,9 +140,11 @@ static void take_history(ap_chooser *p, int i, const apus_sampling *s, const int
     row->history = to;
 }
 
-void ap_chooser_row(ap_chooser *p, int i, ap_sample_state *state, const int32_t *history, int n)
+void ap_chooser_row(ap_chooser *p, int i, int at, ap_sample_state *state, const int32_t *history,
+                    int n)
 {
     const apus_sampling *s = &state->set;
+    p->at[i] = at;
     p->row[i] = (ap_sample_row){.temperature = s->temperature,
                                 .top_k = s->top_k,
                                 .top_p = s->top_p,
@@ -153,15 +157,24 @@ void ap_chooser_row(ap_chooser *p, int i, ap_sample_state *state, const int32_t 
     take_history(p, i, s, history, n);
 }
 
+/* Rows first to first + n - 1, whose logits lie together. */
+static void run(ap_chooser *p, float *logits, int first, int n)
+{
+    p->ex->k->sample(p->ex, &(ap_sample_args){.logits = logits,
+                                              .row = p->row + first,
+                                              .n = n,
+                                              .vocab = p->vocab,
+                                              .id = p->id + first,
+                                              .scratch = p->scratch});
+}
+
 apus_err ap_chooser_run(ap_chooser *p, float *logits, int n, apus_diag *diag)
 {
     ap_device *dev = p->ex->dev;
-    p->ex->k->sample(p->ex, &(ap_sample_args){.logits = logits,
-                                              .row = p->row,
-                                              .n = n,
-                                              .vocab = p->vocab,
-                                              .id = p->id,
-                                              .scratch = p->scratch});
+    for (int i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && p->at[end] == p->at[end - 1] + 1;) end++;
+        run(p, logits + (size_t)p->at[i] * (size_t)p->vocab, i, end - i);
+    }
     return dev->op->finish(dev, diag);
 }
 
@@ -216,7 +229,7 @@ int32_t apus_sampler_next(apus_sampler *p, const float *logits, const int32_t *h
         any |= logits[i] > -INFINITY;
     }
     if (!good || !any) return -1;
-    ap_chooser_row(&p->chooser, 0, &p->state, history, n);
+    ap_chooser_row(&p->chooser, 0, 0, &p->state, history, n);
     ap_chooser_run(&p->chooser, p->logits, 1, NULL); /* the CPU does not fail */
     return p->chooser.id[0];
 }

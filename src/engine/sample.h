@@ -18,6 +18,7 @@ typedef struct ap_chooser {
     int n_allowed; /* ids that may be chosen */
     const ap_exec *ex;
     ap_sample_row *row; /* [n_row] */
+    int *at;            /* [n_row] whose logits these are */
     /* memory of the device */
     void *scratch;
     size_t scratch_bytes;
@@ -51,11 +52,13 @@ void ap_chooser_close(ap_chooser *p); /* of a zeroed struct too */
 apus_err ap_chooser_forbid(ap_chooser *p, const int32_t *id, int n, apus_diag *diag);
 
 /* How row i is chosen after in the next run; draws a random number.
+ *   at       the row of logits that it is
  *   history  i32 [n] on the host, n <= most_history, until the run; tokens the penalties look at */
-void ap_chooser_row(ap_chooser *p, int i, ap_sample_state *state, const int32_t *history, int n);
+void ap_chooser_row(ap_chooser *p, int i, int at, ap_sample_state *state, const int32_t *history,
+                    int n);
 
 /* Choose after rows 0 to n - 1, all of them set by ap_chooser_row, and wait: p->id.
- *   logits  f32 [n, V] of the device, changed
+ *   logits  f32 [*, V] of the device; the rows that they are of are changed
  * EDEVICE. */
 apus_err ap_chooser_run(ap_chooser *p, float *logits, int n, apus_diag *diag);
 

@@ -59,6 +59,9 @@ static void count_end(apus_scheduler *s, const apus_request *r, apus_finish why,
     t->generated_tokens += (uint64_t)r->usage.n_generated;
     t->prefill_us += (uint64_t)r->usage.prefill_us;
     t->decode_us += (uint64_t)r->usage.decode_us;
+    t->draft_rounds += (uint64_t)r->gen.odds.rounds;
+    t->drafted_tokens += (uint64_t)r->gen.odds.drafted;
+    t->accepted_tokens += (uint64_t)r->gen.odds.accepted;
     if (why == APUS_FINISH_CANCELLED && !was_running) t->cancelled_in_queue++;
     if (why == APUS_FINISH_CANCELLED && was_running && !r->first_us) t->cancelled_in_prefill++;
     ap_mutex_unlock(&s->lock);
@@ -99,12 +102,28 @@ static void give_back(apus_scheduler *s, apus_request *r)
     reserve(s, &r->need, -1);
 }
 
+static void learn(apus_request *r)
+{
+    ap_round_learn(&r->gen);
+    r->usage.n_drafted = r->gen.odds.drafted;
+    r->usage.n_accepted = r->gen.odds.accepted;
+}
+
+/* What was guessed right is the session's now; nothing else of it is. */
+static void settle(apus_scheduler *s, apus_request *r)
+{
+    if (!r->gen.session || ap_session_settled(r->gen.session)) return;
+    learn(r);
+    ap_sessions_settle(s->engine, &r->gen.session, 1);
+}
+
 static void end_running(apus_scheduler *s, apus_request *r, apus_finish why, const apus_diag *diag)
 {
     int i = 0;
     while (s->run[i] != r) i++;
     s->n_run--;
     memmove(&s->run[i], &s->run[i + 1], (size_t)(s->n_run - i) * sizeof *s->run);
+    settle(s, r);
     if (why != APUS_FINISH_ERROR) ap_reuse_leave(&s->prefix, r, true);
     s->unsaved = s->prefix.disk != NULL;
     give_back(s, r);
@@ -321,15 +340,17 @@ static int rows_of_step(const apus_scheduler *s, int decoding)
     return ap_pace_rows(&s->pace, decoding, chunk, s->step_us);
 }
 
-/* How the next token of a request is chosen: row i. */
+/* How the next token of a request is chosen, in the chooser's row i. */
 static void set_row(apus_scheduler *s, apus_request *r, int i)
 {
     apus_engine *e = s->engine;
     ap_device *dev = e->exec.dev;
     size_t V = (size_t)e->size.vocab, n = (size_t)r->n_bias;
     ap_sample_row *row = &e->chooser.row[i];
-    ap_chooser_row(&e->chooser, i, &r->gen.sampling, r->gen.session->tok, r->gen.session->pos);
-    if (r->row) dev->op->get(dev, r->row, e->logits + (size_t)i * V, V * sizeof(float));
+    ap_chooser_row(&e->chooser, i, r->gen.row, &r->gen.sampling, r->gen.session->tok,
+                   r->gen.session->pos);
+    r->gen.slot = i;
+    if (r->row) dev->op->get(dev, r->row, e->logits + (size_t)r->gen.row * V, V * sizeof(float));
     if (n) {
         row->bias_id = dev->is_host ? r->bias_id : r->bias_dev;
         row->bias = dev->is_host ? r->bias : (const float *)((const int32_t *)r->bias_dev + n);
@@ -379,12 +400,10 @@ static apus_finish finish_of(const apus_request *r)
     }
 }
 
-/* The token chosen in row `row`: told, and next to be run. */
-static void next_token(apus_scheduler *s, apus_request *r, int row)
+/* The token chosen for a request: told. False: it has ended. */
+static bool next_token(apus_scheduler *s, apus_request *r)
 {
-    apus_session *session = r->gen.session;
     apus_diag diag;
-    r->gen.row = row;
     apus_err err = ap_gen_choice(&r->gen, &diag);
     if (!err) err = ap_gen_token(&r->gen, r->gen.id, &diag);
     if (!r->first_us) r->first_us = ap_time_us();
@@ -392,13 +411,11 @@ static void next_token(apus_scheduler *s, apus_request *r, int row)
         err = ap_fail_nomem(&diag, sizeof r->gen.id, "an answer");
     if (err || r->gen.done) {
         end_running(s, r, err ? APUS_FINISH_ERROR : finish_of(r), err ? &diag : NULL);
-        return;
+        return false;
     }
-    session->tok[session->pos] = r->gen.id;
-    r->lane = (ap_lane){
-        .session = session, .tok = session->tok + session->pos, .n = 1, .wants_rows = true};
     update_usage(r);
     ap_outbox_tell(&r->out);
+    return true;
 }
 
 /* What ends a request whose row is there before a token is chosen; NO_END: nothing. */
@@ -409,34 +426,113 @@ static apus_finish end_before(const apus_request *r)
     return r->no_more ? APUS_FINISH_MASK : NO_END;
 }
 
-/* Choose after all rows of a step. Everybody's row is set, also if nobody asks for what is chosen. */
-static void choose(apus_scheduler *s, int n_lane, int n_row)
+/* Ready a request's row to be chosen after, in the chooser's row i. False: it has ended instead. */
+static bool look_at_row(apus_scheduler *s, apus_request *r, int i)
+{
+    if (r->gen.row == r->gen.bad_row) {
+        apus_diag bad;
+        ap_not_finite(s->engine, &bad);
+        end_running(s, r, APUS_FINISH_ERROR, &bad);
+        return false;
+    }
+    ap_round_look(&r->gen);
+    ask_mask(s, r);
+    if (r->mask_failed) {
+        apus_diag none;
+        ap_constraint_fail(&none);
+        end_running(s, r, APUS_FINISH_ERROR, &none);
+        return false;
+    }
+    apus_finish why = end_before(r);
+    if (why != NO_END) {
+        ap_gen_end(&r->gen, APUS_STOP_CALLER, NULL);
+        end_running(s, r, why, NULL);
+        return false;
+    }
+    set_row(s, r, i);
+    return true;
+}
+
+/* Choose after the row that each request is at; who ends is forgotten. False: no row is left that follows from what
+ * was chosen. */
+static bool choose_once(apus_scheduler *s, int n_lane)
 {
     apus_engine *e = s->engine;
     apus_diag diag;
+    int n_slot = 0;
+    bool more = false;
     for (int i = 0; i < n_lane; i++) {
-        if (!s->lane[i].out) continue;
-        ask_mask(s, s->who[i]);
-        set_row(s, s->who[i], s->lane[i].kept);
+        if (!s->who[i] || s->who[i]->gen.row < 0) continue;
+        if (look_at_row(s, s->who[i], n_slot))
+            n_slot++;
+        else
+            s->who[i] = NULL;
     }
-    apus_err err = ap_chooser_run(&e->chooser, e->logits, n_row, &diag);
+    apus_err err = n_slot ? ap_chooser_run(&e->chooser, e->logits, n_slot, &diag) : APUS_OK;
     look_at(s, err);
     for (int i = 0; i < n_lane; i++) {
         apus_request *r = s->who[i];
-        apus_finish why = end_before(r);
-        apus_diag bad;
-        if (!s->lane[i].out) continue;
-        if (s->lane[i].bad) ap_not_finite(e, &bad);
-        if (r->mask_failed) ap_constraint_fail(&bad);
-        if (err || s->lane[i].bad || r->mask_failed) {
-            end_running(s, r, APUS_FINISH_ERROR, err ? &diag : &bad);
-        } else if (why != NO_END) {
-            ap_gen_end(&r->gen, APUS_STOP_CALLER, NULL);
-            end_running(s, r, why, NULL);
-        } else {
-            next_token(s, r, s->lane[i].kept);
-        }
+        if (!r || r->gen.row < 0) continue;
+        if (err) end_running(s, r, APUS_FINISH_ERROR, &diag);
+        if (err || !next_token(s, r))
+            s->who[i] = NULL;
+        else if (ap_round_goes_on(&r->gen) && !ap_request_cancelled(r))
+            more = true;
+        else
+            r->gen.row = -1;
     }
+    return more;
+}
+
+/* The rows of the step that are chosen after: of each request with wanted ones the first. */
+static void take_rows(apus_scheduler *s, int n_lane)
+{
+    for (int i = 0; i < n_lane; i++) {
+        const ap_lane *l = &s->lane[i];
+        ap_gen *g = &s->who[i]->gen;
+        g->row = l->out ? l->kept : -1;
+        g->bad_row = l->tries ? l->kept + l->bad_row : l->bad ? l->kept : -1;
+        if (!l->out) s->who[i] = NULL; /* it has nothing new to run */
+    }
+}
+
+/* What those who have chosen run next: their token, and guesses. */
+static void next_lanes(apus_scheduler *s, int n_lane)
+{
+    apus_engine *e = s->engine;
+    int n = 0;
+    for (int i = 0; i < n_lane; i++) {
+        if (!s->who[i]) continue;
+        learn(s->who[i]);
+        e->gen_session[n] = s->who[i]->gen.session;
+        e->gen_next[n++] = &s->who[i]->gen;
+    }
+    ap_sessions_settle(e, e->gen_session, n);
+    ap_round_guess(e, e->gen_next, n, e->size.chunk);
+    for (int i = 0; i < n_lane; i++) {
+        apus_request *r = s->who[i];
+        if (!r) continue;
+        apus_session *session = r->gen.session;
+        r->lane = (ap_lane){.session = session,
+                            .tok = session->tok + session->pos,
+                            .n = r->gen.n_next,
+                            .tries = r->gen.n_next > 1,
+                            .wants_rows = true};
+    }
+}
+
+/* Choose after the rows of a step, as far as guesses came true.
+ *   begin  of a step that did nothing but decode, as many rows as n_row; 0 = of another one */
+static void choose(apus_scheduler *s, int n_lane, int n_row, int64_t begin)
+{
+    take_rows(s, n_lane);
+    bool more = choose_once(s, n_lane);
+    int64_t chosen = ap_time_us();
+    if (begin) ap_tempo_learn(&s->engine->tempo, n_row, (double)(chosen - begin + s->settle_us));
+    while (more) more = choose_once(s, n_lane);
+    chosen = ap_time_us();
+    next_lanes(s, n_lane);
+    s->settle_us = ap_time_us() - chosen;
 }
 
 /* A step failed: whoever had a share has lost its state. */
@@ -468,11 +564,12 @@ static const volatile int *cancel_of(const apus_scheduler *s, int n_lane, const 
 
 static void run_step(apus_scheduler *s)
 {
-    int n = s->n_run, decoding = 0, prefilling = 0;
+    int n = s->n_run, decoding = 0, decode_rows = 0;
     apus_diag diag;
     line_up(s);
-    for (int i = 0; i < n; i++) prefilling += is_prefilling(s->who[i]);
-    ap_extent x = ap_step_share(s->engine, s->lane, n, rows_of_step(s, n - prefilling), false);
+    for (int i = 0; i < n; i++)
+        decode_rows += is_prefilling(s->who[i]) ? 0 : ap_lane_left(&s->lane[i]);
+    ap_extent x = ap_step_share(s->engine, s->lane, n, rows_of_step(s, decode_rows), false);
     for (int i = 0; i < n; i++) decoding += is_prefilling(s->who[i]) ? 0 : s->lane[i].share;
     int64_t begin = ap_time_us();
     apus_err err = ap_step_run(s->engine, s->lane, n, &x, 0, cancel_of(s, n, &x), &diag);
@@ -480,7 +577,8 @@ static void run_step(apus_scheduler *s)
     count_step(s, &x, decoding, us);
     look_at(s, err);
     for (int i = 0; i < n && err == APUS_ECANCELLED; i++)
-        s->who[i]->spoilt = s->lane[i].share > 0; /* it ends with the next look at the mailbox */
+        s->who[i]->spoilt = s->lane[i].share > 0 &&
+                            !s->lane[i].tries; /* it ends with the next look at the mailbox */
     if (err == APUS_ECANCELLED) return;
     if (err && err != APUS_ENONFINITE) {
         fail_lanes(s, n, &diag);
@@ -497,7 +595,7 @@ static void run_step(apus_scheduler *s)
         update_usage(s->who[i]);
         if (!s->lane[i].out) ap_outbox_tell(&s->who[i]->out);
     }
-    if (x.n_out) choose(s, n, x.n_out);
+    if (x.n_out) choose(s, n, x.n_tok, decoding == x.n_tok ? begin : 0);
 }
 
 static void *run(void *arg)

@@ -36,6 +36,7 @@ struct apus_scheduler {
     apus_request **who; /* [n_session] whose they are */
     ap_need reserved;   /* by all that run */
     ap_pace pace;
+    int64_t settle_us; /* from the last choice to the next step */
     uint64_t turn; /* steps that prefilled */
     ap_prefix prefix;
     ap_spill spill; /* in use if prefix.disk is set */

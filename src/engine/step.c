@@ -29,10 +29,26 @@ static int whole(const ap_lane *l, int n, int budget)
 static int rows_in(const ap_lane *l, int n)
 {
     if (!l->wants_rows) return 0;
+    if (l->tries) return n;
     if (!l->row) return l->done + n == l->n;
     int k = l->row_done;
     while (k < l->n_row && l->row[k] < l->done + n) k++;
     return k - l->row_done;
+}
+
+/* One that tries has all its rows in a step or none. */
+static void deal_whole(const apus_engine *e, ap_lane *l, int rows, ap_extent *x)
+{
+    int n = ap_lane_left(l);
+    if (x->n_tok + n > rows || x->n_out + n > e->size.logit_rows ||
+        x->n_keep + n > e->size.kept_rows)
+        return;
+    l->share = l->out = n;
+    x->direct = NULL;
+    x->n_tok += n;
+    x->n_out += n;
+    x->n_keep += n;
+    x->n_seq++;
 }
 
 /* A lane's share, out of what x leaves. The step's logits go straight to the caller if that can be and one
@@ -61,7 +77,11 @@ ap_extent ap_step_share(const apus_engine *e, ap_lane *lane, int n, int rows, bo
             ap_lane *l = &lane[i];
             int left = ap_lane_left(l);
             if (l->waits || left == 0 || x.n_tok == rows) continue;
-            if ((left <= AP_FEW_TOKENS) == (few != 0)) deal(e, l, rows, &x);
+            if ((l->tries || left <= AP_FEW_TOKENS) != (few != 0)) continue;
+            if (l->tries)
+                deal_whole(e, l, rows, &x);
+            else
+                deal(e, l, rows, &x);
         }
     }
     return x;
@@ -95,8 +115,9 @@ static apus_err take_pages(ap_lane *lane, int n, apus_diag *diag)
     return APUS_OK;
 }
 
-/* A lane's share: sequence `seq` of the step, rows from `begin` on; `out` rows before it are wanted. */
-static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int out, int *embeds)
+/* A lane's share: sequence `seq` of the step, rows from `begin` on; `out` rows before it are wanted, and `keep` kept. */
+static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int out, int keep,
+                     int *embeds)
 {
     apus_session *s = l->session;
     put_pages(e, s);
@@ -105,8 +126,9 @@ static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int o
                   embeds);
     e->rows.seq[seq].table = (int32_t)(s - e->session);
     e->rows.seq[seq].state = s->recur.live;
+    e->rows.seq[seq].keep = l->tries ? keep : -1;
     for (int j = 0; j < l->out; j++) {
-        int row = l->row ? l->row[l->row_done + j] : l->n - 1;
+        int row = l->tries ? j : l->row ? l->row[l->row_done + j] : l->n - 1;
         e->rows.out_row[out + j] = (int32_t)(begin + row - l->done);
     }
 }
@@ -114,11 +136,12 @@ static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int o
 static void fill(apus_engine *e, ap_lane *lane, int n, const ap_extent *x)
 {
     ap_rows_begin(&e->rows, x->n_tok, x->n_seq, x->n_out);
-    int seq = 0, begin = 0, out = 0, embeds = 0;
+    int seq = 0, begin = 0, out = 0, keep = 0, embeds = 0;
     for (int i = 0; i < n; i++) {
         if (!lane[i].share) continue;
         lane[i].touched = true;
-        add_lane(e, &lane[i], seq++, begin, out, &embeds);
+        add_lane(e, &lane[i], seq++, begin, out, keep, &embeds);
+        if (lane[i].tries) lane[i].session->kept = keep, keep += lane[i].share;
         begin += lane[i].share;
         out += lane[i].out;
     }
@@ -144,6 +167,7 @@ static ap_step step_of(apus_engine *e, const ap_extent *x, int first)
         b->page[g] = e->page[g];
         st.kv_base[g] = e->pages[g].base;
     }
+    if (x->n_keep) st.kept = e->kept, st.kept_rows = (size_t)e->size.kept_rows;
     if (x->direct) st.logits = x->direct->logits + (size_t)x->direct->row_done * V;
     return st;
 }
@@ -165,9 +189,13 @@ static void finish(apus_engine *e, ap_lane *lane, int n, const ap_extent *x, con
             dev->op->get(dev, l->logits + (size_t)l->row_done * V, st->logits + (size_t)row * V,
                          (size_t)l->out * V * sizeof(float));
         row += l->out;
-        if (l->out) l->kept = first + row - 1;
+        if (l->out) l->kept = first + row - (l->tries ? l->out : 1);
         l->row_done += l->out;
         l->done += l->share;
+        if (l->tries) {
+            s->ahead = l->share;
+            continue;
+        }
         s->pos += l->share;
         bool place = s->pos % AP_PAGE == 0 || s->pos == l->stop;
         if (place && !s->keeps_nothing) ap_recur_snapshot(&s->recur, s->pos, s->turn);
@@ -187,6 +215,14 @@ static bool all_finite(const float *x, size_t n)
     return !(seen >> 31);
 }
 
+/* The first of n rows that is not finite, n if all are. */
+static int first_bad(const float *x, int n, size_t vocab)
+{
+    int i = 0;
+    while (i < n && all_finite(x + (size_t)i * vocab, vocab)) i++;
+    return i;
+}
+
 /* Mark the lanes with wanted logits that are not finite; false if there are any. Those that stay on another
  * device are looked at by what chooses after them. */
 static bool find_bad(const apus_engine *e, ap_lane *lane, int n, const ap_step *st)
@@ -201,7 +237,8 @@ static bool find_bad(const apus_engine *e, ap_lane *lane, int n, const ap_step *
                          : l->logits ? l->logits + (size_t)(l->row_done - l->out) * V
                                      : NULL;
         row += (size_t)l->out * V;
-        l->bad = x && !all_finite(x, (size_t)l->out * V);
+        l->bad_row = x ? first_bad(x, l->out, V) : l->out;
+        l->bad = l->bad_row < l->out && !l->tries;
         good = good && !l->bad;
     }
     return good;

@@ -18,6 +18,7 @@ typedef struct ap_lane {
     const int32_t *tok; /* i32 [n] */
     int n, done;        /* tokens in all, computed so far */
     bool wants_rows;    /* of logits */
+    bool tries; /* whether its rows count is known later (settle.c): they run in one step, all of them wanted */
     float *logits;      /* f32 [n_row, V] on the host; NULL = they stay in the engine's */
     const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
     int n_row, row_done;
@@ -28,13 +29,14 @@ typedef struct ap_lane {
     bool touched; /* a step with a share of it has begun */
     bool dropped; /* ended before its last token; the session is where it was */
     bool bad;     /* wanted rows of the step are not finite */
-    int kept;     /* the engine's row of logits that has its last wanted one */
+    int bad_row;  /* of one that tries: the first row that is not finite, n if all are */
+    int kept;     /* the engine's row of logits that has its last wanted one, or its first if it tries */
     int share, out; /* tokens and rows in the running step */
 } ap_lane;
 
 /* What a step has of all lanes. */
 typedef struct ap_extent {
-    int n_tok, n_seq, n_out;
+    int n_tok, n_seq, n_out, n_keep;
     ap_lane *direct; /* the one lane that wants logits, if they go straight to its own; else NULL */
 } ap_extent;
 

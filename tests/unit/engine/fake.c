@@ -242,6 +242,7 @@ bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
 {
     (void)c, (void)kv;
     *out = (ap_state_shape){.window = fake.window, .recur_floats = fake.recur ? RECUR_FLOATS : 0};
+    if (fake.recur) out->kept_floats = RECUR_FLOATS;
     if (fake.full) out->page_bytes[AP_KV_FULL] = AP_PAGE * sizeof(uint64_t);
     if (fake.window) out->page_bytes[AP_KV_SLIDING] = AP_PAGE * sizeof(uint64_t) * 2;
     return true;
@@ -323,6 +324,30 @@ static void swap_odd_rows(const ap_step *s, const ap_seq *q, bool remember)
     }
 }
 
+/* A sequence that keeps rows leaves its state alone; a kept row is the state behind it. */
+static bool keeps(const ap_step *s, const ap_seq *q)
+{
+    return s->kept && q->keep >= 0;
+}
+
+static float *kept_row(const ap_step *s, const ap_seq *q, int i)
+{
+    fake.faults += (size_t)(q->keep + i) >= s->kept_rows;
+    return (float *)fake_real(s->kept) + (size_t)(q->keep + i) * RECUR_FLOATS;
+}
+
+void ap_model_commit(const ap_model_impl *m, const ap_exec *ex, const ap_step *s)
+{
+    const ap_batch *b = s->batch;
+    (void)m, (void)ex;
+    fake.faults += memcmp(b->seq, fake_real(b->seq_dev), (size_t)b->n_seq * sizeof *b->seq) != 0;
+    for (int i = 0; i < b->n_seq; i++) {
+        const ap_seq *q = &b->seq[i];
+        fake.faults += q->n_tok < 1 || q->keep < 0;
+        state_set(state_of(s, q), state_get(kept_row(s, q, q->n_tok - 1)));
+    }
+}
+
 /* A pass that is cancelled has written the pages of some layers and not of others: each value is
  * what was there or what belongs there. Here: even rows are written, odd ones are not. The
  * recurrent state and the logits are spoilt. */
@@ -368,6 +393,7 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
                 v[1] = ~v[0];
             }
             r = fake.recur ? mix(h, 3) : 0;
+            if (fake.recur && keeps(s, q)) state_set(kept_row(s, q, j), stop ? 0xBADBAD : r);
             if (out < b->n_out && out_row[out] == row) {
                 for (int v = 0; v < fake.vocab; v++)
                     logits[(size_t)out * (size_t)fake.vocab + (size_t)v] = stop ? -77 : logit(h, v);
@@ -375,7 +401,7 @@ apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
             }
         }
         if (stop) swap_odd_rows(s, q, false);
-        if (fake.recur) state_set(state_of(s, q), stop ? 0xBADBAD : r);
+        if (fake.recur && !keeps(s, q)) state_set(state_of(s, q), stop ? 0xBADBAD : r);
     }
     if (fake.nan_at && fake.n_forward >= fake.nan_at && out) {
         logits[(size_t)out * (size_t)fake.vocab - 1] = fake.nan;

@@ -24,9 +24,9 @@ struct apus_session {
     int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
     int32_t *tok; /* i32 [ctx]; negative in spans */
     /* Of a step that ran before it was known how many of its rows count (settle.c): */
-    int ahead;   /* rows behind pos that nobody has counted */
+    int ahead; /* rows behind pos that nobody has counted */
     int counted; /* rows before pos that the recurrent state has not seen; 0 without ahead or with it */
-    int kept;    /* the kept row of the first of these */
+    int kept; /* the kept row of the first of these */
     ap_spans spans;
     ap_kv_table kv[AP_KV_GROUPS];
     ap_recur recur;
@@ -42,8 +42,8 @@ typedef struct ap_sizes {
     int n_page[AP_KV_GROUPS], n_state; /* blocks of all sessions together */
     size_t kv_bytes, state_bytes, model_scratch_bytes, scratch_bytes;
     size_t recur_block_bytes;
-    size_t embed_bytes; /* rows of towers in a step; 0 = the model has no towers */
-    int logit_rows;     /* rows of the engine's logits */
+    size_t embed_bytes;       /* rows of towers in a step; 0 = the model has no towers */
+    int logit_rows;           /* rows of the engine's logits */
     apus_speculate speculate; /* not AUTO */
     int n_draft;              /* guesses that are always taken; 0 = as many as pay */
     int draft_rows;           /* of a step, for guesses */
@@ -83,11 +83,11 @@ struct apus_engine {
     void *guess_ctx;
 
     /* generation */
-    ap_gen *gen;         /* [n_session] */
-    apus_feed *gen_feed; /* [n_session] */
-    ap_gen **gen_next;   /* [n_session] those that go on */
+    ap_gen *gen;                /* [n_session] */
+    apus_feed *gen_feed;        /* [n_session] */
+    ap_gen **gen_next;          /* [n_session] those that go on */
     apus_session **gen_session; /* [n_session] */
-    ap_chooser chooser;  /* with a row for each of gen */
+    ap_chooser chooser;         /* with a row for each of gen */
 };
 
 /* settings.c: copy the caller's struct over defaults, as far as its size goes.

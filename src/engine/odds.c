@@ -2,17 +2,18 @@
 
 #include "base/num.h"
 
-#define AVERAGED   16    /* measurements that a time is averaged over */
-#define OUTLIER    3.0   /* times longer than expected count as so many of them */
-#define ROW_SHARE  0.15  /* of a row more, before anything was measured */
-#define KEEP       0.97f /* of what was seen earlier, each round */
-#define PRIOR_SEEN 3.0f  /* guesses that are taken as seen beforehand, */
-#define PRIOR_HIT  2.0f  /* and how many of them came true, for the first; less behind it */
-#define PRIOR_LESS 0.9
-#define WORTH      1.02  /* of the tokens in a second: less is no gain */
-#define SURE_TIMES 3     /* steps without guesses are measured so often before any are taken */
-#define FIRST_WAIT 32
-#define MOST_WAIT  1024
+#define AVERAGED    16    /* measurements that a time is averaged over */
+#define OUTLIER     3.0   /* times longer than expected count as so many of them */
+#define ROW_SHARE   0.15  /* of a row more, before anything was measured */
+#define LEAST_SHARE 0.01  /* and the least that it is taken for */
+#define KEEP        0.97f /* of what was seen earlier, each round */
+#define PRIOR_SEEN  3.0f  /* guesses that are taken as seen beforehand, */
+#define PRIOR_HIT   2.0f  /* and how many of them came true, for the first; less behind it */
+#define PRIOR_LESS  0.9
+#define WORTH       1.02 /* of the tokens in a second: less is no gain */
+#define SURE_TIMES  3    /* steps without guesses are measured so often before any are taken */
+#define FIRST_WAIT  32
+#define MOST_WAIT   1024
 
 /* ---------------------------------------------------------------- times */
 
@@ -49,7 +50,19 @@ void ap_tempo_learn(ap_tempo *t, int rows, double us)
     t->us[i] += (us - t->us[i]) / t->n[i];
 }
 
-/* Between the nearest sizes that are known; beyond them as many rows more or less take what a row is thought to. */
+/* What a row more takes beyond the sizes that are known, of which `at` is the nearest: as much as between the least and the
+ * most of them, or what it is thought to where there is but one. */
+static double row_us(const ap_tempo *t, int at)
+{
+    int low = 0, high = AP_TEMPO_SIZES - 1;
+    while (!t->n[low]) low++;
+    while (!t->n[high]) high--;
+    if (low == high) return t->us[at] * ROW_SHARE / (1 + ROW_SHARE * (rows_of(at) - 1));
+    double each = (t->us[high] - t->us[low]) / (rows_of(high) - rows_of(low));
+    return each > LEAST_SHARE * t->us[low] ? each : LEAST_SHARE * t->us[low];
+}
+
+/* Between the nearest sizes that are known, or beyond them. */
 double ap_tempo_us(const ap_tempo *t, int rows)
 {
     int at = size_of(rows), low = at, high = at;
@@ -62,7 +75,8 @@ double ap_tempo_us(const ap_tempo *t, int rows)
         return t->us[low] + part * (t->us[high] - t->us[low]);
     }
     int known = low >= 0 ? low : high;
-    return t->us[known] * (1 + ROW_SHARE * (rows - 1)) / (1 + ROW_SHARE * (rows_of(known) - 1));
+    double us = t->us[known] + row_us(t, known) * (rows - rows_of(known));
+    return us > 0 ? us : t->us[known];
 }
 
 /* ---------------------------------------------------------------- chances */
@@ -114,7 +128,7 @@ static int next_row(ap_odds *const *odds, const int *found, int n, const int *us
 /* Add guesses one by one, at most `steps`. With t: and tell after how many of them the tokens in a second were most, if
  * more than *best_rate. */
 static void add_rows(ap_odds *const *odds, const int *found, int n, int steps, int *use,
-                       double *best_rate, int *best_steps, const ap_tempo *t)
+                     double *best_rate, int *best_steps, const ap_tempo *t)
 {
     double tokens = n, chance, sure[AP_KEPT_ROWS * 4];
     int most = ap_min_int(n, (int)(sizeof sure / sizeof *sure));

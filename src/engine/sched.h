@@ -37,7 +37,7 @@ struct apus_scheduler {
     ap_need reserved;   /* by all that run */
     ap_pace pace;
     int64_t settle_us; /* from the last choice to the next step */
-    uint64_t turn; /* steps that prefilled */
+    uint64_t turn;     /* steps that prefilled */
     ap_prefix prefix;
     ap_spill spill; /* in use if prefix.disk is set */
     bool unsaved;   /* there may be something to write */

@@ -28,8 +28,7 @@ static void replay(apus_engine *e, apus_session *const *session, int n)
     for (int i = 0, at = 0; i < n; i++) {
         const apus_session *s = session[i];
         if (!s->counted) continue;
-        e->rows.seq[at++] =
-            (ap_seq){.n_tok = part_of(s), .state = s->recur.live, .keep = s->kept};
+        e->rows.seq[at++] = (ap_seq){.n_tok = part_of(s), .state = s->recur.live, .keep = s->kept};
     }
     ap_rows_put(&e->rows);
     ap_step st = {.batch = &e->rows.batch,

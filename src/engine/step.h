@@ -18,7 +18,8 @@ typedef struct ap_lane {
     const int32_t *tok; /* i32 [n] */
     int n, done;        /* tokens in all, computed so far */
     bool wants_rows;    /* of logits */
-    bool tries; /* whether its rows count is known later (settle.c): they run in one step, all of them wanted */
+    bool
+        tries; /* whether its rows count is known later (settle.c): they run in one step, all of them wanted */
     float *logits;      /* f32 [n_row, V] on the host; NULL = they stay in the engine's */
     const int32_t *row; /* i32 [n_row] indices into tok; NULL = the last one */
     int n_row, row_done;
@@ -30,7 +31,7 @@ typedef struct ap_lane {
     bool dropped; /* ended before its last token; the session is where it was */
     bool bad;     /* wanted rows of the step are not finite */
     int bad_row;  /* of one that tries: the first row that is not finite, n if all are */
-    int kept;     /* the engine's row of logits that has its last wanted one, or its first if it tries */
+    int kept; /* the engine's row of logits that has its last wanted one, or its first if it tries */
     int share, out; /* tokens and rows in the running step */
 } ap_lane;
 

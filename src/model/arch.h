@@ -15,7 +15,8 @@ typedef struct ap_state_shape {
         page_bytes[AP_KV_GROUPS]; /* all layers of the group, AP_PAGE tokens; 0 = no such layer */
     int window;                   /* of the sliding group */
     size_t recur_floats;          /* conv + delta states of all layers, per sequence */
-    size_t kept_floats; /* of a kept row (kern.h), in all layers; 0 = no layer has a recurrent state */
+    size_t
+        kept_floats; /* of a kept row (kern.h), in all layers; 0 = no layer has a recurrent state */
 } ap_state_shape;
 
 /* One forward pass over the rows of a batch. Memory is the device's. */
@@ -24,8 +25,8 @@ typedef struct ap_step {
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
     float *recur;                   /* f32 [blocks, recur_block_floats], read and replaced */
     size_t recur_block_floats;
-    float *kept;      /* f32 [layers with states][kept_rows][...]: rows that sequences keep; or NULL */
-    size_t kept_rows; /* those of each layer */
+    float *kept; /* f32 [layers with states][kept_rows][...]: rows that sequences keep; or NULL */
+    size_t kept_rows;          /* those of each layer */
     float *logits;             /* f32 [n_out, V] */
     float *hidden;             /* f32 [n_out, H] out: what the head multiplies; or NULL */
     void *scratch;             /* ap_model_scratch_bytes(c, ex, T, experts != NULL) */

@@ -241,17 +241,18 @@ void ap_model_commit(const ap_model_impl *m, const ap_exec *ex, const ap_step *s
         if (c->layer[l].kind == AP_LAYER_LINEAR) first = l, n++;
     if (!n || !s->kept) return;
     size_t row = kept_row_floats(c);
-    ex->k->commit(ex, &(ap_commit_args){.kept = s->kept,
-                                        .row_floats = row,
-                                        .layer_floats = s->kept_rows * row,
-                                        .conv = ap_step_recur(s, m->layer[first].conv_offset),
-                                        .delta = ap_step_recur(s, m->layer[first].delta_offset),
-                                        .state_floats = conv_state_floats(c) + delta_state_floats(c),
-                                        .n_layer = n,
-                                        .n_tap = c->gdn_conv,
-                                        .n_k_head = c->gdn_k_head,
-                                        .n_v_head = c->gdn_v_head,
-                                        .k_dim = c->gdn_k_dim,
-                                        .v_dim = c->gdn_v_dim,
-                                        .tiled = m->value_heads_tiled});
+    ex->k->commit(ex,
+                  &(ap_commit_args){.kept = s->kept,
+                                    .row_floats = row,
+                                    .layer_floats = s->kept_rows * row,
+                                    .conv = ap_step_recur(s, m->layer[first].conv_offset),
+                                    .delta = ap_step_recur(s, m->layer[first].delta_offset),
+                                    .state_floats = conv_state_floats(c) + delta_state_floats(c),
+                                    .n_layer = n,
+                                    .n_tap = c->gdn_conv,
+                                    .n_k_head = c->gdn_k_head,
+                                    .n_v_head = c->gdn_v_head,
+                                    .k_dim = c->gdn_k_dim,
+                                    .v_dim = c->gdn_v_dim,
+                                    .tiled = m->value_heads_tiled});
 }

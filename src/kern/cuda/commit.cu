@@ -31,8 +31,8 @@ static __device__ void replay(const commit_job &j, const ap_seq &s, int layer, i
     const ap_commit_args &a = j.a;
     int key_head = a.tiled ? h % a.n_k_head : h / (a.n_v_head / a.n_k_head);
     int quads = (a.k_dim + 3) / 4;
-    float *state = state_of(a.delta, s, (size_t)layer * a.state_floats) +
-                   (size_t)h * a.v_dim * a.k_dim;
+    float *state =
+        state_of(a.delta, s, (size_t)layer * a.state_floats) + (size_t)h * a.v_dim * a.k_dim;
     for (int e = (int)threadIdx.x; e < a.v_dim * quads; e += THREADS) {
         int r = e / quads, q = e % quads;
         float *row = state + (size_t)r * a.k_dim;
@@ -59,9 +59,8 @@ static __device__ void carry(const commit_job &j, const ap_seq &s, int layer)
     for (int c = (int)threadIdx.x; c < j.channels; c += THREADS)
         for (int i = 0; i < old; i++) {
             int from = i + s.n_tok;
-            state[(size_t)i * j.channels + c] = from < old
-                                                    ? state[(size_t)from * j.channels + c]
-                                                    : kept_row(j, s, layer, from - old)[c];
+            state[(size_t)i * j.channels + c] = from < old ? state[(size_t)from * j.channels + c]
+                                                           : kept_row(j, s, layer, from - old)[c];
         }
 }
 

@@ -114,8 +114,8 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
     }
 }
 
-static void replay_neon(float *state, int n_row, int k_dim, const float *k,
-                        const ap_delta_gate *g, const float *d)
+static void replay_neon(float *state, int n_row, int k_dim, const float *k, const ap_delta_gate *g,
+                        const float *d)
 {
     if (g->weak)
         update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);

@@ -24,9 +24,8 @@ static place place_of(const job *j, int layer, const ap_seq *s)
 {
     const ap_commit_args *a = j->a;
     size_t at = (size_t)layer * a->state_floats;
-    return (place){
-        s, a->kept + (size_t)layer * a->layer_floats + (size_t)s->keep * a->row_floats,
-        ap_recur_state(&a->conv, s) + at, ap_recur_state(&a->delta, s) + at};
+    return (place){s, a->kept + (size_t)layer * a->layer_floats + (size_t)s->keep * a->row_floats,
+                   ap_recur_state(&a->conv, s) + at, ap_recur_state(&a->delta, s) + at};
 }
 
 /* The last n_tap - 1 rows of [state; x], oldest first: rows are read before they are overwritten. */
@@ -37,8 +36,8 @@ static void carry(const job *j, const place *p)
     size_t C = (size_t)j->channels;
     for (int i = 0; i < old; i++) {
         int from = i + p->s->n_tok;
-        const float *row =
-            from < old ? p->conv + (size_t)from * C : p->kept + (size_t)(from - old) * a->row_floats;
+        const float *row = from < old ? p->conv + (size_t)from * C
+                                      : p->kept + (size_t)(from - old) * a->row_floats;
         memmove(p->conv + (size_t)i * C, row, C * sizeof(float));
     }
 }
@@ -53,9 +52,8 @@ static void replay(const job *j, const place *p, int h)
     for (int i = 0; i < p->s->n_tok; i++) {
         const float *row = p->kept + (size_t)i * a->row_floats;
         float decay = row[j->at.decay + (size_t)h];
-        gate[i] = (ap_delta_gate){.decay = decay,
-                                  .decay_less1 = row[j->at.less1 + (size_t)h],
-                                  .weak = decay >= 0.5f};
+        gate[i] = (ap_delta_gate){
+            .decay = decay, .decay_less1 = row[j->at.less1 + (size_t)h], .weak = decay >= 0.5f};
     }
     for (int r = 0; r < Dv; r += AP_DELTA_ROWS) {
         int rows = Dv - r < AP_DELTA_ROWS ? Dv - r : AP_DELTA_ROWS;

@@ -159,8 +159,7 @@ static void run_block(const job *j, block *b, const ap_seq *s, float *state, int
     for (int r = 0; r < width; r += AP_DELTA_ROWS, state += AP_DELTA_ROWS * Dk) {
         int rows = width - r < AP_DELTA_ROWS ? width - r : AP_DELTA_ROWS;
         prefetch_next(j, b, key_head, h, row, width, 2 * (r / AP_DELTA_ROWS));
-        if (keep)
-            run_kept(j, b, s, state, h, row + r, rows, gate, b->v + r, b->o + r, width);
+        if (keep) run_kept(j, b, s, state, h, row + r, rows, gate, b->v + r, b->o + r, width);
         for (int i = 0; i < b->n && !keep; i++)
             j->m->step(state, rows, Dk, b->k + i * Dk, b->q + i * Dk, &gate[i],
                        b->v + i * width + r, b->o + i * width + r, NULL,

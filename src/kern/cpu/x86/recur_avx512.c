@@ -122,7 +122,7 @@ TILE_INLINE void update_rows(float *state, int n_row, int k_dim, const float *k,
 }
 
 static void replay_avx512(float *state, int n_row, int k_dim, const float *k,
-                        const ap_delta_gate *g, const float *d)
+                          const ap_delta_gate *g, const float *d)
 {
     if (g->weak)
         update_rows(state, n_row, k_dim, k, g->decay_less1, true, d);
@@ -291,9 +291,9 @@ static void decays_avx512(double top, const double *g, int n, float *out)
 #define SLOTS                                                                                      \
     .dot = dot_avx512, .scale = scale_avx512, .gates = gates_avx512, .exps = recur_exps,           \
     .step = step_avx512, .replay = replay_avx512, .gated_norm = gated_norm_avx512,                 \
-    .conv = recur_conv, .gemm = recur_gemm,                                                        \
-    .solve = solve_avx512, .decays = decays_avx512, .transpose = transpose_avx512,                 \
-    .mul = recur_mul, .residual = recur_residual, .grow = recur_grow
+    .conv = recur_conv, .gemm = recur_gemm, .solve = solve_avx512, .decays = decays_avx512,        \
+    .transpose = transpose_avx512, .mul = recur_mul, .residual = recur_residual,                   \
+    .grow = recur_grow
 
 const ap_micro_recur ap_recur_avx512 = {SLOTS};
 /* with matrix tiles where precision allows */

@@ -31,9 +31,9 @@ static const opt chat_table[] = {
     {"n-predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {0}};
 
-static const opt *const tables[] = {chat_table,     model_table, think_table,   template_table,
-                                    sampling_table, tower_table, threads_table, engine_table,
-                                    recall_table,   NULL};
+static const opt *const tables[] = {chat_table,     model_table,     think_table,   template_table,
+                                    sampling_table, tower_table,     threads_table, engine_table,
+                                    recall_table,   speculate_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_chat = {

@@ -90,9 +90,9 @@ static const opt run_table[] = {
      "go on when the model ends its turn"},
     {0}};
 
-static const opt *const tables[] = {run_table,      model_table, think_table,   template_table,
-                                    sampling_table, tower_table, threads_table, engine_table,
-                                    recall_table,   NULL};
+static const opt *const tables[] = {run_table,      model_table,     think_table,   template_table,
+                                    sampling_table, tower_table,     threads_table, engine_table,
+                                    recall_table,   speculate_table, NULL};
 
 static int run(int argc, char **argv);
 const command cmd_run = {
@@ -138,6 +138,8 @@ static void print_json(const apus_model *m, const answer *a)
     json_map(j, "usage");
     json_int(j, "prompt_tokens", r->n_prompt);
     json_int(j, "completion_tokens", r->n_generated);
+    json_int(j, "drafted_tokens", r->n_drafted);
+    json_int(j, "accepted_tokens", r->n_accepted);
     json_end_map(j);
     json_map(j, "timings");
     json_real(j, "prompt_ms", r->prefill_us / 1e3);

@@ -69,8 +69,8 @@ static const opt serve_table[] = {
     {"quiet", 'q', OPT_FLAG, &o.set.quiet, NULL, 0, 0, NULL, "no line for each request"},
     {0}};
 
-static const opt *const tables[] = {serve_table,  model_table,  tower_table, threads_table,
-                                    engine_table, recall_table, NULL};
+static const opt *const tables[] = {serve_table,  model_table,  tower_table,     threads_table,
+                                    engine_table, recall_table, speculate_table, NULL};
 
 static int run(int argc, char **argv);
 

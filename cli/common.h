@@ -19,7 +19,7 @@ typedef struct common_opts {
     int threads, prefill_chunk, ctx;
     bool ctx_given; /* with ctx 0: all of the model's context */
     const char *cpumask;
-    const char *precision, *kv, *device, *memory, *experts, *mmproj;
+    const char *precision, *kv, *device, *memory, *experts, *mmproj, *speculate;
     uint64_t memory_taken; /* no option: bytes of `memory` that other models have */
     bool offline;          /* fetch nothing */
     bool no_recall;        /* start without the experts of the last time */
@@ -27,11 +27,12 @@ typedef struct common_opts {
 } common_opts;
 
 extern common_opts common;
-extern const opt model_table[];   /* --model */
-extern const opt tower_table[];   /* --mmproj */
-extern const opt threads_table[]; /* --threads */
-extern const opt engine_table[];  /* what shapes an engine, threads apart */
-extern const opt recall_table[];  /* --no-recall */
+extern const opt model_table[];     /* --model */
+extern const opt tower_table[];     /* --mmproj */
+extern const opt threads_table[];   /* --threads */
+extern const opt engine_table[];    /* what shapes an engine, threads apart */
+extern const opt recall_table[];    /* --no-recall */
+extern const opt speculate_table[]; /* --speculate, of commands that write answers */
 
 /* Sampling options of run and chat. */
 typedef struct sampling_opts {

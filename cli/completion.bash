@@ -2,6 +2,7 @@
 _apus() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     local engine="--model --offline --threads --cpumask --device --prefill-chunk --ctx --memory --experts --precision --kv"
+    local answers="$engine --speculate"
     local think="--think --no-think --chat-template-kwargs --chat-template-file"
     local sampling="--temp --top-k --top-p --min-p --seed --repetition-penalty --presence-penalty --frequency-penalty"
     if [ "$COMP_CWORD" = 1 ]; then
@@ -24,6 +25,10 @@ _apus() {
         mapfile -t COMPREPLY < <(compgen -W "auto f32 bf16 q8" -- "$cur")
         return
     fi
+    if [ "$prev" = --speculate ]; then
+        mapfile -t COMPREPLY < <(compgen -W "auto off ngram 4" -- "$cur")
+        return
+    fi
     if [ "$prev" = --to ]; then
         mapfile -t COMPREPLY < <(compgen -W "q8_0 q6_k q5_k q4_k q3_k q2_k q5_1 q5_0 q4_1 q4_0 iq4_xs iq4_nl mxfp4 bf16 f16 f32 mlx2 mlx3 mlx4 mlx5 mlx6 mlx8" -- "$cur")
         return
@@ -31,9 +36,9 @@ _apus() {
     if [[ $cur == -* ]]; then
         local own=
         case ${COMP_WORDS[1]} in
-        run) own="--prompt --file --system --messages --tools --max-tokens --stop --json-schema --grammar --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling --no-recall --mmproj $engine" ;;
-        chat) own="--system --max-tokens $think $sampling --no-recall --mmproj $engine" ;;
-        serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --max-body --max-connections --header-timeout --idle-timeout --ping --drain --quiet --no-recall --mmproj $engine" ;;
+        run) own="--prompt --file --system --messages --tools --max-tokens --stop --json-schema --grammar --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling $answers --no-recall --mmproj $engine" ;;
+        chat) own="--system --max-tokens $think $sampling $answers --no-recall --mmproj $engine" ;;
+        serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --max-body --max-connections --header-timeout --idle-timeout --ping --drain --quiet $answers --no-recall --mmproj $engine" ;;
         info) own="--json --check --mmproj $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;

@@ -77,6 +77,30 @@ static bool whole_context(void)
     return common.ctx_given && !common.ctx;
 }
 
+/* Guesses; commands without the option make none. */
+static int speculate_option(const command *c, apus_engine_settings *out)
+{
+    static const char *const names[] = {"auto", "off", "ngram"};
+    const char *how = common.speculate;
+    char *end;
+    if (!option_listed(c, "speculate", strlen("speculate"))) out->speculate = APUS_SPECULATE_OFF;
+    if (!how) return -1;
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(how, names[i])) continue;
+        out->speculate = (apus_speculate)i;
+        return -1;
+    }
+    long n = strtol(how, &end, 10);
+    if (*end || end == how || n < 1 || n > 14)
+        return usage_error(c,
+                           "--speculate: expected auto, off, ngram or a number of 1 to 14, found "
+                           "'%s'",
+                           how);
+    out->speculate = APUS_SPECULATE_NGRAM;
+    out->n_draft = (int)n;
+    return -1;
+}
+
 /* The engine that the common options ask for. */
 static int engine_options(const command *c, apus_engine_settings *out)
 {
@@ -89,7 +113,7 @@ static int engine_options(const command *c, apus_engine_settings *out)
     out->threads = common.threads;
     out->prefill_chunk = common.prefill_chunk;
     out->ctx = common.ctx;
-    return -1;
+    return speculate_option(c, out);
 }
 
 /* What is odd about the model's files; apus info shows it with the rest. */

@@ -131,6 +131,12 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
     put(b, "prompt_seconds_total", "counter", "Computing prompts.", (double)st->prefill_us / 1e6);
     put(b, "generation_seconds_total", "counter", "Computing answers.",
         (double)st->decode_us / 1e6);
+    put(b, "draft_rounds_total", "counter", "Forward passes with guesses, of finished requests.",
+        (double)st->draft_rounds);
+    put(b, "drafted_tokens_total", "counter", "Tokens that were guessed.",
+        (double)st->drafted_tokens);
+    put(b, "accepted_tokens_total", "counter", "Of those, the ones that came true.",
+        (double)st->accepted_tokens);
     put(b, "steps_total", "counter", "Forward passes.", (double)st->steps);
     put(b, "step_seconds_total", "counter", "Time in them.", (double)st->step_us / 1e6);
     put(b, "step_tokens_total", "counter", "Tokens in them.", (double)st->step_rows);

@@ -120,10 +120,12 @@ void print_speed(FILE *f, const apus_generate_result *r)
     double prefill = r->prefill_us > 0 ? r->n_prompt / (r->prefill_us * 1e-6) : 0;
     double decode =
         r->decode_us > 0 && r->n_generated > 1 ? (r->n_generated - 1) / (r->decode_us * 1e-6) : 0;
-    fprintf(f, "%sprompt %d tokens at %.1f tok/s, answer %d tokens at %.1f tok/s", dim(f),
-            r->n_prompt, prefill, r->n_generated, decode);
-    if (r->n_drafted) fprintf(f, ", %d of %d guesses came true", r->n_accepted, r->n_drafted);
-    fprintf(f, "%s\n", plain(f));
+    char guesses[64] = "";
+    if (r->n_drafted)
+        snprintf(guesses, sizeof guesses, " (%d of %d guesses came true)", r->n_accepted,
+                 r->n_drafted);
+    fprintf(f, "%sprompt %d tokens at %.1f tok/s, answer %d tokens%s at %.1f tok/s%s\n", dim(f),
+            r->n_prompt, prefill, r->n_generated, guesses, decode, plain(f));
 }
 
 void print_experts(FILE *f, const apus_model *m)

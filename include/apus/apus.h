@@ -487,7 +487,8 @@ APUS_API const char *apus_kv_name(apus_kv type);
  * by one (to rounding where docs/speculation.md says so). Guesses are made where the sequence ends as it did somewhere
  * before, and taken as far as measured times and successes say that they pay. */
 typedef enum apus_speculate {
-    APUS_SPECULATE_AUTO = 0, /* NGRAM where the text is the same to the bit and no experts are read from disk, else OFF */
+    APUS_SPECULATE_AUTO =
+        0, /* NGRAM where the text is the same to the bit and no experts are read from disk, else OFF */
     APUS_SPECULATE_OFF,
     APUS_SPECULATE_NGRAM
 } apus_speculate;

@@ -95,6 +95,23 @@ class Ids(Case):
                          ["--prefill-chunk", "64"], ["--cpumask", "ref"], ["--device", "cpu"], ["--ctx", "128"]):
                 self.assertEqual(apus(*args, *more)[0], first, more)
 
+    def test_guesses_do_not_show(self):
+        once = [7 + i * 11 % 50 for i in range(40)]
+        for model in (HYBRID, GEMMA, TINY):
+            ids = self.dir / "repeated.txt"
+            ids.write_text(" ".join(map(str, once * 3)))
+            for way in (["--temp", "0"], ["--temp", "0.7", "--seed", "4", "--repetition-penalty", "0.8"]):
+                args = ["run", model, "--ids", ids, "--print-ids", "-n", "90", "--ignore-eos", *way]
+                first, err = apus(*args, "--speculate", "off")
+                self.assertNotIn("guesses", err)
+                for how in ("auto", "ngram", "1", "14"):
+                    self.assertEqual(apus(*args, "--speculate", how)[0], first, (model, how))
+        self.assertIn("guesses came true", apus(*args, "--speculate", "14")[1])
+        for bad in ("15", "0", "mtp", "3x", ""):
+            err = apus("run", TINY, "x", "--speculate", bad, status=2)[1]
+            self.assertIn("--speculate: expected auto, off, ngram or a number of 1 to 14, found '%s'" % bad, err)
+        apus("logits", TINY, "--speculate", "off", status=2)
+
     def test_seed_decides_sampling(self):
         args = ["run", HYBRID, "--ids", self.ids(5), "--print-ids", "-n", "20", "--temp", "1.5", "--ignore-eos"]
         a, b, c = apus(*args, "--seed", "1")[0], apus(*args, "--seed", "1")[0], apus(*args, "--seed", "2")[0]

@@ -110,8 +110,13 @@ static void run_rows(kc *c, const setup *u, const ap_exec *ex, const ap_batch *b
         delta.out = out + (size_t)l * u->out_floats;
         delta.form = AP_DELTA_CHUNKED; /* so few rows go one by one nevertheless */
         delta.scratch = kc_bytes(c, bytes);
-        kc_call(ex, conv, &conv);
-        kc_call(ex, delta, &delta);
+        if (l == 0) {
+            kc_call(ex, conv, &conv);
+            kc_call(ex, delta, &delta);
+            continue;
+        }
+        ap_recur_args both = {.conv = conv, .delta = delta};
+        kc_call(ex, recur, &both);
     }
 }
 

@@ -34,7 +34,7 @@ void ap_machine_close(ap_machine *m)
 size_t ap_machine_size(const ap_machine *m)
 {
     return m->n_frame * sizeof *m->frame + m->n_member * sizeof *m->member +
-           (m->node.n + m->set.n) * (sizeof(ap_kept) + 2 * sizeof(int32_t));
+           (m->node.n + m->set.n) * (sizeof(ap_interned) + 2 * sizeof(int32_t));
 }
 
 /* ---------------------------------------------------------------- kept once */
@@ -52,7 +52,7 @@ static uint32_t hash_of(const void *data, size_t bytes)
 }
 
 /* Chains go from the newest to the oldest, so that what was put last can be taken out again. */
-static bool grow(ap_kept_list *l)
+static bool grow(ap_interned_list *l)
 {
     size_t n = l->mask ? (l->mask + 1) * 2 : 256;
     int32_t *bucket = ap_malloc(n, sizeof *bucket);
@@ -69,7 +69,7 @@ static bool grow(ap_kept_list *l)
     return true;
 }
 
-static int32_t put_kept(ap_machine *m, ap_kept_list *l, ap_kept k)
+static int32_t put_kept(ap_machine *m, ap_interned_list *l, ap_interned k)
 {
     if ((l->n >= l->mask && !grow(l)) || !ap_vec_reserve(&l->v, &l->cap, l->n + 1, sizeof *l->v)) {
         m->failed = true;
@@ -88,7 +88,7 @@ static int32_t keep_node(ap_machine *m, const ap_frame *frame, size_t n)
     uint32_t hash = hash_of(frame, bytes);
     for (int32_t i = m->node.mask ? m->node.bucket[hash & m->node.mask] : -1; i >= 0;
          i = m->node.v[i].next) {
-        const ap_kept *k = &m->node.v[i];
+        const ap_interned *k = &m->node.v[i];
         if (k->hash == hash && k->n == n && !memcmp(m->frame + k->begin, frame, bytes)) return i;
     }
     if (m->n_frame + n > MOST_FRAMES ||
@@ -97,7 +97,7 @@ static int32_t keep_node(ap_machine *m, const ap_frame *frame, size_t n)
         return -1;
     }
     memcpy(m->frame + m->n_frame, frame, bytes);
-    ap_kept k = {.begin = (uint32_t)m->n_frame, .n = (uint32_t)n, .hash = hash};
+    ap_interned k = {.begin = (uint32_t)m->n_frame, .n = (uint32_t)n, .hash = hash};
     m->n_frame += n;
     return put_kept(m, &m->node, k);
 }
@@ -108,7 +108,7 @@ static int32_t keep_set(ap_machine *m, const ap_member *member, size_t n, bool e
     uint32_t hash = hash_of(member, bytes) + ends;
     for (int32_t i = m->set.mask ? m->set.bucket[hash & m->set.mask] : -1; i >= 0;
          i = m->set.v[i].next) {
-        const ap_kept *k = &m->set.v[i];
+        const ap_interned *k = &m->set.v[i];
         if (k->hash == hash && k->n == n && k->ends == ends &&
             !memcmp(m->member + k->begin, member, bytes))
             return i;
@@ -119,7 +119,7 @@ static int32_t keep_set(ap_machine *m, const ap_member *member, size_t n, bool e
         return -1;
     }
     if (n) memcpy(m->member + m->n_member, member, bytes);
-    ap_kept k = {.begin = (uint32_t)m->n_member, .n = (uint32_t)n, .hash = hash, .ends = ends};
+    ap_interned k = {.begin = (uint32_t)m->n_member, .n = (uint32_t)n, .hash = hash, .ends = ends};
     m->n_member += n;
     return put_kept(m, &m->set, k);
 }
@@ -157,7 +157,7 @@ static bool may_gather(ap_machine *m, size_t n)
 static int32_t join_nodes(ap_machine *m, int32_t a, int32_t b)
 {
     if (a == b) return a;
-    const ap_kept *x = &m->node.v[a], *y = &m->node.v[b];
+    const ap_interned *x = &m->node.v[a], *y = &m->node.v[b];
     size_t n = x->n, all = n + y->n;
     if (!may_gather(m, all)) return a;
     memcpy(m->gather, m->frame + x->begin, n * sizeof *m->frame);
@@ -256,7 +256,7 @@ static void settle(ap_machine *m)
         }
         size_t n = 0;
         for (int32_t k = first; k >= 0; k = m->incoming[k].next) {
-            const ap_kept *node = &m->node.v[m->incoming[k].node];
+            const ap_interned *node = &m->node.v[m->incoming[k].node];
             if (!may_gather(m, n + node->n)) return;
             memcpy(m->gather + n, m->frame + node->begin, node->n * sizeof *m->frame);
             n += node->n;
@@ -382,10 +382,10 @@ ap_machine_mark ap_machine_place(const ap_machine *m)
     return (ap_machine_mark){m->node.n, m->set.n, m->n_frame, m->n_member};
 }
 
-static void take_back(ap_kept_list *l, size_t n)
+static void take_back(ap_interned_list *l, size_t n)
 {
     while (l->n > n) {
-        const ap_kept *k = &l->v[--l->n];
+        const ap_interned *k = &l->v[--l->n];
         l->bucket[k->hash & l->mask] = k->next;
     }
 }
@@ -403,7 +403,7 @@ static void copy_nodes(ap_machine *to, const ap_machine *from, int32_t *node)
 {
     for (size_t i = 0; i < from->node.n && !to->failed; i++) {
         if (node[i] < 0) continue;
-        const ap_kept *k = &from->node.v[i];
+        const ap_interned *k = &from->node.v[i];
         if (!may_gather(to, k->n)) return;
         for (size_t j = 0; j < k->n; j++) {
             to->gather[j] = from->frame[k->begin + j];
@@ -415,7 +415,7 @@ static void copy_nodes(ap_machine *to, const ap_machine *from, int32_t *node)
 
 static int32_t copy_set(ap_machine *to, const ap_machine *from, const int32_t *node, int32_t set)
 {
-    const ap_kept *k = &from->set.v[set];
+    const ap_interned *k = &from->set.v[set];
     to->n_now = 0;
     if (!ap_vec_reserve(&to->now, &to->now_cap, k->n, sizeof *to->now)) {
         to->failed = true;

@@ -24,23 +24,23 @@ typedef struct ap_member {
 } ap_member;
 
 /* A part of a pool that is kept once. */
-typedef struct ap_kept {
+typedef struct ap_interned {
     uint32_t begin, n; /* of its frames or members */
     uint32_t hash;
     int32_t next; /* with a like hash; -1 = none */
     bool ends;    /* sets: the text may end here */
-} ap_kept;
+} ap_interned;
 
-typedef struct ap_kept_list {
-    ap_kept *v;
+typedef struct ap_interned_list {
+    ap_interned *v;
     size_t n, cap;
     int32_t *bucket; /* [mask + 1] */
     size_t mask;
-} ap_kept_list;
+} ap_interned_list;
 
 typedef struct ap_machine {
     const ap_grammar *g;
-    ap_kept_list node, set;
+    ap_interned_list node, set;
     ap_frame *frame; /* of all nodes */
     size_t n_frame, frame_cap;
     ap_member *member; /* of all sets */

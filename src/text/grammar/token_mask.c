@@ -336,7 +336,7 @@ static int32_t least(int32_t a, int32_t b)
 static bool take_frames(ap_token_masks *t, const ap_machine *m, int32_t node, bool counted_too,
                         size_t *n)
 {
-    const ap_kept *k = &m->node.v[node];
+    const ap_interned *k = &m->node.v[node];
     *n = 0;
     if (!ap_vec_reserve(&t->frame, &t->frame_cap, k->n, sizeof *t->frame)) return false;
     for (size_t i = 0; i < k->n; i++) {

@@ -56,7 +56,7 @@ typedef struct ap_seq {
     int32_t pos;          /* K/V position of row `begin` */
     int32_t table;        /* its row of the page tables */
     int32_t state;        /* its block of recurrent states */
-    int32_t keep;         /* its first kept row (ap_kept); negative: its states are replaced */
+    int32_t keep;         /* its first kept row (ap_kept_rows); negative: its states are replaced */
 } ap_seq;
 
 #define AP_KV_GROUPS 2 /* layers that keep all pages; layers with a window */
@@ -393,10 +393,10 @@ typedef struct ap_recur_at {
  *   decay   [Hv], less1 [Hv] */
 #define AP_KEPT_ROWS 15
 
-typedef struct ap_kept {
+typedef struct ap_kept_rows {
     float *base; /* f32 [*, row_floats] of a layer; NULL: every sequence's states are replaced */
     size_t row_floats; /* ap_kept_floats */
-} ap_kept;
+} ap_kept_rows;
 
 static inline size_t ap_kept_floats(int n_k_head, int n_v_head, int k_dim, int v_dim)
 {
@@ -412,7 +412,7 @@ typedef struct ap_conv_args {
     float *out;          /* f32 [T, C]; not x */
     int64_t ldx;
     ap_recur_at state; /* f32 [Kc-1, C] oldest first, read and replaced */
-    ap_kept kept;
+    ap_kept_rows kept;
     int n_tok, n_channel, n_tap; /* n_tap <= 64 */
     bool plain;                  /* without silu */
 } ap_conv_args;
@@ -447,7 +447,7 @@ typedef struct ap_delta_args {
     float eps;
     float *out;        /* f32 [T, Hv*Dv]; none of the inputs */
     ap_recur_at state; /* f32 [Hv, Dv, Dk] on 16 bytes, read and replaced */
-    ap_kept kept;
+    ap_kept_rows kept;
     int n_tok, n_k_head, n_v_head, k_dim, v_dim;
     bool tiled; /* v head h reads key head h % Hk instead */
     ap_delta_form form;

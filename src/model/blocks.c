@@ -209,12 +209,12 @@ ap_recur_at ap_step_recur(const ap_step *s, size_t offset)
                          .batch = s->batch};
 }
 
-ap_kept ap_step_kept(const ap_model_impl *m, const ap_step *s, int l)
+ap_kept_rows ap_step_kept(const ap_model_impl *m, const ap_step *s, int l)
 {
     const ap_config *c = m->c;
     size_t row = ap_kept_floats(c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim);
-    if (!s->kept) return (ap_kept){0};
-    return (ap_kept){s->kept + (size_t)m->layer[l].recur_index * s->kept_rows * row, row};
+    if (!s->kept) return (ap_kept_rows){0};
+    return (ap_kept_rows){s->kept + (size_t)m->layer[l].recur_index * s->kept_rows * row, row};
 }
 
 static void matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok,

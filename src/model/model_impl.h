@@ -235,7 +235,7 @@ void ap_step_angles(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
 ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, int l);
 ap_recur_at ap_step_recur(const ap_step *s, size_t offset);
 /* Where rows of layer l are kept in this step. */
-ap_kept ap_step_kept(const ap_model_impl *m, const ap_step *s, int l);
+ap_kept_rows ap_step_kept(const ap_model_impl *m, const ap_step *s, int l);
 
 void ap_matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);
 void ap_matmul_add(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok);

@@ -99,8 +99,8 @@ static void run_rows(kc *c, const setup *u, const ap_exec *ex, const ap_batch *b
     for (int l = 0; l < LAYERS; l++) {
         ap_conv_args conv = u->conv;
         ap_delta_args delta = u->delta;
-        ap_kept keep = {kept ? kept + (size_t)l * u->kept_rows * u->row_floats : NULL,
-                        u->row_floats};
+        ap_kept_rows keep = {kept ? kept + (size_t)l * u->kept_rows * u->row_floats : NULL,
+                             u->row_floats};
         size_t at = (size_t)l * u->state_floats;
         conv.kept = delta.kept = keep;
         conv.state = (ap_recur_at){state, u->block_floats, at, b};

@@ -11,7 +11,7 @@ static inline float *ap_recur_state(const ap_recur_at *at, const ap_seq *s)
 }
 
 /* Row i of what sequence s keeps, and its parts; NULL: its states are replaced. */
-static inline float *ap_kept_row(const ap_kept *k, const ap_seq *s, int i)
+static inline float *ap_kept_row(const ap_kept_rows *k, const ap_seq *s, int i)
 {
     return k->base && s->keep >= 0 ? k->base + (size_t)(s->keep + i) * k->row_floats : NULL;
 }

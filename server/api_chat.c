@@ -83,6 +83,7 @@ static const sv_field stream_table[] = {
 typedef struct function {
     const char *type, *name, *description;
     const sv_json *function, *parameters;
+    bool strict;
 } function;
 
 static const sv_field tool_table[] = {
@@ -94,7 +95,7 @@ static const sv_field function_table[] = {
     {"name", sv_read_string, offsetof(function, name), 0, 0, NULL},
     {"description", sv_read_string, offsetof(function, description), 0, 0, NULL},
     {"parameters", sv_read_object, offsetof(function, parameters), 0, 0, NULL},
-    {"strict", sv_read_only, 0, 0, 0, "false"},
+    {"strict", sv_read_bool, offsetof(function, strict), 0, 0, NULL},
     {0}};
 
 static bool read_tool(sv_exchange *x, sv_job *j, const sv_json *t, const char *path)
@@ -107,7 +108,7 @@ static bool read_tool(sv_exchange *x, sv_job *j, const sv_json *t, const char *p
     sv_path_at(&at, path, "function");
     return sv_fields_read(x, function_table, f.function, at.text, &f) &&
            sv_offer_add(x, j, sv_path_at(&name, at.text, "name"), f.name, f.description,
-                        f.parameters);
+                        f.parameters, f.strict);
 }
 
 static bool read_choice(sv_exchange *x, sv_job *j, const sv_json *c)

@@ -47,6 +47,7 @@ static const sv_field messages_table[] = {
 typedef struct tool {
     const char *type, *name, *description;
     const sv_json *schema;
+    bool strict;
 } tool;
 
 static const sv_field tool_table[] = {
@@ -56,7 +57,7 @@ static const sv_field tool_table[] = {
     {"input_schema", sv_read_object, offsetof(tool, schema), 0, 0, NULL},
     {"cache_control", sv_read_any, 0, 0, 0, NULL},
     {"eager_input_streaming", sv_read_any, 0, 0, 0, NULL},
-    {"strict", sv_read_only, 0, 0, 0, "false"},
+    {"strict", sv_read_bool, offsetof(tool, strict), 0, 0, NULL},
     {0}};
 
 static bool read_tool(sv_exchange *x, sv_job *j, const sv_json *t, const char *path)
@@ -72,7 +73,8 @@ static bool read_tool(sv_exchange *x, sv_job *j, const sv_json *t, const char *p
     if (!f.schema)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "input_schema"),
                        "%s: expected an object", at.text);
-    return sv_offer_add(x, j, sv_path_at(&at, path, "name"), f.name, f.description, f.schema);
+    return sv_offer_add(x, j, sv_path_at(&at, path, "name"), f.name, f.description, f.schema,
+                        f.strict);
 }
 
 typedef struct choice {

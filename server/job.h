@@ -13,14 +13,12 @@ typedef struct sv_job {
     sv_buf
         hoisted; /* messages with all system texts at the front, for templates that take none elsewhere; empty
                      * = the same */
-    bool tools_banned;     /* there are tools, and none may be called */
-    bool single_call;      /* at most one */
-    bool must;             /* one has to be called: */
-    const char *must_call; /* this one; NULL = any */
-    struct sv_offered {
-        const char *name;
-        bool needs_args; /* its schema requires some */
-    } tools_offered[SV_MAX_TOOLS];
+    bool tools_banned;                       /* there are tools, and none may be called */
+    bool single_call;                        /* at most one */
+    bool must;                               /* one has to be called: */
+    const char *must_call;                   /* this one; NULL = any */
+    const char *tools_offered[SV_MAX_TOOLS]; /* names */
+    bool any_strict;                         /* a tool whose schema must be obeyed */
     int n_tools;
     apus_think think;
     int think_budget; /* tokens of a thought at most; -1 = any */

@@ -12,7 +12,7 @@ static bool good_name(const char *s)
 }
 
 bool sv_offer_add(sv_exchange *x, sv_job *j, const char *path, const char *name,
-                  const char *description, const sv_json *parameters)
+                  const char *description, const sv_json *parameters, bool strict)
 {
     sv_buf *b = &j->tools;
     if (!name || !good_name(name))
@@ -20,15 +20,15 @@ bool sv_offer_add(sv_exchange *x, sv_job *j, const char *path, const char *name,
                        "%s: expected a name of up to 128 letters, digits, '_', '-' and '.'", path);
     if (j->n_tools == SV_MAX_TOOLS)
         return sv_fail(x, 400, NULL, "tools", "tools: at most %d", SV_MAX_TOOLS);
-    const sv_json *required = sv_json_get(parameters, "required");
-    j->tools_offered[j->n_tools++] =
-        (struct sv_offered){name, required && required->type == SV_JSON_ARRAY && required->len};
+    j->tools_offered[j->n_tools++] = name;
+    j->any_strict = j->any_strict || strict;
     if (!b->len) sv_put_array(b, NULL);
     sv_put_map(b, NULL);
     sv_put_str(b, "type", "function");
     sv_put_map(b, "function");
     sv_put_str(b, "name", name);
     if (description) sv_put_str(b, "description", description);
+    if (strict) sv_put_bool(b, "strict", true);
     if (parameters) {
         sv_put_json(b, "parameters", parameters);
     } else {
@@ -55,7 +55,7 @@ bool sv_offer_finish(sv_exchange *x, sv_job *j, sv_must must, const char *name, 
     if (must == SV_AUTO) return true;
     if (!any) return sv_fail(x, 400, NULL, path, "%s: there are no tools to choose from", path);
     for (int i = 0; must == SV_NAMED && i < j->n_tools; i++)
-        if (!strcmp(name, j->tools_offered[i].name)) j->must_call = j->tools_offered[i].name;
+        if (!strcmp(name, j->tools_offered[i])) j->must_call = j->tools_offered[i];
     if (must == SV_NAMED && !j->must_call)
         return sv_fail(x, 400, NULL, path, "%s: there is no tool %.120s", path, name);
     j->must = true;

@@ -6,7 +6,7 @@
 
 /* Add a function. parameters: its JSON schema, NULL = none. */
 bool sv_offer_add(sv_exchange *x, sv_job *j, const char *path, const char *name,
-                  const char *description, const sv_json *parameters);
+                  const char *description, const sv_json *parameters, bool strict);
 
 typedef enum sv_must { SV_AUTO, SV_NONE, SV_ANY, SV_NAMED } sv_must;
 

@@ -107,6 +107,7 @@ bool sv_ollama_messages(sv_exchange *x, sv_job *j, const sv_json *list)
 typedef struct function {
     const char *type, *name, *description;
     const sv_json *function, *parameters;
+    bool strict;
 } function;
 
 static const sv_field tool_table[] = {
@@ -118,7 +119,7 @@ static const sv_field function_table[] = {
     {"name", sv_read_string, offsetof(function, name), 0, 0, NULL},
     {"description", sv_read_string, offsetof(function, description), 0, 0, NULL},
     {"parameters", sv_read_object, offsetof(function, parameters), 0, 0, NULL},
-    {"strict", sv_read_only, 0, 0, 0, "false"},
+    {"strict", sv_read_bool, offsetof(function, strict), 0, 0, NULL},
     {0}};
 
 bool sv_ollama_tools(sv_exchange *x, sv_job *j, const sv_json *tools)
@@ -133,7 +134,7 @@ bool sv_ollama_tools(sv_exchange *x, sv_job *j, const sv_json *tools)
         sv_path_at(&inner, at.text, "function");
         if (!sv_fields_read(x, function_table, f.function, inner.text, &f) ||
             !sv_offer_add(x, j, sv_path_at(&name, inner.text, "name"), f.name, f.description,
-                          f.parameters))
+                          f.parameters, f.strict))
             return false;
     }
     return sv_offer_finish(x, j, SV_AUTO, NULL, "tools");

@@ -161,6 +161,7 @@ bool sv_responses_input(sv_exchange *x, sv_job *j, const char *instructions, con
 typedef struct function {
     const char *type, *name, *description;
     const sv_json *parameters;
+    bool strict;
 } function;
 
 static const sv_field function_table[] = {
@@ -168,7 +169,7 @@ static const sv_field function_table[] = {
     {"name", sv_read_string, offsetof(function, name), 0, 0, NULL},
     {"description", sv_read_string, offsetof(function, description), 0, 0, NULL},
     {"parameters", sv_read_object, offsetof(function, parameters), 0, 0, NULL},
-    {"strict", sv_read_only, 0, 0, 0, "false"},
+    {"strict", sv_read_bool, offsetof(function, strict), 0, 0, NULL},
     {0}};
 
 bool sv_responses_tools(sv_exchange *x, sv_job *j, const sv_json *tools)
@@ -183,7 +184,7 @@ bool sv_responses_tools(sv_exchange *x, sv_job *j, const sv_json *tools)
                            "%s: only tools of type function are supported", name.text);
         if (!sv_fields_read(x, function_table, t, at.text, &f) ||
             !sv_offer_add(x, j, sv_path_at(&name, at.text, "name"), f.name, f.description,
-                          f.parameters))
+                          f.parameters, f.strict))
             return false;
     }
     return true;

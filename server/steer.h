@@ -1,5 +1,4 @@
-/* steer.h - which tokens may come next where the client has a say: a thought that has to end, a tool that has to be
- * called. */
+/* steer.h - which tokens may come next where the client has a say: a thought that has to end. */
 #ifndef APUS_SERVER_STEER_H
 #define APUS_SERVER_STEER_H
 
@@ -11,11 +10,6 @@ typedef struct sv_steer {
     int32_t begin, end; /* tokens around a thought; -1 = none */
     int vocab_words;    /* of 32 tokens, in a mask */
     int budget;         /* tokens of a thought at most; -1 = any */
-    struct sv_ids {
-        int32_t *v; /* apus_free it */
-        size_t n;
-    } * forced; /* [n_forced] the answer begins with one of these, behind its thought */
-    int n_forced;
 } sv_steer;
 
 /* Work out what a job asks for. false: sv_fail was called. */

@@ -663,7 +663,7 @@ typedef enum apus_stop {
     APUS_STOP_STRING     /* the text reached a stop string */
 } apus_stop;
 
-/* What an answer must be, enforced by what may be chosen: exactly one of the first three is given. Before a thought
+/* What an answer must be, enforced by what may be chosen: exactly one of the first four is given. Before a thought
  * is over, and while it may still begin, anything may come but the answer's end. An answer that ends by itself is
  * complete; one that is cut (max_tokens, the context, a stop string) may not be. */
 typedef struct apus_constraint {
@@ -672,6 +672,13 @@ typedef struct apus_constraint {
         json_schema; /* a JSON document that is valid under this schema. docs/server.md: what is supported */
     const char *grammar; /* a text of this grammar, in llama.cpp's notation (GBNF) */
     bool json_object;    /* any JSON object */
+    /* Calls of these tools, a JSON array as in apus_chat_render, written as the model's template writes them: their
+     * arguments obey the schemas of tools that are "strict", and with must_call of the others as far as they are
+     * supported. Of arguments between tags (Qwen) that may be strings or something else, nothing is said */
+    const char *tools_json;
+    bool must_call;        /* the answer is nothing but calls */
+    bool single_call;      /* one at most */
+    const char *call_name; /* with must_call: of this tool; NULL = any */
     apus_think think; /* as the prompt was rendered with: OFF = the answer begins with no thought */
 } apus_constraint;
 

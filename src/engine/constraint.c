@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "text/grammar/calls.h"
 #include "text/grammar/gbnf.h"
 #include "text/grammar/json_schema.h"
 
@@ -14,13 +15,81 @@ void apus_constraint_default(apus_constraint *s)
 
 /* ---------------------------------------------------------------- what is asked for */
 
+/* The token of an exact text, or -1. */
+static int32_t token_of(const apus_model *m, const char *text)
+{
+    return ap_tokenizer_id(m->tokenizer, text, strlen(text));
+}
+
+/* How the model's template writes calls. EUNSUPPORTED: not at all, or in no way that is known. */
+static apus_err find_syntax(const apus_model *m, ap_calls *out, apus_diag *diag)
+{
+    static const char messages[] =
+        "[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"\","
+        "\"tool_calls\":[{\"type\":\"function\",\"function\":{\"name\":\"name_of_a_tool\","
+        "\"arguments\":{\"a\":\"x\"}}}]}]";
+    static const struct {
+        const char *sign, *open, *close, *quote;
+        ap_call_syntax syntax;
+    } ways[] = {{"<function=name_of_a_tool", "<tool_call>", "</tool_call>", NULL, AP_CALLS_TAGS},
+                {"{\"name\": \"name_of_a_tool", "<tool_call>", "</tool_call>", NULL, AP_CALLS_JSON},
+                {"call:name_of_a_tool{", "<|tool_call>", "<tool_call|>", "<|\"|>", AP_CALLS_GEMMA}};
+    apus_chat_settings chat;
+    char *text = NULL;
+    size_t len;
+    apus_chat_settings_default(&chat);
+    chat.no_generation_prompt = true;
+    apus_err err = apus_chat_render(m, messages, NULL, &chat, &text, &len, diag);
+    if (err) return err;
+    out->open = out->close = out->quote = -1;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways && out->open < 0; i++) {
+        if (!strstr(text, ways[i].sign)) continue;
+        out->syntax = ways[i].syntax;
+        out->open = token_of(m, ways[i].open);
+        out->close = token_of(m, ways[i].close);
+        if (ways[i].quote) out->quote = token_of(m, ways[i].quote);
+    }
+    apus_free(text);
+    if (out->open >= 0 && out->close >= 0) return APUS_OK;
+    return ap_fail(diag, APUS_EUNSUPPORTED,
+                   "the model's template does not tell how a call is written");
+}
+
+/* What a grammar is made with, beside its key. */
+typedef struct making {
+    const apus_model *m;
+    const apus_constraint *set;
+} making;
+
+static apus_err make_calls(const making *x, ap_grammar *g, apus_diag *diag)
+{
+    const apus_constraint *set = x->set;
+    ap_calls how = {.must = set->must_call, .single = set->single_call, .name = set->call_name};
+    apus_err err = find_syntax(x->m, &how, diag);
+    return err ? err : ap_calls_grammar(set->tools_json, strlen(set->tools_json), &how, g, diag);
+}
+
 /* The key of a grammar: a letter that tells how it is written, and its text. */
 static apus_err make(const char *key, size_t len, const void *ctx, ap_grammar *g, apus_diag *diag)
 {
-    (void)ctx;
     if (key[0] == 'o') return ap_json_object_grammar(g, diag);
     if (key[0] == 'g') return ap_gbnf_parse(key + 1, len - 1, g, diag);
+    if (key[0] == 't') return make_calls(ctx, g, diag);
     return ap_json_schema_parse(key + 1, len - 1, g, diag);
+}
+
+static void put_key(const apus_constraint *set, ap_buf *key)
+{
+    if (set->json_object) ap_buf_adds(key, "o");
+    if (set->grammar) ap_buf_adds(key, "g");
+    if (set->grammar) ap_buf_adds(key, set->grammar);
+    if (set->json_schema) ap_buf_adds(key, "s");
+    if (set->json_schema) ap_buf_adds(key, set->json_schema);
+    if (!set->tools_json) return;
+    ap_buf_addf(key, "t%d%d", set->must_call, set->single_call);
+    ap_buf_adds(key, set->call_name ? set->call_name : "");
+    ap_buf_add(key, "", 1);
+    ap_buf_adds(key, set->tools_json);
 }
 
 static apus_err read_settings(const apus_constraint *given, apus_constraint *set, apus_diag *diag)
@@ -28,11 +97,13 @@ static apus_err read_settings(const apus_constraint *given, apus_constraint *set
     apus_constraint_default(set);
     apus_err err = ap_settings_take(set, sizeof *set, given, "apus_constraint", diag);
     if (err) return err;
-    int n = (set->json_schema != NULL) + (set->grammar != NULL) + set->json_object;
+    int n = (set->json_schema != NULL) + (set->grammar != NULL) + set->json_object +
+            (set->tools_json != NULL);
     if (n == 1) return APUS_OK;
-    return ap_fail(
-        diag, APUS_EINVAL,
-        "apus_constraint: expected one of json_schema, grammar and json_object, found %d", n);
+    return ap_fail(diag, APUS_EINVAL,
+                   "apus_constraint: expected one of json_schema, grammar, json_object and "
+                   "tools_json, found %d",
+                   n);
 }
 
 static apus_err take(const apus_model *m, const apus_constraint *set, ap_compiled **out,
@@ -41,12 +112,11 @@ static apus_err take(const apus_model *m, const apus_constraint *set, ap_compile
     if (!m->tokenizer)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "apus_constraint: the model has no tokenizer, so its tokens have no text");
-    const char *text = set->json_object ? "" : set->grammar ? set->grammar : set->json_schema;
+    making x = {m, set};
     ap_buf key = {0};
-    ap_buf_add(&key, set->json_object ? "o" : set->grammar ? "g" : "s", 1);
-    ap_buf_adds(&key, text);
-    apus_err err = key.failed ? ap_fail_nomem(diag, strlen(text), "a grammar")
-                              : ap_grammars_take(m, key.data, key.len, make, NULL, out, diag);
+    put_key(set, &key);
+    apus_err err = key.failed ? ap_fail_nomem(diag, key.len, "a grammar")
+                              : ap_grammars_take(m, key.data, key.len, make, &x, out, diag);
     ap_buf_free(&key);
     return err;
 }
@@ -104,12 +174,6 @@ static apus_err look_at_prompt(ap_constraint *c, const int32_t *tok, int n, apus
     ap_chat_parser_free(parser);
     ap_free(text);
     return err;
-}
-
-/* The token of an exact text, or -1. */
-static int32_t token_of(const apus_model *m, const char *text)
-{
-    return ap_tokenizer_id(m->tokenizer, text, strlen(text));
 }
 
 /* The token that is written as a text, or -1. */

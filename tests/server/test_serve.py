@@ -136,6 +136,25 @@ class Serve(unittest.TestCase):
             r = s.post("/v1/completions", {"prompt": "Once", "json_schema": PERSON, "max_tokens": 300, "seed": 1})
             self.check_form(r["choices"][0]["text"])
 
+    def test_strict_tools(self):
+        tool = {"type": "function", "function": {"name": "person", "strict": True, "parameters": PERSON}}
+        other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object", "properties": {}}}}
+        named = {"type": "function", "function": {"name": "person"}}
+        for model in (QWEN, GEMMA):
+            s = self.serve(model)
+            for seed in range(6):
+                base = ask("Who are you?", seed=seed, max_tokens=400, tools=[tool, other]) | {"temperature": seed % 3 / 2}
+                base["reasoning_effort"] = "high" if seed % 2 else "none"
+                for choice in (named, "required", "auto"):
+                    c = s.post(CHAT, base | {"tool_choice": choice})["choices"][0]
+                    calls = c["message"].get("tool_calls", [])
+                    if choice != "auto" and c["finish_reason"] != "length":
+                        self.assertTrue(calls and not c["message"]["content"], c)
+                    for call in calls:
+                        self.assertIn(call["function"]["name"], ("person",) if choice is named else ("person", "other"))
+                        if call["function"]["name"] == "person":
+                            self.check_form(call["function"]["arguments"])
+
     def test_forms_refused(self):
         s = self.serve(QWEN)
         schema = lambda x: {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": x}}}
@@ -146,6 +165,8 @@ class Serve(unittest.TestCase):
                                   ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, at, "needed"),
                                   ({"grammar": 'root ::= "a"{5,2}'}, "grammar", "{5,2}"),
                                   ({"grammar": "root ::= root"}, "grammar", "grammar"),
+                                  ({"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters":
+                                     {"type": "object", "properties": {"a": {"not": {}}}}}}]}, "tools", "#/properties/a/not"),
                                   ({"grammar": 'root ::= "a"', "json_schema": {}}, "json_schema", "already")):
             body = s.post(CHAT, ask("x") | more, status=400)
             self.assertEqual(body["error"]["param"], param, body)

@@ -93,6 +93,7 @@ void ap_put_space(ap_schemas *c, int32_t from, int32_t to)
     ap_grammar *g = c->g;
     int32_t line = ap_grammar_state(g);
     ap_grammar_empty(g, from, to);
+    if (c->quote >= 0) return; /* such calls have none */
     ap_grammar_bytes(g, from, to, ' ', ' ');
     ap_grammar_bytes(g, from, line, '\n', '\n');
     ap_grammar_call(g, line, to, indent_rule(c), 0, 1);
@@ -103,14 +104,55 @@ void ap_put_colon(ap_schemas *c, int32_t from, int32_t to)
     int32_t colon = ap_grammar_state(c->g);
     ap_grammar_bytes(c->g, from, colon, ':', ':');
     ap_grammar_empty(c->g, colon, to);
-    ap_grammar_bytes(c->g, colon, to, ' ', ' ');
+    if (c->quote < 0) ap_grammar_bytes(c->g, colon, to, ' ', ' ');
+}
+
+void ap_put_quote(ap_schemas *c, int32_t from, int32_t to)
+{
+    if (c->quote < 0)
+        ap_grammar_bytes(c->g, from, to, '"', '"');
+    else
+        ap_grammar_token(c->g, from, to, c->quote);
+}
+
+void ap_put_key(ap_schemas *c, const char *s, size_t n, int32_t from, int32_t to)
+{
+    if (c->quote < 0)
+        ap_put_text(c, s, n, from, to);
+    else
+        ap_grammar_text(c->g, from, to, s, n);
+}
+
+static void put_any_char(ap_schemas *c, int32_t from, int32_t to)
+{
+    if (c->quote < 0)
+        ap_json_any_char(c->g, from, to);
+    else
+        ap_grammar_chars(c->g, from, to, 0, AP_LAST_CHAR);
+}
+
+/* Any key. */
+static void put_any_key(ap_schemas *c, int32_t from, int32_t to)
+{
+    if (c->quote < 0) {
+        ap_grammar_call(c->g, from, to, ap_rule_string(c), 1, 1);
+        return;
+    }
+    static const char ranges[][2] = {{'a', 'z'}, {'A', 'Z'}, {'0', '9'}, {'_', '_'}, {'-', '-'}};
+    int32_t first = ap_grammar_state(c->g);
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        uint8_t lo = (uint8_t)ranges[i][0], hi = (uint8_t)ranges[i][1];
+        if (i < 2) ap_grammar_bytes(c->g, from, first, lo, hi);
+        ap_grammar_bytes(c->g, first, first, lo, hi);
+    }
+    ap_grammar_empty(c->g, first, to);
 }
 
 int32_t ap_rule_one_char(ap_schemas *c)
 {
     int32_t start, end, at = c->g->at;
     if (c->one_char >= 0 || !begin_rule(c, &c->one_char, &start, &end)) return c->one_char;
-    ap_json_any_char(c->g, start, end);
+    put_any_char(c, start, end);
     c->g->at = at;
     return c->one_char;
 }
@@ -120,9 +162,9 @@ int32_t ap_rule_string(ap_schemas *c)
     int32_t start, end, at = c->g->at;
     if (c->string >= 0 || !begin_rule(c, &c->string, &start, &end)) return c->string;
     int32_t inside = ap_grammar_state(c->g);
-    ap_grammar_bytes(c->g, start, inside, '"', '"');
-    ap_json_any_char(c->g, inside, inside);
-    ap_grammar_bytes(c->g, inside, end, '"', '"');
+    ap_put_quote(c, start, inside);
+    put_any_char(c, inside, inside);
+    ap_put_quote(c, inside, end);
     c->g->at = at;
     return c->string;
 }
@@ -161,7 +203,7 @@ int32_t ap_rule_any_object(ap_schemas *c)
     int32_t rule = c->any_object, member_start, member_end;
     if (begin_rule(c, &member, &member_start, &member_end)) {
         int32_t key = ap_grammar_state(c->g), colon = ap_grammar_state(c->g);
-        ap_grammar_call(c->g, member_start, key, ap_rule_string(c), 1, 1);
+        put_any_key(c, member_start, key);
         ap_put_colon(c, key, colon);
         ap_grammar_call(c->g, colon, member_end, ap_rule_any(c), 1, 1);
         c->g->at = rule;
@@ -310,7 +352,7 @@ static apus_err complete(ap_schemas *c, const struct ap_made *made)
     return err;
 }
 
-ap_schemas *ap_schemas_open(ap_grammar *g, apus_diag *diag)
+ap_schemas *ap_schemas_open(ap_grammar *g, int32_t quote, apus_diag *diag)
 {
     ap_schemas *c = ap_calloc(1, sizeof *c);
     if (!c) {
@@ -320,6 +362,7 @@ ap_schemas *ap_schemas_open(ap_grammar *g, apus_diag *diag)
     *c = (ap_schemas){.g = g,
                       .diag = diag,
                       .where = "schema",
+                      .quote = quote,
                       .any = -1,
                       .any_object = -1,
                       .any_array = -1,
@@ -350,9 +393,40 @@ apus_err ap_schemas_rule(ap_schemas *c, const ap_json *root, const ap_json *sche
         return APUS_OK;
     }
     apus_err err = ap_schema_rule(c, &schema, 1, rule);
+    return err ? err : ap_schemas_complete(c);
+}
+
+apus_err ap_schemas_complete(ap_schemas *c)
+{
+    apus_err err = APUS_OK;
     for (; c->done < c->n_made && !err && !c->g->full && !c->g->failed; c->done++)
         err = complete(c, &c->made[c->done]);
+    if (err) { /* what is not complete is of no use to others */
+        c->done = c->n_made;
+        memset(c->bucket, 0xff, sizeof c->bucket);
+    }
     return err;
+}
+
+apus_err ap_schemas_parameters(ap_schemas *c, const ap_json *schema, const char *where,
+                               int32_t *rule)
+{
+    ap_grammar *g = c->g;
+    ap_clauses list = {0};
+    c->root = schema;
+    c->where = where;
+    apus_err err = ap_schema_flatten(c, &schema, 1, &list);
+    if (!err && list.n > 1)
+        err = ap_schema_wrong(c, APUS_EUNSUPPORTED, schema, NULL,
+                              "anyOf and oneOf of all parameters");
+    int32_t at = g->at;
+    *rule = err ? 0 : ap_grammar_rule(g, NULL, 0);
+    g->at = *rule;
+    for (int i = 0; i < list.n && !err && !g->full && !g->failed; i++)
+        err = ap_put_parameters(c, list.v[i], g->rule[*rule].start, g->rule[*rule].end);
+    g->at = at;
+    ap_clauses_free(&list);
+    return err ? err : ap_schemas_complete(c);
 }
 
 /* ---------------------------------------------------------------- whole grammars */
@@ -364,7 +438,7 @@ apus_err ap_json_schema_parse(const char *text, size_t len, ap_grammar *g, apus_
     int32_t rule = 0;
     ap_arena_init(&arena, (size_t)256 << 20);
     apus_err err = ap_json_parse(&arena, text, len, "schema", 0, &root, diag);
-    ap_schemas *c = err ? NULL : ap_schemas_open(g, diag);
+    ap_schemas *c = err ? NULL : ap_schemas_open(g, -1, diag);
     if (!err && !c) err = APUS_ENOMEM;
     if (!err) err = ap_schemas_rule(c, root, root, "schema", &rule);
     ap_schemas_free(c);
@@ -376,7 +450,7 @@ apus_err ap_json_schema_parse(const char *text, size_t len, ap_grammar *g, apus_
 
 apus_err ap_json_object_grammar(ap_grammar *g, apus_diag *diag)
 {
-    ap_schemas *c = ap_schemas_open(g, diag);
+    ap_schemas *c = ap_schemas_open(g, -1, diag);
     if (!c) return APUS_ENOMEM;
     g->root = ap_rule_any_object(c);
     ap_schemas_free(c);

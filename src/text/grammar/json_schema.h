@@ -24,12 +24,19 @@ apus_err ap_json_object_grammar(ap_grammar *g, apus_diag *diag);
 /* For grammars that hold documents among other things. */
 typedef struct ap_schemas ap_schemas;
 
-/* Begin to add schemas to a grammar that is being built. NULL: memory is out. */
-ap_schemas *ap_schemas_open(ap_grammar *g, apus_diag *diag);
+/* Begin to add schemas to a grammar that is being built. NULL: memory is out.
+ *   quote  -1: documents are JSON; else they are written as Gemma writes arguments, with this token around strings */
+ap_schemas *ap_schemas_open(ap_grammar *g, int32_t quote, apus_diag *diag);
 void ap_schemas_free(ap_schemas *c);
 /* A rule of the documents of a schema; root: what "#" is, and what paths in errors begin with: `where`, which is
  * borrowed. */
 apus_err ap_schemas_rule(ap_schemas *c, const ap_json *root, const ap_json *schema,
                          const char *where, int32_t *rule);
+/* A rule of the objects of a schema, written as parameters between tags, as Qwen writes arguments: strings as they
+ * are, all else as JSON. */
+apus_err ap_schemas_parameters(ap_schemas *c, const ap_json *schema, const char *where,
+                               int32_t *rule);
+/* Complete the rules that others asked for. */
+apus_err ap_schemas_complete(ap_schemas *c);
 
 #endif

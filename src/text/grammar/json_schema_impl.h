@@ -61,7 +61,9 @@ struct ap_schemas {
     } * made;
     size_t n_made, made_cap;
     int32_t bucket[1024];
-    size_t done;  /* of `made`: rules that are complete */
+    size_t done; /* of `made`: rules that are complete */
+    int32_t
+        quote; /* how documents are written: -1: JSON; else as Gemma's calls are, with this token around strings */
     int disjoint; /* depth of the comparison that runs */
     int32_t any, any_object, any_array, string, number, integer, one_char,
         indent; /* rules; -1: not made so far */
@@ -80,6 +82,14 @@ int32_t ap_rule_any_object(ap_schemas *c);
 int32_t ap_rule_any_array(ap_schemas *c);
 int32_t ap_rule_string(ap_schemas *c);
 int32_t ap_rule_one_char(ap_schemas *c);
+/* What stands around a string, and how its characters are written. */
+void ap_put_quote(ap_schemas *c, int32_t from, int32_t to);
+static inline ap_writing ap_string_writing(const ap_schemas *c)
+{
+    return c->quote < 0 ? AP_WRITE_JSON : AP_WRITE_PLAIN;
+}
+/* A property's name. */
+void ap_put_key(ap_schemas *c, const char *s, size_t n, int32_t from, int32_t to);
 /* White space between elements, and behind a colon. */
 void ap_put_space(ap_schemas *c, int32_t from, int32_t to);
 void ap_put_colon(ap_schemas *c, int32_t from, int32_t to);
@@ -117,6 +127,8 @@ apus_err ap_put_values(ap_schemas *c, const ap_clause *x, const ap_meaning *m, i
 
 apus_err ap_put_object(ap_schemas *c, const ap_clause *x, const ap_meaning *m, int32_t from,
                        int32_t to);
+/* The properties of a clause's objects, each written between tags, as Qwen's calls are. */
+apus_err ap_put_parameters(ap_schemas *c, const ap_clause *x, int32_t from, int32_t to);
 apus_err ap_put_array(ap_schemas *c, const ap_clause *x, const ap_meaning *m, int32_t from,
                       int32_t to);
 

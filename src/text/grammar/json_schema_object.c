@@ -260,9 +260,9 @@ static apus_err others_rule(object *o, int32_t *rule)
         if (g->full || g->failed) break;
         g->at = *rule;
         int32_t open = ap_grammar_state(g), close = ap_grammar_state(g), key = ap_grammar_state(g);
-        ap_grammar_bytes(g, g->rule[*rule].start, open, '"', '"');
-        ap_char_dfa_put(&l->v[i].keys, AP_WRITE_JSON, g, open, close);
-        ap_grammar_bytes(g, close, key, '"', '"');
+        ap_put_quote(o->c, g->rule[*rule].start, open);
+        ap_char_dfa_put(&l->v[i].keys, ap_string_writing(o->c), g, open, close);
+        ap_put_quote(o->c, close, key);
         err = put_member(o, &l->v[i].value, key, g->rule[*rule].end);
         g->at = at;
     }
@@ -309,7 +309,7 @@ static apus_err put_property(object *o, const property *p, const schemas *value,
                              int32_t to)
 {
     int32_t key = ap_grammar_state(o->c->g);
-    ap_put_text(o->c, p->key, p->len, from, key);
+    ap_put_key(o->c, p->key, p->len, from, key);
     return put_member(o, value, key, to);
 }
 
@@ -411,6 +411,110 @@ apus_err ap_put_object(ap_schemas *c, const ap_clause *x, const ap_meaning *m, i
     if (!err) err = put_members(&o, m, begin, last);
     ap_put_space(c, last, end);
     ap_grammar_bytes(g, end, to, '}', '}');
+    for (size_t i = 0; i < o.n_pattern; i++) ap_char_dfa_free(&o.pattern[i].keys);
+    ap_free(o.pattern);
+    ap_free(o.prop);
+    return err;
+}
+
+/* ---------------------------------------------------------------- parameters between tags */
+
+/* Texts that don't hold `</parameter` nor are the word that stands for nothing. */
+static void put_free_text(ap_schemas *c, const ap_char_dfa *within, int32_t from, int32_t to)
+{
+    static const char *const word[] = {"null"};
+    ap_char_dfa tag = {0}, no_tag = {0}, null = {0}, no_null = {0}, free_text = {0}, all = {0};
+    if (ap_pattern_read("</parameter", 11, "", &tag, NULL)) tag.failed = true;
+    ap_char_dfa_others(&tag, &no_tag);
+    ap_char_dfa_texts(word, &(size_t){4}, 1, &null);
+    ap_char_dfa_others(&null, &no_null);
+    ap_char_dfa_both(&no_tag, &no_null, &free_text);
+    if (within->n_state) ap_char_dfa_both(&free_text, within, &all);
+    ap_char_dfa_put(within->n_state ? &all : &free_text, AP_WRITE_PLAIN, c->g, from, to);
+    ap_char_dfa *made[] = {&tag, &no_tag, &null, &no_null, &free_text, &all};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) ap_char_dfa_free(made[i]);
+}
+
+/* Strings of a clause, as they are. */
+static apus_err put_bare(ap_schemas *c, const ap_clause *x, const ap_meaning *m, int32_t from,
+                         int32_t to)
+{
+    ap_char_dfa d = {0}, some = {0}, both = {0};
+    apus_err err = ap_schema_strings(c, x, m, true, &d);
+    if (!err && m->n_values) {
+        const char *text[256];
+        size_t len[256], n = 0;
+        const ap_json *v = m->single[0] ? m->values[0] : m->values[0]->first;
+        for (; v && n < 256; v = m->single[0] ? NULL : v->next)
+            if (v->type == AP_JSON_STRING) text[n] = v->str, len[n++] = v->len;
+        ap_char_dfa_texts(text, len, n, &some);
+        if (d.n_state) ap_char_dfa_both(&d, &some, &both);
+    }
+    if (!err) put_free_text(c, both.n_state ? &both : some.n_state ? &some : &d, from, to);
+    ap_char_dfa_free(&d);
+    ap_char_dfa_free(&some);
+    ap_char_dfa_free(&both);
+    return err;
+}
+
+/* A value between its tags: strings as they are, all else as JSON; where it may be either, the text does not tell
+ * which is meant, and anything may come. */
+static apus_err put_bare_value(ap_schemas *c, const schemas *value, int32_t from, int32_t to)
+{
+    ap_clauses list;
+    unsigned types = 0;
+    int32_t rule;
+    apus_err err = ap_schema_flatten(c, value->v, value->n, &list);
+    if (err) return err;
+    for (int i = 0; i < list.n && !err; i++) {
+        ap_meaning m;
+        err = ap_schema_mean(c, list.v[i], &m);
+        types |= m.types;
+    }
+    if (!err && !(types & AP_IS_STRING)) {
+        err = ap_schema_rule(c, value->v, value->n, &rule);
+        if (!err) ap_grammar_call(c->g, from, to, rule, 1, 1);
+    } else if (!err && types & ~(unsigned)(AP_IS_STRING | AP_IS_NULL)) {
+        put_free_text(c, &(ap_char_dfa){0}, from, to);
+    } else {
+        if (types & AP_IS_NULL) ap_grammar_text(c->g, from, to, "null", 4);
+        for (int i = 0; i < list.n && !err; i++) {
+            ap_meaning m;
+            err = ap_schema_mean(c, list.v[i], &m);
+            if (!err && m.types & AP_IS_STRING) err = put_bare(c, list.v[i], &m, from, to);
+        }
+    }
+    ap_clauses_free(&list);
+    return err;
+}
+
+static apus_err put_parameter(object *o, const property *p, const schemas *value, int32_t from,
+                              int32_t to)
+{
+    static const char open[] = "<parameter=", behind[] = ">\n", close[] = "\n</parameter>\n";
+    ap_grammar *g = o->c->g;
+    int32_t name = ap_grammar_state(g), named = ap_grammar_state(g), begin = ap_grammar_state(g);
+    int32_t end = ap_grammar_state(g);
+    ap_grammar_text(g, from, name, open, sizeof open - 1);
+    ap_grammar_text(g, name, named, p->key, p->len);
+    ap_grammar_text(g, named, begin, behind, sizeof behind - 1);
+    ap_grammar_text(g, end, to, close, sizeof close - 1);
+    return put_bare_value(o->c, value, begin, end);
+}
+
+apus_err ap_put_parameters(ap_schemas *c, const ap_clause *x, int32_t from, int32_t to)
+{
+    object o = {.c = c, .x = x};
+    apus_err err = gather(&o);
+    for (size_t i = 0; i < o.n && !err && !c->g->full; i++) {
+        schemas value;
+        int32_t next = ap_grammar_state(c->g);
+        if (!o.prop[i].required) ap_grammar_empty(c->g, from, next);
+        err = schemas_of(&o, &o.prop[i], &value);
+        if (!err && !value.never) err = put_parameter(&o, &o.prop[i], &value, from, next);
+        from = next;
+    }
+    ap_grammar_empty(c->g, from, to);
     for (size_t i = 0; i < o.n_pattern; i++) ap_char_dfa_free(&o.pattern[i].keys);
     ap_free(o.pattern);
     ap_free(o.prop);

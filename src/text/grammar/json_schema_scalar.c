@@ -407,10 +407,10 @@ apus_err ap_put_strings(ap_schemas *c, const ap_clause *x, const ap_meaning *m, 
     if (!err && !d.n_state && !counted) {
         ap_grammar_call(g, from, to, ap_rule_string(c), 1, 1);
     } else if (!err) {
-        ap_grammar_bytes(g, from, open, '"', '"');
-        ap_grammar_bytes(g, close, to, '"', '"');
+        ap_put_quote(c, from, open);
+        ap_put_quote(c, close, to);
         if (d.n_state)
-            ap_char_dfa_put(&d, AP_WRITE_JSON, g, open, close);
+            ap_char_dfa_put(&d, ap_string_writing(c), g, open, close);
         else
             ap_grammar_call(g, open, close, ap_rule_one_char(c), (int32_t)m->min_length,
                             (int32_t)m->max_length);
@@ -426,9 +426,9 @@ void ap_put_text(ap_schemas *c, const char *s, size_t n, int32_t from, int32_t t
     ap_char_dfa d = {0};
     int32_t open = ap_grammar_state(c->g), close = ap_grammar_state(c->g);
     ap_char_dfa_texts(&s, &n, 1, &d);
-    ap_grammar_bytes(c->g, from, open, '"', '"');
-    ap_char_dfa_put(&d, AP_WRITE_JSON, c->g, open, close);
-    ap_grammar_bytes(c->g, close, to, '"', '"');
+    ap_put_quote(c, from, open);
+    ap_char_dfa_put(&d, ap_string_writing(c), c->g, open, close);
+    ap_put_quote(c, close, to);
     ap_char_dfa_free(&d);
 }
 
@@ -445,7 +445,7 @@ static void put_children(ap_schemas *c, const ap_json *v, int32_t from, int32_t 
         int32_t next = ap_grammar_state(g);
         if (object) {
             int32_t key = ap_grammar_state(g), colon = ap_grammar_state(g);
-            ap_put_text(c, x->key, x->key_len, at, key);
+            ap_put_key(c, x->key, x->key_len, at, key);
             ap_put_colon(c, key, colon);
             at = colon;
         }

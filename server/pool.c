@@ -229,6 +229,12 @@ static int count_loaded(const sv_pool *p)
     return n;
 }
 
+/* Nobody has it, nor is about to: whoever it was loaded for takes it before it can go again. */
+static bool is_idle(const sv_served *s)
+{
+    return !s->users && (s->leaving || !s->waiting);
+}
+
 /* One that is leaving already; else of those that are idle, or else of all, the one used longest ago. */
 static sv_served *choose_victim(sv_pool *p)
 {
@@ -237,9 +243,8 @@ static sv_served *choose_victim(sv_pool *p)
         sv_served *s = &p->item[i];
         if (s->state != SV_LOADED) continue;
         if (s->leaving) return s;
-        bool better = !best || (!s->users && best->users) ||
-                      (!s->users == !best->users && s->used_us < best->used_us);
-        if (better) best = s;
+        bool idle = is_idle(s), was = best && is_idle(best);
+        if (!best || (idle && !was) || (idle == was && s->used_us < best->used_us)) best = s;
     }
     return best;
 }
@@ -260,6 +265,7 @@ static bool work(sv_pool *p)
     }
     if (loaded >= p->set->max_loaded || (s->needs_room && loaded)) {
         sv_served *victim = choose_victim(p);
+        if (!victim->leaving && victim->waiting) return false;
         victim->leaving = true;
         if (victim->users) return false;
         unload(p, victim);
@@ -430,6 +436,7 @@ static sv_wait look(sv_pool *p, sv_lease *l, apus_diag *why)
         s->users++;
         s->used_us = sv_now_us();
         l->held = true;
+        pthread_cond_broadcast(&p->changed); /* the loader may have waited for that */
         return SV_WAIT_HELD;
     }
     if (s->failures != l->failures) {

@@ -14,6 +14,14 @@
 
 enum { PARALLEL = 8 };
 
+#ifdef APUS_NO_PULL
+enum { CAN_FETCH = 0 };
+#else
+enum { CAN_FETCH = 1 };
+#endif
+
+#ifndef APUS_NO_PULL
+
 /* ---------------------------------------------------------------- signals */
 
 static volatile sig_atomic_t stopped; /* the signal */
@@ -51,18 +59,6 @@ static void give_signals_back(const handlers *was)
 }
 
 /* ---------------------------------------------------------------- fetching */
-
-#ifdef APUS_NO_PULL
-
-int fetch_model(const command *c, const hub_name *name, bool dry, hub_pulled *out)
-{
-    (void)name, (void)dry, (void)out;
-    return fail(c,
-                "this program was built without libcurl and cannot fetch models: install its "
-                "development files (Debian: libcurl4-openssl-dev libssl-dev) and build it again");
-}
-
-#else
 
 static bool must_stop(void *ctx)
 {
@@ -129,6 +125,16 @@ int fetch_model(const command *c, const hub_name *name, bool dry, hub_pulled *ou
     return rc;
 }
 
+#else
+
+int fetch_model(const command *c, const hub_name *name, bool dry, hub_pulled *out)
+{
+    (void)name, (void)dry, (void)out;
+    return fail(c,
+                "this program was built without libcurl and cannot fetch models: install its "
+                "development files (Debian: libcurl4-openssl-dev libssl-dev) and build it again");
+}
+
 #endif
 
 /* ---------------------------------------------------------------- when it is needed */
@@ -145,7 +151,7 @@ int fetch_if_missing(const command *c, const char *name)
 {
     hub_name n;
     hub_pulled p;
-    if (!is_missing(name, &n) || hub_offline()) return -1;
+    if (!CAN_FETCH || !is_missing(name, &n) || hub_offline()) return -1; /* who opens it tells */
     return fetch_model(c, &n, false, &p);
 }
 

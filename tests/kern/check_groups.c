@@ -580,7 +580,8 @@ void check_mix(kc *c)
             const mix_shape *s = &mix_shapes[i];
             if (toks[t] > (c->is_short && s->H > 64 ? 1 : s->most)) continue;
             for (int p = 0; p < N_PRECISIONS; p++)
-                if (p == 0 || s->H <= 64 || (toks[t] <= 2 && !c->is_short))
+                if (p == 0 || s->H <= 64 || (!c->is_short && toks[t] <= 2) ||
+                    (!c->is_short && s->H <= 256 && precisions[p] == APUS_PRECISION_FAST))
                     check_mix_case(c, s, toks[t], precisions[p], (i + (size_t)t) % 4 != 3);
         }
 }

@@ -358,9 +358,13 @@ static float *run_pieces(kc *c, const setup *u, const ap_exec *ex, int piece)
 
 /* ------------------------------------------------------------------ other devices */
 
-/* A device may have one form for few tokens of a sequence and one for many. Over bf16 pages the first may round queries
- * and weights to bf16 at any precision, the second keeps 16 bits of them but with FAST. */
+/* A device may have one form for few tokens of a sequence and one for many, the latter for some sizes of heads. Over bf16
+ * pages the first may round queries and weights to bf16 at any precision, the second keeps 16 bits of them but with FAST. */
 enum { FEW = 8 };
+static bool may_split(const shape *s)
+{
+    return s->D == 64 || s->D == 128 || s->D == 256 || s->D == 512;
+}
 #define SPLIT_TOL ((kc_tol){4e-4, 1.0 / 2000, 1e-33})
 
 /* What a device that is not exact has computed, against the oracle; alone: each token in a call of its own. */
@@ -373,7 +377,8 @@ static void check_device_oracle(kc *c, const setup *u, const float *out, apus_pr
     kc_tol tol = u->a.kv.type == APUS_KV_Q8 ? KC_INT15 : KC_CHAIN;
     bool bf16 = u->a.kv.type == APUS_KV_BF16, any = false;
     for (int i = 0; i < s->n_seq && bf16; i++) {
-        bool split = precision != APUS_PRECISION_FAST && !alone && s->n_tok[i] > FEW;
+        bool split =
+            precision != APUS_PRECISION_FAST && !alone && s->n_tok[i] > FEW && may_split(s);
         size_t row = (size_t)(s->heads * s->D), from = (size_t)u->batch->seq[i].begin * row;
         if (split) continue;
         any = true;

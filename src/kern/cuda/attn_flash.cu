@@ -38,7 +38,7 @@ template <int D, bool SPLIT> struct flash_room : ap_tile<shape<D, SPLIT>::rows> 
     uint16_t p[shape<D, SPLIT>::planes][shape<D, SPLIT>::rows * P_LD];
     float top[shape<D, SPLIT>::col_warps]
              [shape<D, SPLIT>::rows]; /* of a warp's keys; at the end: its sum */
-    float ks[(D + AP_KV_BLOCK - 1) / AP_KV_BLOCK][AP_PAGE], vs[AP_PAGE]; /* SPLIT, of q8 pages */
+    float ks[(D + AP_KV_BLOCK - 1) / AP_KV_BLOCK * AP_PAGE], vs[AP_PAGE]; /* SPLIT, of q8 pages */
 };
 
 /* ------------------------------------------------------------------ queries */
@@ -106,7 +106,7 @@ static __device__ void load_keys(const ap_attn_page &p, flash_room<D, SPLIT> *m)
             put_rows(m->k + 2 * d * K_LD + key, K_LD, w);
         }
         for (int i = (int)threadIdx.x; SPLIT && i < (int)sizeof m->ks / 4; i += THREADS)
-            m->ks[0][i] = p.ks[i];
+            m->ks[i] = p.ks[i];
     }
 }
 
@@ -217,7 +217,7 @@ static __device__ __forceinline__ void scores(const flash_room<D, SPLIT> *m,
             for (int n = 0; n < S::key_tiles; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    float by = m->ks[d / AP_KV_BLOCK][key_of<D, SPLIT>(n, e)];
+                    float by = m->ks[d / AP_KV_BLOCK * AP_PAGE + key_of<D, SPLIT>(n, e)];
 #pragma unroll
                     for (int i = 0; i < 2; i++) s[i][n][e] = fmaf(part[i][n][e], by, s[i][n][e]);
                 }

@@ -213,7 +213,7 @@ void check_project(kc *c)
 
 /* ------------------------------------------------------------------ mix */
 
-enum { MOST_EXPERTS = 32 };
+enum { MOST_EXPERTS = 200 };
 
 /* How the experts' matrices lie: cut out of one; packed one behind the other; anywhere; anywhere, in several forms. */
 typedef enum layout { CUT, BEHIND, APART, MIXED } layout;
@@ -241,6 +241,8 @@ static const mix_shape mix_shapes[] = {
     {6, 3, 256, 256, 256, AP_F32, AP_Q4_K, AP_Q6_K, AP_BF16, AP_BF16, MIXED, 40},
     {12, 5, 64, 96, 96, AP_Q8_0, AP_Q8_0, AP_Q8_0, AP_Q8_0, AP_Q8_0, CUT, 40},
     {12, 4, 64, 64, 0, AP_F32, AP_MXFP4, AP_MXFP4, 0, 0, CUT, 40},
+    {200, 8, 64, 32, 32, AP_F32, AP_Q8_0, AP_Q8_0, AP_Q8_0, AP_F32, CUT,
+     5}, /* more than a warp has lanes */
     {20, 17, 64, 32, 32, AP_F32, AP_Q4_0, AP_Q8_0, AP_Q4_0, AP_F32, CUT,
      40}, /* more than a launch takes */
     {16, 8, 2048, 512, 512, AP_BF16, AP_Q4_K, AP_Q6_K, AP_Q4_K, AP_BF16, CUT, 2},

@@ -14,7 +14,7 @@
 static struct {
     sv_settings set;
     string_list alias, hosts, origins;
-    const char *key_file, *cache_disk, *models;
+    const char *key_file, *cache_disk, *log_format, *models;
     int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
 
@@ -66,6 +66,8 @@ static const opt serve_table[] = {
      "seconds of silence in a stream before a sign of life (default 5)"},
     {"drain", 0, OPT_INT, &o.set.drain_s, NULL, 0, 86400, "S",
      "seconds that running answers have after SIGTERM (default 30)"},
+    {"log-format", 0, OPT_STRING, &o.log_format, NULL, 0, 0, "FORM",
+     "lines of the log: text (default), or json for a collector"},
     {"quiet", 'q', OPT_FLAG, &o.set.quiet, NULL, 0, 0, NULL, "no line for each request"},
     {0}};
 
@@ -204,6 +206,10 @@ static int run(int argc, char **argv)
     if (!o.set.tls_cert != !o.set.tls_key)
         return usage_error(&cmd_serve, "--tls-%s needs --tls-%s beside it",
                            o.set.tls_cert ? "cert" : "key", o.set.tls_cert ? "key" : "cert");
+    if (o.log_format && strcmp(o.log_format, "text") && strcmp(o.log_format, "json"))
+        return usage_error(&cmd_serve, "--log-format: expected text or json, found '%s'",
+                           o.log_format);
+    o.set.log_json = o.log_format && !strcmp(o.log_format, "json");
     rc = list_models(n, argv);
     if (rc >= 0) return rc;
     fill_settings();

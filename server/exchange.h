@@ -44,7 +44,8 @@ struct sv_exchange {
     sv_api api;
     char method[12], path[128];
     uint64_t id;
-    int fd; /* of the connection */
+    char request_id[132]; /* the client's X-Request-Id, or id */
+    int fd;               /* of the connection */
     int64_t begin_us;
 
     sv_buf body;

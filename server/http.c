@@ -22,7 +22,8 @@ enum {
     HEAD_BYTES = 32 << 10,
     STREAM_BLOCK = 16 << 10,
     BACKLOG = 511,
-    SWALLOW = 4
+    SWALLOW = 4,
+    MOST_NAME = 128
 };
 
 /* The page has its script and style in itself and asks nobody else; nobody shows it in a frame. */
@@ -83,6 +84,18 @@ static void check_head(sv_exchange *x, struct MHD_Connection *c)
         sv_fail(x, 404, "not_found", NULL, "there is no %.100s here", x->path);
 }
 
+/* What a proxy or client calls the request, so that both logs can be read side by side: letters, digits and
+ * "._-". Anything else is no name, and the request is called by its number. */
+static void name_request(sv_exchange *x, const char *given)
+{
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    size_t n = given ? strspn(given, ok) : 0;
+    if (n && !given[n] && n <= MOST_NAME)
+        memcpy(x->request_id, given, n + 1);
+    else
+        snprintf(x->request_id, sizeof x->request_id, "%llu", (unsigned long long)x->id);
+}
+
 static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *c, const char *method,
                                  const char *path)
 {
@@ -92,6 +105,7 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *c, const cha
     x->fd = fd_of(c);
     x->id = atomic_fetch_add(&h->server->n_exchanges, 1) + 1;
     x->begin_us = sv_now_us();
+    name_request(x, header(c, "X-Request-Id"));
     snprintf(x->method, sizeof x->method, "%s", method);
     snprintf(x->path, sizeof x->path, "%s", path);
     atomic_fetch_add(&h->server->running, 1);
@@ -116,11 +130,9 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
 
 static void add_headers(sv_exchange *x, struct MHD_Connection *c, struct MHD_Response *r)
 {
-    char id[32];
     const char *origin = header(c, "Origin");
-    snprintf(id, sizeof id, "%llu", (unsigned long long)x->id);
     if (x->type) MHD_add_response_header(r, "Content-Type", x->type);
-    MHD_add_response_header(r, "X-Request-Id", id);
+    MHD_add_response_header(r, "X-Request-Id", x->request_id);
     MHD_add_response_header(r, "Cache-Control", "no-store");
     MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
     if (x->type && !strncmp(x->type, "text/html", 9))
@@ -277,11 +289,11 @@ static void announce(sv_server *s, int fd)
                 NI_NUMERICHOST | NI_NUMERICSERV);
     s->loopback = !strncmp(host, "127.", 4) || !strcmp(host, "::1");
     bool six = strchr(host, ':') != NULL;
-    fprintf(stderr, "apus serve: listening on http%s://%s%s%s:%s\n", s->set->tls_cert ? "s" : "",
-            six ? "[" : "", host, six ? "]" : "", port);
+    sv_log(s->set, "info", "listening on http%s://%s%s%s:%s", s->set->tls_cert ? "s" : "",
+           six ? "[" : "", host, six ? "]" : "", port);
     if (!s->loopback && !s->set->keys.n)
-        fputs("apus serve: others can reach this address, and no key is asked (--api-key-file)\n",
-              stderr);
+        sv_log(s->set, "warning",
+               "others can reach this address, and no key is asked (--api-key-file)");
 }
 
 static int open_socket(sv_server *s)
@@ -292,14 +304,14 @@ static int open_socket(sv_server *s)
     snprintf(port, sizeof port, "%d", s->set->port);
     int rc = getaddrinfo(s->set->host, port, &hints, &list);
     if (rc) {
-        fprintf(stderr, "apus serve: --host %s: %s\n", s->set->host, gai_strerror(rc));
+        sv_log(s->set, "error", "--host %s: %s", s->set->host, gai_strerror(rc));
         return -1;
     }
     for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next) fd = listen_at(a);
     freeaddrinfo(list);
     if (fd < 0)
-        fprintf(stderr, "apus serve: listening on %s port %d failed: %s\n", s->set->host,
-                s->set->port, strerror(errno));
+        sv_log(s->set, "error", "listening on %s port %d failed: %s", s->set->host, s->set->port,
+               strerror(errno));
     return fd;
 }
 
@@ -327,9 +339,8 @@ static bool load_tls(sv_http *h)
 {
     const sv_settings *s = h->server->set;
     if (!s->tls_cert) return true;
-    if (MHD_is_feature_supported(MHD_FEATURE_TLS))
-        return sv_tls_load(&h->tls, s->tls_cert, s->tls_key);
-    fputs("apus serve: --tls-cert: this build of libmicrohttpd has no TLS\n", stderr);
+    if (MHD_is_feature_supported(MHD_FEATURE_TLS)) return sv_tls_load(&h->tls, s);
+    sv_log(s, "error", "--tls-cert: this build of libmicrohttpd has no TLS");
     return false;
 }
 
@@ -356,9 +367,9 @@ sv_http *sv_http_start(sv_server *s)
         announce(s, fd);
         return h;
     }
-    fprintf(stderr, "apus serve: %s%s%s%s%s\n", h->tls.cert ? "--tls-cert " : "",
-            h->tls.cert ? s->set->tls_cert : "", h->tls.cert ? ": " : "",
-            "the HTTP library could not be started: ", h->why);
+    sv_log(s->set, "error", "%s%s%s%s%s", h->tls.cert ? "--tls-cert " : "",
+           h->tls.cert ? s->set->tls_cert : "", h->tls.cert ? ": " : "",
+           "the HTTP library could not be started: ", h->why);
     close(fd);
     sv_conns_stop(&h->conns);
     free_http(h);

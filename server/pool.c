@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "log.h"
 #include "state.h"
 
 struct sv_pool {
@@ -151,7 +152,7 @@ static int load(sv_pool *p, sv_served *s, uint64_t others, apus_diag *why)
     if (!err) err = apus_engine_plan(s->model, set.engine, &plan, why);
     if (!err) err = apus_scheduler_create(s->model, &set, &s->scheduler, why);
     if (err) {
-        fprintf(stderr, "apus serve: %s\n", why->text);
+        sv_log(p->set, "error", "%s", why->text);
         apus_model_close(s->model);
         s->model = NULL;
         return 1;
@@ -179,7 +180,7 @@ static void unload(sv_pool *p, sv_served *s)
     s->model = NULL;
     s->leaving = false;
     s->state = SV_ABSENT;
-    if (!p->ending) fprintf(stderr, "apus serve: %s is unloaded\n", s->entry->name);
+    if (!p->ending) sv_log(p->set, "info", "%s is unloaded", s->entry->name);
 }
 
 /* With the lock, which is left meanwhile. Returns as load does. */
@@ -199,7 +200,7 @@ static int bring(sv_pool *p, sv_served *s)
         s->used_us = sv_now_us();
         s->wanted_us = 0;
         sv_facts_learn(&p->facts[s - p->item], &s->info);
-        fprintf(stderr, "apus serve: %s is ready, context %d tokens\n", s->entry->name, s->ctx);
+        sv_log(p->set, "info", "%s is ready, context %d tokens", s->entry->name, s->ctx);
         return rc;
     }
     s->state = SV_ABSENT;

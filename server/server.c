@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "http.h"
+#include "log.h"
 #include "state.h"
 
 void sv_settings_default(sv_settings *s)
@@ -80,10 +81,10 @@ static int make_ready(sv_server *s)
         if (rc >= 0) return rc;
     }
     if (s->set->n_entries > 1)
-        fprintf(stderr, "apus serve: %d models are ready to be asked for, %d at a time in memory\n",
-                s->set->n_entries, s->set->max_loaded);
+        sv_log(s->set, "info", "%d models are ready to be asked for, %d at a time in memory",
+               s->set->n_entries, s->set->max_loaded);
     if (!sv_pool_start(s->pool)) {
-        fputs("apus serve: the thread that loads models could not be started\n", stderr);
+        sv_log(s->set, "error", "the thread that loads models could not be started");
         return 1;
     }
     atomic_store(&s->phase, SV_READY);

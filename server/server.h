@@ -50,6 +50,7 @@ typedef struct sv_settings {
     int ping_s;           /* seconds of silence in a stream before a keep-alive */
     int drain_s;          /* seconds that running answers have after SIGTERM */
     bool quiet;           /* no line for each request */
+    bool log_json;        /* lines are JSON objects */
     apus_scheduler_settings scheduler;
     /* Open a model, by one thread at a time. The first one comes after the server listens: until then, it answers
      * 503. set->engine is to be filled, and to stay until the next call. Returns -1 and the model, which the server

@@ -35,7 +35,7 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.log.append(line)
-            m = re.search(r"listening on https?://.*:(\d+)$", line.strip())
+            m = re.search(r"listening on https?://.*:(\d+)(?=$|\"})", line.strip())
             if m:
                 self.port = int(m[1])
             if "is ready" in line:

@@ -5,7 +5,7 @@
 """
 import http.client
 import json
-import os
+import re
 import shutil
 import socket
 import ssl
@@ -168,6 +168,70 @@ class Tls(unittest.TestCase):
         s = Server(PROGRAM, QWEN, "--tls-cert", self.cert, "--tls-key", key)
         self.addCleanup(s.stop)
         self.assertTrue(any("open.key" in line and "0644" in line and "chmod 600" in line for line in s.log), s.log)
+
+
+class Log(unittest.TestCase):
+    SECRET = "the content of a message"
+
+    def start(self, *options):
+        s = Server(PROGRAM, QWEN, *options)
+        self.addCleanup(s.stop)
+        return s
+
+    def requests(self, s, n):
+        """The lines of n requests."""
+        deadline = time.time() + 10
+        while time.time() < deadline:
+            lines = [line for line in s.log if "request" in line and "method" in line]
+            if len(lines) >= n:  # they are written when the client may know its answer already
+                return sorted(lines, key=lambda line: int(re.search(r"""request(?:=|":")(\d+)|$""", line)[1] or 0))
+            time.sleep(0.02)
+        raise AssertionError("".join(s.log))
+
+    def test_text(self):
+        s = self.start()
+        s.post(CHAT, say(self.SECRET))
+        s.ask("GET", "/no where?\"x=1".replace(" ", "%20"))
+        one, two = self.requests(s, 2)
+        self.assertRegex(one, r"^time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z request=1 method=POST path=/v1/chat/completions status=200 "
+                              r"ms=\d+\.\d prompt=\d+ cached=0 generated=\d+ finish=stop\n$")
+        self.assertIn("path=/no%20where status=404", two)
+        self.assertNotIn(self.SECRET, "".join(s.log))
+
+    def test_json(self):
+        s = self.start("--log-format", "json")
+        s.post(CHAT, say(self.SECRET))
+        s.ask("GET", '/a%22%5C%0a%C3%A4%ff')
+        s.post(CHAT, {"messages": [], "bogus": 1}, status=400)
+        lines = [json.loads(line) for line in self.requests(s, 3)]
+        self.assertEqual([r["status"] for r in lines], [200, 404, 400])
+        self.assertEqual(set(lines[0]), {"time", "request", "method", "path", "status", "ms", "prompt", "cached", "generated", "finish"})
+        self.assertRegex(lines[0]["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+        self.assertEqual(lines[0]["request"], "1")
+        self.assertIsInstance(lines[0]["ms"], (int, float))
+        self.assertEqual(lines[1]["path"], "/a%22\\%0a%c3%a4%ff")
+        self.assertNotIn(self.SECRET, "".join(s.log))
+        # all else that the server says is of the same form
+        said = [json.loads(line) for line in s.log if line.startswith("{") and "message" in json.loads(line)]
+        self.assertTrue(any(x["level"] == "info" and x["message"].startswith("listening on ") for x in said))
+        self.assertFalse(any(line.startswith("apus serve:") for line in s.log), s.log)
+
+    def test_other_forms_are_refused(self):
+        r = subprocess.run([PROGRAM, "serve", str(QWEN), "--log-format", "xml"], capture_output=True, text=True)
+        self.assertEqual(r.returncode, 2)
+        self.assertIn("expected text or json, found 'xml'", r.stderr)
+
+    def test_names_of_requests(self):
+        s = self.start("--log-format", "json")
+        for given, taken in (("3f2a-B.c_9", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("a\"b", False),
+                             ("", False), ("\u00e4", False), ("a=b", False)):
+            _, headers, _ = s.ask("GET", "/health", headers={"X-Request-Id": given.encode("utf-8").decode("latin-1")})
+            name = headers["x-request-id"]
+            self.assertTrue(name == given if taken else name.isdigit(), (given, name))
+            deadline = time.time() + 5
+            while name not in (logged := {json.loads(line)["request"] for line in self.requests(s, 1)}) and time.time() < deadline:
+                time.sleep(0.02)
+            self.assertIn(name, logged)
 
 
 if __name__ == "__main__":

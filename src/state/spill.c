@@ -9,17 +9,7 @@
 #include "base/mem.h"
 #include "base/store.h"
 
-#define VERSION 1
-#define ROOM    ((size_t)1 << 20)
-#define NAME    48
-
-static const char page_magic[8] = "APUSPREF", state_magic[8] = "APUSSTAT";
-
-/* magic, version, n tokens; key, hash before, hash; two flags; tokens; checksum */
-enum {
-    PAGE_HEADER = 8 + 4 + 4 + 3 * 8 + 2 * 4 + AP_PAGE * 4 + 8,
-    STATE_HEADER = 8 + 4 + 4 + 2 * 8
-};
+#define NAME 48
 
 /* ---------------------------------------------------------------- names and sizes */
 
@@ -37,18 +27,6 @@ static char *state_path(const ap_spill *s, uint64_t hash, int at)
     return ap_path_join(s->dir, name);
 }
 
-static uint64_t page_record(const ap_spill *s, const bool has[AP_KV_GROUPS])
-{
-    uint64_t sum = PAGE_HEADER + 8;
-    for (int g = 0; g < AP_KV_GROUPS; g++) sum += has[g] ? s->page_bytes[g] : 0;
-    return sum;
-}
-
-static uint64_t state_record(const ap_spill *s)
-{
-    return STATE_HEADER + s->state_bytes + 8;
-}
-
 static void remove_record(ap_spill *s, char *path, uint64_t bytes)
 {
     if (path) ap_file_remove(path);
@@ -60,10 +38,11 @@ void ap_spill_forget(ap_spill *s, ap_node *n)
 {
     for (int i = 0; i < n->n_state; i++) {
         if (!n->state[i].stored) continue;
-        remove_record(s, state_path(s, n->hash, n->state[i].at), state_record(s));
+        remove_record(s, state_path(s, n->hash, n->state[i].at), ap_record_state_bytes(&s->form));
         n->state[i].stored = false;
     }
-    if (n->stored) remove_record(s, page_path(s, n->hash), page_record(s, n->stored_page));
+    if (n->stored)
+        remove_record(s, page_path(s, n->hash), ap_record_page_bytes(&s->form, n->stored_page));
     n->stored = false;
     memset(n->stored_page, 0, sizeof n->stored_page);
     for (int i = n->n_state - 1; i >= 0; i--) /* what was there alone is nowhere now */
@@ -74,19 +53,6 @@ void ap_spill_forget(ap_spill *s, ap_node *n)
 }
 
 /* ---------------------------------------------------------------- writing */
-
-static void write_block(ap_spill *s, ap_store *f, const void *at, size_t bytes)
-{
-    if (s->dev->is_host) {
-        ap_store_write(f, at, bytes);
-        return;
-    }
-    for (size_t i = 0, n; i < bytes && !f->err; i += n) {
-        n = bytes - i < ROOM ? bytes - i : ROOM;
-        s->dev->op->get(s->dev, s->room, (const uint8_t *)at + i, n);
-        ap_store_write(f, s->room, n);
-    }
-}
 
 static bool finish_record(ap_spill *s, ap_store *f, uint64_t bytes)
 {
@@ -105,10 +71,8 @@ static bool write_pages(ap_spill *s, const ap_prefix *p, ap_node *n)
 {
     ap_store f;
     bool has[AP_KV_GROUPS];
-    int32_t tok[AP_PAGE] = {0};
     char *path = page_path(s, n->hash);
     for (int g = 0; g < AP_KV_GROUPS; g++) has[g] = n->page[g] >= 0;
-    memcpy(tok, n->tok, (size_t)n->n_tok * sizeof *tok);
     if (!path || ap_store_create(&f, path, NULL)) {
         ap_free(path);
         s->errors++;
@@ -116,19 +80,8 @@ static bool write_pages(ap_spill *s, const ap_prefix *p, ap_node *n)
         return false;
     }
     ap_free(path);
-    ap_store_write(&f, page_magic, sizeof page_magic);
-    ap_store_write_u32(&f, VERSION);
-    ap_store_write_u32(&f, (uint32_t)n->n_tok);
-    ap_store_write_u64(&f, s->key);
-    ap_store_write_u64(&f, n->parent->hash);
-    ap_store_write_u64(&f, n->hash);
-    for (int g = 0; g < AP_KV_GROUPS; g++) ap_store_write_u32(&f, has[g]);
-    ap_store_write(&f, tok, sizeof tok);
-    ap_store_sum(&f);
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        if (has[g]) write_block(s, &f, ap_slab_at(p->pages[g], n->page[g]), s->page_bytes[g]);
-    ap_store_sum(&f);
-    n->stored = finish_record(s, &f, page_record(s, has));
+    ap_record_write_page(&s->form, &f, p, n);
+    n->stored = finish_record(s, &f, ap_record_page_bytes(&s->form, has));
     if (n->stored) memcpy(n->stored_page, has, sizeof has);
     return n->stored;
 }
@@ -144,14 +97,8 @@ static bool write_state(ap_spill *s, const ap_prefix *p, ap_node *n, ap_node_sta
         return false;
     }
     ap_free(path);
-    ap_store_write(&f, state_magic, sizeof state_magic);
-    ap_store_write_u32(&f, VERSION);
-    ap_store_write_u32(&f, (uint32_t)state->at);
-    ap_store_write_u64(&f, s->key);
-    ap_store_write_u64(&f, n->hash);
-    write_block(s, &f, ap_slab_at(p->states, state->block), s->state_bytes);
-    ap_store_sum(&f);
-    state->stored = finish_record(s, &f, state_record(s));
+    ap_record_write_state(&s->form, &f, p, n, state);
+    state->stored = finish_record(s, &f, ap_record_state_bytes(&s->form));
     return state->stored;
 }
 
@@ -196,11 +143,12 @@ static bool write_one(ap_spill *s, ap_prefix *p, ap_node *n)
     if (!n->stored && (has_page(n) || !paged)) {
         bool has[AP_KV_GROUPS];
         for (int g = 0; g < AP_KV_GROUPS; g++) has[g] = n->page[g] >= 0;
-        return make_room(s, p, page_record(s, has)) && write_pages(s, p, n);
+        return make_room(s, p, ap_record_page_bytes(&s->form, has)) && write_pages(s, p, n);
     }
     for (int i = 0; n->stored && i < n->n_state; i++)
         if (!n->state[i].stored && n->state[i].block >= 0)
-            return make_room(s, p, state_record(s)) && write_state(s, p, n, &n->state[i]);
+            return make_room(s, p, ap_record_state_bytes(&s->form)) &&
+                   write_state(s, p, n, &n->state[i]);
     return false;
 }
 
@@ -217,49 +165,6 @@ bool ap_spill_write(ap_spill *s, ap_prefix *p)
 }
 
 /* ---------------------------------------------------------------- reading */
-
-static void read_block(ap_spill *s, ap_store *f, void *at, size_t bytes)
-{
-    if (s->dev->is_host) {
-        ap_store_read(f, at, bytes);
-        return;
-    }
-    for (size_t i = 0, n; i < bytes && !f->err; i += n) {
-        n = bytes - i < ROOM ? bytes - i : ROOM;
-        ap_store_read(f, s->room, n);
-        s->dev->op->put(s->dev, (uint8_t *)at + i, s->room, n);
-    }
-}
-
-static bool is(ap_store *f, const char magic[8])
-{
-    char found[8];
-    ap_store_read(f, found, sizeof found);
-    return !f->err && !memcmp(found, magic, sizeof found) && ap_store_read_u32(f) == VERSION;
-}
-
-/* The header of a page record, as a node without blocks. The hash that it names as what is before: *before. */
-static bool read_header(const ap_spill *s, ap_store *f, uint64_t hash, ap_node *n, uint64_t *before)
-{
-    if (!is(f, page_magic)) return false;
-    n->n_tok = (int)ap_store_read_u32(f);
-    bool ok = ap_store_read_u64(f) == s->key;
-    *before = ap_store_read_u64(f);
-    n->hash = ap_store_read_u64(f);
-    for (int g = 0; g < AP_KV_GROUPS; g++) {
-        uint32_t has = ap_store_read_u32(f);
-        n->stored_page[g] = has == 1;
-        ok = ok && has <= 1 && (!has || s->page_bytes[g]);
-        n->page[g] = -1;
-    }
-    ap_store_read(f, n->tok, sizeof n->tok);
-    ap_store_check(f);
-    n->stored = true;
-    ok = ok && !f->err && n->n_tok >= 1 && n->n_tok <= AP_PAGE && n->hash == hash;
-    ok = ok && ap_prefix_hash(*before, n->tok, n->n_tok) == hash;
-    return ok && (!s->page_bytes[0] || n->stored_page[0]) &&
-           f->size == page_record(s, n->stored_page);
-}
 
 /* Blocks for the pages that the node has none of; false: there are none. */
 static bool take_blocks(ap_prefix *p, const ap_node *n, int32_t block[AP_KV_GROUPS])
@@ -284,15 +189,18 @@ bool ap_spill_read_pages(ap_spill *s, ap_prefix *p, ap_node *n)
     bool ok = take_blocks(p, n, block);
     char *path = ok ? page_path(s, n->hash) : NULL;
     if (path && !ap_store_open(&f, path, NULL)) {
-        ok = read_header(s, &f, n->hash, &found, &before) && before == n->parent->hash;
+        void *to[AP_KV_GROUPS] = {0};
+        ok = ap_record_read_head(&s->form, &f, n->hash, &found, &before);
+        ok = ok && before == n->parent->hash && found.n_tok == n->n_tok;
         ok = ok && !memcmp(found.tok, n->tok, (size_t)n->n_tok * sizeof *n->tok);
         for (int g = 0; g < AP_KV_GROUPS && ok; g++) {
             if (!found.stored_page[g]) continue;
-            int32_t to = block[g] >= 0 ? block[g] : n->page[g]; /* the same bits once more */
-            read_block(s, &f, ap_slab_at(p->pages[g], to), s->page_bytes[g]);
+            int32_t block_of = block[g] >= 0 ? block[g] : n->page[g]; /* the same bits once more */
+            ok = block_of >= 0;
+            if (ok) to[g] = ap_slab_at(p->pages[g], block_of);
         }
-        ap_store_check(&f);
-        ok = !ap_store_close(&f, 0) && ok && !s->dev->op->finish(s->dev, NULL);
+        ok = ok && ap_record_read_blocks(&s->form, &f, found.stored_page, to);
+        ok = !ap_store_close(&f, 0) && ok;
     } else {
         ok = false;
     }
@@ -304,7 +212,7 @@ bool ap_spill_read_pages(ap_spill *s, ap_prefix *p, ap_node *n)
         else
             ap_slab_drop(p->pages[g], block[g]);
     }
-    if (ok) s->restored += page_record(s, n->stored_page);
+    if (ok) s->restored += ap_record_page_bytes(&s->form, n->stored_page);
     if (!ok && path) {
         s->errors++;
         ap_spill_forget(s, n);
@@ -319,21 +227,17 @@ bool ap_spill_read_state(ap_spill *s, ap_prefix *p, ap_node *n, int i, ap_recur 
     char *path = state_path(s, n->hash, n->state[i].at);
     bool ok = path && !ap_store_open(&f, path, NULL);
     if (ok) {
-        ok = is(&f, state_magic) && ap_store_read_u32(&f) == (uint32_t)n->state[i].at;
-        ok = ok && ap_store_read_u64(&f) == s->key && ap_store_read_u64(&f) == n->hash;
-        ok = ok && f.size == state_record(s);
-        if (ok) read_block(s, &f, ap_recur_live(r), s->state_bytes);
-        if (ok) ap_store_check(&f);
-        ok = !ap_store_close(&f, 0) && ok && !s->dev->op->finish(s->dev, NULL);
+        ok = ap_record_read_state(&s->form, &f, n->hash, n->state[i].at, ap_recur_live(r));
+        ok = !ap_store_close(&f, 0) && ok;
     }
     if (ok) {
-        s->restored += state_record(s);
+        s->restored += ap_record_state_bytes(&s->form);
         ap_free(path);
         return true;
     }
     s->errors++;
     n->state[i].stored = false;
-    remove_record(s, path, state_record(s));
+    remove_record(s, path, ap_record_state_bytes(&s->form));
     return false;
 }
 
@@ -388,7 +292,7 @@ static ap_node *open_pages(const ap_spill *s, const char *path, uint64_t hash, u
         ap_free(n);
         return NULL;
     }
-    bool ok = read_header(s, &f, hash, n, before);
+    bool ok = ap_record_read_head(&s->form, &f, hash, n, before);
     if (ap_store_close(&f, 0) || !ok) {
         ap_free(n);
         return NULL;
@@ -450,7 +354,7 @@ static void link_pages(ap_spill *s, ap_prefix *p, list *pages)
         pages->item[i].at = is_rooted(p, pages->item[i].node, pages->n);
     for (size_t i = 0; i < pages->n; i++) {
         record r = pages->item[i];
-        uint64_t bytes = page_record(s, r.node->stored_page);
+        uint64_t bytes = ap_record_page_bytes(&s->form, r.node->stored_page);
         if (!r.at) {
             remove_record(s, page_path(s, r.hash), 0);
             ap_free(r.node);
@@ -475,7 +379,7 @@ static void link_states(ap_spill *s, ap_prefix *p, const list *pages, const list
             continue;
         }
         n->state[n->n_state++] = (ap_node_state){.at = r->at, .block = -1, .stored = true};
-        s->bytes += state_record(s);
+        s->bytes += ap_record_state_bytes(&s->form);
     }
 }
 
@@ -498,16 +402,12 @@ apus_err ap_spill_open(ap_spill *s, const char *dir, uint64_t key, uint64_t most
                        ap_prefix *p, apus_diag *diag)
 {
     char name[NAME];
-    *s = (ap_spill){.key = key, .most = most, .dev = dev};
-    for (int g = 0; g < AP_KV_GROUPS; g++)
-        s->page_bytes[g] = p->pages[g] ? p->pages[g]->block_bytes : 0;
-    s->state_bytes = p->states ? p->states->block_bytes : 0;
+    *s = (ap_spill){.most = most};
     snprintf(name, sizeof name, "prefix-%016llx", (unsigned long long)key);
     s->dir = ap_path_join(dir, name);
-    s->room = dev->is_host ? NULL : ap_malloc(ROOM, 1);
-    if (!s->dir || (!dev->is_host && !s->room))
-        return ap_fail_nomem(diag, ROOM, "the prefix cache");
-    apus_err err = ap_folder_make(dir, diag);
+    if (!s->dir) return ap_fail_nomem(diag, strlen(dir), "the prefix cache");
+    apus_err err = ap_record_form_open(&s->form, key, dev, p, diag);
+    if (!err) err = ap_folder_make(dir, diag);
     if (!err) err = ap_folder_make(s->dir, diag);
     if (!err) err = read_all(s, p, diag);
     if (!err) p->disk = s;
@@ -517,6 +417,6 @@ apus_err ap_spill_open(ap_spill *s, const char *dir, uint64_t key, uint64_t most
 void ap_spill_close(ap_spill *s)
 {
     ap_free(s->dir);
-    ap_free(s->room);
+    ap_record_form_close(&s->form);
     *s = (ap_spill){0};
 }

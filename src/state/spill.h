@@ -1,29 +1,21 @@
 /* spill.h - the prefix cache on the disk: a record for each node's pages and for each recurrent state, in a folder of
  * its own for each way of computing.
  *
- * Records are written whole or not (base/store, base/stage), readable by their owner alone, and never changed. Their
- * names are the hash of all tokens up to the node's end. All numbers little-endian:
- *   HASH.page      "APUSPREF", u32 version, u32 n tokens, u64 key, u64 hash of what is before, u64 hash,
- *                  u32 has full page, u32 has sliding page, i32 [64] tokens (0 behind n), u64 XXH64;
- *                  the pages as they lie in memory, u64 XXH64
- *   HASH-AT.state  "APUSSTAT", u32 version, u32 at, u64 key, u64 hash, f32 [n], u64 XXH64
- * The key is a hash of everything that the bits depend on (the model's fingerprint, precision, forms, sizes). A
- * record that does not hold what it should is removed and never used. */
+ * Records (state/record.h) are written whole or not (base/store, base/stage), readable by their owner alone, and never
+ * changed. Their names are the hash of all tokens up to the node's end: HASH.page, and HASH-AT.state. A record that
+ * does not hold what it should is removed and never used. */
 #ifndef AP_STATE_SPILL_H
 #define AP_STATE_SPILL_H
 
-#include "state/prefix.h"
+#include "state/record.h"
 
 typedef struct ap_spill {
     char *dir;
-    uint64_t key;
+    ap_record_form form;
     uint64_t most, bytes;               /* of records: allowed, there now */
     uint64_t written, restored, errors; /* bytes, bytes, records */
-    size_t page_bytes[AP_KV_GROUPS], state_bytes;
-    ap_device *dev;
-    uint8_t *room; /* that blocks of a device pass through */
-    bool full;     /* nothing more can be written */
-    bool crowded;  /* nothing can go for what is to be written now */
+    bool full;                          /* nothing more can be written */
+    bool crowded;                       /* nothing can go for what is to be written now */
 } ap_spill;
 
 /* Open the folder `dir`/prefix-KEY, which is made, and put what is in it into the tree, which is empty. Records that

@@ -771,6 +771,22 @@ APUS_API apus_err apus_generate_batch(apus_engine *e, const apus_generation *lis
 typedef struct apus_scheduler apus_scheduler;
 typedef struct apus_request apus_request;
 
+/* Records of prefixes that several processes share, such as those of servers with the same model: what one has
+ * computed the others begin with. A record is some bytes under a name of 36 printable characters; it is checked when it
+ * comes, so a store may lose, damage and mix up what it has; but whoever can write good records to it decides what
+ * answers begin with. The functions are called in one thread of the scheduler's own, never two at once. They may wait,
+ * and should not for long: a request waits for them, up to store_wait_us. */
+typedef struct apus_store {
+    size_t size; /* sizeof(apus_store) */
+    void *ctx;
+    /* there[i]: is there a record of that name? False: it cannot be told now */
+    bool (*has)(void *ctx, const char *const *names, int n, bool *there);
+    /* The record's bytes to data [cap]. Returns how many; 0: there is none, or it cannot be had, or has more than cap */
+    size_t (*get)(void *ctx, const char *name, void *data, size_t cap);
+    /* Keep a record; what cannot be kept is dropped. */
+    void (*put)(void *ctx, const char *name, const void *data, size_t bytes);
+} apus_store;
+
 typedef struct apus_scheduler_settings {
     size_t size; /* sizeof(apus_scheduler_settings) */
     /* NULL (default) = defaults, with 4 sessions. max_sessions: requests that run at once; ctx: tokens of prompt
@@ -787,6 +803,9 @@ typedef struct apus_scheduler_settings {
      * What it holds is bound to the model, its precision and the forms in memory, and written when nothing runs. */
     const char *cache_dir;
     uint64_t cache_dir_bytes; /* on the disk at most; default 16 GB */
+    const apus_store
+        *store; /* shared with others; NULL (default) = none. Copied; ctx outlives the scheduler */
+    int store_wait_us; /* that a request waits for it at most before it is computed without. Default 1000000 */
 } apus_scheduler_settings;
 
 APUS_API void apus_scheduler_settings_default(apus_scheduler_settings *s);
@@ -964,6 +983,9 @@ typedef struct apus_scheduler_stats {
     uint64_t disk_bytes, disk_written_bytes, disk_read_bytes, disk_errors;
     /* of finished requests: steps with guesses, tokens guessed, those that came true */
     uint64_t draft_rounds, drafted_tokens, accepted_tokens;
+    /* of store: tokens and bytes of records that came; bytes handed to it; records that were not what they should
+     * be; requests that waited longer than store_wait_us */
+    uint64_t store_tokens, store_read_bytes, store_written_bytes, store_errors, store_late;
 } apus_scheduler_stats;
 APUS_API void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out);
 

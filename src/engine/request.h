@@ -51,13 +51,16 @@ struct apus_request {
     int answer_cap;
     uint32_t *allowed; /* u32 [(V + 31) / 32] on the host, and on the device; or NULL */
     void *allowed_dev;
-    void *bias_dev;   /* ids, then floats; on another device */
-    float *row;       /* f32 [V] logits for log probabilities; or NULL */
-    bool masked;      /* the mask of the next token is in `allowed` */
-    bool no_more;     /* the mask lets nothing follow */
-    bool mask_failed; /* the constraint found no memory */
-    int known;        /* tokens of the prompt that the prefix cache has */
-    bool spoilt;      /* a step was stopped: the session is good for nothing */
+    void *bias_dev;           /* ids, then floats; on another device */
+    float *row;               /* f32 [V] logits for log probabilities; or NULL */
+    bool masked;              /* the mask of the next token is in `allowed` */
+    bool no_more;             /* the mask lets nothing follow */
+    bool mask_failed;         /* the constraint found no memory */
+    int known;                /* tokens of the prompt that the prefix cache has */
+    bool asked;               /* the store was, for what helps */
+    struct ap_errand *errand; /* what was sent for; or NULL. Waited for until */
+    int64_t errand_until;     /* ap_time_us */
+    bool spoilt;              /* a step was stopped: the session is good for nothing */
 };
 
 static inline bool ap_request_cancelled(const apus_request *r)

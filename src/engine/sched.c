@@ -9,8 +9,10 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "engine/sched_store.h"
 
-#define GAUGE_STEPS 64 /* between two walks through the prefix cache for its bytes */
+#define FULL_US     50000 /* between two looks at the store, which takes or brings */
+#define GAUGE_STEPS 64    /* between two walks through the prefix cache for its bytes */
 #define OLDEST_TURN                                                                                \
     4 /* of so many steps, in one the prompt that waits longest is first, in the others the shortest */
 
@@ -82,6 +84,7 @@ static void update_usage(apus_request *r)
 static void part(apus_scheduler *s, apus_request *r, apus_finish why, const apus_diag *diag,
                  bool was_running)
 {
+    ap_sched_store_leave(s, r);
     update_usage(r);
     count_end(s, r, why, was_running);
     ap_outbox_finish(&r->out, why, r->gen.res.stop_id, r->gen.res.stop_string, diag);
@@ -126,6 +129,7 @@ static void end_running(apus_scheduler *s, apus_request *r, apus_finish why, con
     settle(s, r);
     if (why != APUS_FINISH_ERROR) ap_reuse_leave(&s->prefix, r, true);
     s->unsaved = s->prefix.disk != NULL;
+    s->ungiven = s->has_store;
     give_back(s, r);
     part(s, r, why, diag, true);
 }
@@ -176,6 +180,7 @@ static void begin(apus_scheduler *s, apus_request *r)
     }
     session->keeps_nothing = r->no_cache;
     memcpy(session->tok, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
+    ap_sched_store_take(s, r);
     ap_reuse_take(&s->prefix, r);
     r->lane = (ap_lane){.session = session,
                         .tok = session->tok + session->pos,
@@ -214,7 +219,7 @@ static apus_request *take_next(apus_scheduler *s)
     apus_request *r = ap_queue_next(&s->queue);
     if (!r) return NULL;
     r->need = ap_need_of(&s->engine->size, r->n_prompt, r->set.max_tokens);
-    if (!has_room(s, &r->need)) return NULL;
+    if (!has_room(s, &r->need) || ap_sched_store_waits(s, r)) return NULL;
     ap_queue_remove(&s->queue, r);
     ap_queue_served(&s->queue, r->client);
     s->stats.prompt_tokens += (uint64_t)r->n_prompt;
@@ -243,19 +248,33 @@ static void gauge(apus_scheduler *s)
     t->disk_written_bytes = s->spill.written;
     t->disk_read_bytes = s->spill.restored;
     t->disk_errors = s->spill.errors;
+    ap_sched_store_gauge(s);
 }
 
-/* Nothing runs or waits: write a record of what is not on the disk, or sleep. The lock is held. */
+/* Nothing runs or waits: write a record of what is not on the disk or in the store, or sleep. The lock is held. */
 static void rest(apus_scheduler *s)
 {
-    if (!s->unsaved) {
-        ap_cond_wait(&s->work, &s->lock, -1);
-        return;
+    bool gave = false;
+    if (s->unsaved || s->ungiven) {
+        ap_mutex_unlock(&s->lock);
+        s->unsaved = s->prefix.disk && ap_spill_write(&s->spill, &s->prefix);
+        gave = ap_sched_store_give(s);
+        ap_mutex_lock(&s->lock);
+        gauge(s);
     }
-    ap_mutex_unlock(&s->lock);
-    s->unsaved = s->prefix.disk && ap_spill_write(&s->spill, &s->prefix);
-    ap_mutex_lock(&s->lock);
-    gauge(s);
+    if (s->unsaved || gave || s->stop || s->queue.first) return;
+    /* what is left over finds no room yet */
+    ap_cond_wait(&s->work, &s->lock, s->ungiven ? ap_time_us() + FULL_US : -1);
+}
+
+/* Does nothing happen before the store answers? */
+static bool wait_for_store(apus_scheduler *s)
+{
+    const apus_request *r = ap_queue_next(&s->queue);
+    if (s->n_run || s->stop || !r || !r->errand) return false;
+    int64_t soon = ap_time_us() + FULL_US; /* others in the queue may be over before */
+    ap_cond_wait(&s->work, &s->lock, r->errand_until < soon ? r->errand_until : soon);
+    return true;
 }
 
 /* Look at the mailbox; wait if there is nothing to do. False: the end. */
@@ -266,16 +285,18 @@ static bool receive(apus_scheduler *s)
         ap_mutex_lock(&s->lock);
         gauge(s);
         while (!s->stop && !s->queue.first && !s->n_run) rest(s);
+        ap_sched_store_ask(s);
         apus_request *over = take_over(s, &why);
         apus_request *next = over ? NULL : take_next(s);
         bool end = s->stop && !s->n_run && !s->queue.first && !over;
+        bool again = !over && !next && !end && wait_for_store(s);
         s->n_waiting = s->queue.n;
         ap_mutex_unlock(&s->lock);
         if (over)
             part(s, over, why, NULL, false);
         else if (next)
             begin(s, next);
-        else
+        else if (!again)
             return !end;
     }
 }
@@ -604,6 +625,7 @@ static void *run(void *arg)
     while (receive(s)) {
         end_over(s);
         if (s->n_run) run_step(s);
+        ap_sched_store_give(s);
     }
     while (s->prefix.disk && ap_spill_write(&s->spill, &s->prefix)) {}
     return NULL;
@@ -617,7 +639,8 @@ void apus_scheduler_settings_default(apus_scheduler_settings *s)
     *s = (apus_scheduler_settings){.size = sizeof *s,
                                    .max_queue = 512,
                                    .step_us = 100000,
-                                   .cache_dir_bytes = (uint64_t)16 << 30};
+                                   .cache_dir_bytes = (uint64_t)16 << 30,
+                                   .store_wait_us = 1000000};
 }
 
 /* Memory for prefixes on top of what requests may need. */
@@ -649,13 +672,17 @@ static apus_err open_engine(apus_scheduler *s, const apus_model *m,
     ap_reuse_open(&s->prefix, s->engine);
     if (!s->run || !s->who || !s->lane)
         return ap_fail_nomem(diag, n * sizeof *s->lane, "a scheduler");
-    if (!set->cache_dir) return APUS_OK;
-    return ap_spill_open(&s->spill, set->cache_dir, ap_reuse_key(e), set->cache_dir_bytes,
-                         e->exec.dev, &s->prefix, diag);
+    if (set->cache_dir)
+        err = ap_spill_open(&s->spill, set->cache_dir, ap_reuse_key(e), set->cache_dir_bytes,
+                            e->exec.dev, &s->prefix, diag);
+    if (!err && set->store)
+        err = ap_sched_store_open(s, set->store, set->store_wait_us, ap_reuse_key(e), diag);
+    return err;
 }
 
 static void close(apus_scheduler *s)
 {
+    ap_sched_store_close(s);
     s->prefix.disk = NULL;
     ap_prefix_clear(&s->prefix);
     ap_spill_close(&s->spill);

@@ -3,6 +3,7 @@
 #define AP_ENGINE_SCHED_H
 
 #include "engine/engine.h"
+#include "engine/porter.h"
 #include "engine/queue.h"
 #include "engine/reuse.h"
 
@@ -41,7 +42,13 @@ struct apus_scheduler {
     ap_prefix prefix;
     ap_spill spill; /* in use if prefix.disk is set */
     bool unsaved;   /* there may be something to write */
-    int n_waiting;  /* when the queue was looked at last */
+    bool has_store; /* porter and remote are in use */
+    int store_wait_us;
+    ap_porter porter;
+    ap_remote remote;
+    bool ungiven; /* there may be something for the store */
+    uint64_t store_late;
+    int n_waiting; /* when the queue was looked at last */
 };
 
 /* Blocks that a request needs at most. */

@@ -297,6 +297,22 @@ static void keep_state(ap_prefix *p, ap_node *n, int at, int32_t block)
     n->state[n->n_state++] = (ap_node_state){.at = at, .block = block, .used = p->clock};
 }
 
+ap_node *ap_prefix_add(ap_prefix *p, ap_node *parent, const int32_t *tok, int k)
+{
+    ap_node *n = new_node(p, parent);
+    if (!n) return NULL;
+    memcpy(n->tok, tok, (size_t)k * sizeof *tok);
+    n->n_tok = k;
+    n->hash = ap_prefix_hash(parent->hash, tok, k);
+    n->used = p->clock;
+    return n;
+}
+
+void ap_prefix_add_state(ap_prefix *p, ap_node *n, int at, int32_t block)
+{
+    keep_state(p, n, at, block);
+}
+
 /* The states that lie in page i, which ends at position `end`. */
 static void keep_states(ap_prefix *p, ap_node *n, int i, int end, const ap_recur *r, bool live)
 {

@@ -24,6 +24,7 @@ typedef struct ap_node_state {
     int at;        /* tokens of the page that it has seen, 1 .. AP_PAGE */
     int32_t block; /* -1 = on the disk alone */
     bool stored;
+    bool shared; /* a store of several processes was given it, or it came from there (remote.h) */
     uint64_t used;
 } ap_node_state;
 
@@ -36,6 +37,7 @@ struct ap_node {
     int32_t page[AP_KV_GROUPS]; /* -1 = not in memory */
     bool stored;                /* on the disk, with the pages of these groups */
     bool stored_page[AP_KV_GROUPS];
+    bool shared; /* likewise its pages */
     ap_node_state state[AP_NODE_STATES];
     int n_state;
     uint64_t hash; /* of all tokens up to its end */
@@ -83,6 +85,11 @@ void ap_prefix_keep(ap_prefix *p, const int32_t *tok, int n, const ap_kv_table k
 
 /* Give back a block of that slab that no sequence shares; false = there is none. Allocates nothing. */
 bool ap_prefix_evict(ap_prefix *p, ap_slab *s);
+
+/* A node of k tokens, without blocks, behind another one that is full. NULL = no memory. */
+ap_node *ap_prefix_add(ap_prefix *p, ap_node *parent, const int32_t *tok, int k);
+/* Keep a recurrent state at a place of a node: the block becomes one reference richer. */
+void ap_prefix_add_state(ap_prefix *p, ap_node *n, int at, int32_t block);
 
 /* Take a node out of the tree, and all that follow it. */
 void ap_prefix_remove(ap_prefix *p, ap_node *n);

@@ -7,6 +7,7 @@
 #include "common.h"
 #include "models.h"
 #include "recall.h"
+#include "redis.h"
 #include "report.h"
 #include "serve_list.h"
 #include "server.h"
@@ -55,6 +56,13 @@ static const opt serve_table[] = {
      "keep such prompts in this folder too, also over a restart"},
     {"cache-disk-size", 0, OPT_INT, &o.cache_disk_mb, NULL, 1, INT_MAX, "MIB",
      "at most so much of it (default 16 GB)"},
+    {"cache-redis", 0, OPT_STRING, &o.set.redis, NULL, 0, 0, "ADDRESS",
+     "share such prompts with other servers of this model through Redis or Valkey at HOST:PORT or "
+     "unix:PATH"},
+    {"cache-redis-password-file", 0, OPT_STRING, &o.set.redis_password, NULL, 0, 0, "FILE",
+     "its password, or USER PASSWORD"},
+    {"cache-redis-ttl", 0, OPT_INT, &o.set.redis_ttl_s, NULL, 1, INT_MAX, "S",
+     "seconds that they stay there (default 86400)"},
     {"max-body", 0, OPT_INT, &o.max_body_mb, NULL, 1, 1024, "MIB",
      "size of a request (default 32)"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
@@ -187,6 +195,16 @@ static void fill_settings(void)
     if (o.cache_disk_mb) s->cache_dir_bytes = (uint64_t)o.cache_disk_mb << 20;
 }
 
+static int serve(void)
+{
+    sv_redis *redis = o.set.redis ? sv_redis_open(&o.set) : NULL;
+    if (o.set.redis && !redis) return 1;
+    if (redis) o.set.scheduler.store = sv_redis_store(redis);
+    int rc = sv_serve(&o.set);
+    sv_redis_free(redis);
+    return rc;
+}
+
 static int run(int argc, char **argv)
 {
     int n = 0;
@@ -213,5 +231,5 @@ static int run(int argc, char **argv)
     rc = list_models(n, argv);
     if (rc >= 0) return rc;
     fill_settings();
-    return sv_serve(&o.set);
+    return serve();
 }

@@ -145,6 +145,16 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
     put_labelled(b, "kv_cache_bytes", "use", "all", st->kv_bytes);
     put_labelled(b, "kv_cache_bytes", "use", "used", st->kv_used_bytes);
     put_labelled(b, "kv_cache_bytes", "use", "cached", st->kv_cached_bytes);
+    put(b, "prefix_cache_store_tokens_total", "counter", "Tokens that came from the shared store.",
+        (double)st->store_tokens);
+    put(b, "prefix_cache_store_read_bytes_total", "counter", "Read from there.",
+        (double)st->store_read_bytes);
+    put(b, "prefix_cache_store_written_bytes_total", "counter", "Handed over to it.",
+        (double)st->store_written_bytes);
+    put(b, "prefix_cache_store_errors_total", "counter",
+        "Records that were not what they should be.", (double)st->store_errors);
+    put(b, "prefix_cache_store_late_total", "counter",
+        "Requests that did not wait for it any longer.", (double)st->store_late);
     put(b, "prefix_cache_disk_bytes", "gauge", "Prefixes on the disk.", (double)st->disk_bytes);
     put(b, "prefix_cache_disk_written_bytes_total", "counter", "Written there.",
         (double)st->disk_written_bytes);

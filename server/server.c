@@ -23,7 +23,8 @@ void sv_settings_default(sv_settings *s)
                        .idle_s = 75,
                        .ping_s = 5,
                        .drain_s = 30,
-                       .max_loaded = 1};
+                       .max_loaded = 1,
+                       .redis_ttl_s = 86400};
     apus_scheduler_settings_default(&s->scheduler);
 }
 

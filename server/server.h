@@ -51,6 +51,9 @@ typedef struct sv_settings {
     int drain_s;          /* seconds that running answers have after SIGTERM */
     bool quiet;           /* no line for each request */
     bool log_json;        /* lines are JSON objects */
+    const char *redis,
+        *redis_password; /* address of what prefixes are shared through, and a file; or NULL */
+    int redis_ttl_s;     /* seconds that a record stays there behind its last use */
     apus_scheduler_settings scheduler;
     /* Open a model, by one thread at a time. The first one comes after the server listens: until then, it answers
      * 503. set->engine is to be filled, and to stay until the next call. Returns -1 and the model, which the server

@@ -803,6 +803,7 @@ void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out
     apus_scheduler_stats t = s->stats;
     t.waiting = s->queue.n;
     ap_mutex_unlock(&own->lock);
+    if (s->has_store) t.store_written_bytes = ap_porter_written(&own->porter);
     t.size = size;
     memcpy(out, &t, size);
 }

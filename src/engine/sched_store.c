@@ -81,5 +81,4 @@ void ap_sched_store_gauge(apus_scheduler *s)
     s->stats.store_read_bytes = s->remote.bytes;
     s->stats.store_errors = s->remote.refused;
     s->stats.store_late = s->store_late;
-    s->stats.store_written_bytes = ap_porter_written(&s->porter);
 }

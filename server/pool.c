@@ -53,6 +53,11 @@ static void add_counters(apus_scheduler_stats *a, const apus_scheduler_stats *b)
     a->disk_written_bytes += b->disk_written_bytes;
     a->disk_read_bytes += b->disk_read_bytes;
     a->disk_errors += b->disk_errors;
+    a->store_tokens += b->store_tokens;
+    a->store_read_bytes += b->store_read_bytes;
+    a->store_written_bytes += b->store_written_bytes;
+    a->store_errors += b->store_errors;
+    a->store_late += b->store_late;
 }
 
 static void add_gauges(apus_scheduler_stats *a, const apus_scheduler_stats *b)

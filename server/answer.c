@@ -51,18 +51,26 @@ static void end_early(sv_choice *c, sv_end end)
     apus_request_cancel(c->request);
 }
 
+/* The answer ends with an error. */
+static void fail(sv_answer *a, const apus_diag *d)
+{
+    sv_fail_diag(a->x, d);
+    if (a->job.stream && !a->failed) a->form->fail(a, &a->x->error);
+    a->failed = true;
+}
+
 static void say_content(sv_choice *c, const char *s, size_t n)
 {
-    size_t sure;
-    if (!c->stops.n) {
-        say(c, APUS_PART_CONTENT, s, n);
+    apus_diag d;
+    int hit = -1;
+    if (c->stops && apus_stops_push(c->stops, s, n, &s, &n, &hit, &d)) {
+        fail(c->answer, &d);
+        end_early(c, SV_END_STOP);
         return;
     }
-    sv_stops_push(&c->stops, s, n, &sure);
-    say(c, APUS_PART_CONTENT, sv_buf_text(&c->stops.held), sure);
-    sv_buf_drop(&c->stops.held, sure);
-    if (c->stops.hit < 0) return;
-    c->stop_string = c->stops.hit;
+    say(c, APUS_PART_CONTENT, s, n);
+    if (hit < 0) return;
+    c->stop_string = hit;
     end_early(c, SV_END_STRING);
 }
 
@@ -181,8 +189,8 @@ static void finish_parts(sv_choice *c)
     if (!c->parser) return;
     if (!apus_detok_finish(c->detok, &piece, &n) && n) apus_chat_parser_push(c->parser, piece, n);
     apus_chat_parser_finish(c->parser);
-    if (!c->cut && c->stops.n)
-        say(c, APUS_PART_CONTENT, sv_buf_text(&c->stops.held), c->stops.held.len);
+    if (!c->cut && c->stops && !apus_stops_finish(c->stops, &piece, &n))
+        say(c, APUS_PART_CONTENT, piece, n);
 }
 
 /* ---------------------------------------------------------------- the end */
@@ -201,15 +209,12 @@ static const char *end_name(sv_end e)
     return names[e];
 }
 
-static void fail(sv_answer *a, const apus_request_event *ev)
+static void fail_request(sv_answer *a, const apus_request_event *ev)
 {
-    sv_exchange *x = a->x;
     apus_diag d = {.code = ev->err};
     snprintf(d.text, sizeof d.text, "%s", ev->message ? ev->message : apus_err_name(ev->err));
     if (ev->finish == APUS_FINISH_CANCELLED) d.code = APUS_ECANCELLED;
-    sv_fail_diag(x, &d);
-    if (a->job.stream && !a->failed) a->form->fail(a, &x->error);
-    a->failed = true;
+    fail(a, &d);
 }
 
 static void on_finished(sv_choice *c, const apus_request_event *ev)
@@ -226,7 +231,7 @@ static void on_finished(sv_choice *c, const apus_request_event *ev)
     if (a->x->gone || a->failed) return;
     if (!c->cut && (ev->finish == APUS_FINISH_ERROR || ev->finish == APUS_FINISH_CANCELLED ||
                     ev->finish == APUS_FINISH_DEADLINE)) {
-        fail(a, ev);
+        fail_request(a, ev);
         return;
     }
     if (!c->cut) finish_parts(c);
@@ -406,8 +411,8 @@ static bool make_parser(sv_answer *a, sv_choice *c)
 {
     apus_diag d;
     if (a->job.plain) return true;
-    sv_stops_init(&c->stops, a->job.stops, a->job.n_stops);
-    if (apus_chat_parser_create(a->x->served->model, a->prompt.text, a->prompt.len,
+    if ((a->job.n_stops && apus_stops_create(a->job.stops, a->job.n_stops, &c->stops, &d)) ||
+        apus_chat_parser_create(a->x->served->model, a->prompt.text, a->prompt.len,
                                 a->job.tools.len ? a->job.tools.data : NULL, on_part, c, &c->parser,
                                 &d) ||
         apus_detok_create(a->x->served->model, false, &c->detok, &d))
@@ -421,7 +426,7 @@ static bool submit(sv_answer *a, int i)
     apus_request_settings s;
     apus_sampling sampling = a->job.sampling;
     apus_diag d;
-    *c = (sv_choice){.answer = a, .index = i, .stop_string = -1, .stops = {.hit = -1}};
+    *c = (sv_choice){.answer = a, .index = i, .stop_string = -1};
     a->n++;
     if (!make_parser(a, c)) return false;
     sampling.seed += (uint64_t)i;
@@ -498,7 +503,7 @@ static void free_choice(sv_choice *c)
     apus_request_free(c->request);
     apus_chat_parser_free(c->parser);
     apus_detok_free(c->detok);
-    sv_stops_free(&c->stops);
+    apus_stops_free(c->stops);
     sv_buf_free(&c->text);
     sv_buf_free(&c->think);
     for (int i = 0; i < c->n_calls; i++) {

@@ -5,13 +5,13 @@
 
 #include <pthread.h>
 
+#include "apus/apus_unstable.h"
 #include "exchange.h"
 #include "steer.h"
-#include "stops.h"
 
 typedef enum sv_end {
     SV_END_STOP = 0, /* the model ended its turn */
-    SV_END_STRING,   /* a stop string: choice.stops.hit */
+    SV_END_STRING,   /* a stop string: choice.stop_string */
     SV_END_LENGTH,
     SV_END_CALLS /* tools are to be called */
 } sv_end;
@@ -33,7 +33,7 @@ typedef struct sv_choice {
     apus_request *request;
     apus_chat_parser *parser; /* NULL: the text is the content, ... */
     apus_detok *detok;        /* ... else it is made here, token by token */
-    sv_stops stops;           /* of chats; those of plain texts are the request's */
+    apus_stops *stops;        /* of chats, NULL: none; those of plain texts are the request's */
     bool done;
     bool cut; /* cancelled by us: what still comes is not looked at */
     sv_end end;

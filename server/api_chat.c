@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "apis.h"
-#include "constrain.h"
 #include "fields.h"
 #include "offer.h"
 #include "openai.h"
@@ -16,10 +15,9 @@ static const char CHUNK[] = "chat.completion.chunk";
 /* ---------------------------------------------------------------- the request */
 
 typedef struct chat_request {
-    sv_job job;
-    const char *model, *effort, *grammar;
-    const sv_json *messages, *tools, *choice, *stop, *bias, *format, *stream_options, *kwargs,
-        *schema;
+    sv_openai_request shared;
+    const char *effort;
+    const sv_json *messages, *tools, *choice, *kwargs;
     bool logprobs, many_calls;
     int top_logprobs, max_tokens, max_completion_tokens;
 } chat_request;
@@ -27,39 +25,20 @@ typedef struct chat_request {
 #define AT(member) offsetof(chat_request, member)
 
 static const sv_field chat_table[] = {
-    {"model", sv_read_string, AT(model), 0, 0, NULL},
     {"messages", sv_read_array, AT(messages), 0, 0, NULL},
-    {"stream", sv_read_bool, AT(job.stream), 0, 0, NULL},
-    {"stream_options", sv_read_object, AT(stream_options), 0, 0, NULL},
     {"max_tokens", sv_read_int, AT(max_tokens), 0, INT_MAX, NULL},
     {"max_completion_tokens", sv_read_int, AT(max_completion_tokens), 0, INT_MAX, NULL},
-    {"n", sv_read_int, AT(job.n), 1, SV_MAX_CHOICES, NULL},
-    {"stop", sv_read_json, AT(stop), 0, 0, NULL},
-    {"seed", sv_read_seed, AT(job.sampling.seed), 0, 0, NULL},
-    {"temperature", sv_read_real, AT(job.sampling.temperature), 0, 2, NULL},
-    {"top_p", sv_read_real, AT(job.sampling.top_p), 0, 1, NULL},
-    {"top_k", sv_read_int, AT(job.sampling.top_k), -1, INT_MAX, NULL},
-    {"min_p", sv_read_real, AT(job.sampling.min_p), 0, 1, NULL},
-    {"presence_penalty", sv_read_real, AT(job.sampling.presence_penalty), -2, 2, NULL},
-    {"frequency_penalty", sv_read_real, AT(job.sampling.frequency_penalty), -2, 2, NULL},
-    {"repetition_penalty", sv_read_real, AT(job.sampling.repetition_penalty), 0.01, 100, NULL},
-    {"logit_bias", sv_read_object, AT(bias), 0, 0, NULL},
     {"logprobs", sv_read_bool, AT(logprobs), 0, 0, NULL},
     {"top_logprobs", sv_read_int, AT(top_logprobs), 0, SV_MAX_LOGPROBS, NULL},
     {"tools", sv_read_array, AT(tools), 0, 0, NULL},
     {"tool_choice", sv_read_json, AT(choice), 0, 0, NULL},
     {"parallel_tool_calls", sv_read_bool, AT(many_calls), 0, 0, NULL},
-    {"response_format", sv_read_object, AT(format), 0, 0, NULL},
-    {"grammar", sv_read_string, AT(grammar), 0, 0, NULL},
-    {"json_schema", sv_read_json, AT(schema), 0, 0, NULL},
     {"reasoning_effort", sv_read_string, AT(effort), 0, 0, NULL},
     {"chat_template_kwargs", sv_read_object, AT(kwargs), 0, 0, NULL},
-    {"ignore_eos", sv_read_bool, AT(job.ignore_eos), 0, 0, NULL},
     {"modalities", sv_read_any, 0, 0, 0, NULL}, /* looked at below */
     {"store", sv_read_only, 0, 0, 0, "false"},
     {"service_tier", sv_read_any, 0, 0, 0, NULL},
     {"metadata", sv_read_any, 0, 0, 0, NULL},
-    {"user", sv_read_any, 0, 0, 0, NULL},
     {"safety_identifier", sv_read_any, 0, 0, 0, NULL},
     {"prompt_cache_key", sv_read_any, 0, 0, 0, NULL},
     {"prompt_cache_retention", sv_read_any, 0, 0, 0, NULL},
@@ -69,15 +48,6 @@ static const sv_field chat_table[] = {
     {"web_search_options", sv_read_refuse, 0, 0, 0, NULL},
     {"functions", sv_read_refuse, 0, 0, 0, "tools has replaced it"},
     {"function_call", sv_read_refuse, 0, 0, 0, "tool_choice has replaced it"},
-    {0}};
-
-typedef struct stream_options {
-    bool usage;
-} stream_options;
-
-static const sv_field stream_table[] = {
-    {"include_usage", sv_read_bool, offsetof(stream_options, usage), 0, 0, NULL},
-    {"include_obfuscation", sv_read_only, 0, 0, 0, "false"},
     {0}};
 
 typedef struct function {
@@ -128,37 +98,17 @@ static bool read_tools(sv_exchange *x, chat_request *r)
     size_t i = 0;
     for (const sv_json *t = r->tools ? r->tools->first : NULL; t; t = t->next) {
         sv_path at;
-        if (!read_tool(x, &r->job, t, sv_path_index(&at, "tools", i++))) return false;
+        if (!read_tool(x, &r->shared.job, t, sv_path_index(&at, "tools", i++))) return false;
     }
-    r->job.single_call = !r->many_calls;
-    return read_choice(x, &r->job, r->choice);
-}
-
-static bool read_stream_options(sv_exchange *x, chat_request *r)
-{
-    stream_options o = {0};
-    if (!r->stream_options) return true;
-    if (!r->job.stream)
-        return sv_fail(x, 400, NULL, "stream_options", "stream_options: only for streams");
-    if (!sv_fields_read(x, stream_table, r->stream_options, "stream_options", &o)) return false;
-    r->job.usage_in_stream = o.usage;
-    return true;
-}
-
-/* What llama.cpp's server has. */
-static bool read_llama(sv_exchange *x, chat_request *r)
-{
-    return (!r->grammar || sv_constrain_grammar(x, &r->job, r->grammar, "grammar")) &&
-           (!r->schema || sv_constrain_schema(x, &r->job, r->schema, "json_schema"));
+    r->shared.job.single_call = !r->many_calls;
+    return read_choice(x, &r->shared.job, r->choice);
 }
 
 static bool read_rest(sv_exchange *x, chat_request *r)
 {
-    sv_job *j = &r->job;
-    const sv_json *seed = sv_json_get(x->json, "seed");
+    sv_job *j = &r->shared.job;
     const sv_json *modalities = sv_json_get(x->json, "modalities");
     j->max_tokens = r->max_completion_tokens >= 0 ? r->max_completion_tokens : r->max_tokens;
-    j->seeded = seed != NULL;
     if (r->top_logprobs >= 0 && !r->logprobs)
         return sv_fail(x, 400, NULL, "top_logprobs", "top_logprobs: needs logprobs: true");
     if (r->logprobs) j->logprobs = r->top_logprobs < 0 ? 0 : r->top_logprobs;
@@ -166,11 +116,7 @@ static bool read_rest(sv_exchange *x, chat_request *r)
         return sv_fail(x, 400, "unsupported_value", "modalities",
                        "modalities: only text is supported");
     if (r->kwargs) sv_put_json(&j->extra, NULL, r->kwargs);
-    return sv_openai_effort(x, j, r->effort, "reasoning_effort") &&
-           sv_openai_format(x, j, r->format, "response_format") && read_llama(x, r) &&
-           (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
-           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->served->info.vocab)) &&
-           sv_job_sampling(x, j) && read_stream_options(x, r);
+    return sv_openai_effort(x, j, r->effort, "reasoning_effort");
 }
 
 /* ---------------------------------------------------------------- the answer */
@@ -335,9 +281,9 @@ void sv_chat(sv_exchange *x)
 {
     chat_request r = {
         .top_logprobs = -1, .max_tokens = -1, .max_completion_tokens = -1, .many_calls = true};
-    sv_job_init(&r.job, x->served->model);
-    if (sv_fields_read(x, chat_table, x->json, "", &r) && sv_job_model(x, r.model) &&
-        read_rest(x, &r) && read_tools(x, &r) && sv_openai_messages(x, &r.job, r.messages))
-        sv_answer_run(x, &r.job, &chat_form, "chatcmpl-", NULL);
-    sv_job_free(&r.job);
+    sv_job_init(&r.shared.job, x->served->model);
+    if (sv_openai_read(x, chat_table, &r.shared) && read_rest(x, &r) && read_tools(x, &r) &&
+        sv_openai_messages(x, &r.shared.job, r.messages))
+        sv_answer_run(x, &r.shared.job, &chat_form, "chatcmpl-", NULL);
+    sv_job_free(&r.shared.job);
 }

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "apis.h"
-#include "constrain.h"
 #include "fields.h"
 #include "openai.h"
 #include "state.h"
@@ -12,47 +11,20 @@
 static const char OBJECT[] = "text_completion";
 
 typedef struct completion_request {
-    sv_job job;
-    const char *model;
-    const sv_json *prompt, *stop, *bias, *stream_options;
+    sv_openai_request shared;
+    const sv_json *prompt;
     int best_of;
-    const char *grammar;
-    const sv_json *schema, *format;
 } completion_request;
 
 #define AT(member) offsetof(completion_request, member)
 
 static const sv_field completion_table[] = {
-    {"model", sv_read_string, AT(model), 0, 0, NULL},
     {"prompt", sv_read_json, AT(prompt), 0, 0, NULL},
-    {"stream", sv_read_bool, AT(job.stream), 0, 0, NULL},
-    {"stream_options", sv_read_object, AT(stream_options), 0, 0, NULL},
-    {"max_tokens", sv_read_int, AT(job.max_tokens), 0, INT_MAX, NULL},
-    {"n", sv_read_int, AT(job.n), 1, SV_MAX_CHOICES, NULL},
+    {"max_tokens", sv_read_int, AT(shared.job.max_tokens), 0, INT_MAX, NULL},
     {"best_of", sv_read_int, AT(best_of), 1, SV_MAX_CHOICES, NULL},
-    {"echo", sv_read_bool, AT(job.echo), 0, 0, NULL},
-    {"stop", sv_read_json, AT(stop), 0, 0, NULL},
-    {"seed", sv_read_seed, AT(job.sampling.seed), 0, 0, NULL},
-    {"temperature", sv_read_real, AT(job.sampling.temperature), 0, 2, NULL},
-    {"top_p", sv_read_real, AT(job.sampling.top_p), 0, 1, NULL},
-    {"top_k", sv_read_int, AT(job.sampling.top_k), -1, INT_MAX, NULL},
-    {"min_p", sv_read_real, AT(job.sampling.min_p), 0, 1, NULL},
-    {"presence_penalty", sv_read_real, AT(job.sampling.presence_penalty), -2, 2, NULL},
-    {"frequency_penalty", sv_read_real, AT(job.sampling.frequency_penalty), -2, 2, NULL},
-    {"repetition_penalty", sv_read_real, AT(job.sampling.repetition_penalty), 0.01, 100, NULL},
-    {"logit_bias", sv_read_object, AT(bias), 0, 0, NULL},
-    {"logprobs", sv_read_int, AT(job.logprobs), 0, SV_MAX_LOGPROBS, NULL},
-    {"ignore_eos", sv_read_bool, AT(job.ignore_eos), 0, 0, NULL},
-    {"user", sv_read_any, 0, 0, 0, NULL},
-    {"response_format", sv_read_object, AT(format), 0, 0, NULL},
-    {"grammar", sv_read_string, AT(grammar), 0, 0, NULL},
-    {"json_schema", sv_read_json, AT(schema), 0, 0, NULL},
+    {"echo", sv_read_bool, AT(shared.job.echo), 0, 0, NULL},
+    {"logprobs", sv_read_int, AT(shared.job.logprobs), 0, SV_MAX_LOGPROBS, NULL},
     {"suffix", sv_read_refuse, 0, 0, 0, NULL},
-    {0}};
-
-static const sv_field stream_table[] = {
-    {"include_usage", sv_read_bool, AT(job.usage_in_stream), 0, 0, NULL},
-    {"include_obfuscation", sv_read_only, 0, 0, 0, "false"},
     {0}};
 
 /* A string, an array of one, or token ids. */
@@ -74,30 +46,15 @@ static bool read_prompt(sv_exchange *x, sv_job *j, const sv_json *p)
     return true;
 }
 
-static bool read_constraint(sv_exchange *x, completion_request *r)
-{
-    return sv_openai_format(x, &r->job, r->format, "response_format") &&
-           (!r->grammar || sv_constrain_grammar(x, &r->job, r->grammar, "grammar")) &&
-           (!r->schema || sv_constrain_schema(x, &r->job, r->schema, "json_schema"));
-}
-
 static bool read_rest(sv_exchange *x, completion_request *r)
 {
-    sv_job *j = &r->job;
-    if (!read_constraint(x, r)) return false;
-    j->seeded = sv_json_get(x->json, "seed") != NULL;
+    const sv_job *j = &r->shared.job;
     if (r->best_of > 1)
         return sv_fail(x, 400, "unsupported_value", "best_of", "best_of: only 1 is supported");
     if (j->echo && j->logprobs >= 0)
         return sv_fail(x, 400, "unsupported_value", "echo",
                        "echo: together with logprobs it is not supported");
-    if (r->stream_options && !j->stream)
-        return sv_fail(x, 400, NULL, "stream_options", "stream_options: only for streams");
-    return (!r->stream_options ||
-            sv_fields_read(x, stream_table, r->stream_options, "stream_options", r)) &&
-           (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
-           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->served->info.vocab)) &&
-           sv_job_sampling(x, j);
+    return true;
 }
 
 /* ---------------------------------------------------------------- the answer */
@@ -251,10 +208,10 @@ static const sv_form form = {"text/event-stream", on_begin,       on_piece, NULL
 void sv_completions(sv_exchange *x)
 {
     completion_request r = {0};
-    sv_job_init(&r.job, x->served->model);
-    r.job.max_tokens = 16; /* as OpenAI has it */
-    if (sv_fields_read(x, completion_table, x->json, "", &r) && sv_job_model(x, r.model) &&
-        read_rest(x, &r) && read_prompt(x, &r.job, r.prompt))
-        sv_answer_run(x, &r.job, &form, "cmpl-", NULL);
-    sv_job_free(&r.job);
+    sv_job_init(&r.shared.job, x->served->model);
+    r.shared.job.max_tokens = 16; /* as OpenAI has it */
+    if (sv_openai_read(x, completion_table, &r.shared) && read_rest(x, &r) &&
+        read_prompt(x, &r.shared.job, r.prompt))
+        sv_answer_run(x, &r.shared.job, &form, "cmpl-", NULL);
+    sv_job_free(&r.shared.job);
 }

@@ -23,31 +23,40 @@ bool sv_fail_kind(sv_exchange *x, const char *path, const char *expected, const 
                    sv_json_kind(found));
 }
 
-static const sv_field *find(const sv_field *table, const char *name)
+/* The field of that name in one of two tables, and its number among all of them. */
+static const sv_field *find(const sv_field *table, const sv_field *also, const char *name, int *at)
 {
-    for (const sv_field *f = table; f->name; f++)
-        if (!strcmp(f->name, name)) return f;
+    for (*at = 0; table; table = also, also = NULL)
+        for (; table->name; table++, ++*at)
+            if (!strcmp(table->name, name)) return table;
     return NULL;
 }
 
-bool sv_fields_read(sv_exchange *x, const sv_field *table, const sv_json *object, const char *path,
-                    void *into)
+bool sv_fields_read_both(sv_exchange *x, const sv_field *table, const sv_field *also,
+                         const sv_json *object, const char *path, void *into)
 {
     uint64_t seen = 0;
     if (object->type != SV_JSON_OBJECT)
         return sv_fail_kind(x, *path ? path : "body", "an object", object);
     for (const sv_json *m = object->first; m; m = m->next) {
         sv_path p;
-        const sv_field *f = find(table, m->key);
+        int at;
+        const sv_field *f = find(table, also, m->key, &at);
         sv_path_at(&p, path, m->key);
         if (!f)
             return sv_fail(x, 400, "unknown_parameter", p.text, "%s: no such field here", p.text);
-        uint64_t bit = 1ull << (f - table);
+        uint64_t bit = 1ull << at;
         if (seen & bit) return sv_fail(x, 400, NULL, p.text, "%s: given twice", p.text);
         seen |= bit;
         if (m->type != SV_JSON_NULL && !f->read(x, f, m, p.text, into)) return false;
     }
     return true;
+}
+
+bool sv_fields_read(sv_exchange *x, const sv_field *table, const sv_json *object, const char *path,
+                    void *into)
+{
+    return sv_fields_read_both(x, table, NULL, object, path, into);
 }
 
 static void *place(const sv_field *f, void *into)

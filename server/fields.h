@@ -21,6 +21,9 @@ struct sv_field {
  * is a 400 that names it. path: of the object, "" at the top. */
 bool sv_fields_read(sv_exchange *x, const sv_field *table, const sv_json *object, const char *path,
                     void *into);
+/* The same with the members of two tables, which together have 64 at most; none is in both. `also` may be NULL. */
+bool sv_fields_read_both(sv_exchange *x, const sv_field *table, const sv_field *also,
+                         const sv_json *object, const char *path, void *into);
 
 sv_reader sv_read_bool;   /* bool */
 sv_reader sv_read_int;    /* int */

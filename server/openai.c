@@ -1,10 +1,66 @@
 #include "openai.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "constrain.h"
 #include "state.h"
+
+#define AT(member) offsetof(sv_openai_request, member)
+
+static const sv_field shared_table[] = {
+    {"model", sv_read_string, AT(model), 0, 0, NULL},
+    {"stream", sv_read_bool, AT(job.stream), 0, 0, NULL},
+    {"stream_options", sv_read_object, AT(stream_options), 0, 0, NULL},
+    {"n", sv_read_int, AT(job.n), 1, SV_MAX_CHOICES, NULL},
+    {"stop", sv_read_json, AT(stop), 0, 0, NULL},
+    {"seed", sv_read_seed, AT(job.sampling.seed), 0, 0, NULL},
+    {"temperature", sv_read_real, AT(job.sampling.temperature), 0, 2, NULL},
+    {"top_p", sv_read_real, AT(job.sampling.top_p), 0, 1, NULL},
+    {"top_k", sv_read_int, AT(job.sampling.top_k), -1, INT_MAX, NULL},
+    {"min_p", sv_read_real, AT(job.sampling.min_p), 0, 1, NULL},
+    {"presence_penalty", sv_read_real, AT(job.sampling.presence_penalty), -2, 2, NULL},
+    {"frequency_penalty", sv_read_real, AT(job.sampling.frequency_penalty), -2, 2, NULL},
+    {"repetition_penalty", sv_read_real, AT(job.sampling.repetition_penalty), 0.01, 100, NULL},
+    {"logit_bias", sv_read_object, AT(bias), 0, 0, NULL},
+    {"response_format", sv_read_object, AT(format), 0, 0, NULL},
+    {"grammar", sv_read_string, AT(grammar), 0, 0, NULL},  /* these two as llama.cpp's */
+    {"json_schema", sv_read_json, AT(schema), 0, 0, NULL}, /* server has them */
+    {"ignore_eos", sv_read_bool, AT(job.ignore_eos), 0, 0, NULL},
+    {"user", sv_read_any, 0, 0, 0, NULL},
+    {0}};
+
+static const sv_field stream_table[] = {
+    {"include_usage", sv_read_bool, offsetof(sv_job, usage_in_stream), 0, 0, NULL},
+    {"include_obfuscation", sv_read_only, 0, 0, 0, "false"},
+    {0}};
+
+static bool read_stream_options(sv_exchange *x, sv_job *j, const sv_json *options)
+{
+    if (!options) return true;
+    if (!j->stream)
+        return sv_fail(x, 400, NULL, "stream_options", "stream_options: only for streams");
+    return sv_fields_read(x, stream_table, options, "stream_options", j);
+}
+
+static bool read_constraint(sv_exchange *x, sv_openai_request *r)
+{
+    return sv_openai_format(x, &r->job, r->format, "response_format") &&
+           (!r->grammar || sv_constrain_grammar(x, &r->job, r->grammar, "grammar")) &&
+           (!r->schema || sv_constrain_schema(x, &r->job, r->schema, "json_schema"));
+}
+
+bool sv_openai_read(sv_exchange *x, const sv_field *table, sv_openai_request *r)
+{
+    sv_job *j = &r->job;
+    if (!sv_fields_read_both(x, table, shared_table, x->json, "", r)) return false;
+    j->seeded = sv_json_get(x->json, "seed") != NULL;
+    return sv_job_model(x, r->model) && read_constraint(x, r) &&
+           (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
+           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->server->info.vocab)) &&
+           sv_job_sampling(x, j) && read_stream_options(x, j, r->stream_options);
+}
 
 bool sv_openai_effort(sv_exchange *x, sv_job *j, const char *effort, const char *path)
 {

@@ -4,6 +4,17 @@
 
 #include "answer.h"
 #include "conversation.h"
+#include "fields.h"
+
+/* What chat and text completions both take; their own structs begin with it. */
+typedef struct sv_openai_request {
+    sv_job job;
+    const char *model, *grammar;
+    const sv_json *stop, *bias, *stream_options, *format, *schema;
+} sv_openai_request;
+
+/* Read the body: the members of that by a table of openai.c, all others by `table`. */
+bool sv_openai_read(sv_exchange *x, const sv_field *table, sv_openai_request *r);
 
 /* messages of chat completions */
 bool sv_openai_messages(sv_exchange *x, sv_job *j, const sv_json *list);

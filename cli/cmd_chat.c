@@ -306,7 +306,7 @@ static apus_err tokenize(chat *c, const pictures *p, char **text, size_t *len, i
             *text = whole;
         }
     }
-    return err ? err : apus_tokenize(c->model, *text, *len, APUS_TOK_SPECIAL, ids, n, d);
+    return err ? err : apus_tokenize(c->model, *text, *len, GUARDED_TOKENS, ids, n, d);
 }
 
 /* Answer the last user turn. The turn is dropped again when it could not be answered. */
@@ -736,7 +736,7 @@ static int run(int argc, char **argv)
     if (rc < 0) rc = take_model(&cmd_chat, argv, &n, 0, &name);
     if (rc < 0 && think.on && think.off)
         rc = usage_error(&cmd_chat, "choose one of --think and --no-think");
-    if (rc < 0) rc = template_settings(&cmd_chat, &c.settings);
+    if (rc < 0) rc = guarded_settings(&cmd_chat, &c.settings);
     if (rc < 0) rc = open_for_engine(&cmd_chat, name, 0, &c.model);
     if (rc >= 0) return rc;
     c.name = name;

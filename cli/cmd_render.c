@@ -9,7 +9,7 @@
 
 static struct {
     const char *messages, *tools;
-    bool tokens, no_generation_prompt;
+    bool tokens, guarded, no_generation_prompt;
 } o;
 
 static const opt render_table[] = {
@@ -17,6 +17,10 @@ static const opt render_table[] = {
      "JSON array of {\"role\", \"content\", ...}; '-' = standard input"},
     {"tools", 0, OPT_STRING, &o.tools, NULL, 0, 0, "FILE", "JSON array of tools"},
     {"tokens", 0, OPT_FLAG, &o.tokens, NULL, 0, 0, NULL, "print token ids instead of text"},
+    {"guarded", 0, OPT_FLAG, &o.guarded, NULL, 0, 0, NULL,
+     "with --tokens: markers that messages hold stay text, as in run, chat and serve; without it "
+     "they "
+     "are read as the reference library reads them"},
     {"no-generation-prompt", 0, OPT_FLAG, &o.no_generation_prompt, NULL, 0, 0, NULL,
      "do not open the assistant's turn"},
     {"model", 0, OPT_STRING, &common.model, NULL, 0, 0, "MODEL",
@@ -44,12 +48,14 @@ static int render(const apus_model *m, const char *messages, const char *tools)
     int rc = template_settings(&cmd_render, &s);
     if (rc >= 0) return rc;
     s.no_generation_prompt = o.no_generation_prompt;
+    s.guarded = o.guarded && o.tokens;
     if (apus_chat_render(m, messages, tools, &s, &text, &len, &d)) return report(&cmd_render, &d);
     rc = 0;
     if (o.tokens) {
         int32_t *ids;
         size_t n;
-        if (apus_tokenize(m, text, len, APUS_TOK_SPECIAL, &ids, &n, &d)) {
+        if (apus_tokenize(m, text, len, s.guarded ? GUARDED_TOKENS : APUS_TOK_SPECIAL, &ids, &n,
+                          &d)) {
             rc = report(&cmd_render, &d);
         } else {
             for (size_t i = 0; i < n; i++) printf("%s%d", i ? " " : "", ids[i]);

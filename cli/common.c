@@ -148,6 +148,13 @@ int template_settings(const command *c, apus_chat_settings *out)
     return -1;
 }
 
+int guarded_settings(const command *c, apus_chat_settings *out)
+{
+    int rc = template_settings(c, out);
+    out->guarded = true;
+    return rc;
+}
+
 void sampling_settings(const apus_model *m, apus_sampling *out)
 {
     apus_sampling_from_model(m, out);

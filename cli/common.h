@@ -63,6 +63,9 @@ extern const opt template_table[];
 /* Settings of the chat template from the options of think_table and template_table. Reads the file.
  * Returns -1, or the exit status. */
 int template_settings(const command *c, apus_chat_settings *out);
+/* The same for prompts that are answered: what messages say stays text, whatever it looks like. */
+int guarded_settings(const command *c, apus_chat_settings *out);
+#define GUARDED_TOKENS (APUS_TOK_SPECIAL | APUS_TOK_GUARDED) /* how to tokenize what they render */
 
 /* The model's sampling defaults overlaid with the options given. */
 void sampling_settings(const apus_model *m, apus_sampling *out);

@@ -45,7 +45,7 @@ _apus() {
         serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --cache-redis --cache-redis-password-file --cache-redis-ttl --max-body --max-connections --header-timeout --idle-timeout --ping --drain --log-format --quiet $answers --no-recall --mmproj" ;;
         info) own="--json --check --mmproj $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
-        render) own="--messages --tools --tokens --no-generation-prompt --model $think" ;;
+        render) own="--messages --tools --tokens --guarded --no-generation-prompt --model $think" ;;
         logits) own="--ids --image --audio --positions --output --force --mmproj $engine" ;;
         patches) own="--image-tokens --still --output --force --model --mmproj" ;;
         bench) own="--prompt --generate --depth --repeat --profile --output $engine" ;;

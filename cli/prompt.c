@@ -166,14 +166,14 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
                                      flags, &p->ids, &p->n, &d);
         return err ? report(c, &d) : -1;
     }
-    int rc = template_settings(c, &cs);
+    int rc = guarded_settings(c, &cs);
     if (rc >= 0) return rc;
     if (!p->messages) p->messages = messages_json(o->system, p->user, p->len, &p->pics);
     if (apus_chat_render(m, p->messages, p->tools, &cs, &p->text, &p->text_len, &d))
         return report(c, &d);
     rc = p->pics.n ? expand(c, m, p, p->text, p->text_len) : -1;
     if (rc >= 0) return rc;
-    if (apus_tokenize(m, p->text, p->text_len, APUS_TOK_SPECIAL, &p->ids, &p->n, &d))
+    if (apus_tokenize(m, p->text, p->text_len, GUARDED_TOKENS, &p->ids, &p->n, &d))
         return report(c, &d);
     return -1;
 }

@@ -826,7 +826,7 @@ typedef struct apus_request_settings {
     const int32_t *prompt; /* i32 [n_prompt] */
     int n_prompt;
     const char *messages_json, *tools_json; /* as apus_chat_render; instead of prompt */
-    const apus_chat_settings *chat;         /* NULL = defaults */
+    const apus_chat_settings *chat;         /* NULL = defaults; always guarded */
     /* Positions in `prompt` that other requests are likely to branch off at, such as where the generation prompt
      * begins: recurrent states are kept there. Ascending; with messages_json they are found by apus. Copied. */
     const int32_t *branch; /* i32 [n_branch] */

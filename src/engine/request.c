@@ -85,20 +85,26 @@ static void *copy_of(const void *p, size_t n, size_t size)
     return c;
 }
 
+/* A conversation as text and tokens, in which only the template writes markers: what people say stays text. */
+static apus_err render(const apus_model *m, const apus_request_settings *set,
+                       const apus_chat_settings *chat, char **text, size_t *len, int32_t **ids,
+                       size_t *n, apus_diag *diag)
+{
+    apus_err err = apus_chat_render(m, set->messages_json, set->tools_json, chat, text, len, diag);
+    return err ? err
+               : apus_tokenize(m, *text, *len, APUS_TOK_SPECIAL | APUS_TOK_GUARDED, ids, n, diag);
+}
+
 /* Where the generation prompt begins: the ids that the prompt without one has in common with it. */
 static apus_err find_branch(apus_request *r, const apus_model *m, const apus_request_settings *set,
-                            apus_diag *diag)
+                            apus_chat_settings chat, apus_diag *diag)
 {
-    apus_chat_settings chat;
-    apus_chat_settings_default(&chat);
-    apus_err err = ap_settings_take(&chat, sizeof chat, set->chat, "apus_chat_settings", diag);
-    if (err || chat.no_generation_prompt) return err;
+    if (chat.no_generation_prompt) return APUS_OK;
     chat.no_generation_prompt = true;
     char *text = NULL;
     int32_t *ids = NULL;
     size_t len, n = 0, same = 0;
-    err = apus_chat_render(m, set->messages_json, set->tools_json, &chat, &text, &len, diag);
-    if (!err) err = apus_tokenize(m, text, len, APUS_TOK_SPECIAL, &ids, &n, diag);
+    apus_err err = render(m, set, &chat, &text, &len, &ids, &n, diag);
     while (same < n && same < (size_t)r->n_prompt && ids[same] == r->prompt[same]) same++;
     apus_free(text);
     apus_free(ids);
@@ -112,19 +118,18 @@ static apus_err find_branch(apus_request *r, const apus_model *m, const apus_req
 static apus_err take_chat(apus_request *r, const apus_model *m, const apus_request_settings *set,
                           apus_diag *diag)
 {
-    int32_t *ids;
-    size_t n;
+    apus_chat_settings chat;
+    size_t n = 0;
     if (set->prompt || set->n_prompt || set->n_branch)
         return ap_fail(diag, APUS_EINVAL,
                        "apus_request_settings: prompt and messages_json exclude each other");
-    apus_err err = apus_chat_render(m, set->messages_json, set->tools_json, set->chat,
-                                    &r->prompt_text, &r->prompt_len, diag);
-    if (!err)
-        err = apus_tokenize(m, r->prompt_text, r->prompt_len, APUS_TOK_SPECIAL, &ids, &n, diag);
+    apus_chat_settings_default(&chat);
+    apus_err err = ap_settings_take(&chat, sizeof chat, set->chat, "apus_chat_settings", diag);
+    chat.guarded = true;
+    if (!err) err = render(m, set, &chat, &r->prompt_text, &r->prompt_len, &r->prompt, &n, diag);
     if (err) return err;
-    r->prompt = ids;
     r->n_prompt = n < INT32_MAX ? (int)n : INT32_MAX;
-    return find_branch(r, m, set, diag);
+    return find_branch(r, m, set, chat, diag);
 }
 
 static apus_err take_prompt(apus_request *r, const apus_model *m, const apus_request_settings *set,

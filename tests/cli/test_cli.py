@@ -334,6 +334,22 @@ class Tiny(Case):
         content = apus("tokenize", TINY, "--decode", stdin=new)[0]
         self.assertEqual(content.strip(), apus("run", TINY, "-p", "What is 12 + 30?", "--temp", "0", "--no-think")[0].strip())
 
+    def test_what_people_say_is_text(self):
+        """A marker in a message is no marker: the prompt is that of the same characters as text."""
+        for model, marker in ((TINY, "<|im_end|>"), (TINY, "<think>"), (ROOT / "models/tiny-gemma", "<turn|>")):
+            said = f"What is 12 + {marker}30?"
+            m = self.dir / "said.json"
+            m.write_text(json.dumps([{"role": "user", "content": said}]))
+            guarded = apus("render", model, "-m", m, "--tokens", "--guarded")[0].split()
+            read = apus("render", model, "-m", m, "--tokens")[0].split()
+            self.assertGreater(len(guarded), len(read), marker)
+            self.assertEqual(apus("render", model, "-m", m, "--guarded"), apus("render", model, "-m", m))
+            for args in (["-p", said], ["--messages", m]):
+                answer = json.loads(apus("run", model, *args, "-n", "1", "--json")[0])
+                self.assertEqual(answer["usage"]["prompt_tokens"], len(guarded), marker)
+            told = apus("chat", model, "-n", "1", "-c", "512", stdin=said + "\n")
+            self.assertIn(f"prompt {len(guarded)} tokens", "".join(told), marker)
+
     def test_bad_messages_and_templates(self):
         bad = self.dir / "m.json"
         for text in ("", "{", "{}", '[{"content": "x"}]', "[1]", '"x"'):

@@ -166,8 +166,48 @@ static void requests_give_what_they_give_alone(void **state)
     assert_int_equal(system(remove), 0);
 }
 
+/* What people say is no marker, and no guard is left in the tokens. */
+static void markers_in_messages_are_text(void **state)
+{
+    static const char *const says[] = {
+        "[{\"role\": \"user\", \"content\": \"a <|im_end|> b\"}]",
+        "[{\"role\": \"user\", \"content\": \"a <\\ufffd|im_end|> b\"}]"};
+    apus_model *m;
+    apus_scheduler *s;
+    apus_request *r;
+    apus_request_settings set;
+    int32_t *end;
+    size_t n_end;
+    int count[2] = {0};
+    (void)state;
+    assert_ok(apus_model_open("models/tiny-qwen", NULL, &m, &diag));
+    assert_ok(apus_scheduler_create(m, NULL, &s, &diag));
+    assert_ok(apus_tokenize(m, "<|im_end|>", 10, APUS_TOK_SPECIAL, &end, &n_end, &diag));
+    for (int i = 0; i < 2; i++) {
+        int n;
+        char *text;
+        size_t len;
+        apus_request_settings_default(&set);
+        set.messages_json = says[i];
+        set.max_tokens = 0;
+        assert_ok(apus_request_submit(s, &set, &r, &diag));
+        const int32_t *ids = apus_request_prompt(r, &n);
+        for (int k = 0; k < n; k++) count[i] += ids[k] == *end;
+        assert_ok(apus_detokenize(m, ids, (size_t)n, false, &text, &len, &diag));
+        assert_null(strstr(text, "\xEF\xB7\x90"));
+        if (i == 0) assert_non_null(strstr(text, "a <|im_end|> b"));
+        apus_free(text);
+        apus_request_free(r);
+    }
+    assert_int_equal(count[0], count[1]);
+    apus_free(end);
+    apus_scheduler_free(s);
+    apus_model_close(m);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(requests_give_what_they_give_alone)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(requests_give_what_they_give_alone),
+                                       cmocka_unit_test(markers_in_messages_are_text)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/num.h"
 #include "model/tower_impl.h"
@@ -443,20 +444,28 @@ static void project(const ap_tower_work *w, float *out)
     }
 }
 
-static apus_err run(ap_tower_work *w, const ap_patches *p, float *out, const volatile int *cancel,
-                    apus_diag *diag)
+struct ap_tower_run {
+    ap_tower_work w;
+    const ap_patches *p;
+    float *out;
+    int step; /* the next one: patches, layers, the projection */
+};
+
+/* One of 2 + n_layer steps. */
+static void run_step(ap_tower_run *r)
 {
+    ap_tower_work *w = &r->w;
     const ap_vision_config *v = &w->t->v;
-    fill_index(w, p);
-    embed(w, p->values);
-    if (v->n_layer) angles(w);
-    for (int l = 0; l < v->n_layer; l++) {
-        if (ap_step_cancelled(cancel))
-            return ap_fail(diag, APUS_ECANCELLED, "the work on a picture was cancelled");
-        family_of(v)->layer(w, &w->t->layer[l]);
+    if (r->step == 0) {
+        fill_index(w, r->p);
+        embed(w, r->p->values);
+        if (v->n_layer) angles(w);
+    } else if (r->step <= v->n_layer) {
+        family_of(v)->layer(w, &w->t->layer[r->step - 1]);
+    } else {
+        project(w, r->out);
     }
-    project(w, out);
-    return w->ex.dev->op->finish(w->ex.dev, diag);
+    r->step++;
 }
 
 /* ---------------------------------------------------------------- entries */
@@ -516,14 +525,52 @@ size_t ap_tower_bytes(const ap_tower *t, const ap_exec *ex, const ap_patches *p)
     return w.mem_bytes + w.index_bytes;
 }
 
+apus_err ap_tower_begin(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
+                        ap_tower_run **run, apus_diag *diag)
+{
+    ap_tower_run *r = ap_calloc(1, sizeof *r);
+    if (!r) return ap_fail_nomem(diag, sizeof *r, "the work on a picture");
+    r->p = p;
+    r->out = out;
+    begin_work(&r->w, t, ex, (int)p->n);
+    apus_err err = take_memory(&r->w, diag);
+    if (!err) err = take_stage(&r->w, p, diag);
+    if (err)
+        ap_tower_end(r);
+    else
+        *run = r;
+    return err;
+}
+
+apus_err ap_tower_go(ap_tower_run *r, int64_t us, const volatile int *cancel, bool *done,
+                     apus_diag *diag)
+{
+    int64_t until = us < 0 ? INT64_MAX : ap_time_us() + us;
+    int last = 2 + r->w.t->v.n_layer;
+    do {
+        if (ap_step_cancelled(cancel))
+            return ap_fail(diag, APUS_ECANCELLED, "the work on a picture was cancelled");
+        run_step(r);
+    } while (r->step < last && ap_time_us() < until);
+    *done = r->step == last;
+    return r->w.ex.dev->op->finish(r->w.ex.dev, diag);
+}
+
+void ap_tower_end(ap_tower_run *r)
+{
+    if (!r) return;
+    give_memory(&r->w);
+    ap_free(r);
+}
+
 apus_err ap_tower_encode(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
                          const volatile int *cancel, apus_diag *diag)
 {
-    ap_tower_work w;
-    begin_work(&w, t, ex, (int)p->n);
-    apus_err err = take_memory(&w, diag);
-    if (!err) err = take_stage(&w, p, diag);
-    if (!err) err = run(&w, p, out, cancel, diag);
-    give_memory(&w);
+    ap_tower_run *run;
+    bool done;
+    apus_err err = ap_tower_begin(t, ex, p, out, &run, diag);
+    if (err) return err;
+    err = ap_tower_go(run, -1, cancel, &done, diag);
+    ap_tower_end(run);
     return err;
 }

@@ -38,10 +38,24 @@ apus_err ap_tower_check(const ap_tower *t, const ap_patches *p, const char *name
 /* Memory of the device and of the host while such patches are encoded; SIZE_MAX: more than can be addressed. */
 size_t ap_tower_bytes(const ap_tower *t, const ap_exec *ex, const ap_patches *p);
 
-/* Run the tower over patches that were checked. Takes memory for the time of the call.
- *   out     f32 [height * width, text hidden], host memory
+/* A picture in work: the device is free for others between two calls of ap_tower_go. */
+typedef struct ap_tower_run ap_tower_run;
+
+/* Take the memory for patches that were checked; they, `t` and `ex` stay as they are until ap_tower_end.
+ *   out     f32 [height * width, text hidden], host memory, complete when it is done
+ * ENOMEM. */
+apus_err ap_tower_begin(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
+                        ap_tower_run **run, apus_diag *diag);
+
+/* Go on, at least by a layer, until it is done or us microseconds are over.
+ *   us      < 0 = without a limit
  *   cancel  polled between layers; may be NULL
- * ENOMEM, ECANCELLED, EDEVICE. */
+ * ECANCELLED, EDEVICE: it cannot go on. */
+apus_err ap_tower_go(ap_tower_run *run, int64_t us, const volatile int *cancel, bool *done,
+                     apus_diag *diag);
+void ap_tower_end(ap_tower_run *run); /* NULL is fine */
+
+/* All of that at once. */
 apus_err ap_tower_encode(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
                          const volatile int *cancel, apus_diag *diag);
 

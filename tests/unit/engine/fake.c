@@ -57,6 +57,25 @@ apus_err ap_tower_check(const ap_tower *t, const ap_patches *p, const char *name
     return ap_fail(diag, APUS_EINVAL, "%s: no tower here", name);
 }
 
+apus_err ap_tower_begin(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
+                        ap_tower_run **run, apus_diag *diag)
+{
+    (void)t, (void)ex, (void)p, (void)out, (void)run;
+    return ap_fail(diag, APUS_EINVAL, "no tower here");
+}
+
+apus_err ap_tower_go(ap_tower_run *run, int64_t us, const volatile int *cancel, bool *done,
+                     apus_diag *diag)
+{
+    (void)run, (void)us, (void)cancel, (void)done;
+    return ap_fail(diag, APUS_EINVAL, "no tower here");
+}
+
+void ap_tower_end(ap_tower_run *run)
+{
+    (void)run;
+}
+
 apus_err ap_tower_encode(const ap_tower *t, const ap_exec *ex, const ap_patches *p, float *out,
                          const volatile int *cancel, apus_diag *diag)
 {
@@ -76,6 +95,14 @@ apus_err ap_audio_tower_encode(const ap_audio_tower *t, const ap_exec *ex, const
 {
     (void)t, (void)ex, (void)p, (void)out, (void)cancel;
     return ap_fail(diag, APUS_EINVAL, "no tower here");
+}
+
+apus_err apus_media_expand(const apus_model *m, const char *text, size_t len,
+                           const apus_media *const *media, int n_media, char **out, size_t *out_len,
+                           apus_diag *diag)
+{
+    (void)m, (void)text, (void)len, (void)media, (void)n_media, (void)out, (void)out_len;
+    return ap_fail(diag, APUS_EUNSUPPORTED, "no pictures here");
 }
 
 /* ---------------------------------------------------------------- the device */

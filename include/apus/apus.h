@@ -806,6 +806,9 @@ typedef struct apus_scheduler_settings {
     const apus_store
         *store; /* shared with others; NULL (default) = none. Copied; ctx outlives the scheduler */
     int store_wait_us; /* that a request waits for it at most before it is computed without. Default 1000000 */
+    /* Memory for what towers have made of pictures, for requests that show them again elsewhere. Default 256 MB; 0 =
+     * none */
+    uint64_t media_bytes;
 } apus_scheduler_settings;
 
 APUS_API void apus_scheduler_settings_default(apus_scheduler_settings *s);
@@ -868,14 +871,22 @@ typedef struct apus_request_settings {
     void *ctx;
     const apus_constraint
         *constraint; /* what the answer must be, beside what mask says; copied. NULL = anything */
+
+    /* [n_media] pictures and videos that fill the places of the prompt in order, as in apus_feed; with messages_json,
+     * the marks that the template writes for them (apus_media_expand). They must stay until apus_request_free; any
+     * number of requests may show the same. Towers run in the scheduler's thread, some layers between two steps; what
+     * a prefix of an earlier request shows already is not looked at again. */
+    const apus_media *const *media;
+    int n_media;
 } apus_request_settings;
 
 APUS_API void apus_request_settings_default(apus_request_settings *s);
 
 /* Queue a request. Any thread. Strings and arrays are copied.
- * Returns OK; EINVAL: a field (named), such as an id outside the vocabulary; EFULL: the prompt is longer than ctx;
- *   EBUSY: the queue is full; ECANCELLED: draining; EUNSUPPORTED: no tokenizer, no template; EFORMAT as
- *   apus_chat_render; ENOMEM; EDEVICE: the device is lost. */
+ * Returns OK; EINVAL: a field (named), such as an id outside the vocabulary, or media that do not fit its places, or a
+ *   picture that is computed at once and exceeds prefill_chunk; EFULL: the prompt is longer than ctx;
+ *   EBUSY: the queue is full; ECANCELLED: draining; EUNSUPPORTED: no tokenizer, no template, no tower;
+ *   EFORMAT as apus_chat_render; ENOMEM; EDEVICE: the device is lost. */
 APUS_API apus_err apus_request_submit(apus_scheduler *s, const apus_request_settings *set,
                                       apus_request **out, apus_diag *diag);
 
@@ -888,7 +899,8 @@ APUS_API void apus_request_cancel(apus_request *r);
  * returned. Not from a callback. NULL is fine. */
 APUS_API void apus_request_free(apus_request *r);
 
-/* Number of the request in its scheduler, from 1. The prompt's ids, owned by the request. */
+/* Number of the request in its scheduler, from 1. The prompt's ids, owned by the request; where media are, they are
+ * negative, as in apus_session_tokens. */
 APUS_API uint64_t apus_request_id(const apus_request *r);
 APUS_API const int32_t *apus_request_prompt(const apus_request *r, int *n);
 /* The rendered prompt's text (messages_json), for apus_chat_parser_create; NULL if ids were given. */
@@ -986,6 +998,9 @@ typedef struct apus_scheduler_stats {
     /* of store: tokens and bytes of records that came; bytes handed to it; records that were not what they should
      * be; requests that waited longer than store_wait_us */
     uint64_t store_tokens, store_read_bytes, store_written_bytes, store_errors, store_late;
+    /* pictures and frames that a tower was run for, and that were found among those of earlier requests (what prefixes
+     * show is in neither); time of towers */
+    uint64_t media_encoded, media_reused, media_us;
 } apus_scheduler_stats;
 APUS_API void apus_scheduler_stats_get(const apus_scheduler *s, apus_scheduler_stats *out);
 

@@ -51,6 +51,10 @@ static apus_err check_arrays(const apus_request_settings *s, int vocab, apus_dia
                 return wrong(diag, "bias_id", "each id once", s->bias_id[i]);
         if (!(s->bias[i] < 1e30f)) return wrong(diag, "bias", "numbers below 1e30", i);
     }
+    if (s->n_media < 0 || (s->n_media && !s->media))
+        return wrong(diag, "n_media", "0 or more media", s->n_media);
+    for (int i = 0; i < s->n_media; i++)
+        if (!s->media[i]) return wrong(diag, "media", "a picture or video, not NULL", i);
     if (s->n_branch < 0 || (s->n_branch && !s->branch))
         return wrong(diag, "n_branch", "0 or more positions", s->n_branch);
     for (int i = 0; i < s->n_branch; i++)
@@ -59,11 +63,14 @@ static apus_err check_arrays(const apus_request_settings *s, int vocab, apus_dia
     return APUS_OK;
 }
 
-static apus_err check_prompt(const apus_request *r, int vocab, int ctx, apus_diag *diag)
+static apus_err check_prompt(const apus_request *r, const apus_engine *e, bool has_media,
+                             apus_diag *diag)
 {
+    int vocab = e->size.vocab, ctx = e->size.ctx;
     if (r->n_prompt < 1) return wrong(diag, "n_prompt", "at least 1 token", r->n_prompt);
     for (int i = 0; i < r->n_prompt; i++)
-        if (r->prompt[i] < 0 || r->prompt[i] >= vocab)
+        if ((r->prompt[i] < 0 || r->prompt[i] >= vocab) &&
+            !(has_media && ap_media_is_place(e->model, r->prompt[i])))
             return ap_fail(diag, APUS_EINVAL,
                            "apus_request_settings.prompt[%d]: expected an id of 0 to %d, found %d",
                            i, vocab - 1, (int)r->prompt[i]);
@@ -85,12 +92,26 @@ static void *copy_of(const void *p, size_t n, size_t size)
     return c;
 }
 
+/* Marks of media in a rendered text become as many as they take. */
+static apus_err expand(const apus_model *m, const apus_request_settings *set, char **text,
+                       size_t *len, apus_diag *diag)
+{
+    char *whole;
+    if (!set->n_media) return APUS_OK;
+    apus_err err = apus_media_expand(m, *text, *len, set->media, set->n_media, &whole, len, diag);
+    if (err) return err;
+    apus_free(*text);
+    *text = whole;
+    return APUS_OK;
+}
+
 /* A conversation as text and tokens, in which only the template writes markers: what people say stays text. */
 static apus_err render(const apus_model *m, const apus_request_settings *set,
                        const apus_chat_settings *chat, char **text, size_t *len, int32_t **ids,
                        size_t *n, apus_diag *diag)
 {
     apus_err err = apus_chat_render(m, set->messages_json, set->tools_json, chat, text, len, diag);
+    if (!err) err = expand(m, set, text, len, diag);
     return err ? err
                : apus_tokenize(m, *text, *len, APUS_TOK_SPECIAL | APUS_TOK_GUARDED, ids, n, diag);
 }
@@ -144,6 +165,33 @@ static apus_err take_prompt(apus_request *r, const apus_model *m, const apus_req
     r->prompt = copy_of(set->prompt, (size_t)set->n_prompt, sizeof *r->prompt);
     r->branch = copy_of(set->branch, (size_t)set->n_branch, sizeof *r->branch);
     return r->prompt && r->branch ? APUS_OK : ap_fail_nomem(diag, sizeof *r, "a request");
+}
+
+/* Another place that requests are likely to branch off at. */
+static apus_err add_branch(apus_request *r, int pos, apus_diag *diag)
+{
+    int i = r->n_branch;
+    int32_t *b = ap_realloc(r->branch, (size_t)i + 1, sizeof *b);
+    if (!b) return ap_fail_nomem(diag, sizeof *b, "a request");
+    r->branch = b;
+    for (int k = 0; k < r->n_branch; k++)
+        if (b[k] == pos) return APUS_OK;
+    for (; i > 0 && b[i - 1] > pos; i--) b[i] = b[i - 1];
+    b[i] = pos;
+    r->n_branch++;
+    return APUS_OK;
+}
+
+/* Media in their places. What is asked about the same ones next begins behind the last one. */
+static apus_err take_media(apus_request *r, const apus_engine *e, const apus_request_settings *set,
+                           apus_diag *diag)
+{
+    if (!set->n_media) return APUS_OK;
+    apus_err err = ap_media_place(e, r->prompt, r->n_prompt, set->media, set->n_media,
+                                  e->size.n_session - 1, &r->sight, &r->n_sight, diag);
+    if (err) return err;
+    const ap_span *last = &r->sight[r->n_sight - 1].span;
+    return add_branch(r, last->pos + last->n, diag);
 }
 
 static apus_err take_stops(apus_request *r, const apus_request_settings *set, apus_diag *diag)
@@ -210,10 +258,11 @@ static apus_err take_rest(apus_request *r, int vocab, const apus_request_setting
     return ok ? APUS_OK : ap_fail_nomem(diag, V * sizeof(float), "a request");
 }
 
-apus_err ap_request_make(apus_scheduler *s, const apus_model *m, int ctx,
+apus_err ap_request_make(apus_scheduler *s, const apus_engine *e,
                          const apus_request_settings *given, apus_request **out, apus_diag *diag)
 {
     apus_request_settings set;
+    const apus_model *m = e->model;
     int vocab = m->config.vocab;
     apus_request_settings_default(&set);
     apus_err err = ap_settings_take(&set, sizeof set, given, "apus_request_settings", diag);
@@ -225,7 +274,8 @@ apus_err ap_request_make(apus_scheduler *s, const apus_model *m, int ctx,
     r->sched = s;
     ap_outbox_open(&r->out, r, set.logprobs + 1, set.wake, set.ctx);
     err = take_prompt(r, m, &set, diag);
-    if (!err) err = check_prompt(r, vocab, ctx, diag);
+    if (!err) err = check_prompt(r, e, set.n_media > 0, diag);
+    if (!err) err = take_media(r, e, &set, diag);
     if (!err) err = take_answer(r, m, &set, diag);
     if (!err) err = take_rest(r, vocab, &set, diag);
     if (err) {
@@ -248,6 +298,7 @@ void ap_request_drop(apus_request *r)
     ap_free(r->prompt);
     ap_free(r->prompt_text);
     ap_free(r->branch);
+    ap_free(r->sight);
     ap_free(r->bias_id);
     ap_free(r->bias);
     ap_free(r->answer);

@@ -4,6 +4,7 @@
 
 #include "engine/generate.h"
 #include "engine/outbox.h"
+#include "engine/shown.h"
 #include "engine/step.h"
 
 /* Blocks that a request may need at most. */
@@ -25,6 +26,8 @@ struct apus_request {
     size_t prompt_len;
     int32_t *branch; /* i32 [n_branch] */
     int n_branch;
+    ap_sight *sight; /* [n_sight] parts of media in the prompt */
+    int n_sight;
     bool no_cache;
     apus_sampling sampling;
     apus_generate_settings set; /* its strings are `stop`s */
@@ -69,8 +72,8 @@ static inline bool ap_request_cancelled(const apus_request *r)
 }
 
 /* Make a request of settings, without a number; nothing of them is borrowed. Errors as apus_request_submit. */
-apus_err ap_request_make(apus_scheduler *s, const apus_model *m, int ctx,
-                         const apus_request_settings *set, apus_request **out, apus_diag *diag);
+apus_err ap_request_make(apus_scheduler *s, const apus_engine *e, const apus_request_settings *set,
+                         apus_request **out, apus_diag *diag);
 /* Of one that no scheduler knows any more. NULL is fine. */
 void ap_request_drop(apus_request *r);
 

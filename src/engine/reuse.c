@@ -53,12 +53,33 @@ uint64_t ap_reuse_key(const apus_engine *e)
     return key;
 }
 
+/* Ids in the place of a picture are hashes: the first few of another one may be the same by chance, and all of those
+ * that the rows of one that sees itself whole depend on are to be known. Where such a begin of one ends at pos, where
+ * it begins; else pos. */
+#define SURE_ROWS 4
+static int before_picture(const apus_session *s, int pos)
+{
+    const ap_span *x = ap_spans_find(&s->spans, pos);
+    return x && x->pos < pos && (x->whole || pos - x->pos < SURE_ROWS) ? x->pos : pos;
+}
+
+static ap_match find(ap_prefix *p, const apus_request *r)
+{
+    ap_match m = ap_prefix_find(p, r->prompt, r->n_prompt), less = m;
+    for (int most; (most = before_picture(r->gen.session, less.pos)) < less.pos;)
+        less = ap_prefix_find(p, r->prompt, most + 1);
+    m.pos = less.pos;
+    m.node = less.node;
+    m.state = less.state;
+    return m;
+}
+
 /* Records of the disk that are no good are forgotten one by one, until something is found that is, if only nothing. */
 static ap_match begin_with(ap_prefix *p, apus_request *r)
 {
     apus_session *s = r->gen.session;
     for (;;) {
-        ap_match m = ap_prefix_find(p, r->prompt, r->n_prompt);
+        ap_match m = find(p, r);
         s->pos = m.pos;
         if (ap_prefix_share(p, &m, s->kv, &s->recur, &r->usage.n_disk)) return m;
         for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_clear(&s->kv[g]);
@@ -94,5 +115,7 @@ int ap_reuse_stop(const apus_request *r)
 void ap_reuse_leave(ap_prefix *p, const apus_request *r, bool last)
 {
     const apus_session *s = r->gen.session;
-    if (!r->no_cache && !r->spoilt) ap_prefix_keep(p, s->tok, s->pos, s->kv, &s->recur, last);
+    int n = before_picture(s, s->pos);
+    if (r->no_cache || r->spoilt) return;
+    ap_prefix_keep(p, s->tok, n, s->kv, &s->recur, last && n == s->pos);
 }

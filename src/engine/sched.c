@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/num.h"
 #include "engine/sched_store.h"
 
 #define FULL_US     50000 /* between two looks at the store, which takes or brings */
@@ -130,6 +131,7 @@ static void end_running(apus_scheduler *s, apus_request *r, apus_finish why, con
     if (why != APUS_FINISH_ERROR) ap_reuse_leave(&s->prefix, r, true);
     s->unsaved = s->prefix.disk != NULL;
     s->ungiven = s->has_store;
+    ap_sched_unshow(s, r);
     give_back(s, r);
     part(s, r, why, diag, true);
 }
@@ -180,6 +182,11 @@ static void begin(apus_scheduler *s, apus_request *r)
     }
     session->keeps_nothing = r->no_cache;
     memcpy(session->tok, r->prompt, (size_t)r->n_prompt * sizeof *r->prompt);
+    err = ap_sched_show(r, &diag);
+    if (err) {
+        end_running(s, r, APUS_FINISH_ERROR, &diag);
+        return;
+    }
     ap_sched_store_take(s, r);
     ap_reuse_take(&s->prefix, r);
     r->lane = (ap_lane){.session = session,
@@ -249,6 +256,9 @@ static void gauge(apus_scheduler *s)
     t->disk_read_bytes = s->spill.restored;
     t->disk_errors = s->spill.errors;
     ap_sched_store_gauge(s);
+    t->media_encoded = s->encoder.encoded;
+    t->media_reused = s->encoder.reused;
+    t->media_us = (uint64_t)s->encoder.us;
 }
 
 /* Nothing runs or waits: write a record of what is not on the disk or in the store, or sleep. The lock is held. */
@@ -353,12 +363,24 @@ static void line_up(apus_scheduler *s)
     }
 }
 
-static int rows_of_step(const apus_scheduler *s, int decoding)
+/* Rows that the first prompt in line needs at least, beside those who decode. */
+static int least_rows(const apus_scheduler *s, int decoding)
+{
+    for (int i = 0; i < s->n_run; i++)
+        if (is_prefilling(s->who[i]) && !s->lane[i].waits)
+            return decoding + ap_sched_whole(s->who[i]);
+    return 0;
+}
+
+/*   spent_us  of what the others may wait, by a tower */
+static int rows_of_step(const apus_scheduler *s, int decoding, int64_t spent_us)
 {
     int chunk = s->engine->size.chunk;
     bool alone = s->n_run == 1 && s->n_waiting == 0;
     if (!s->step_us || alone) return chunk;
-    return ap_pace_rows(&s->pace, decoding, chunk, s->step_us);
+    int left = spent_us < s->step_us ? s->step_us - (int)spent_us : 1;
+    int rows = ap_pace_rows(&s->pace, decoding, chunk, left), least = least_rows(s, decoding);
+    return rows < least ? ap_min_int(least, chunk) : rows;
 }
 
 /* How the next token of a request is chosen, in the chooser's row i. */
@@ -583,14 +605,33 @@ static const volatile int *cancel_of(const apus_scheduler *s, int n_lane, const 
     return NULL;
 }
 
+/* A slice of a tower's work before it. Who shows what cannot be seen ends; false: that was all. */
+static bool encode(apus_scheduler *s, int64_t *spent_us)
+{
+    apus_diag diag;
+    apus_err err = ap_sched_encode(s, spent_us, &diag);
+    if (!err) return true;
+    look_at(s, err);
+    apus_request *r = s->shows;
+    ap_sched_unshow(s, r);
+    /* one that is cancelled ends with the next look at the mailbox */
+    if (err != APUS_ECANCELLED) end_running(s, r, APUS_FINISH_ERROR, &diag);
+    return false;
+}
+
 static void run_step(apus_scheduler *s)
 {
     int n = s->n_run, decoding = 0, decode_rows = 0;
+    int64_t spent_us;
     apus_diag diag;
     line_up(s);
+    if (!encode(s, &spent_us)) return;
+    for (int i = 0; i < n; i++) ap_sched_blind(s->who[i], &s->lane[i]);
     for (int i = 0; i < n; i++)
         decode_rows += is_prefilling(s->who[i]) ? 0 : ap_lane_left(&s->lane[i]);
-    ap_extent x = ap_step_share(s->engine, s->lane, n, rows_of_step(s, decode_rows), false);
+    ap_extent x =
+        ap_step_share(s->engine, s->lane, n, rows_of_step(s, decode_rows, spent_us), false);
+    if (!x.n_tok) return; /* all wait for a picture */
     for (int i = 0; i < n; i++) decoding += is_prefilling(s->who[i]) ? 0 : s->lane[i].share;
     int64_t begin = ap_time_us();
     apus_err err = ap_step_run(s->engine, s->lane, n, &x, 0, cancel_of(s, n, &x), &diag);
@@ -640,7 +681,8 @@ void apus_scheduler_settings_default(apus_scheduler_settings *s)
                                    .max_queue = 512,
                                    .step_us = 100000,
                                    .cache_dir_bytes = (uint64_t)16 << 30,
-                                   .store_wait_us = 1000000};
+                                   .store_wait_us = 1000000,
+                                   .media_bytes = (uint64_t)256 << 20};
 }
 
 /* Memory for prefixes on top of what requests may need. */
@@ -670,6 +712,7 @@ static apus_err open_engine(apus_scheduler *s, const apus_model *m,
     s->lane = ap_calloc(n, sizeof *s->lane);
     s->stats.kv_bytes = (uint64_t)e->size.kv_bytes + e->size.state_bytes;
     ap_reuse_open(&s->prefix, s->engine);
+    ap_encoder_open(&s->encoder, s->engine, set->media_bytes);
     if (!s->run || !s->who || !s->lane)
         return ap_fail_nomem(diag, n * sizeof *s->lane, "a scheduler");
     if (set->cache_dir)
@@ -683,6 +726,7 @@ static apus_err open_engine(apus_scheduler *s, const apus_model *m,
 static void close(apus_scheduler *s)
 {
     ap_sched_store_close(s);
+    ap_encoder_close(&s->encoder);
     s->prefix.disk = NULL;
     ap_prefix_clear(&s->prefix);
     ap_spill_close(&s->spill);
@@ -783,7 +827,7 @@ apus_err apus_request_submit(apus_scheduler *s, const apus_request_settings *set
                        "apus_request_submit: a scheduler, settings and out are needed");
     const apus_engine *e = s->engine;
     apus_request *r;
-    apus_err err = ap_request_make(s, e->model, e->size.ctx, set, &r, diag);
+    apus_err err = ap_request_make(s, e, set, &r, diag);
     if (err) return err;
     *out = r; /* before anybody can be woken for it */
     err = enqueue(s, r, diag);

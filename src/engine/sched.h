@@ -2,6 +2,7 @@
 #ifndef AP_ENGINE_SCHED_H
 #define AP_ENGINE_SCHED_H
 
+#include "engine/encoder.h"
 #include "engine/engine.h"
 #include "engine/porter.h"
 #include "engine/queue.h"
@@ -39,6 +40,8 @@ struct apus_scheduler {
     ap_pace pace;
     int64_t settle_us; /* from the last choice to the next step */
     uint64_t turn;     /* steps that prefilled */
+    ap_encoder encoder;
+    apus_request *shows; /* whose picture the encoder has in work */
     ap_prefix prefix;
     ap_spill spill; /* in use if prefix.disk is set */
     bool unsaved;   /* there may be something to write */
@@ -50,6 +53,17 @@ struct apus_scheduler {
     uint64_t store_late;
     int n_waiting; /* when the queue was looked at last */
 };
+
+/* sched_encode.c: what a request shows, in its fresh session (ENOMEM), and no more, before it leaves. */
+apus_err ap_sched_show(apus_request *r, apus_diag *diag);
+void ap_sched_unshow(apus_scheduler *s, const apus_request *r);
+/* Let its lane end before the first picture that is not ready, or wait. */
+void ap_sched_blind(const apus_request *r, ap_lane *l);
+/* Rows that its next share has at least, as they see one another; 0: any number. */
+int ap_sched_whole(const apus_request *r);
+/* A slice of a tower's work for those who are in line: so long it took. ECANCELLED, ENOMEM, EINVAL, EDEVICE: of
+ * s->shows. */
+apus_err ap_sched_encode(apus_scheduler *s, int64_t *us, apus_diag *diag);
 
 /* Blocks that a request needs at most. */
 ap_need ap_need_of(const ap_sizes *z, int n_prompt, int max_tokens);

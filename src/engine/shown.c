@@ -1,5 +1,6 @@
 #include "engine/shown.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "apus/apus_unstable.h"
@@ -27,39 +28,51 @@ static apus_err run_tower(apus_engine *e, const apus_media *x, const ap_patches 
                : ap_tower_encode(e->model->tower, &e->exec, p, out, cancel, diag);
 }
 
+apus_err ap_sight_embeds(const apus_model *m, const ap_sight *s, ap_embeds **out, apus_diag *diag)
+{
+    ap_soft soft;
+    apus_err err = check_part(m, s->media, s->part, &soft, diag);
+    if (!err) err = ap_embeds_create(soft.height * soft.width, m->config.hidden, out, diag);
+    if (err) return err;
+    (*out)->height = soft.height;
+    (*out)->cols = soft.width;
+    (*out)->model = m->fingerprint;
+    memcpy((*out)->hash, s->part->hash, sizeof(*out)->hash);
+    return APUS_OK;
+}
+
 static apus_err encode_part(apus_engine *e, const apus_media *x, size_t i, apus_diag *diag)
 {
     const apus_model *m = e->model;
-    const ap_patches *p = &x->clip.part[i];
+    const ap_sight s = {.part = &x->clip.part[i], .media = x};
     ap_embeds *rows, *none = NULL;
-    ap_soft soft;
-    apus_err err = check_part(m, x, p, &soft, diag);
-    if (!err) err = ap_embeds_create(soft.height * soft.width, m->config.hidden, &rows, diag);
+    apus_err err = ap_sight_embeds(m, &s, &rows, diag);
     if (err) return err;
-    rows->height = soft.height;
-    rows->cols = soft.width;
-    rows->model = m->fingerprint;
-    memcpy(rows->hash, p->hash, sizeof rows->hash);
-    err = run_tower(e, x, p, rows->row, diag);
+    err = run_tower(e, x, s.part, rows->row, diag);
     if (err || !__atomic_compare_exchange_n(&x->rows[i], &none, rows, false, __ATOMIC_ACQ_REL,
                                             __ATOMIC_ACQUIRE))
         ap_embeds_drop(rows); /* or another thread was first */
     return err;
 }
 
-static const ap_embeds *rows_of(const apus_media *x, size_t i)
+static ap_embeds *rows_of(const apus_media *x, size_t i)
 {
     return __atomic_load_n(&x->rows[i], __ATOMIC_ACQUIRE);
 }
 
+/* Has the model what it takes to see x? */
+static apus_err check_kind(const apus_model *m, const apus_media *x, apus_diag *diag)
+{
+    bool heard = x->type == APUS_MEDIA_SOUND;
+    if (heard ? m->audio_tower != NULL : m->tower != NULL) return APUS_OK;
+    return ap_fail(diag, APUS_EUNSUPPORTED,
+                   "%s: the model was opened without its %s tower (apus_model_settings.towers)",
+                   x->name, heard ? "audio" : "vision");
+}
+
 static apus_err encode(apus_engine *e, const apus_media *x, apus_diag *diag)
 {
-    apus_err err = APUS_OK;
-    bool heard = x->type == APUS_MEDIA_SOUND;
-    if (heard ? !e->model->audio_tower : !e->model->tower)
-        return ap_fail(diag, APUS_EUNSUPPORTED,
-                       "%s: the model was opened without its %s tower (apus_model_settings.towers)",
-                       x->name, heard ? "audio" : "vision");
+    apus_err err = check_kind(e->model, x, diag);
     for (size_t i = 0; i < x->clip.n && !err; i++) {
         const ap_embeds *rows = rows_of(x, i);
         if (!rows)
@@ -145,7 +158,7 @@ static apus_err place(const apus_model *m, const int32_t *tok, int n, int pos,
         const apus_media *x = media[k];
         int *i = &at[x->type == APUS_MEDIA_SOUND];
         for (size_t f = 0; f < x->clip.n; f++) {
-            ap_embeds *e = __atomic_load_n(&x->rows[f], __ATOMIC_ACQUIRE);
+            ap_embeds *e = rows_of(x, f);
             int rows = e ? e->n : (int)x->clip.part[f].soft_tokens;
             apus_err err = place_part(m, tok, n, i, rows, x, diag);
             if (err) return err;
@@ -206,6 +219,75 @@ apus_err apus_media_find(const apus_model *m, const int32_t *tok, int n,
     }
     ap_free(span);
     return err;
+}
+
+/* ---------------------------------------------------------------- requests */
+
+/* Part f of x, which stands at span: what its rows are. Of a tower that has not run, it is asked. */
+static apus_err look_at(const apus_engine *e, const apus_media *x, size_t f, int together,
+                        ap_sight *s, apus_diag *diag)
+{
+    const apus_model *m = e->model;
+    ap_soft soft;
+    s->media = x;
+    s->part = &x->clip.part[f];
+    if (s->span.embeds && s->span.embeds->model != m->fingerprint) s->span.embeds = NULL;
+    bool axes = x->type != APUS_MEDIA_SOUND && m->config.rope_axes;
+    apus_err err = check_part(m, x, s->part, &soft, diag);
+    if (err) return err;
+    if (soft.height * soft.width != s->span.n)
+        return ap_fail(diag, APUS_EINVAL, "%s: becomes %d rows, but has %d places", x->name,
+                       soft.height * soft.width, s->span.n);
+    s->span.height = axes ? soft.height : 0;
+    s->span.width = axes ? soft.width : 0;
+    if (!s->span.whole || s->span.n <= e->size.chunk - together) return APUS_OK;
+    return ap_fail(diag, APUS_EINVAL,
+                   "%s: its %d places are computed at once, beside %d tokens of others: expected a "
+                   "prefill_chunk of at least as many, found %d",
+                   x->name, s->span.n, together, e->size.chunk);
+}
+
+static apus_err look_at_all(const apus_engine *e, int32_t *tok, int n,
+                            const apus_media *const *media, int n_media, int together,
+                            const ap_span *span, ap_sight *s, apus_diag *diag)
+{
+    for (int k = 0; k < n_media; k++)
+        for (size_t f = 0; f < media[k]->clip.n; f++, s++) {
+            s->span = *span++;
+            apus_err err = look_at(e, media[k], f, together, s, diag);
+            if (err) return err;
+            for (int i = 0; i < s->span.n && s->span.pos + i < n; i++)
+                tok[s->span.pos + i] = ap_span_id(s->part->hash, i);
+        }
+    return APUS_OK;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    return ((const ap_sight *)a)->span.pos - ((const ap_sight *)b)->span.pos;
+}
+
+apus_err ap_media_place(const apus_engine *e, int32_t *tok, int n, const apus_media *const *media,
+                        int n_media, int together, ap_sight **out, int *n_out, apus_diag *diag)
+{
+    apus_err err = APUS_OK;
+    for (int i = 0; i < n_media && !err; i++) err = check_kind(e->model, media[i], diag);
+    if (err) return err;
+    size_t parts = (size_t)count_parts(media, n_media);
+    ap_span *span = ap_calloc(parts, sizeof *span);
+    ap_sight *sight = ap_calloc(parts, sizeof *sight);
+    if (!span || !sight) err = ap_fail_nomem(diag, parts * sizeof *sight, "the places of media");
+    if (!err) err = place(e->model, tok, n, 0, media, n_media, span, diag);
+    if (!err) err = look_at_all(e, tok, n, media, n_media, together, span, sight, diag);
+    if (!err) qsort(sight, parts, sizeof *sight, by_place);
+    ap_free(span);
+    if (err) {
+        ap_free(sight);
+        return err;
+    }
+    *out = sight;
+    *n_out = (int)parts;
+    return APUS_OK;
 }
 
 /* ---------------------------------------------------------------- feeds */

@@ -61,9 +61,29 @@ void ap_spans_add(ap_spans *s, const ap_span *span, int32_t *tok)
     ap_span *x = &s->at[s->n];
     *x = *span;
     x->rope = s->n ? rope_behind(x - 1, x->pos) : x->pos;
-    ap_embeds_share(x->embeds);
+    if (x->embeds) ap_embeds_share(x->embeds);
     s->n++;
     for (int i = 0; tok && i < x->n; i++) tok[i] = ap_span_id(x->embeds->hash, x->row + i);
+}
+
+int ap_spans_lacking(const ap_spans *s, int pos)
+{
+    for (int i = 0; i < s->n; i++)
+        if (!s->at[i].embeds && s->at[i].pos + s->at[i].n > pos) return i;
+    return -1;
+}
+
+void ap_spans_give(ap_spans *s, int i, ap_embeds *e)
+{
+    s->at[i].embeds = ap_embeds_share(e);
+}
+
+void ap_spans_seen(ap_spans *s, int pos)
+{
+    for (int i = 0; i < s->n && s->at[i].pos + s->at[i].n <= pos; i++) {
+        ap_embeds_drop(s->at[i].embeds);
+        s->at[i].embeds = NULL;
+    }
 }
 
 void ap_spans_cut(ap_spans *s, int pos)
@@ -77,7 +97,8 @@ apus_err ap_spans_copy(ap_spans *dst, const ap_spans *src, apus_diag *diag)
     if (err || !src->n) return err;
     memcpy(dst->at, src->at, (size_t)src->n * sizeof *src->at);
     dst->n = src->n;
-    for (int i = 0; i < dst->n; i++) ap_embeds_share(dst->at[i].embeds);
+    for (int i = 0; i < dst->n; i++)
+        if (dst->at[i].embeds) ap_embeds_share(dst->at[i].embeds);
     return APUS_OK;
 }
 

@@ -29,8 +29,8 @@ typedef struct ap_span {
     int height,
         width;  /* of a picture whose places turn with three axes; 0: they go on one by one */
     bool whole; /* its places see one another in sliding layers */
-    ap_embeds *embeds;
-    int rope; /* position that angles turn with of the first one, set by ap_spans_add */
+    ap_embeds *embeds; /* NULL: its rows are computed, or cannot be yet */
+    int rope;          /* position that angles turn with of the first one, set by ap_spans_add */
 } ap_span;
 
 typedef struct ap_spans {
@@ -45,6 +45,12 @@ int32_t ap_span_id(const uint64_t hash[2], int row);
 
 /* Behind all others; takes a reference. The places' ids go to tok[0..n); NULL: they have theirs. */
 void ap_spans_add(ap_spans *s, const ap_span *span, int32_t *tok);
+/* The first one with rows from pos on that has no embeddings for them, or -1. */
+int ap_spans_lacking(const ap_spans *s, int pos);
+/* Embeddings for span i, which has none; takes a reference. */
+void ap_spans_give(ap_spans *s, int i, ap_embeds *e);
+/* Rows before pos are computed and nobody goes back there: give up their embeddings. */
+void ap_spans_seen(ap_spans *s, int pos);
 /* Forget those that begin at pos or behind. */
 void ap_spans_cut(ap_spans *s, int pos);
 /* dst, empty, gets those of src. ENOMEM. */

@@ -19,9 +19,11 @@ static int share_of(const ap_lane *l, int budget)
     return over < n ? n - over : n;
 }
 
-/* The same, but that pictures which see themselves whole stay in one step. */
+/* The same, but that it ends before what cannot be run yet, and that pictures which see themselves whole stay in one
+ * step. */
 static int whole(const ap_lane *l, int n, int budget)
 {
+    if (l->blind && n > l->blind - l->session->pos) n = l->blind - l->session->pos;
     return ap_spans_share(&l->session->spans, l->session->pos, n, budget);
 }
 

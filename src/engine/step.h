@@ -26,6 +26,7 @@ typedef struct ap_lane {
     int start;    /* the session's position before the call */
     bool copied;  /* its recurrent state was copied there (call.c) */
     bool waits;   /* gets no share for now */
+    int blind;    /* position that shares end at, for what follows cannot be run yet; 0 = none */
     int stop;     /* position that a share ends at, so that the state there can be kept; 0 = none */
     bool touched; /* a step with a share of it has begun */
     bool dropped; /* ended before its last token; the session is where it was */

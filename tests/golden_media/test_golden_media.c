@@ -5,98 +5,16 @@
  *
  * FOLDER as tools/goldens/make_media_goldens.py makes it. Exit: 0 good, 1 a check failed, 2 usage. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "apus/apus_unstable.h"
-#include "base/mem.h"
-#include "file/safetensors.h"
+#include "gold.h"
 
-#define MOST_PICTURES 16
-#define ROW_TOL       1e-3
-#define LOGIT_TOL     2e-3
-#define NEAR_TIE      1e-6
-
-static int fails;
-
-static void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void fail(const char *fmt, ...)
-{
-    va_list ap;
-    fails++;
-    printf("FAIL ");
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    printf("\n");
-}
-
-static void need(apus_err err, const apus_diag *d)
-{
-    if (!err) return;
-    fprintf(stderr, "test_golden_media: %s\n", d->text);
-    exit(1);
-}
-
-/* ---------------------------------------------------------------- data */
-
-typedef struct gold {
-    ap_safetensors f;
-    const char *folder;
-} gold;
-
-static const ap_tensor *find(const gold *g, const char *name, int k)
-{
-    char full[64];
-    snprintf(full, sizeof full, "%s_%d", name, k);
-    for (size_t i = 0; i < g->f.n; i++)
-        if (!strcmp(g->f.entry[i].name, full)) return &g->f.entry[i].tensor;
-    return NULL;
-}
-
-/* A copy with the right alignment; free it. */
-static void *copy(const ap_tensor *t)
-{
-    size_t n = ap_tensor_bytes(t);
-    void *p = malloc(n + 1);
-    if (!p) exit(2);
-    memcpy(p, t->data, n);
-    return p;
-}
-
-typedef struct prompt {
-    int32_t *ids, *pos, *used;
-    float *logits, *rgap;
-    int n, n_pos, n_used;
-} prompt;
-
-static bool read_prompt(const gold *g, int k, prompt *p)
-{
-    const ap_tensor *ids = find(g, "ids", k), *pos = find(g, "pos", k);
-    const ap_tensor *used = find(g, "pictures", k), *logits = find(g, "logits", k);
-    const ap_tensor *rgap = find(g, "rgap", k);
-    if (!ids) return false;
-    *p = (prompt){.ids = copy(ids),
-                  .pos = copy(pos),
-                  .used = copy(used),
-                  .logits = copy(logits),
-                  .rgap = rgap ? copy(rgap) : NULL,
-                  .n = (int)ids->shape[0],
-                  .n_pos = (int)pos->shape[0],
-                  .n_used = (int)used->shape[0]};
-    return true;
-}
-
-static void free_prompt(prompt *p)
-{
-    free(p->ids);
-    free(p->pos);
-    free(p->used);
-    free(p->logits);
-    free(p->rgap);
-}
+#define ROW_TOL   1e-3
+#define LOGIT_TOL 2e-3
+#define NEAR_TIE  1e-6
 
 /* ---------------------------------------------------------------- running */
 
@@ -118,7 +36,7 @@ static apus_engine *engine(const bench *b, int chunk, int threads, int sessions)
     s.threads = threads;
     s.max_sessions = sessions;
     s.ctx = 2048;
-    need(apus_engine_create(b->m, &s, &e, &d), &d);
+    gold_need(apus_engine_create(b->m, &s, &e, &d), &d);
     return e;
 }
 
@@ -142,7 +60,7 @@ static void feed(const bench *b, apus_engine *e, apus_session *s, const prompt *
                    .n_rows = p->n_pos,
                    .media = media,
                    .n_media = p->n_used};
-    need(apus_feed_batch(e, &f, 1, NULL, NULL, &d), &d);
+    gold_need(apus_feed_batch(e, &f, 1, NULL, NULL, &d), &d);
 }
 
 static float *run(const bench *b, apus_engine *e, const prompt *p)
@@ -151,7 +69,7 @@ static float *run(const bench *b, apus_engine *e, const prompt *p)
     apus_session *s;
     float *out = calloc((size_t)p->n_pos * (size_t)b->vocab, sizeof *out);
     if (!out) exit(2);
-    need(apus_session_create(e, &s, &d), &d);
+    gold_need(apus_session_create(e, &s, &d), &d);
     feed(b, e, s, p, out);
     apus_session_free(s);
     return out;
@@ -188,14 +106,14 @@ static void check_rows(const bench *b, apus_engine *e)
     apus_diag d;
     double most = 0;
     for (int i = 0; i < b->n_picture; i++) {
-        const ap_tensor *t = find(&b->g, "rows", i);
-        float *want = copy(t);
-        need(apus_media_encode(e, b->picture[i], &d), &d);
+        const ap_tensor *t = gold_find(&b->g, "rows", i);
+        float *want = gold_copy(t);
+        gold_need(apus_media_encode(e, b->picture[i], &d), &d);
         if (apus_media_tokens(b->picture[i]) != t->shape[0])
-            fail("picture %d: %d rows, expected %lld", i, apus_media_tokens(b->picture[i]),
-                 (long long)t->shape[0]);
+            gold_fail("picture %d: %d rows, expected %lld", i, apus_media_tokens(b->picture[i]),
+                      (long long)t->shape[0]);
         double delta = off_by(b->picture[i], want, (size_t)t->shape[1]);
-        if (!(delta <= ROW_TOL)) fail("picture %d: rows are off by %g", i, delta);
+        if (!(delta <= ROW_TOL)) gold_fail("picture %d: rows are off by %g", i, delta);
         most = fmax(most, delta);
         free(want);
     }
@@ -214,7 +132,7 @@ static void check_logits(const bench *b, const prompt *p, int k, const float *go
         }
         double delta = worst(got + at, p->logits + at, (size_t)b->vocab);
         if (!(delta <= LOGIT_TOL))
-            fail("prompt %d: logits at %d are off by %g", k, (int)p->pos[i], delta);
+            gold_fail("prompt %d: logits at %d are off by %g", k, (int)p->pos[i], delta);
         most = fmax(most, delta);
     }
     printf("prompt %d of %d tokens, %d pictures: off by at most %.1e, %d left out\n", k, p->n,
@@ -226,7 +144,7 @@ static void same(const bench *b, const prompt *p, int k, const char *what, const
 {
     size_t n = (size_t)p->n_pos * (size_t)b->vocab;
     if (memcmp(got, want, n * sizeof *got))
-        fail("prompt %d, %s: not bit-equal, off by %g", k, what, worst(got, want, n));
+        gold_fail("prompt %d, %s: not bit-equal, off by %g", k, what, worst(got, want, n));
 }
 
 /* Other pieces and threads. least: the smallest chunk that takes every picture at once, or 1. */
@@ -256,30 +174,33 @@ static void check_session(const bench *b, const prompt *p, int k, const float *w
     float *all = calloc((size_t)p->n_pos * n, sizeof *all), *one = calloc(n, sizeof *one),
           *two = calloc(n, sizeof *two);
     if (!all || !one || !two) exit(2);
-    need(apus_session_create(e, &s, &d), &d);
+    gold_need(apus_session_create(e, &s, &d), &d);
     feed(b, e, s, p, all);
     same(b, p, k, "session", all, want);
     const int32_t *tok = apus_session_tokens(s), id = 7;
     for (int i = 0; i < p->n; i++)
-        if (tok[i] != p->ids[i] && tok[i] >= 0) fail("prompt %d: token %d became %d", k, i, tok[i]);
-    need(apus_session_save_memory(s, &data, &bytes, &d), &d);
-    need(apus_session_fork(s, &fork, &d), &d);
-    need(apus_session_load_memory(e, data, bytes, &loaded, &d), &d);
-    need(apus_session_feed(s, &id, 1, one, &d), &d);
-    need(apus_session_feed(fork, &id, 1, two, &d), &d);
-    if (memcmp(one, two, n * sizeof *one)) fail("prompt %d: a fork goes on otherwise", k);
-    need(apus_session_feed(loaded, &id, 1, two, &d), &d);
-    if (memcmp(one, two, n * sizeof *one)) fail("prompt %d: a loaded session goes on otherwise", k);
+        if (tok[i] != p->ids[i] && tok[i] >= 0)
+            gold_fail("prompt %d: token %d became %d", k, i, tok[i]);
+    gold_need(apus_session_save_memory(s, &data, &bytes, &d), &d);
+    gold_need(apus_session_fork(s, &fork, &d), &d);
+    gold_need(apus_session_load_memory(e, data, bytes, &loaded, &d), &d);
+    gold_need(apus_session_feed(s, &id, 1, one, &d), &d);
+    gold_need(apus_session_feed(fork, &id, 1, two, &d), &d);
+    if (memcmp(one, two, n * sizeof *one)) gold_fail("prompt %d: a fork goes on otherwise", k);
+    gold_need(apus_session_feed(loaded, &id, 1, two, &d), &d);
+    if (memcmp(one, two, n * sizeof *one))
+        gold_fail("prompt %d: a loaded session goes on otherwise", k);
     if (memcmp(apus_session_tokens(loaded), tok, (size_t)p->n * sizeof *tok))
-        fail("prompt %d: a loaded session has other tokens", k);
+        gold_fail("prompt %d: a loaded session has other tokens", k);
     apus_session *both[] = {s, loaded};
     for (int i = 0; i < 2;
          i++) { /* back to where all pictures must run again, in a session that fed none too */
-        need(apus_session_rewind(both[i], p->n, &d), &d);
-        need(apus_session_feed(both[i], &id, 1, two, &d), &d);
-        if (memcmp(one, two, n * sizeof *one)) fail("prompt %d: other logits after going back", k);
+        gold_need(apus_session_rewind(both[i], p->n, &d), &d);
+        gold_need(apus_session_feed(both[i], &id, 1, two, &d), &d);
+        if (memcmp(one, two, n * sizeof *one))
+            gold_fail("prompt %d: other logits after going back", k);
     }
-    need(apus_session_rewind(s, 0, &d), &d);
+    gold_need(apus_session_rewind(s, 0, &d), &d);
     feed(b, e, s, p, all);
     same(b, p, k, "fed again", all, want);
     apus_free(data);
@@ -310,9 +231,9 @@ static void check_batch(const bench *b, const prompt *p, int n, float *const *wa
                            .n_rows = p[k].n_pos,
                            .media = media[k],
                            .n_media = p[k].n_used};
-        need(apus_session_create(e, &f[k].session, &d), &d);
+        gold_need(apus_session_create(e, &f[k].session, &d), &d);
     }
-    need(apus_feed_batch(e, f, n, NULL, NULL, &d), &d);
+    gold_need(apus_feed_batch(e, f, n, NULL, NULL, &d), &d);
     for (int k = 0; k < n; k++) {
         same(b, &p[k], k, "batch", got[k], want[k]);
         free(got[k]);
@@ -329,49 +250,30 @@ static void check_refusals(const bench *b, const prompt *p)
     const apus_media *media[MOST_PICTURES + 1];
     media_of(b, p, media);
     media[p->n_used] = b->picture[0];
-    need(apus_session_create(e, &s, &d), &d);
+    gold_need(apus_session_create(e, &s, &d), &d);
     apus_feed f = {.size = sizeof f, .session = s, .tok = p->ids, .n = p->n, .media = media};
     f.n_media = p->n_used + 1;
     if (apus_feed_batch(e, &f, 1, NULL, NULL, &d) != APUS_EINVAL)
-        fail("a picture too many was fed");
+        gold_fail("a picture too many was fed");
     f.n_media = p->n_used - 1;
     if (f.n_media > 0 && apus_feed_batch(e, &f, 1, NULL, NULL, &d) != APUS_EINVAL)
-        fail("a picture too few was fed");
-    if (apus_session_pos(s) != 0) fail("a refused feed moved the session");
+        gold_fail("a picture too few was fed");
+    if (apus_session_pos(s) != 0) gold_fail("a refused feed moved the session");
     f.n_media = p->n_used;
-    need(apus_feed_batch(e, &f, 1, NULL, NULL, &d), &d);
+    gold_need(apus_feed_batch(e, &f, 1, NULL, NULL, &d), &d);
     int begin[MOST_PICTURES], end[MOST_PICTURES];
-    need(apus_media_find(b->m, p->ids, p->n, media, p->n_used, begin, end, &d), &d);
+    gold_need(apus_media_find(b->m, p->ids, p->n, media, p->n_used, begin, end, &d), &d);
     bool video =
         apus_media_type_of(media[0]) == APUS_MEDIA_VIDEO; /* with text between its frames */
     if (!video && end[0] - begin[0] != apus_media_tokens(media[0]))
-        fail("a picture has other places");
+        gold_fail("a picture has other places");
     if (end[0] - begin[0] > 1 && apus_session_rewind(s, begin[0] + 1, &d) != APUS_EINVAL)
-        fail("a session went back into a picture");
-    need(apus_session_rewind(s, begin[0], &d), &d);
+        gold_fail("a session went back into a picture");
+    gold_need(apus_session_rewind(s, begin[0], &d), &d);
     apus_engine_free(e);
 }
 
 /* ---------------------------------------------------------------- main */
-
-static void open_pictures(bench *b)
-{
-    apus_diag d;
-    char path[512];
-    while (b->n_picture < MOST_PICTURES && find(&b->g, "rows", b->n_picture)) {
-        snprintf(path, sizeof path, "%s/picture_%d.safetensors", b->g.folder, b->n_picture);
-        need(apus_media_open(b->m, path, NULL, &b->picture[b->n_picture++], &d), &d);
-    }
-}
-
-/* The most places of a picture that may not be cut. */
-static int most_places(const bench *b)
-{
-    int most = 1;
-    for (int i = 0; i < b->n_picture; i++)
-        if (apus_media_tokens(b->picture[i]) > most) most = apus_media_tokens(b->picture[i]);
-    return most;
-}
 
 static void check_all(bench *b)
 {
@@ -385,8 +287,9 @@ static void check_all(bench *b)
     b->hidden = info.hidden;
     apus_engine *e = engine(b, 0, 0, 1);
     check_rows(b, e);
-    int least = strncmp(info.architecture, "gemma", 5) ? 1 : most_places(b);
-    while (n < MOST && read_prompt(&b->g, n, &p[n])) {
+    int least =
+        strncmp(info.architecture, "gemma", 5) ? 1 : gold_most_places(b->picture, b->n_picture);
+    while (n < MOST && gold_prompt(&b->g, n, &p[n])) {
         got[n] = run(b, e, &p[n]);
         check_logits(b, &p[n], n, got[n]);
         check_pieces(b, &p[n], n, least, got[n]);
@@ -398,23 +301,8 @@ static void check_all(bench *b)
     check_refusals(b, &p[0]);
     while (n-- > 0) {
         free(got[n]);
-        free_prompt(&p[n]);
+        gold_prompt_free(&p[n]);
     }
-}
-
-/* What the model sees and hears with. */
-static unsigned towers_of(const char *folder)
-{
-    apus_diag d;
-    apus_model *m;
-    apus_model_settings s;
-    apus_info info = {.size = sizeof info};
-    apus_model_settings_default(&s);
-    s.load = APUS_LOAD_INFO;
-    need(apus_model_open(folder, &s, &m, &d), &d);
-    need(apus_model_info(m, &info, &d), &d);
-    apus_model_close(m);
-    return info.towers;
 }
 
 int main(int argc, char **argv)
@@ -423,24 +311,16 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: test_golden_media FOLDER [--device NAME]\n");
         return 2;
     }
-    apus_diag d;
-    bench b = {.g = {.folder = argv[1]}};
-    apus_model *m;
-    apus_model_settings s;
-    char path[512];
-    apus_model_settings_default(&s);
-    s.towers = towers_of(argv[1]);
-    s.precision = APUS_PRECISION_EXACT;
-    if (argc == 4 && !strcmp(argv[2], "--device")) s.device = argv[3];
-    snprintf(path, sizeof path, "%s/gold.safetensors", argv[1]);
-    need(ap_safetensors_open(path, &b.g.f, &d), &d);
-    need(apus_model_open(argv[1], &s, &m, &d), &d);
+    bench b = {0};
+    bool device = argc == 4 && !strcmp(argv[2], "--device");
+    gold_open(&b.g, argv[1]);
+    apus_model *m = gold_model(argv[1], device ? argv[3] : NULL);
     b.m = m;
-    open_pictures(&b);
+    b.n_picture = gold_pictures(&b.g, m, b.picture);
     check_all(&b);
     for (int i = 0; i < b.n_picture; i++) apus_media_free(b.picture[i]);
     apus_model_close(m);
     ap_safetensors_close(&b.g.f);
-    printf("%d checks failed\n", fails);
-    return fails != 0;
+    printf("%d checks failed\n", gold_fails);
+    return gold_fails != 0;
 }

@@ -16,6 +16,7 @@ static struct {
     sv_settings set;
     string_list alias, hosts, origins;
     const char *key_file, *cache_disk, *log_format, *models;
+    bool text_only;
     int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
 
@@ -65,6 +66,14 @@ static const opt serve_table[] = {
      "seconds that they stay there (default 86400)"},
     {"max-body", 0, OPT_INT, &o.max_body_mb, NULL, 1, 1024, "MIB",
      "size of a request (default 32)"},
+    {"max-images", 0, OPT_INT, &o.set.max_media, NULL, 0, 1024, "N",
+     "pictures of a request (default 64)"},
+    {"max-pixels", 0, OPT_INT, &o.set.max_pixels, NULL, 1, 100000000, "N",
+     "pixels of a picture (default 64 million)"},
+    {"image-tokens", 0, OPT_INT, &o.set.image_tokens, NULL, 1, 1 << 20, "N",
+     "most tokens of a picture, where a request does not say (default: as the model's processor)"},
+    {"text-only", 0, OPT_FLAG, &o.text_only, NULL, 0, 0, NULL,
+     "leave the vision tower of a model on the disk, and refuse pictures"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
     {"header-timeout", 0, OPT_INT, &o.set.header_s, NULL, 1, 3600, "S",
      "seconds that the head of a request may take (default 15)"},

@@ -389,6 +389,8 @@ static void fill_settings(const sv_answer *a, apus_request_settings *s)
         s->branch = &a->prompt.branch;
         s->n_branch = 1;
     }
+    s->media = sv_job_media(j);
+    s->n_media = j->n_media;
     s->max_tokens = j->max_tokens;
     s->ignore_eos = j->ignore_eos;
     s->no_text = !j->plain;

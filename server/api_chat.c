@@ -35,6 +35,7 @@ static const sv_field chat_table[] = {
     {"parallel_tool_calls", sv_read_bool, AT(many_calls), 0, 0, NULL},
     {"reasoning_effort", sv_read_string, AT(effort), 0, 0, NULL},
     {"chat_template_kwargs", sv_read_object, AT(kwargs), 0, 0, NULL},
+    {"image_tokens", sv_read_int, AT(shared.job.image_tokens), 1, INT_MAX, NULL},
     {"modalities", sv_read_any, 0, 0, 0, NULL}, /* looked at below */
     {"store", sv_read_only, 0, 0, 0, "false"},
     {"service_tier", sv_read_any, 0, 0, 0, NULL},

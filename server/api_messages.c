@@ -32,6 +32,7 @@ static const sv_field messages_table[] = {
     {"tools", sv_read_array, AT(tools), 0, 0, NULL},
     {"tool_choice", sv_read_object, AT(choice), 0, 0, NULL},
     {"thinking", sv_read_object, AT(thinking), 0, 0, NULL},
+    {"image_tokens", sv_read_int, AT(job.image_tokens), 1, INT_MAX, NULL},
     {"metadata", sv_read_any, 0, 0, 0, NULL},
     {"service_tier", sv_read_any, 0, 0, 0, NULL},
     {"cache_control", sv_read_any, 0, 0, 0, NULL},

@@ -14,7 +14,7 @@
 typedef struct ollama_request {
     sv_job job;
     const char *model, *system, *prompt;
-    const sv_json *messages, *tools, *options, *think, *format;
+    const sv_json *messages, *tools, *options, *think, *format, *images;
     bool raw, logprobs;
     int top_logprobs;
     bool chat;
@@ -51,7 +51,7 @@ static const sv_field generate_table[] = {
     {"keep_alive", sv_read_any, 0, 0, 0, NULL},
     {"truncate", sv_read_only, 0, 0, 0, "false"},
     {"shift", sv_read_only, 0, 0, 0, "false"},
-    {"images", sv_read_refuse, 0, 0, 0, NULL},
+    {"images", sv_read_array, AT(images), 0, 0, NULL},
     {"suffix", sv_read_refuse, 0, 0, 0, NULL},
     {"template", sv_read_refuse, 0, 0, 0, NULL},
     {"context", sv_read_refuse, 0, 0, 0, "send the conversation to /api/chat"},
@@ -79,6 +79,7 @@ static const sv_field options_table[] = {
     {"repeat_last_n", sv_read_int, OPTION(last), -1, INT_MAX, NULL},
     {"presence_penalty", sv_read_real, OPTION(j.sampling.presence_penalty), -2, 2, NULL},
     {"frequency_penalty", sv_read_real, OPTION(j.sampling.frequency_penalty), -2, 2, NULL},
+    {"image_tokens", sv_read_int, OPTION(j.image_tokens), 1, INT_MAX, NULL},
     /* how it is computed, which the server decided when it started; answers are the same */
     {"num_batch", sv_read_any, 0, 0, 0, NULL},
     {"num_gpu", sv_read_any, 0, 0, 0, NULL},
@@ -368,6 +369,10 @@ void sv_ollama_chat(sv_exchange *x)
 static bool read_prompt(sv_exchange *x, ollama_request *r)
 {
     sv_conversation c = {0};
+    sv_content said = {0};
+    if (r->raw && r->images && r->images->len)
+        return sv_fail(x, 400, "unsupported_value", "images",
+                       "images: pictures need the model's template, which raw leaves out");
     if (r->raw) {
         r->job.plain = true;
         r->job.text = r->prompt;
@@ -375,7 +380,13 @@ static bool read_prompt(sv_exchange *x, ollama_request *r)
         return true;
     }
     if (r->system) sv_conversation_system(&c, r->system, strlen(r->system));
-    sv_conversation_user(&c, r->prompt, strlen(r->prompt));
+    if (!sv_ollama_images(x, &r->job, r->images, "images", &said)) {
+        sv_content_free(&said);
+        sv_conversation_free(&c);
+        return false;
+    }
+    sv_content_text(&said, r->prompt, strlen(r->prompt));
+    sv_conversation_show(&c, &said);
     return sv_conversation_finish(x, &c, &r->job, "prompt");
 }
 

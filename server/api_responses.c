@@ -35,6 +35,7 @@ static const sv_field responses_table[] = {
     {"text", sv_read_object, AT(text), 0, 0, NULL},
     {"reasoning", sv_read_object, AT(reasoning), 0, 0, NULL},
     {"metadata", sv_read_object, AT(metadata), 0, 0, NULL},
+    {"image_tokens", sv_read_int, AT(job.image_tokens), 1, INT_MAX, NULL},
     {"chat_template_kwargs", sv_read_object, AT(kwargs), 0, 0, NULL},
     {"store", sv_read_only, 0, 0, 0, "false"},
     {"background", sv_read_only, 0, 0, 0, "false"},

@@ -2,6 +2,56 @@
 
 #include <string.h>
 
+/* ---------------------------------------------------------------- contents */
+
+void sv_content_text(sv_content *c, const char *s, size_t n)
+{
+    sv_buf_add(&c->text, s, n);
+}
+
+/* The text so far becomes a part. */
+static void end_text(sv_content *c)
+{
+    if (!c->text.len) return;
+    sv_put_map(&c->parts, NULL);
+    sv_put_str(&c->parts, "type", "text");
+    sv_put_strn(&c->parts, "text", c->text.data, c->text.len);
+    sv_put_end_map(&c->parts);
+    if (c->text.failed) c->parts.failed = true;
+    sv_buf_free(&c->text);
+}
+
+void sv_content_media(sv_content *c, apus_media_type kind)
+{
+    static const char *const types[] = {"image", "video", "audio"};
+    end_text(c);
+    sv_put_map(&c->parts, NULL);
+    sv_put_str(&c->parts, "type", types[kind]);
+    sv_put_end_map(&c->parts);
+}
+
+void sv_content_free(sv_content *c)
+{
+    sv_buf_free(&c->text);
+    sv_buf_free(&c->parts);
+}
+
+/* "content": a string, or a list where there is more than text. */
+static void put_content(sv_buf *b, sv_content *c)
+{
+    if (!c->parts.len) {
+        sv_put_strn(b, "content", sv_buf_text(&c->text), c->text.len);
+    } else {
+        end_text(c);
+        sv_put_array(b, "content");
+        sv_buf_add(b, c->parts.data, c->parts.len);
+        sv_put_end_array(b);
+    }
+    if (c->text.failed || c->parts.failed) b->failed = true;
+}
+
+/* ---------------------------------------------------------------- turns */
+
 static void put_text(sv_buf *b, const char *role, const sv_buf *text)
 {
     sv_put_map(b, NULL);
@@ -61,16 +111,24 @@ void sv_conversation_system(sv_conversation *c, const char *s, size_t n)
     sv_buf_free(&text);
 }
 
-void sv_conversation_user(sv_conversation *c, const char *s, size_t n)
+void sv_conversation_show(sv_conversation *c, sv_content *content)
 {
     sv_buf turn = {0};
     sv_conversation_flush(c);
     sv_put_map(&turn, NULL);
     sv_put_str(&turn, "role", "user");
-    sv_put_strn(&turn, "content", s, n);
+    put_content(&turn, content);
     sv_put_end_map(&turn);
     both(c, &turn);
     sv_buf_free(&turn);
+    sv_content_free(content);
+}
+
+void sv_conversation_user(sv_conversation *c, const char *s, size_t n)
+{
+    sv_content content = {0};
+    sv_content_text(&content, s, n);
+    sv_conversation_show(c, &content);
 }
 
 void sv_conversation_say(sv_conversation *c, const char *s, size_t n)
@@ -100,8 +158,8 @@ void sv_conversation_call(sv_conversation *c, const char *id, const char *name, 
     sv_put_end_map(b);
 }
 
-void sv_conversation_result(sv_conversation *c, const char *id, const char *name, const char *s,
-                            size_t n)
+void sv_conversation_result(sv_conversation *c, const char *id, const char *name,
+                            sv_content *content)
 {
     sv_buf turn = {0};
     sv_conversation_flush(c);
@@ -109,10 +167,11 @@ void sv_conversation_result(sv_conversation *c, const char *id, const char *name
     sv_put_str(&turn, "role", "tool");
     if (id) sv_put_str(&turn, "tool_call_id", id);
     if (name) sv_put_str(&turn, "name", name);
-    sv_put_strn(&turn, "content", s, n);
+    put_content(&turn, content);
     sv_put_end_map(&turn);
     both(c, &turn);
     sv_buf_free(&turn);
+    sv_content_free(content);
 }
 
 static void put_messages(sv_buf *b, const sv_buf *system, const sv_buf *turns)

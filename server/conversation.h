@@ -15,15 +15,27 @@ typedef struct sv_conversation {
     sv_buf said, thought, calls;
 } sv_conversation;
 
+/* What somebody says: texts, and between them what the job's media show. All zero is nothing. */
+typedef struct sv_content {
+    sv_buf text;  /* behind the last picture */
+    sv_buf parts; /* JSON objects up to it, of templates' content lists; empty = there is none */
+} sv_content;
+
+void sv_content_text(sv_content *c, const char *s, size_t n);
+void sv_content_media(sv_content *c, apus_media_type kind);
+void sv_content_free(sv_content *c);
+
 void sv_conversation_system(sv_conversation *c, const char *s, size_t n);
 void sv_conversation_user(sv_conversation *c, const char *s, size_t n);
+/* Takes the content. */
+void sv_conversation_show(sv_conversation *c, sv_content *content);
 void sv_conversation_say(sv_conversation *c, const char *s, size_t n);
 void sv_conversation_think(sv_conversation *c, const char *s, size_t n);
 /* args: JSON text. id, name: NULL = not known */
 void sv_conversation_call(sv_conversation *c, const char *id, const char *name, const char *args,
                           size_t n);
-void sv_conversation_result(sv_conversation *c, const char *id, const char *name, const char *s,
-                            size_t n);
+void sv_conversation_result(sv_conversation *c, const char *id, const char *name,
+                            sv_content *content);
 /* The assistant's next words are a turn of their own. */
 void sv_conversation_flush(sv_conversation *c);
 

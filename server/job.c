@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fields.h"
+#include "media.h"
 #include "state.h"
 
 void sv_job_init(sv_job *j, const apus_model *m)
@@ -23,6 +24,7 @@ void sv_job_free(sv_job *j)
     sv_buf_free(&j->tools);
     sv_buf_free(&j->extra);
     sv_buf_free(&j->schema);
+    sv_media_free(j);
 }
 
 static bool add_stop(sv_exchange *x, sv_job *j, const sv_json *v, const char *path, int most)

@@ -37,6 +37,12 @@ typedef struct sv_job {
     const char *grammar;
     sv_path constraint_path;
 
+    /* what the conversation shows, in order */
+    apus_media **media; /* [n_media] */
+    int n_media;
+    struct sv_media_gate *gate; /* whom it is told when they are given up */
+    int image_tokens;           /* most of a picture; 0 = as the server or the model says */
+
     apus_sampling sampling;
     bool seeded;    /* else each answer draws a seed */
     int max_tokens; /* -1 = as many as there is room for */
@@ -50,6 +56,12 @@ typedef struct sv_job {
     bool ignore_eos;
     bool stream, usage_in_stream;
 } sv_job;
+
+/* Its media as the library takes them. */
+static inline const apus_media *const *sv_job_media(const sv_job *j)
+{
+    return (const apus_media *const *)j->media;
+}
 
 /* The model's sampling defaults, one answer, no bound. */
 void sv_job_init(sv_job *j, const apus_model *m);

@@ -155,6 +155,11 @@ static void put_scheduler(sv_buf *b, const apus_scheduler_stats *st)
         "Records that were not what they should be.", (double)st->store_errors);
     put(b, "prefix_cache_store_late_total", "counter",
         "Requests that did not wait for it any longer.", (double)st->store_late);
+    put(b, "media_encoded_total", "counter", "Pictures that a tower was run for.",
+        (double)st->media_encoded);
+    put(b, "media_reused_total", "counter", "Pictures that it had been run for before.",
+        (double)st->media_reused);
+    put(b, "media_seconds_total", "counter", "Time of towers.", (double)st->media_us / 1e6);
     put(b, "prefix_cache_disk_bytes", "gauge", "Prefixes on the disk.", (double)st->disk_bytes);
     put(b, "prefix_cache_disk_written_bytes_total", "counter", "Written there.",
         (double)st->disk_written_bytes);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "fields.h"
+#include "media.h"
 #include "offer.h"
 #include "ollama.h"
 
@@ -58,34 +59,66 @@ static bool is_string(sv_exchange *x, const sv_json *j, const char *path, const 
            sv_fail_kind(x, sv_path_at(&at, path, name), "a string", j);
 }
 
-static bool read_message(sv_exchange *x, sv_conversation *c, const sv_json *j, const char *path)
+bool sv_ollama_images(sv_exchange *x, sv_job *j, const sv_json *images, const char *path,
+                      sv_content *out)
 {
-    message m = {0};
+    size_t i = 0;
+    for (const sv_json *m = images ? images->first : NULL; m; m = m->next) {
+        sv_path at;
+        sv_path_index(&at, path, i++);
+        if (m->type != SV_JSON_STRING) return sv_fail_kind(x, at.text, "a string of base64", m);
+        if (!sv_media_add(x, j, APUS_MEDIA_PICTURE, at.text, j->image_tokens, m->str, m->len))
+            return false;
+        sv_content_media(out, APUS_MEDIA_PICTURE);
+    }
+    return true;
+}
+
+/* What is not the assistant's; said: its pictures. */
+static bool add_message(sv_exchange *x, sv_conversation *c, const message *m, sv_content *said,
+                        const char *path)
+{
     sv_path at;
-    if (!sv_fields_read(x, message_table, j, path, &m) ||
-        !is_string(x, m.content, path, "content") || !is_string(x, m.thinking, path, "thinking"))
-        return false;
-    if (m.images && m.images->len)
-        return sv_fail(x, 400, "unsupported_value", sv_path_at(&at, path, "images"),
-                       "%s: images are not supported", at.text);
-    if (!m.role) return sv_fail(x, 400, NULL, path, "%s: expected a role", path);
-    if (!strcmp(m.role, "assistant")) return read_assistant(x, c, &m, path);
-    if (!m.content)
+    bool shows = said->parts.len;
+    if (!m->content)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "content"), "%s: expected a string",
                        at.text);
-    const char *s = m.content->str;
-    size_t n = m.content->len;
-    if (!strcmp(m.role, "user"))
-        sv_conversation_user(c, s, n);
-    else if (!strcmp(m.role, "system"))
-        sv_conversation_system(c, s, n);
-    else if (!strcmp(m.role, "tool"))
-        sv_conversation_result(c, m.id, m.tool_name, s, n);
-    else
+    sv_content_text(said, m->content->str, m->content->len);
+    if (!strcmp(m->role, "user"))
+        sv_conversation_show(c, said);
+    else if (!strcmp(m->role, "tool"))
+        sv_conversation_result(c, m->id, m->tool_name, said);
+    else if (strcmp(m->role, "system") != 0)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "role"),
                        "%s: expected system, user, assistant or tool, found %.60s", at.text,
-                       m.role);
+                       m->role);
+    else if (shows)
+        return sv_fail(x, 400, NULL, sv_path_at(&at, path, "images"),
+                       "%s: a system message shows no pictures", at.text);
+    else
+        sv_conversation_system(c, m->content->str, m->content->len);
     return true;
+}
+
+static bool read_message(sv_exchange *x, sv_job *j, sv_conversation *c, const sv_json *v,
+                         const char *path)
+{
+    message m = {0};
+    sv_content said = {0};
+    sv_path at;
+    if (!sv_fields_read(x, message_table, v, path, &m) ||
+        !is_string(x, m.content, path, "content") || !is_string(x, m.thinking, path, "thinking"))
+        return false;
+    if (!m.role) return sv_fail(x, 400, NULL, path, "%s: expected a role", path);
+    sv_path_at(&at, path, "images");
+    if (!strcmp(m.role, "assistant"))
+        return m.images && m.images->len
+                   ? sv_fail(x, 400, NULL, at.text, "%s: an assistant shows no pictures", at.text)
+                   : read_assistant(x, c, &m, path);
+    bool ok =
+        sv_ollama_images(x, j, m.images, at.text, &said) && add_message(x, c, &m, &said, path);
+    sv_content_free(&said);
+    return ok;
 }
 
 bool sv_ollama_messages(sv_exchange *x, sv_job *j, const sv_json *list)
@@ -95,7 +128,7 @@ bool sv_ollama_messages(sv_exchange *x, sv_job *j, const sv_json *list)
     bool ok = true;
     for (const sv_json *m = list->first; m && ok; m = m->next) {
         sv_path at;
-        ok = read_message(x, &c, m, sv_path_index(&at, "messages", i++));
+        ok = read_message(x, j, &c, m, sv_path_index(&at, "messages", i++));
     }
     if (ok) return sv_conversation_finish(x, &c, j, "messages");
     sv_conversation_free(&c);

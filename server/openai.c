@@ -58,7 +58,7 @@ bool sv_openai_read(sv_exchange *x, const sv_field *table, sv_openai_request *r)
     j->seeded = sv_json_get(x->json, "seed") != NULL;
     return sv_job_model(x, r->model) && read_constraint(x, r) &&
            (!r->stop || sv_job_stops(x, j, r->stop, "stop", SV_MAX_STOPS)) &&
-           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->server->info.vocab)) &&
+           (!r->bias || sv_job_bias(x, j, r->bias, "logit_bias", x->served->info.vocab)) &&
            sv_job_sampling(x, j) && read_stream_options(x, j, r->stream_options);
 }
 

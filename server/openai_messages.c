@@ -1,7 +1,9 @@
 /* openai_messages.c - the messages of chat completions, every member of each looked at. */
+#include <stdio.h>
 #include <string.h>
 
 #include "fields.h"
+#include "media.h"
 #include "openai.h"
 
 typedef struct message {
@@ -29,41 +31,131 @@ static const sv_field message_table[] = {
     {"function_call", sv_read_refuse, 0, 0, 0, "tool_calls has replaced it"},
     {0}};
 
-/* A part of a content: its text. */
-static bool add_part(sv_exchange *x, const sv_json *part, const char *path, sv_buf *out)
-{
-    const sv_json *type = sv_json_get(part, "type"), *text = sv_json_get(part, "text");
-    if (part->type == SV_JSON_STRING) {
-        sv_buf_add(out, part->str, part->len);
-        return true;
+/* ---------------------------------------------------------------- parts of a content */
+
+typedef struct part {
+    const char *type;
+    const sv_json *text, *image_url, *video_url, *input_audio;
+} part;
+
+#define PART(name, read)                                                                           \
+    {                                                                                              \
+#name, read, offsetof(part, name), 0, 0, NULL                                              \
     }
-    if (!sv_json_is(type, "text"))
-        return sv_fail(x, 400, "unsupported_value", path,
-                       "%s: only parts of type text are supported, found %.60s", path,
-                       type && type->type == SV_JSON_STRING ? type->str : "none");
-    if (!text || text->type != SV_JSON_STRING)
-        return sv_fail(x, 400, NULL, path, "%s.text: expected a string", path);
-    sv_buf_add(out, text->str, text->len);
+
+static const sv_field part_table[] = {PART(type, sv_read_string),
+                                      PART(text, sv_read_json),
+                                      PART(image_url, sv_read_json),
+                                      PART(video_url, sv_read_json),
+                                      PART(input_audio, sv_read_object),
+                                      {"cache_control", sv_read_any, 0, 0, 0, NULL},
+                                      {0}};
+
+typedef struct link_to {
+    const sv_json *url;
+    const char *detail;
+} link_to;
+
+static const sv_field link_table[] = {
+    {"url", sv_read_json, offsetof(link_to, url), 0, 0, NULL},
+    {"detail", sv_read_string, offsetof(link_to, detail), 0, 0, NULL},
+    {0}};
+
+/* {"url": ..., "detail": ...}, or the URL alone */
+static bool add_link(sv_exchange *x, sv_job *j, apus_media_type kind, const sv_json *v,
+                     const char *path, sv_content *out)
+{
+    link_to l = {.url = v};
+    sv_path at, detail;
+    int tokens;
+    snprintf(at.text, sizeof at.text, "%s", path);
+    if (v && v->type == SV_JSON_OBJECT) {
+        l.url = NULL;
+        if (!sv_fields_read(x, link_table, v, path, &l)) return false;
+        sv_path_at(&at, path, "url");
+    }
+    if (!sv_media_detail(x, j, l.detail, sv_path_at(&detail, path, "detail"), &tokens) ||
+        !sv_media_add_url(x, j, kind, at.text, tokens, l.url))
+        return false;
+    sv_content_media(out, kind);
     return true;
 }
 
-/* A string, or a list of parts. */
-static bool read_content(sv_exchange *x, const sv_json *content, const char *path, sv_buf *out)
+typedef struct sound {
+    const sv_json *data;
+    const char *format;
+} sound;
+
+static const sv_field sound_table[] = {
+    {"data", sv_read_json, offsetof(sound, data), 0, 0, NULL},
+    {"format", sv_read_string, offsetof(sound, format), 0, 0, NULL},
+    {0}};
+
+static bool add_sound(sv_exchange *x, sv_job *j, const sv_json *v, const char *path,
+                      sv_content *out)
+{
+    sound s = {0};
+    sv_path at;
+    if (!v) return sv_fail(x, 400, NULL, path, "%s: expected an object", path);
+    if (!sv_fields_read(x, sound_table, v, path, &s)) return false;
+    if (!s.format || strcmp(s.format, "wav") != 0)
+        return sv_fail(x, 400, "unsupported_value", sv_path_at(&at, path, "format"),
+                       "%s: only wav is supported", at.text);
+    sv_path_at(&at, path, "data");
+    if (!s.data || s.data->type != SV_JSON_STRING)
+        return sv_fail(x, 400, NULL, at.text, "%s: expected a string", at.text);
+    if (!sv_media_add(x, j, APUS_MEDIA_SOUND, at.text, 0, s.data->str, s.data->len)) return false;
+    sv_content_media(out, APUS_MEDIA_SOUND);
+    return true;
+}
+
+static bool add_part(sv_exchange *x, sv_job *j, const sv_json *v, const char *path, bool shows,
+                     sv_content *out)
+{
+    part p = {0};
+    sv_path at;
+    if (v->type == SV_JSON_STRING) {
+        sv_content_text(out, v->str, v->len);
+        return true;
+    }
+    if (!sv_fields_read(x, part_table, v, path, &p)) return false;
+    const char *type = p.type ? p.type : "none";
+    if (!strcmp(type, "text")) {
+        if (!p.text || p.text->type != SV_JSON_STRING)
+            return sv_fail(x, 400, NULL, path, "%s.text: expected a string", path);
+        sv_content_text(out, p.text->str, p.text->len);
+        return true;
+    }
+    sv_path_at(&at, path, type);
+    if (shows && !strcmp(type, "image_url"))
+        return add_link(x, j, APUS_MEDIA_PICTURE, p.image_url, at.text, out);
+    if (shows && !strcmp(type, "video_url"))
+        return add_link(x, j, APUS_MEDIA_VIDEO, p.video_url, at.text, out);
+    if (shows && !strcmp(type, "input_audio")) return add_sound(x, j, p.input_audio, at.text, out);
+    return sv_fail(x, 400, "unsupported_value", path,
+                   "%s: parts of type %.60s are not supported here", path, type);
+}
+
+/* A string, or a list of parts; shows: pictures may be among them. */
+static bool read_content(sv_exchange *x, sv_job *j, const sv_json *content, const char *path,
+                         bool shows, sv_content *out)
 {
     size_t i = 0;
     if (!content) return true;
     if (content->type == SV_JSON_STRING) {
-        sv_buf_add(out, content->str, content->len);
+        sv_content_text(out, content->str, content->len);
         return true;
     }
     if (content->type != SV_JSON_ARRAY)
         return sv_fail_kind(x, path, "a string or an array of parts", content);
     for (const sv_json *p = content->first; p; p = p->next) {
         sv_path at;
-        if (!add_part(x, p, sv_path_index(&at, path, i++), out)) return false;
+        if (!add_part(x, j, p, sv_path_index(&at, path, i++), shows, out)) return false;
     }
     return true;
 }
+
+/* ---------------------------------------------------------------- messages */
 
 static bool read_call(sv_exchange *x, sv_conversation *c, const sv_json *call, const char *path)
 {
@@ -79,8 +171,8 @@ static bool read_call(sv_exchange *x, sv_conversation *c, const sv_json *call, c
     return true;
 }
 
-static bool read_assistant(sv_exchange *x, sv_conversation *c, const message *m, const sv_buf *text,
-                           const char *path)
+static bool read_assistant(sv_exchange *x, sv_conversation *c, const message *m,
+                           const sv_content *said, const char *path)
 {
     const sv_json *thought = m->reasoning ? m->reasoning : m->thinking;
     sv_path calls, at;
@@ -91,30 +183,29 @@ static bool read_assistant(sv_exchange *x, sv_conversation *c, const message *m,
     if (thought && thought->type != SV_JSON_STRING)
         return sv_fail(x, 400, NULL, path, "%s.reasoning_content: expected a string", path);
     if (thought) sv_conversation_think(c, thought->str, thought->len);
-    sv_conversation_say(c, sv_buf_text(text), text->len);
+    sv_conversation_say(c, sv_buf_text(&said->text), said->text.len);
     sv_path_at(&calls, path, "tool_calls");
     for (const sv_json *k = m->calls ? m->calls->first : NULL; k; k = k->next)
         if (!read_call(x, c, k, sv_path_index(&at, calls.text, i++))) return false;
     return true;
 }
 
-static bool add_message(sv_exchange *x, sv_conversation *c, const message *m, const sv_buf *text,
+static bool add_message(sv_exchange *x, sv_conversation *c, const message *m, sv_content *said,
                         const char *path)
 {
     sv_path at;
     if (!m->role) return sv_fail(x, 400, NULL, path, "%s: expected a role", path);
-    if (!strcmp(m->role, "assistant")) return read_assistant(x, c, m, text, path);
+    if (!strcmp(m->role, "assistant")) return read_assistant(x, c, m, said, path);
     if (!m->content)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "content"), "%s: expected content",
                        path);
     if (m->calls)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "tool_calls"),
                        "%s: only an assistant calls tools", path);
-    const char *s = sv_buf_text(text);
     if (!strcmp(m->role, "user"))
-        sv_conversation_user(c, s, text->len);
+        sv_conversation_show(c, said);
     else if (!strcmp(m->role, "system") || !strcmp(m->role, "developer"))
-        sv_conversation_system(c, s, text->len);
+        sv_conversation_system(c, sv_buf_text(&said->text), said->text.len);
     else if (strcmp(m->role, "tool") != 0)
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "role"),
                        "%s: expected system, developer, user, assistant or tool, found %.60s",
@@ -123,20 +214,22 @@ static bool add_message(sv_exchange *x, sv_conversation *c, const message *m, co
         return sv_fail(x, 400, NULL, sv_path_at(&at, path, "tool_call_id"),
                        "%s: expected the id of the call", at.text);
     else
-        sv_conversation_result(c, m->id, m->name, s, text->len);
+        sv_conversation_result(c, m->id, m->name, said);
     return true;
 }
 
-static bool read_message(sv_exchange *x, sv_conversation *c, const sv_json *j, const char *path)
+static bool read_message(sv_exchange *x, sv_job *j, sv_conversation *c, const sv_json *v,
+                         const char *path)
 {
     message m = {0};
-    sv_buf text = {0};
+    sv_content said = {0};
     sv_path at;
-    bool ok = sv_fields_read(x, message_table, j, path, &m) &&
-              read_content(x, m.content, sv_path_at(&at, path, "content"), &text) &&
-              add_message(x, c, &m, &text, path);
-    if (text.failed) ok = sv_fail(x, 503, NULL, NULL, "out of memory");
-    sv_buf_free(&text);
+    bool ok = sv_fields_read(x, message_table, v, path, &m);
+    bool shows = ok && m.role && (!strcmp(m.role, "user") || !strcmp(m.role, "tool"));
+    ok = ok && read_content(x, j, m.content, sv_path_at(&at, path, "content"), shows, &said);
+    if (ok && said.text.failed) ok = sv_fail(x, 503, NULL, NULL, "out of memory");
+    ok = ok && add_message(x, c, &m, &said, path);
+    sv_content_free(&said);
     return ok;
 }
 
@@ -148,7 +241,7 @@ bool sv_openai_messages(sv_exchange *x, sv_job *j, const sv_json *list)
     if (!list) return sv_fail(x, 400, NULL, "messages", "messages: expected an array");
     for (const sv_json *m = list->first; m && ok; m = m->next) {
         sv_path at;
-        ok = read_message(x, &c, m, sv_path_index(&at, "messages", i++));
+        ok = read_message(x, j, &c, m, sv_path_index(&at, "messages", i++));
     }
     if (ok) return sv_conversation_finish(x, &c, j, "messages");
     sv_conversation_free(&c);

@@ -35,22 +35,44 @@ static bool render_prompt(sv_exchange *x, const sv_job *j, sv_prompt *p)
     return !render(x->served->model, j, &s, &p->text, &p->len, &d) || sv_fail_diag(x, &d);
 }
 
-/* The generation prompt begins with a marker, so its tokens are the same alone. */
-static void find_branch(sv_exchange *x, const sv_job *j, sv_prompt *p)
+/* Marks of pictures become as many as they take. */
+static bool expand(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    apus_diag d;
+    char *whole;
+    if (!j->n_media) return true;
+    if (apus_media_expand(x->served->model, p->text, p->len, sv_job_media(j), j->n_media, &whole,
+                          &p->len, &d))
+        return sv_fail(x, 400, NULL, "messages", "%s", d.text);
+    apus_free(p->text);
+    p->text = whole;
+    return true;
+}
+
+/* How long the generation prompt is, which the text ends with; 0: it has none. */
+static size_t generation_prompt(sv_exchange *x, const sv_job *j, const sv_prompt *p)
 {
     char *before = NULL;
-    size_t len, n;
-    int32_t *ids = NULL;
+    size_t len;
     apus_chat_settings s = chat_settings(j);
     s.no_generation_prompt = true;
-    if (render(x->served->model, j, &s, &before, &len, NULL)) return;
-    if (len < p->len && !memcmp(before, p->text, len) &&
-        !apus_tokenize(x->served->model, p->text + len, p->len - len, APUS_TOK_SPECIAL, &ids, &n,
+    if (render(x->served->model, j, &s, &before, &len, NULL)) return 0;
+    bool has = len < p->len && !memcmp(before, p->text, len);
+    apus_free(before);
+    return has ? p->len - len : 0;
+}
+
+/* Of so many bytes: it begins with a marker, so its tokens are the same alone. */
+static void find_branch(sv_exchange *x, sv_prompt *p, size_t len)
+{
+    size_t n;
+    int32_t *ids = NULL;
+    if (len &&
+        !apus_tokenize(x->served->model, p->text + p->len - len, len, APUS_TOK_SPECIAL, &ids, &n,
                        NULL) &&
         n < p->n && !memcmp(ids, p->ids + p->n - n, n * sizeof *ids))
         p->branch = (int)(p->n - n);
     apus_free(ids);
-    apus_free(before);
 }
 
 static bool tokenize(sv_exchange *x, const sv_job *j, sv_prompt *p)
@@ -64,30 +86,39 @@ static bool tokenize(sv_exchange *x, const sv_job *j, sv_prompt *p)
     return sv_fail_diag(x, &d);
 }
 
+/* A conversation as text and ids. */
+static bool make_chat(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    if (!render_prompt(x, j, p)) return false;
+    size_t end = generation_prompt(x, j, p);
+    if (!expand(x, j, p) || !tokenize(x, j, p)) return false;
+    find_branch(x, p, end);
+    return true;
+}
+
+static bool check_size(sv_exchange *x, const sv_job *j, const sv_prompt *p)
+{
+    const char *field = j->plain ? "prompt" : "messages";
+    if (!p->n) return sv_fail(x, 400, NULL, field, "the prompt is empty");
+    x->n_prompt = (int)p->n;
+    if (p->n < (size_t)x->served->ctx) return true;
+    return sv_fail(x, 400, "context_length_exceeded", field,
+                   "the prompt has %zu tokens and leaves no room for an answer in the context of "
+                   "%d tokens; nothing was cut off",
+                   p->n, x->served->ctx);
+}
+
 bool sv_prompt_make(sv_exchange *x, const sv_job *j, sv_prompt *p)
 {
     *p = (sv_prompt){.branch = -1};
-    if (j->ids) {
+    bool ok = true;
+    if (j->ids)
         p->n = (size_t)j->n_ids;
-    } else if ((!j->plain && !render_prompt(x, j, p)) || !tokenize(x, j, p)) {
-        sv_prompt_free(p);
-        return false;
-    }
-    if (!p->n) {
-        sv_prompt_free(p);
-        return sv_fail(x, 400, NULL, j->plain ? "prompt" : "messages", "the prompt is empty");
-    }
-    x->n_prompt = (int)p->n;
-    if (p->n >= (size_t)x->served->ctx) {
-        sv_fail(x, 400, "context_length_exceeded", j->plain ? "prompt" : "messages",
-                "the prompt has %zu tokens and leaves no room for an answer in the context of %d "
-                "tokens; nothing was cut off",
-                p->n, x->served->ctx);
-        sv_prompt_free(p);
-        return false;
-    }
-    if (!j->plain) find_branch(x, j, p);
-    return true;
+    else
+        ok = j->plain ? tokenize(x, j, p) : make_chat(x, j, p);
+    if (ok && check_size(x, j, p)) return true;
+    sv_prompt_free(p);
+    return false;
 }
 
 void sv_prompt_free(sv_prompt *p)

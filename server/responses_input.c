@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "fields.h"
+#include "media.h"
 #include "offer.h"
 #include "responses.h"
 
@@ -35,57 +36,101 @@ static bool is_text(const sv_json *type)
     return false;
 }
 
-/* A string, or a list of parts that are text. */
-static bool read_text(sv_exchange *x, const sv_json *j, const char *path, sv_buf *out)
+typedef struct picture {
+    const char *type, *detail;
+    const sv_json *url;
+} picture;
+
+static const sv_field picture_table[] = {
+    {"type", sv_read_string, offsetof(picture, type), 0, 0, NULL},
+    {"detail", sv_read_string, offsetof(picture, detail), 0, 0, NULL},
+    {"image_url", sv_read_json, offsetof(picture, url), 0, 0, NULL},
+    {"file_id", sv_read_refuse, 0, 0, 0, "files are not stored; send the picture in image_url"},
+    {0}};
+
+static bool add_picture(sv_exchange *x, sv_job *j, const sv_json *v, const char *path,
+                        sv_content *out)
+{
+    picture p = {0};
+    sv_path at, detail;
+    int tokens;
+    if (!sv_fields_read(x, picture_table, v, path, &p) ||
+        !sv_media_detail(x, j, p.detail, sv_path_at(&detail, path, "detail"), &tokens) ||
+        !sv_media_add_url(x, j, APUS_MEDIA_PICTURE, sv_path_at(&at, path, "image_url"), tokens,
+                          p.url))
+        return false;
+    sv_content_media(out, APUS_MEDIA_PICTURE);
+    return true;
+}
+
+static bool add_part(sv_exchange *x, sv_job *j, const sv_json *p, const char *path, bool shows,
+                     sv_content *out)
+{
+    const sv_json *type = sv_json_get(p, "type"), *text = sv_json_get(p, "text");
+    if (shows && sv_json_is(type, "input_image")) return add_picture(x, j, p, path, out);
+    if (!is_text(type))
+        return sv_fail(x, 400, "unsupported_value", path,
+                       "%s: parts of type %.60s are not supported here", path,
+                       type && type->type == SV_JSON_STRING ? type->str : "none");
+    if (!text || text->type != SV_JSON_STRING)
+        return sv_fail(x, 400, NULL, path, "%s.text: expected a string", path);
+    sv_content_text(out, text->str, text->len);
+    return true;
+}
+
+/* A string, or a list of parts: text and, if `shows`, pictures. */
+static bool read_parts(sv_exchange *x, sv_job *j, const sv_json *v, const char *path, bool shows,
+                       sv_content *out)
 {
     size_t i = 0;
-    if (!j) return sv_fail(x, 400, NULL, path, "%s: expected a string or parts", path);
-    if (j->type == SV_JSON_STRING) {
-        sv_buf_add(out, j->str, j->len);
+    if (!v) return sv_fail(x, 400, NULL, path, "%s: expected a string or parts", path);
+    if (v->type == SV_JSON_STRING) {
+        sv_content_text(out, v->str, v->len);
         return true;
     }
-    if (j->type != SV_JSON_ARRAY) return sv_fail_kind(x, path, "a string or an array of parts", j);
-    for (const sv_json *p = j->first; p; p = p->next, i++) {
-        const sv_json *type = sv_json_get(p, "type"), *text = sv_json_get(p, "text");
+    if (v->type != SV_JSON_ARRAY) return sv_fail_kind(x, path, "a string or an array of parts", v);
+    for (const sv_json *p = v->first; p; p = p->next) {
         sv_path at;
-        sv_path_index(&at, path, i);
-        if (!is_text(type))
-            return sv_fail(x, 400, "unsupported_value", at.text,
-                           "%s: only parts of text are supported, found %.60s", at.text,
-                           type && type->type == SV_JSON_STRING ? type->str : "none");
-        if (!text || text->type != SV_JSON_STRING)
-            return sv_fail(x, 400, NULL, at.text, "%s.text: expected a string", at.text);
-        sv_buf_add(out, text->str, text->len);
+        if (!add_part(x, j, p, sv_path_index(&at, path, i++), shows, out)) return false;
     }
     return true;
 }
 
-static bool read_message(sv_exchange *x, sv_conversation *c, const item *i, const char *path)
+static bool add_message(sv_exchange *x, sv_conversation *c, const char *role, sv_content *said,
+                        const char *path)
 {
-    sv_buf text = {0};
     sv_path at;
-    bool ok = read_text(x, i->content, sv_path_at(&at, path, "content"), &text);
-    const char *s = sv_buf_text(&text);
-    if (!ok)
-        ;
-    else if (!i->role)
-        ok = sv_fail(x, 400, NULL, path, "%s: expected a role", path);
-    else if (!strcmp(i->role, "user"))
-        sv_conversation_user(c, s, text.len);
-    else if (!strcmp(i->role, "assistant"))
-        sv_conversation_say(c, s, text.len);
-    else if (!strcmp(i->role, "system") || !strcmp(i->role, "developer"))
-        sv_conversation_system(c, s, text.len);
+    const char *s = sv_buf_text(&said->text);
+    if (!strcmp(role, "user"))
+        sv_conversation_show(c, said);
+    else if (!strcmp(role, "assistant"))
+        sv_conversation_say(c, s, said->text.len);
+    else if (!strcmp(role, "system") || !strcmp(role, "developer"))
+        sv_conversation_system(c, s, said->text.len);
     else
-        ok = sv_fail(x, 400, NULL, sv_path_at(&at, path, "role"),
-                     "%s: expected user, assistant, system or developer, found %.60s", at.text,
-                     i->role);
-    sv_buf_free(&text);
+        return sv_fail(x, 400, NULL, sv_path_at(&at, path, "role"),
+                       "%s: expected user, assistant, system or developer, found %.60s", at.text,
+                       role);
+    return true;
+}
+
+static bool read_message(sv_exchange *x, sv_job *j, sv_conversation *c, const item *i,
+                         const char *path)
+{
+    sv_content said = {0};
+    sv_path at;
+    if (!i->role) return sv_fail(x, 400, NULL, path, "%s: expected a role", path);
+    bool user = !strcmp(i->role, "user");
+    bool ok = read_parts(x, j, i->content, sv_path_at(&at, path, "content"), user, &said) &&
+              add_message(x, c, i->role, &said, path);
+    sv_content_free(&said);
     return ok;
 }
 
-static bool read_call(sv_exchange *x, sv_conversation *c, const item *i, const char *path)
+static bool read_call(sv_exchange *x, sv_job *j, sv_conversation *c, const item *i,
+                      const char *path)
 {
+    (void)j;
     if (!i->name || !i->call_id || !i->arguments || i->arguments->type != SV_JSON_STRING)
         return sv_fail(x, 400, NULL, path, "%s: expected call_id, name and arguments, strings",
                        path);
@@ -93,43 +138,46 @@ static bool read_call(sv_exchange *x, sv_conversation *c, const item *i, const c
     return true;
 }
 
-static bool read_output(sv_exchange *x, sv_conversation *c, const item *i, const char *path)
+static bool read_output(sv_exchange *x, sv_job *j, sv_conversation *c, const item *i,
+                        const char *path)
 {
-    sv_buf text = {0};
+    sv_content said = {0};
     sv_path at;
     if (!i->call_id) return sv_fail(x, 400, NULL, path, "%s: expected a call_id", path);
-    bool ok = read_text(x, i->output, sv_path_at(&at, path, "output"), &text);
-    if (ok) sv_conversation_result(c, i->call_id, NULL, sv_buf_text(&text), text.len);
-    sv_buf_free(&text);
+    bool ok = read_parts(x, j, i->output, sv_path_at(&at, path, "output"), true, &said);
+    if (ok) sv_conversation_result(c, i->call_id, NULL, &said);
+    sv_content_free(&said);
     return ok;
 }
 
 /* Thoughts as they were given out, or else their summary. */
-static bool read_reasoning(sv_exchange *x, sv_conversation *c, const item *i, const char *path)
+static bool read_reasoning(sv_exchange *x, sv_job *j, sv_conversation *c, const item *i,
+                           const char *path)
 {
-    sv_buf text = {0};
+    sv_content said = {0};
     const sv_json *from = i->content && i->content->len ? i->content : i->summary;
-    bool ok = !from || read_text(x, from, path, &text);
-    if (ok && text.len) sv_conversation_think(c, text.data, text.len);
-    sv_buf_free(&text);
+    bool ok = !from || read_parts(x, j, from, path, false, &said);
+    if (ok && said.text.len) sv_conversation_think(c, said.text.data, said.text.len);
+    sv_content_free(&said);
     return ok;
 }
 
-static bool read_item(sv_exchange *x, sv_conversation *c, const sv_json *j, const char *path)
+static bool read_item(sv_exchange *x, sv_job *j, sv_conversation *c, const sv_json *v,
+                      const char *path)
 {
     static const struct {
         const char *type;
-        bool (*read)(sv_exchange *, sv_conversation *, const item *, const char *);
+        bool (*read)(sv_exchange *, sv_job *, sv_conversation *, const item *, const char *);
     } kinds[] = {{"message", read_message},
                  {"function_call", read_call},
                  {"function_call_output", read_output},
                  {"reasoning", read_reasoning}};
-    const sv_json *type = sv_json_get(j, "type");
+    const sv_json *type = sv_json_get(v, "type");
     sv_path at;
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         item i = {0};
         if (type && !sv_json_is(type, kinds[k].type)) continue;
-        return sv_fields_read(x, item_table, j, path, &i) && kinds[k].read(x, c, &i, path);
+        return sv_fields_read(x, item_table, v, path, &i) && kinds[k].read(x, j, c, &i, path);
     }
     return sv_fail(x, 400, "unsupported_value", sv_path_at(&at, path, "type"),
                    "%s: items of type %.60s are not supported", at.text,
@@ -149,7 +197,7 @@ bool sv_responses_input(sv_exchange *x, sv_job *j, const char *instructions, con
     else
         for (const sv_json *m = input->first; m && ok; m = m->next) {
             sv_path at;
-            ok = read_item(x, &c, m, sv_path_index(&at, "input", i++));
+            ok = read_item(x, j, &c, m, sv_path_index(&at, "input", i++));
         }
     if (ok) return sv_conversation_finish(x, &c, j, "input");
     sv_conversation_free(&c);

@@ -18,6 +18,8 @@ void sv_settings_default(sv_settings *s)
     *s = (sv_settings){.host = "127.0.0.1",
                        .port = 8080,
                        .max_body = (size_t)32 << 20,
+                       .max_media = 64,
+                       .max_pixels = 64000000,
                        .max_connections = 512,
                        .header_s = 15,
                        .idle_s = 75,
@@ -110,6 +112,7 @@ int sv_serve(const sv_settings *set)
 {
     sv_server s = {.set = set, .started = time(NULL)};
     sv_metrics_init(&s.metrics);
+    sv_media_gate_init(&s.media);
     mask_signals(SIG_BLOCK);
     signal(SIGPIPE, SIG_IGN);
     s.pool = sv_pool_new(set);

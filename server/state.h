@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "media.h"
 #include "metrics.h"
 #include "pool.h"
 #include "server.h"
@@ -21,6 +22,7 @@ typedef struct sv_server {
     _Atomic int running;   /* exchanges whose answer is not through */
     _Atomic bool stopping; /* answers end where they are */
     sv_metrics metrics;
+    sv_media_gate media;
 } sv_server;
 
 int64_t sv_now_us(void); /* of a clock that only goes forward */

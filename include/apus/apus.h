@@ -399,6 +399,9 @@ typedef struct apus_media_settings {
                        * together (Qwen). 0 (default) = what the model's processor says. Gemma: 70, 140, 280,
                        * 560 or 1120 */
     bool still; /* of an animation only the first frame, as a picture; default false */
+    /* Pictures and frames with more are refused before they are unpacked, and films of more than 40 times as many;
+     * 0 (default) = 100 million, the most */
+    uint64_t max_pixels;
 } apus_media_settings;
 
 APUS_API void apus_media_settings_default(apus_media_settings *s);
@@ -412,7 +415,7 @@ APUS_API void apus_media_settings_default(apus_media_settings *s);
  *   s     NULL = defaults
  *   out   apus_media_free it
  * Pictures are turned upright as their EXIF data say, and what is transparent lies over white. Files of more than
- * 256 MiB, pictures of more than 100 million pixels and videos of more than 20,000 frames or 4 billion pixels are
+ * 256 MiB, pictures of more than 100 million pixels (max_pixels) and videos of more than 20,000 frames or 4 billion pixels are
  * refused before memory is taken for them.
  * Returns OK; EINVAL: a setting; EFILE; EFORMAT: none of these formats, damaged, or cut short; EUNSUPPORTED: too
  * large, of a kind or shape that is not read, or the model does not see or hear; ENOMEM. */

@@ -46,6 +46,15 @@ static apus_err how_of(const apus_model *m, ap_media_settings *out, apus_diag *d
     return ap_media_config_parse(file, c->media, out, diag);
 }
 
+static ap_media_limits limits_of(const job *j)
+{
+    ap_media_limits l = ap_media_limits_default();
+    if (!j->set.max_pixels || j->set.max_pixels >= l.pixels) return l;
+    l.film_pixels = l.film_pixels / l.pixels * j->set.max_pixels;
+    l.pixels = j->set.max_pixels;
+    return l;
+}
+
 /* ---------------------------------------------------------------- what is read */
 
 static apus_err use_film(job *j, ap_film *f, apus_diag *diag)
@@ -104,7 +113,7 @@ static apus_err use_bytes(job *j, const ap_source *src, apus_diag *diag)
 static apus_err use_folder(job *j, const char *path, apus_diag *diag)
 {
     ap_film film;
-    ap_media_limits limits = ap_media_limits_default();
+    ap_media_limits limits = limits_of(j);
     apus_err err = ap_film_open_folder(path, &limits, &film, diag);
     return err ? err : use_film(j, &film, diag);
 }
@@ -133,7 +142,7 @@ static apus_err use_file(job *j, const char *path, apus_diag *diag)
 {
     if (ap_ends_with(path, ".safetensors")) return use_patches(j, path, diag);
     ap_source src;
-    ap_media_limits limits = ap_media_limits_default();
+    ap_media_limits limits = limits_of(j);
     apus_err err = ap_source_open(path, &limits, &src, diag);
     if (err) return err;
     err = use_bytes(j, &src, diag);
@@ -188,8 +197,8 @@ apus_err apus_media_open_memory(const apus_model *m, const void *data, size_t le
     if (!m || (!data && len) || !name || !out)
         return ap_fail(diag, APUS_EINVAL,
                        "apus_media_open_memory: model, data, name and out are needed");
-    ap_source src = {name, data ? data : (const uint8_t *)"", len, ap_media_limits_default()};
     apus_err err = begin(&j, m, s, name, diag);
+    ap_source src = {name, data ? data : (const uint8_t *)"", len, limits_of(&j)};
     if (!err && len > src.limits.bytes)
         err = ap_fail(diag, APUS_EUNSUPPORTED, "%s: %zu bytes, at most %zu are read", name, len,
                       src.limits.bytes);

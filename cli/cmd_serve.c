@@ -16,7 +16,6 @@ static struct {
     sv_settings set;
     string_list alias, hosts, origins;
     const char *key_file, *cache_disk, *log_format, *models;
-    bool text_only;
     int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
 
@@ -72,7 +71,7 @@ static const opt serve_table[] = {
      "pixels of a picture (default 64 million)"},
     {"image-tokens", 0, OPT_INT, &o.set.image_tokens, NULL, 1, 1 << 20, "N",
      "most tokens of a picture, where a request does not say (default: as the model's processor)"},
-    {"text-only", 0, OPT_FLAG, &o.text_only, NULL, 0, 0, NULL,
+    {"text-only", 0, OPT_FLAG, &o.set.text_only, NULL, 0, 0, NULL,
      "leave the vision tower of a model on the disk, and refuse pictures"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
     {"header-timeout", 0, OPT_INT, &o.set.header_s, NULL, 1, 3600, "S",
@@ -150,6 +149,7 @@ static int load(const sv_entry *e, uint64_t others, apus_model **out, apus_sched
                 apus_diag *why)
 {
     common.memory_taken = others;
+    common.towers = o.set.text_only ? 0 : loadable_towers(e->source);
     int rc = open_for_engine(&cmd_serve, e->source, 0, out);
     if (rc >= 0) why->code = open_error();
     if (rc < 0) rc = engine_settings(&cmd_serve, *out, 0, &engine);

@@ -239,6 +239,27 @@ int open_model(const command *c, const char *name, apus_load load, apus_model **
     return rc >= 0 ? rc : open_beside(c, name, load, load == APUS_LOAD_ALL ? &es : NULL, out);
 }
 
+unsigned loadable_towers(const char *name)
+{
+    static const unsigned all[] = {APUS_TOWER_VISION, APUS_TOWER_AUDIO};
+    unsigned there = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        apus_model *m;
+        apus_info info = {.size = sizeof info};
+        apus_model_settings s;
+        apus_model_settings_default(&s);
+        s.load = APUS_LOAD_INFO;
+        s.hub_cache = hub_cache();
+        s.device = "cpu";
+        s.towers = all[i];
+        s.mmproj = common.mmproj;
+        if (apus_model_open(name ? name : default_model(), &s, &m, NULL)) continue;
+        if (!apus_model_info(m, &info, NULL)) there |= info.towers & all[i];
+        apus_model_close(m);
+    }
+    return there;
+}
+
 int open_for_engine(const command *c, const char *name, int need_ctx, apus_model **out)
 {
     apus_engine_settings es;

@@ -24,6 +24,9 @@ apus_err open_error(void);
  * --ctx is not given (0 = the default). Returns -1, or the exit status. */
 int engine_settings(const command *c, const apus_model *m, int need_ctx, apus_engine_settings *out);
 
+/* APUS_TOWER_* that the model has and its files hold; nothing is said if it cannot be opened. */
+unsigned loadable_towers(const char *name);
+
 /* ", -c N makes it larger, up to 32768", or what to say when it is as large as it can be. Valid until
  * the next call. */
 const char *larger_context(int ctx, int most);

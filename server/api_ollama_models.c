@@ -143,7 +143,8 @@ void sv_ollama_show(sv_exchange *x)
     if (f.chats) {
         sv_put_str(b, NULL, "tools");
         sv_put_str(b, NULL, "thinking");
-        if (x->served->info.towers & APUS_TOWER_VISION) sv_put_str(b, NULL, "vision");
+        if (f.towers & APUS_TOWER_VISION && !x->server->set->text_only)
+            sv_put_str(b, NULL, "vision");
     }
     sv_put_end_array(b);
     sv_put_end_map(b);

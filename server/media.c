@@ -86,12 +86,17 @@ bool sv_media_detail(sv_exchange *x, sv_job *j, const char *detail, const char *
 
 /* ---------------------------------------------------------------- one of them */
 
-static bool may_add(sv_exchange *x, const sv_job *j, const char *path)
+static bool may_add(sv_exchange *x, const sv_job *j, apus_media_type kind, const char *path)
 {
     const sv_settings *s = x->server->set;
-    if (!(x->served->info.towers & APUS_TOWER_VISION))
+    unsigned towers = s->text_only ? 0 : x->served->info.towers;
+    bool heard = kind == APUS_MEDIA_SOUND;
+    if (!towers)
         return sv_fail(x, 400, "unsupported_value", path, "%s: the model %.100s takes text only",
-                       path, s->model_name);
+                       path, x->served->entry->name);
+    if (!(towers & (heard ? APUS_TOWER_AUDIO : APUS_TOWER_VISION)))
+        return sv_fail(x, 400, "unsupported_value", path, "%s: the model %.100s does not %s", path,
+                       x->served->entry->name, heard ? "hear" : "see");
     if (j->n_media == s->max_media)
         return sv_fail(x, 400, "too_many_pictures", path,
                        "%s: at most %d pictures are taken in a request", path, s->max_media);
@@ -151,7 +156,7 @@ bool sv_media_add(sv_exchange *x, sv_job *j, apus_media_type kind, const char *p
 {
     apus_media *m = NULL;
     size_t n, at;
-    if (!may_add(x, j, path)) return false;
+    if (!may_add(x, j, kind, path)) return false;
     uint8_t *data = malloc(len / 4 * 3 + 3);
     if (!data) return sv_fail(x, 503, NULL, NULL, "out of memory");
     bool ok = sv_base64_read(base64, len, data, &n, &at);

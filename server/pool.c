@@ -58,6 +58,9 @@ static void add_counters(apus_scheduler_stats *a, const apus_scheduler_stats *b)
     a->store_written_bytes += b->store_written_bytes;
     a->store_errors += b->store_errors;
     a->store_late += b->store_late;
+    a->media_encoded += b->media_encoded;
+    a->media_reused += b->media_reused;
+    a->media_us += b->media_us;
 }
 
 static void add_gauges(apus_scheduler_stats *a, const apus_scheduler_stats *b)
@@ -137,7 +140,8 @@ void sv_facts_learn(sv_facts *f, const apus_info *i)
                     .vocab = i->vocab,
                     .context = i->context,
                     .quantised = i->is_quantised,
-                    .chats = i->has_chat_template};
+                    .chats = i->has_chat_template,
+                    .towers = i->towers};
     snprintf(f->architecture, sizeof f->architecture, "%s", i->architecture);
     snprintf(f->types, sizeof f->types, "%s", i->weight_types);
 }

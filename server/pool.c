@@ -209,12 +209,16 @@ static int bring(sv_pool *p, sv_served *s)
         s->used_us = sv_now_us();
         s->wanted_us = 0;
         sv_facts_learn(&p->facts[s - p->item], &s->info);
-        sv_log(p->set, "info", "%s is ready, context %d tokens", s->entry->name, s->ctx);
         return rc;
     }
     s->state = SV_ABSENT;
     s->failure = why;
     return rc;
+}
+
+void sv_pool_tell_ready(const sv_pool *p, const sv_served *s)
+{
+    sv_log(p->set, "info", "%s is ready, context %d tokens", s->entry->name, s->ctx);
 }
 
 /* ---------------------------------------------------------------- who comes, who goes */
@@ -279,7 +283,9 @@ static bool work(sv_pool *p)
         victim->leaving = true;
         if (victim->users) return false;
         unload(p, victim);
-    } else if (bring(p, s) >= 0) {
+    } else if (bring(p, s) < 0) {
+        sv_pool_tell_ready(p, s);
+    } else {
         if (s->failure.code == APUS_ENOMEM && count_loaded(p)) {
             s->needs_room = true; /* again, when another one has gone */
         } else {

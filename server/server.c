@@ -91,6 +91,7 @@ static int make_ready(sv_server *s)
         return 1;
     }
     atomic_store(&s->phase, SV_READY);
+    if (s->set->load_first) sv_pool_tell_ready(s->pool, sv_pool_at(s->pool, 0));
     notify("READY=1");
     return -1;
 }

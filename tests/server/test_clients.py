@@ -364,8 +364,6 @@ class Ollama(unittest.TestCase):
 
     def test_errors(self):
         for call, status in [(lambda: self.client.chat(model="no", messages=say("x")), 404),
-                             (lambda: self.client.chat(model="tiny-qwen", messages=say("x"),
-                                                       format="json"), 400),
                              (lambda: self.client.generate(model="tiny-qwen", prompt="x",
                                                            suffix="y"), 400),
                              (lambda: self.client.chat(model="tiny-qwen", messages=say("x"),

@@ -242,6 +242,40 @@ class Blind(unittest.TestCase):
             self.assertEqual(s.stop(), 0)
 
 
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
+
+
+@unittest.skipUnless(sync_playwright and shutil.which("chromium"), "playwright or chromium is not installed")
+class Page(Case):
+    def test_pictures_on_the_page(self):
+        """Chosen pictures are shown, left out, asked about, and kept."""
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 360, "height": 640})
+            wrong = []
+            page.on("pageerror", lambda e: wrong.append(str(e)))
+            page.goto(self.server.url + "/")
+            page.wait_for_selector("body.sees")
+            page.set_input_files("#files", [str(RGB), str(JPEG)])
+            page.locator("#pending figure").nth(1).wait_for()
+            page.locator("#pending button").first.click()
+            page.fill("#text", "What is it?")
+            with page.expect_request("**/v1/chat/completions") as asked:
+                page.press("#text", "Enter")
+            page.locator("#send", has_text="Send").wait_for()
+            content = json.loads(asked.value.post_data)["messages"][0]["content"]
+            self.assertEqual([p["type"] for p in content], ["image_url", "text"])
+            self.assertEqual(page.locator(".error").count(), 0)
+            page.reload()
+            self.assertEqual(page.locator(".turn.user img").count(), 1)
+            self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 360)
+            self.assertEqual(wrong, [])
+            browser.close()
+
+
 @unittest.skipUnless(openai, "openai, anthropic or ollama is not installed")
 class Clients(Case):
     def test_openai(self):

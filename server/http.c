@@ -29,7 +29,8 @@ enum {
 /* The page has its script and style in itself and asks nobody else; nobody shows it in a frame. */
 #define PAGE_POLICY                                                                                \
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "                  \
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors "     \
+    "'none'"
 
 struct sv_http {
     sv_server *server;

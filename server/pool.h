@@ -42,7 +42,8 @@ typedef struct sv_lease {
  * *rc: the exit status if that failed, else -1. */
 sv_pool *sv_pool_new(const sv_settings *set);
 int sv_pool_load_first(sv_pool *p);
-void sv_pool_tell_ready(const sv_pool *p, const sv_served *s); /* in the log, once requests find it */
+void sv_pool_tell_ready(const sv_pool *p,
+                        const sv_served *s); /* in the log, once requests find it */
 bool sv_pool_start(sv_pool *p);              /* the thread that loads others */
 /* No more leases; running requests go on. */
 void sv_pool_drain(sv_pool *p);

@@ -58,7 +58,7 @@ typedef struct sv_settings {
     const char *redis,
         *redis_password; /* address of what prefixes are shared through, and a file; or NULL */
     int redis_ttl_s;     /* seconds that a record stays there behind its last use */
-    bool text_only;       /* towers are not loaded, and pictures refused */
+    bool text_only;      /* towers are not loaded, and pictures refused */
     apus_scheduler_settings scheduler;
     /* Open a model, by one thread at a time. The first one comes after the server listens: until then, it answers
      * 503. set->engine is to be filled, and to stay until the next call. Returns -1 and the model, which the server

@@ -223,8 +223,8 @@ static bool read_password(sv_redis *r, const char *file)
         sv_log(r->set, "error",
                "--cache-redis-password-file %s: expected a line with PASSWORD or USER PASSWORD",
                file);
-    if (ok) snprintf(r->password, sizeof r->password, "%s", password);
-    if (ok && space) snprintf(r->user, sizeof r->user, "%s", line);
+    if (ok) memcpy(r->password, password, strlen(password) + 1);
+    if (ok && space) memcpy(r->user, line, strlen(line) + 1);
     explicit_bzero(line, sizeof line);
     return ok;
 }

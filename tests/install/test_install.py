@@ -159,6 +159,7 @@ class Install(unittest.TestCase):
         (self.tmp / "text.txt").write_text("apus is an inference engine. " * 200)
         (self.tmp / "ids.txt").write_text("1 2 3\n")
         (self.tmp / "chat.json").write_text('[{"role": "user", "content": "Hello"}]')
+        (self.tmp / "form.json").write_text('{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}')
         shutil.copy(source / "tests/media/data/rgb.jpg", self.tmp / "photo.jpg")
         text = re.search(r"^## Use$(.*?)^## ", (source / "README.md").read_text(), flags=re.S | re.M).group(1)
         ran = 0

@@ -151,7 +151,12 @@ int serve_list_inspect(const command *c, serve_list *l, int named)
     for (int i = 0; i < l->n; i++) {
         int rc = inspect(c, &l->item[i]);
         if (rc >= 0 && i < named) return rc;
-        if (rc < 0) l->item[kept++] = l->item[i];
+        if (rc < 0) {
+            l->item[kept++] = l->item[i];
+            continue;
+        }
+        free((char *)l->item[i].name); /* both are of serve_list_add */
+        free((char *)l->item[i].source);
     }
     l->n = kept;
     return kept ? -1 : fail(c, "none of the models can be opened");

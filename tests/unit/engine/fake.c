@@ -113,13 +113,13 @@ apus_err apus_media_expand(const apus_model *m, const char *text, size_t len,
 void *fake_real(const void *device)
 {
     uintptr_t p = (uintptr_t)device;
-    if (p && !fake_host && p < BIAS) fake.faults++;
+    if (p && !fake_host && p < BIAS) __atomic_fetch_add(&fake.faults, 1, __ATOMIC_RELAXED);
     return (void *)(p >= BIAS ? p - BIAS : p);
 }
 
 static const void *host(const void *p)
 {
-    fake.faults += (uintptr_t)p >= BIAS;
+    if ((uintptr_t)p >= BIAS) __atomic_fetch_add(&fake.faults, 1, __ATOMIC_RELAXED);
     return p;
 }
 

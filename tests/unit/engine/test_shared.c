@@ -1,6 +1,7 @@
 /* A store that schedulers share: what one computed the others begin with, to the same bits; and no store, however
  * slow, broken or hostile, changes an answer. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -20,13 +21,15 @@ typedef struct record {
 typedef struct shelf {
     pthread_mutex_t lock;
     record item[MOST];
-    int n, gets, puts, hits;
-    unsigned delay_us; /* of each call */
-    bool dead;         /* nothing can be had */
-    bool liar;         /* everything is there, and what comes is noise */
-    long spoil;        /* >= 0: a bit of what comes is turned there */
-    long cut;          /* >= 0: what comes ends there */
-    int swap;          /* 1: another record comes than was asked for */
+    int n;
+    /* looked at and changed while porters are at work */
+    atomic_int gets, puts, hits;
+    atomic_uint delay_us; /* of each call */
+    atomic_bool dead;     /* nothing can be had */
+    atomic_bool liar;     /* everything is there, and what comes is noise */
+    atomic_long spoil;    /* >= 0: a bit of what comes is turned there */
+    atomic_long cut;      /* >= 0: what comes ends there */
+    atomic_int swap;      /* 1: another record comes than was asked for */
 } shelf;
 
 static shelf box;

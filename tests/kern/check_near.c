@@ -74,7 +74,7 @@ static float dot16(const float *x, const float *y, int n)
 static void by_order(const ap_attn_near_args *a, int t, int h, float *out)
 {
     int D = a->head_dim, n = keys_of(a, t);
-    float p[AP_NEAR_MAX], top = -INFINITY, sum = 0;
+    float p[AP_NEAR_MAX] = {0}, top = -INFINITY, sum = 0;
     const float *q = a->q + t * a->ldq + h * D;
     for (int j = 0; j < n; j++) {
         float s = dot16(q, a->k + (t - j) * a->ldkv + h * D, D) +

@@ -28,7 +28,6 @@ typedef struct ap_step {
     float *kept; /* f32 [layers with states][kept_rows][...]: rows that sequences keep; or NULL */
     size_t kept_rows;          /* those of each layer */
     float *logits;             /* f32 [n_out, V] */
-    float *hidden;             /* f32 [n_out, H] out: what the head multiplies; or NULL */
     void *scratch;             /* ap_model_scratch_bytes(c, ex, T, experts != NULL) */
     ap_expert_source *experts; /* NULL: the model has them all */
     ap_delta_form delta_form;

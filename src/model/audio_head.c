@@ -64,16 +64,7 @@ static void norm_relu(const ap_audio_work *w, int i, float *x, int rows)
                                                       .rows = rows,
                                                       .n = n,
                                                       .eps = w->t->a.norm_eps});
-    w->ex.k->elem(&w->ex, &(ap_elem_args){.op = AP_ELEM_CLAMP,
-                                          .y = x,
-                                          .x = x,
-                                          .ldy = n,
-                                          .ldx = n,
-                                          .rows = rows,
-                                          .n = n,
-                                          .n_block = 1,
-                                          .lo = 0,
-                                          .hi = INFINITY});
+    ap_tower_clamp(&w->ex, 0, INFINITY, x, x, rows, n);
 }
 
 /* What the host tells of a piece, to the device. */

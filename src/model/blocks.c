@@ -306,15 +306,14 @@ void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
     s->experts->op->want(s->experts, l, w->need, n);
 }
 
-int ap_moe_next(const ap_step *s)
+void ap_moe_guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                  ap_choose_fn *choose)
 {
-    if (!s->experts || s->batch->n_tok > AP_GUESS_TOKENS) return -1;
-    return s->experts->op->next(s->experts);
-}
-
-void ap_moe_guess(const ap_step *s, const ap_work *w, int n_used)
-{
-    s->experts->op->guess(s->experts, w->guess, s->batch->n_tok * n_used);
+    int T = s->batch->n_tok, next = -1;
+    if (s->experts && T <= AP_GUESS_TOKENS) next = s->experts->op->next(s->experts);
+    if (next < 0) return;
+    choose(m, ex, w, next, T, w->t, w->guess, w->guess_wts);
+    s->experts->op->guess(s->experts, w->guess, T * m->c->n_expert_used);
 }
 
 apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag)
@@ -338,15 +337,14 @@ apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, a
 void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
 {
     int n = s->batch->n_out, H = m->c->hidden;
-    float *h = s->hidden ? s->hidden : w->h;
     ex->k->norm(ex, &(ap_norm_args){.x = w->x,
                                     .row = s->batch->out_row,
                                     .weight = m->norm_out,
-                                    .out = h,
+                                    .out = w->h,
                                     .ldx = H,
                                     .ldout = H,
                                     .rows = n,
                                     .n = H,
                                     .eps = m->c->norm_eps});
-    matmul(ex, h, &m->head, s->logits, n, false, m->c->softcap);
+    matmul(ex, w->h, &m->head, s->logits, n, false, m->c->softcap);
 }

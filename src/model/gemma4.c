@@ -188,15 +188,6 @@ static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l,
                                       .norm = true});
 }
 
-/* What the next layer would choose for what is known now, so that its experts may be read. */
-static void guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
-{
-    int next = ap_moe_next(s);
-    if (next < 0) return;
-    choose(m, ex, w, next, s->batch->n_tok, w->t, w->guess, w->guess_wts);
-    ap_moe_guess(s, w, m->c->n_expert_used);
-}
-
 /* w->t = FFN(w->x), with its own norms before and between */
 static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                              ap_work *w, int l, apus_diag *diag)
@@ -214,7 +205,7 @@ static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap
     a.y = w->moe;
     a.act = AP_ACT_GELU_TANH;
     ap_moe_begin(ex, s, w, l, &a);
-    guess(m, ex, s, w);
+    ap_moe_guess(m, ex, s, w, choose);
     dense_part(m, ex, w, l, T); /* while experts are read */
     ap_norm(ex, w->x, y->norm_pre_moe, w->h, T, H, c->norm_eps);
     apus_err err = ap_moe_end(ex, s, &a, diag);

@@ -256,9 +256,13 @@ void ap_moe_begin(const ap_exec *ex, const ap_step *s, const ap_work *w, int l,
                   const ap_moe_args *a);
 apus_err ap_moe_end(const ap_exec *ex, const ap_step *s, const ap_moe_args *a, apus_diag *diag);
 
-/* Between the halves: the layer whose choice is worth a guess now, or -1; and the guess, which is in w->guess. */
-int ap_moe_next(const ap_step *s);
-void ap_moe_guess(const ap_step *s, const ap_work *w, int n_used);
+/* A family's choice of experts of layer l for w->x, by way of h: ids and weights [T, K]. */
+typedef void ap_choose_fn(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l, int T,
+                          float *h, int32_t *ids, float *weights);
+/* Between the halves: what the next layer would choose for what is known now, by way of w->t, so that its experts
+ * may be read; nothing where a step's source has no use for it. */
+void ap_moe_guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                  ap_choose_fn *choose);
 
 /* The flag is set by other threads and signal handlers. */
 static inline bool ap_step_cancelled(const volatile int *cancel)

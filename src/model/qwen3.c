@@ -327,15 +327,6 @@ static void choose(const ap_model_impl *m, const ap_exec *ex, ap_work *w, int l,
                                       .norm = c->norm_topk});
 }
 
-/* What the next layer would choose for what is known now, so that its experts may be read. */
-static void guess(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
-{
-    int next = ap_moe_next(s);
-    if (next < 0) return;
-    choose(m, ex, w, next, s->batch->n_tok, w->t, w->guess, w->guess_wts);
-    ap_moe_guess(s, w, m->c->n_expert_used);
-}
-
 /* The same bits with experts from the step's source. The shared expert is computed while others are read. */
 static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                                 ap_work *w, int l, apus_diag *diag)
@@ -350,7 +341,7 @@ static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const
     a.act = AP_ACT_SILU;
     a.accumulate = true;
     ap_moe_begin(ex, s, w, l, &a);
-    guess(m, ex, s, w);
+    ap_moe_guess(m, ex, s, w, choose);
     if (c->shared_ffn) {
         ap_ffn_run(ex, &y->moe.shared, AP_ACT_SILU, w->h, w->t, false, T, w->act);
         ap_matmul(ex, w->h, &y->moe.shared_gate, w->gate1, T);

@@ -40,10 +40,9 @@ void ap_bind_clipped(ap_bind *b, bool clipped, ap_linear *out, int rows, int col
     ap_bind_mat(b, &out->w, rows, cols, "%s.linear.weight", module);
 }
 
-/* y = x within bounds; false: there are none, and nothing was done. */
-static bool clamp(const ap_exec *ex, const float *bounds, const float *x, float *y, int rows, int n)
+void ap_tower_clamp(const ap_exec *ex, float lo, float hi, const float *x, float *y, int rows,
+                    int n)
 {
-    if (bounds[0] == -INFINITY && bounds[1] == INFINITY) return false;
     ex->k->elem(ex, &(ap_elem_args){.op = AP_ELEM_CLAMP,
                                     .y = y,
                                     .x = x,
@@ -52,8 +51,15 @@ static bool clamp(const ap_exec *ex, const float *bounds, const float *x, float 
                                     .rows = rows,
                                     .n = n,
                                     .n_block = 1,
-                                    .lo = bounds[0],
-                                    .hi = bounds[1]});
+                                    .lo = lo,
+                                    .hi = hi});
+}
+
+/* y = x within bounds; false: there are none, and nothing was done. */
+static bool clamp(const ap_exec *ex, const float *bounds, const float *x, float *y, int rows, int n)
+{
+    if (bounds[0] == -INFINITY && bounds[1] == INFINITY) return false;
+    ap_tower_clamp(ex, bounds[0], bounds[1], x, y, rows, n);
     return true;
 }
 

@@ -16,6 +16,9 @@ void ap_bind_bounds(ap_bind *b, ap_linear *out, const char *module);
 /* "<module>.linear.weight" [rows, cols], with its bounds if clipped. */
 void ap_bind_clipped(ap_bind *b, bool clipped, ap_linear *out, int rows, int cols,
                      const char *module);
+/* y = x within lo and hi, f32 [rows, n]; may be x. */
+void ap_tower_clamp(const ap_exec *ex, float lo, float hi, const float *x, float *y, int rows,
+                    int n);
 /* y = W x of n rows, with bounds, without the bias. room: as much as x, for x within its bounds. */
 void ap_linear_run(const ap_exec *ex, const ap_linear *l, const float *x, float *room, float *y,
                    int n);

@@ -33,7 +33,6 @@ struct ap_node {
     ap_node *parent, *child, *next; /* next: of the same parent */
     int32_t tok[AP_PAGE];
     int n_tok;                  /* below AP_PAGE: nothing follows yet */
-    uint64_t media;             /* hash of what pseudo-tokens stand for; 0 = text alone */
     int32_t page[AP_KV_GROUPS]; /* -1 = not in memory */
     bool stored;                /* on the disk, with the pages of these groups */
     bool stored_page[AP_KV_GROUPS];

@@ -8,13 +8,14 @@
 #include "models.h"
 #include "recall.h"
 #include "redis.h"
+#include "remote.h"
 #include "report.h"
 #include "serve_list.h"
 #include "server.h"
 
 static struct {
     sv_settings set;
-    string_list alias, hosts, origins;
+    string_list alias, hosts, origins, media_hosts;
     const char *key_file, *cache_disk, *log_format, *models;
     int parallel, max_body_mb, max_queue, step_ms, cache_ram_mb, cache_disk_mb;
 } o;
@@ -71,6 +72,10 @@ static const opt serve_table[] = {
      "pixels of a picture (default 64 million)"},
     {"image-tokens", 0, OPT_INT, &o.set.image_tokens, NULL, 1, 1 << 20, "N",
      "most tokens of a picture, where a request does not say (default: as the model's processor)"},
+    {"allow-media-from", 0, OPT_LIST, &o.media_hosts, NULL, 0, 0, "HOST",
+     "fetch pictures that requests name by a URL of this host; *.HOST = all below it, * = all of "
+     "the "
+     "public internet; never from private networks"},
     {"text-only", 0, OPT_FLAG, &o.set.text_only, NULL, 0, 0, NULL,
      "leave the vision tower of a model on the disk, and refuse pictures"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},
@@ -194,6 +199,7 @@ static void fill_settings(void)
     apus_scheduler_settings *s = &o.set.scheduler;
     copy_list(&o.set.hosts, &o.hosts);
     copy_list(&o.set.origins, &o.origins);
+    copy_list(&o.set.media_hosts, &o.media_hosts);
     o.set.max_body = (size_t)o.max_body_mb << 20;
     o.set.load = load;
     o.set.unload = remember;
@@ -230,6 +236,8 @@ static int run(int argc, char **argv)
             return usage_error(&cmd_serve,
                                "--allow-origin: name each origin; * would let every page "
                                "of the web ask");
+    if (o.media_hosts.n && !sv_remote_built())
+        return usage_error(&cmd_serve, "--allow-media-from: this apus was built without libcurl");
     if (!o.set.tls_cert != !o.set.tls_key)
         return usage_error(&cmd_serve, "--tls-%s needs --tls-%s beside it",
                            o.set.tls_cert ? "cert" : "key", o.set.tls_cert ? "key" : "cert");

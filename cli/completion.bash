@@ -42,7 +42,7 @@ _apus() {
         case ${COMP_WORDS[1]} in
         run) own="--prompt --file --system --messages --tools --max-tokens --stop --json-schema --grammar --raw --json --prompt-cache --ids --print-ids --ignore-eos --image --audio --image-tokens $think $sampling $answers --no-recall --mmproj" ;;
         chat) own="--system --max-tokens $think $sampling $answers --no-recall --mmproj" ;;
-        serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --cache-redis --cache-redis-password-file --cache-redis-ttl --max-body --max-images --max-pixels --image-tokens --text-only --max-connections --header-timeout --idle-timeout --ping --drain --log-format --quiet $answers --no-recall --mmproj" ;;
+        serve) own="--models --max-loaded --host --port --alias --api-key-file --tls-cert --tls-key --allow-host --allow-origin --parallel --max-queue --step --cache-ram --cache-disk --cache-disk-size --cache-redis --cache-redis-password-file --cache-redis-ttl --max-body --max-images --max-pixels --image-tokens --allow-media-from --text-only --max-connections --header-timeout --idle-timeout --ping --drain --log-format --quiet $answers --no-recall --mmproj" ;;
         info) own="--json --check --mmproj $engine" ;;
         tokenize) own="--decode --no-special --no-bos --model" ;;
         render) own="--messages --tools --tokens --guarded --no-generation-prompt --model $think" ;;

@@ -41,6 +41,7 @@ typedef struct sv_job {
     apus_media **media; /* [n_media] */
     int n_media;
     struct sv_media_gate *gate; /* whom it is told when they are given up */
+    int64_t fetch_until_us;     /* no longer for all that URLs name; 0 = nothing was fetched yet */
     int image_tokens;           /* most of a picture; 0 = as the server or the model says */
 
     apus_sampling sampling;

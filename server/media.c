@@ -5,11 +5,17 @@
 #include <strings.h>
 
 #include "apus/apus_unstable.h"
+#include "address.h"
 #include "base64.h"
 #include "fields.h"
+#include "remote.h"
 #include "state.h"
 
-enum { MOST_DECODING = 2 }; /* pictures that are unpacked at once: up to 400 MB each */
+enum {
+    MOST_DECODING = 2, /* pictures that are unpacked at once: up to 400 MB each */
+    MOST_FETCHING = 8, /* of all requests at once: up to a whole body each */
+    FETCH_S = 20       /* seconds for all that a request names */
+};
 
 static const size_t most_prepared = (size_t)2 << 30; /* bytes, of all requests together */
 
@@ -40,7 +46,7 @@ static void leave(sv_media_gate *g, size_t bytes)
     pthread_mutex_lock(&g->lock);
     g->decoding--;
     g->bytes += bytes;
-    pthread_cond_signal(&g->left);
+    pthread_cond_broadcast(&g->left);
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -181,6 +187,46 @@ static const char *data_of(const char *url, const char *type)
     return comma + 1;
 }
 
+static bool must_stop(void *ctx)
+{
+    sv_exchange *x = ctx;
+    return atomic_load(&x->server->stopping) || sv_client_gone(x);
+}
+
+static bool fetch(sv_exchange *x, sv_job *j, const char *path, const char *url, sv_buf *out)
+{
+    sv_media_gate *g = &x->server->media;
+    char why[200];
+    if (!j->fetch_until_us) j->fetch_until_us = sv_now_us() + (int64_t)FETCH_S * 1000000;
+    sv_remote r = {.hosts = &x->server->set->media_hosts,
+                   .reachable = sv_address_is_public,
+                   .max_bytes = x->server->set->max_body,
+                   .until_us = j->fetch_until_us,
+                   .stop = must_stop,
+                   .ctx = x};
+    pthread_mutex_lock(&g->lock);
+    while (g->fetching >= MOST_FETCHING) pthread_cond_wait(&g->left, &g->lock);
+    g->fetching++;
+    pthread_mutex_unlock(&g->lock);
+    bool ok = sv_remote_get(&r, url, out, why, sizeof why);
+    pthread_mutex_lock(&g->lock);
+    g->fetching--;
+    pthread_cond_broadcast(&g->left);
+    pthread_mutex_unlock(&g->lock);
+    return ok || sv_fail(x, 400, "invalid_image_url", path, "%s: %.200s: %s", path, url, why);
+}
+
+static bool add_remote(sv_exchange *x, sv_job *j, apus_media_type kind, const char *path,
+                       int tokens, const char *url)
+{
+    apus_media *m = NULL;
+    sv_buf data = {0};
+    bool ok = may_add(x, j, kind, path) && fetch(x, j, path, url, &data) &&
+              open_media(x, kind, path, tokens, (const uint8_t *)sv_buf_text(&data), data.len, &m);
+    sv_buf_free(&data);
+    return ok && keep(x, j, m, kind, path);
+}
+
 bool sv_media_add_url(sv_exchange *x, sv_job *j, apus_media_type kind, const char *path, int tokens,
                       const sv_json *url)
 {
@@ -191,10 +237,13 @@ bool sv_media_add_url(sv_exchange *x, sv_job *j, apus_media_type kind, const cha
     if (!data && kind == APUS_MEDIA_VIDEO) data = data_of(url->str, "image"); /* an animation */
     if (data)
         return sv_media_add(x, j, kind, path, tokens, data, url->len - (size_t)(data - url->str));
-    if (!strncasecmp(url->str, "http:", 5) || !strncasecmp(url->str, "https:", 6))
-        return sv_fail(
-            x, 400, "unsupported_value", path,
-            "%s: this server fetches nothing from elsewhere; send data:%s/...;base64,...", path,
-            types[kind]);
+    bool remote = !strncasecmp(url->str, "http:", 5) || !strncasecmp(url->str, "https:", 6);
+    if (remote && x->server->set->media_hosts.n)
+        return add_remote(x, j, kind, path, tokens, url->str);
+    if (remote)
+        return sv_fail(x, 400, "unsupported_value", path,
+                       "%s: this server fetches nothing from elsewhere (--allow-media-from); send "
+                       "data:%s/...;base64,...",
+                       path, types[kind]);
     return sv_fail(x, 400, NULL, path, "%s: expected data:%s/...;base64,...", path, types[kind]);
 }

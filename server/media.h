@@ -12,8 +12,8 @@
 typedef struct sv_media_gate {
     pthread_mutex_t lock;
     pthread_cond_t left;
-    int decoding; /* now */
-    size_t bytes; /* of what is prepared, of all requests */
+    int decoding, fetching; /* now */
+    size_t bytes;           /* of what is prepared, of all requests */
 } sv_media_gate;
 
 void sv_media_gate_init(sv_media_gate *g);
@@ -28,7 +28,7 @@ bool sv_media_detail(sv_exchange *x, sv_job *j, const char *detail, const char *
  * false: sv_fail was called. */
 bool sv_media_add(sv_exchange *x, sv_job *j, apus_media_type kind, const char *path, int tokens,
                   const char *base64, size_t len);
-/* The same of "data:image/png;base64,..."; other URLs are refused. */
+/* The same of "data:image/png;base64,...", and of http and https where the settings allow the host. */
 bool sv_media_add_url(sv_exchange *x, sv_job *j, apus_media_type kind, const char *path, int tokens,
                       const sv_json *url);
 /* Give up all of a job. */

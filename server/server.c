@@ -11,6 +11,7 @@
 
 #include "http.h"
 #include "log.h"
+#include "remote.h"
 #include "state.h"
 
 void sv_settings_default(sv_settings *s)
@@ -114,6 +115,10 @@ int sv_serve(const sv_settings *set)
     sv_server s = {.set = set, .started = time(NULL)};
     sv_metrics_init(&s.metrics);
     sv_media_gate_init(&s.media);
+    if (set->media_hosts.n && !sv_remote_init()) {
+        sv_log(set, "error", "out of memory");
+        return 1;
+    }
     mask_signals(SIG_BLOCK);
     signal(SIGPIPE, SIG_IGN);
     s.pool = sv_pool_new(set);

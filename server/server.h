@@ -48,7 +48,9 @@ typedef struct sv_settings {
     size_t max_body;                /* bytes */
     int max_media;                  /* pictures, videos and sounds of a request */
     int max_pixels;                 /* of a picture */
-    int image_tokens;               /* most of a picture; 0 = as the model's processor says */
+    sv_names
+        media_hosts; /* that pictures named by a URL are fetched from: NAME, *.NAME, or * for all that are public */
+    int image_tokens; /* most of a picture; 0 = as the model's processor says */
     int max_connections;
     int header_s, idle_s; /* seconds for a request's head; for a connection without a request */
     int ping_s;           /* seconds of silence in a stream before a keep-alive */

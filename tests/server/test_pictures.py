@@ -6,6 +6,7 @@
 The clients' part is skipped where a package is missing; APUS_CLIENTS names a folder to look for them in besides.
 """
 import base64
+import http.server
 import json
 import os
 import shutil
@@ -62,6 +63,18 @@ def text(s):
 def ask(*parts, **more):
     return {"messages": [{"role": "user", "content": list(parts)}], "temperature": 0, "max_tokens": 6, "ignore_eos": True,
             **more}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    n = 0
+
+    def do_GET(self):
+        Hub.n += 1
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
 
 
 class Case(unittest.TestCase):
@@ -179,6 +192,27 @@ class Pictures(Case):
                     "messages[0].images[0]", "/api/chat")
         self.refuse({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]},
                     "input[0].content[0].image_url", "/v1/responses")
+
+    def test_urls_of_inner_networks(self):
+        hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        s = Server(APUS, self.model, "--quiet", "-c", "2000", "--allow-media-from", "*")
+        one = Server(APUS, self.model, "--quiet", "-c", "2000", "--allow-media-from", "pictures.example")
+        try:
+            for host in ("127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"):
+                there = f"http://{host}:{hub.server_port}/x.png"
+                body = ask({"type": "image_url", "image_url": {"url": there}})
+                for server, why in ((s, "not on the public internet"), (one, "fetches nothing from")):
+                    status, _, data = server.ask("POST", CHAT, body)
+                    e = json.loads(data)["error"]
+                    self.assertEqual((status, e["code"], e["param"]), (400, "invalid_image_url", "messages[0].content[0].image_url.url"))
+                    if "not resolve" not in e["message"]:
+                        self.assertIn(why, e["message"])
+            self.assertEqual(Hub.n, 0)
+        finally:
+            self.assertEqual((s.stop(), one.stop()), (0, 0))
+            hub.shutdown()
+            hub.server_close()
 
     def test_films_and_pictures_are_told_apart(self):
         self.words(ask({"type": "video_url", "video_url": {"url": url(DATA / "film.gif", "image/gif")}}, text("x")))

@@ -28,7 +28,7 @@ const command cmd_patches = {
     "patches",
     "MODEL PIC [--image-tokens N] [--still] -o OUT.safetensors [--force]",
     "write what a model is shown of a picture",
-    "PIC is a JPEG, PNG, WebP or GIF, an animation or a folder of pictures (a video), or a WAV "
+    "PIC is a JPEG, PNG, WebP or GIF, an animation or a folder of pictures (a video), or a sound "
     "file. OUT "
     "holds what the reference's processor gives: F32 `pixel_values` and I32 `image_position_ids` "
     "(Gemma) "

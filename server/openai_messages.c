@@ -91,6 +91,15 @@ static const sv_field sound_table[] = {
     {"format", sv_read_string, offsetof(sound, format), 0, 0, NULL},
     {0}};
 
+/* What the data are is seen by themselves; the word only has to be one. */
+static bool is_sound_format(const char *word)
+{
+    static const char *const words[] = {"wav", "flac", "mp3", "ogg", "opus", "aiff"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(word, words[i])) return true;
+    return false;
+}
+
 static bool add_sound(sv_exchange *x, sv_job *j, const sv_json *v, const char *path,
                       sv_content *out)
 {
@@ -98,9 +107,10 @@ static bool add_sound(sv_exchange *x, sv_job *j, const sv_json *v, const char *p
     sv_path at;
     if (!v) return sv_fail(x, 400, NULL, path, "%s: expected an object", path);
     if (!sv_fields_read(x, sound_table, v, path, &s)) return false;
-    if (!s.format || strcmp(s.format, "wav") != 0)
-        return sv_fail(x, 400, "unsupported_value", sv_path_at(&at, path, "format"),
-                       "%s: only wav is supported", at.text);
+    sv_path_at(&at, path, "format");
+    if (!s.format || !is_sound_format(s.format))
+        return sv_fail(x, 400, "unsupported_value", at.text,
+                       "%s: expected wav, flac, mp3, ogg, opus or aiff", at.text);
     sv_path_at(&at, path, "data");
     if (!s.data || s.data->type != SV_JSON_STRING)
         return sv_fail(x, 400, NULL, at.text, "%s: expected a string", at.text);

@@ -1,4 +1,4 @@
-/* sound.h - WAV files, and what a model hears of them. */
+/* sound.h - files with sound, and what a model hears of them. */
 #ifndef AP_MEDIA_SOUND_H
 #define AP_MEDIA_SOUND_H
 
@@ -15,12 +15,13 @@ typedef struct ap_sound {
     int rate; /* per second */
 } ap_sound;
 
-/* Does it begin like a WAV file? */
+/* Does it begin like a file with sound? */
 bool ap_sound_is(const ap_source *src);
 
-/* A WAV file of 8, 16, 24 or 32-bit integers or 32 or 64-bit floats; channels are averaged.
+/* A WAV file of 8, 16, 24 or 32-bit integers or 32 or 64-bit floats, or, by libsndfile, FLAC, MP3, Ogg or AIFF;
+ * channels are averaged.
  *   out  ap_sound_clear it
- * EFORMAT: no WAV file, damaged or cut short; EUNSUPPORTED: another encoding, or beyond src->limits; ENOMEM. */
+ * EFORMAT: no sound, damaged or cut short; EUNSUPPORTED: another encoding, or beyond src->limits; ENOMEM. */
 apus_err ap_sound_decode(const ap_source *src, ap_sound *out, apus_diag *diag);
 void ap_sound_clear(ap_sound *s);
 

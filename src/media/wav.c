@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "media/sound.h"
+#include "media/sound_formats.h"
 
 enum { PCM = 1, FLOAT = 3, EXTENSIBLE = 0xFFFE };
 enum { RIFF_HEAD = 12, CHUNK_HEAD = 8 };
@@ -19,7 +19,7 @@ static uint32_t little(const uint8_t *p, int n)
     return v;
 }
 
-bool ap_sound_is(const ap_source *src)
+bool ap_wav_is(const ap_source *src)
 {
     return src->len >= RIFF_HEAD && !memcmp(src->data, "RIFF", 4) &&
            !memcmp(src->data + 8, "WAVE", 4);
@@ -95,15 +95,11 @@ static double sample_at(const format *f, const uint8_t *p)
     return x;
 }
 
-apus_err ap_sound_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
+apus_err ap_wav_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
 {
     format f = {0};
     const uint8_t *p = NULL;
     size_t len = 0;
-    memset(out, 0, sizeof *out);
-    if (!ap_sound_is(src))
-        return ap_fail(diag, APUS_EFORMAT, "%s: expected a WAV file, found something else",
-                       src->name);
     apus_err err = read_format(src, &f, diag);
     if (!err) err = find(src, "data", &p, &len, diag);
     if (err) return err;
@@ -122,10 +118,4 @@ apus_err ap_sound_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
         out->sample[i] = isfinite(sum) ? (float)sum : 0;
     }
     return APUS_OK;
-}
-
-void ap_sound_clear(ap_sound *s)
-{
-    ap_free(s->sample);
-    memset(s, 0, sizeof *s);
 }

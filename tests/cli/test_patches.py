@@ -106,6 +106,8 @@ class Patches(unittest.TestCase):
         dtype, mask_shape, mask = t["input_features_mask"]
         self.assertEqual((dtype, mask_shape, set(mask[:12])), ("U8", shape[:2], {1}))
         self.assertIn("does not hear sound", self.patches(QWEN, DATA / "sound16.wav", status=1))
+        self.assertIn("is damaged or cut short", self.patches(GEMMA, DATA / "cut_sound.flac", status=1))
+        self.assertEqual(self.patches(GEMMA, DATA / "sound.flac")["input_features"][1], shape)
 
     def test_settings_of_the_model(self):
         model = self.tmp / "model"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Make the small pictures, films and sounds in tests/media/data, and goldens.txt, what Pillow and the
-reference's processors make of them. Needs torch, torchvision, transformers, Pillow and numpy.
+reference's processors make of them. Needs torch, torchvision, transformers, Pillow, soundfile and numpy.
 
     make_pictures.py           everything
     make_pictures.py --keep    only goldens.txt, of the files that are there
@@ -17,6 +17,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image, ImageOps
 from transformers.models.gemma4.image_processing_gemma4 import Gemma4ImageProcessor
 from transformers.models.gemma4.video_processing_gemma4 import Gemma4VideoProcessor
@@ -138,6 +139,10 @@ def make_sounds():
     head = struct.pack("<HHIIHH", 3, 2, 16000, 16000 * 8, 8, 32)
     body = b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", both.nbytes) + both.tobytes()
     (DATA / "float_stereo.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    for name, kind in (("sound.flac", "PCM_16"), ("sound.aiff", "PCM_16"), ("sound.mp3", None), ("sound.ogg", "VORBIS")):
+        soundfile.write(DATA / name, x[:2000], 16000, subtype=kind)
+    soundfile.write(DATA / "stereo.flac", np.stack([x, 0.5 * x], -1), 48000, subtype="PCM_24")
+    soundfile.write(DATA / "sound.opus", x, 48000, format="OGG", subtype="OPUS")
 
 
 def make_damaged():
@@ -151,6 +156,8 @@ def make_damaged():
         (DATA / f"cut_{name}").write_bytes(whole[:len(whole) * 2 // 3])
     sound = (DATA / "sound16.wav").read_bytes()
     (DATA / "cut_sound.wav").write_bytes(sound[:600])
+    sound = (DATA / "stereo.flac").read_bytes()
+    (DATA / "cut_sound.flac").write_bytes(sound[:len(sound) * 2 // 3])
 
 
 def crc(array):

@@ -1,4 +1,4 @@
-/* A WAV file, decoded and prepared for both kinds of models that hear. */
+/* A file with sound, decoded and prepared for both kinds of models that hear. */
 #include <math.h>
 #include <stdlib.h>
 

@@ -1,4 +1,4 @@
-/* WAV files, resampling, mel bands. */
+/* Files with sound, resampling, mel bands. */
 #include "media_util.h"
 
 #include <math.h>
@@ -39,6 +39,61 @@ static void test_wav(void **state)
         ap_sound_clear(&s);
     }
     ap_sound_clear(&best);
+}
+
+/* FLAC and AIFF keep what they are given; MP3, Vorbis and Opus nearly. */
+static void test_packed(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int rate;
+        size_t least, most; /* samples; encoders add some */
+        double tolerance;
+    } files[] = {{"sound.flac", 16000, 2000, 2000, 4e-5},  {"sound.aiff", 16000, 2000, 2000, 4e-5},
+                 {"sound.mp3", 16000, 2000, 5000, 0.05},   {"sound.ogg", 16000, 2000, 2000, 0.05},
+                 {"stereo.flac", 48000, 8000, 8000, 1e-6}, {"sound.opus", 48000, 8000, 8000, 0.1}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        ap_sound s;
+        ap_source src = source_of(files[i].name);
+        assert_true(ap_sound_is(&src));
+        apus_err err = ap_sound_decode(&src, &s, &diag);
+        ap_source_close(&src);
+        if (err == APUS_EUNSUPPORTED && strstr(diag.text, "libsndfile")) skip();
+        if (err) fail_msg("%s", diag.text);
+        assert_true(s.rate == files[i].rate && s.n >= files[i].least && s.n <= files[i].most);
+        double scale = strncmp(files[i].name, "stereo", 6) ? 1 : 0.75;
+        for (size_t k = 200; k < 1500; k++) {
+            double t = (double)k / 16000,
+                   x = scale * 0.5 * sin(2 * 3.14159265358979323846 * (200 + 2000 * t) * t);
+            if (fabs(s.sample[k] - x) > files[i].tolerance)
+                fail_msg("%s: sample %zu is %g, expected %g", files[i].name, k, s.sample[k], x);
+        }
+        ap_sound_clear(&s);
+    }
+}
+
+static void test_packed_refused(void **state)
+{
+    (void)state;
+    ap_sound s;
+    ap_source src = source_of("cut_sound.flac");
+    apus_err err = ap_sound_decode(&src, &s, &diag);
+    if (err == APUS_EUNSUPPORTED) skip();
+    assert_int_equal(err, APUS_EFORMAT);
+    assert_non_null(strstr(diag.text, "cut_sound.flac: the sound is damaged or cut short"));
+    src.len = 60;
+    assert_int_equal(ap_sound_decode(&src, &s, &diag), APUS_EFORMAT);
+    assert_null(s.sample);
+    ap_source_close(&src);
+    src = source_of("stereo.flac");
+    src.limits.samples = 15999;
+    assert_int_equal(ap_sound_decode(&src, &s, &diag), APUS_EUNSUPPORTED);
+    assert_null(s.sample);
+    src.limits.samples = 16000;
+    assert_int_equal(ap_sound_decode(&src, &s, &diag), APUS_OK);
+    ap_sound_clear(&s);
+    ap_source_close(&src);
 }
 
 static void test_wav_refused(void **state)
@@ -150,9 +205,10 @@ static void test_goldens(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_wav),
-                                       cmocka_unit_test(test_wav_refused),
-                                       cmocka_unit_test(test_resample), cmocka_unit_test(test_mel),
-                                       cmocka_unit_test(test_goldens)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wav),      cmocka_unit_test(test_wav_refused),
+        cmocka_unit_test(test_packed),   cmocka_unit_test(test_packed_refused),
+        cmocka_unit_test(test_resample), cmocka_unit_test(test_mel),
+        cmocka_unit_test(test_goldens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,6 +64,21 @@ class CheckDevice(unittest.TestCase):
         self.assertTrue(all(c["status"] == "ok" for c in whole["checks"]))
         self.assertIn("| bench_tiny | cpu | fast | pp24 |", page)
 
+    def test_compares_versions(self):
+        subprocess.run([BUILD / "apus", "quantize", ROOT / "models/tiny-qwen", self.dir / "models/tiny-q4_k.gguf", "--to", "q4_k"],
+                       check=True, capture_output=True)
+        new = self.dir / "new"
+        new.symlink_to(BUILD)
+        r = self.check("versions", PROMPTS="16,24", DEPTHS="40", STREAMS="2", TOKENS="4", ROUNDS="2", KCHECK="--op norm",
+                       VERSIONS=f"old={BUILD} new={new}@answers,streams")
+        self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
+        whole, page = self.report()
+        self.assertEqual([run["run"] for run in whole["speed"]],
+                         ["prompts_old_1_tiny", "answers_old_1_tiny", "answers_new_1_tiny", "prompts_old_2_tiny",
+                          "answers_old_2_tiny", "answers_new_2_tiny"])
+        self.assertEqual([run["precision"] for run in whole["streams"]], ["old", "new", "old", "new"])
+        self.assertLessEqual({"kcheck_version_old", "golden_version_new"}, {c["name"] for c in whole["checks"]})
+
     def test_tells_of_what_failed(self):
         (self.dir / "models/tiny-q4_k.gguf").write_bytes(b"GGUF")
         r = self.check("bench", "greedy", LIMIT="60")

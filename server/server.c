@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "heap.h"
 #include "http.h"
 #include "log.h"
 #include "remote.h"
@@ -113,6 +114,7 @@ static void drain(sv_server *s, sv_http *h)
 int sv_serve(const sv_settings *set)
 {
     sv_server s = {.set = set, .started = time(NULL)};
+    sv_heap_tame();
     sv_metrics_init(&s.metrics);
     sv_media_gate_init(&s.media);
     if (set->media_hosts.n && !sv_remote_init()) {

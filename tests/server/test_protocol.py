@@ -178,6 +178,28 @@ def readable(s):
     return bool(select.select([s], [], [], 0)[0])
 
 
+class Memory(Case):
+    options = ("--max-body", "16")
+
+    def resident(self):
+        with open(f"/proc/{self.server.process.pid}/status", encoding="ascii") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) // 1024
+
+    def test_large_bodies_leave_nothing(self):
+        """What bodies took is the system's again, however many threads had one."""
+        body = json.dumps({"model": "none", "messages": [{"role": "user", "content": "x" * 4000000}]}).encode()
+        self.answers()
+        before = self.resident()
+        for _ in range(2):
+            threads = [threading.Thread(target=self.ask, args=("POST", CHAT, body)) for _ in range(12)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+        self.answers()
+        self.assertLess(self.resident() - before, 12)
+
+
 class Keys(Case):
     @classmethod
     def setUpClass(cls):

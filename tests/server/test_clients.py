@@ -94,11 +94,8 @@ class OpenAI(unittest.TestCase):
         self.assertEqual(r.choices[0].finish_reason, "stop")
 
     def test_demanded_call(self):
-        """What does not fit is not let through: the scripted model says the rest of the call."""
-        rest = "city>\nParis\n</parameter>\n</function>\n</tool_call>"
         for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
-            r = self.chat.create(model="tiny-qwen", tools=TOOLS, tool_choice=choice,
-                                 messages=[{"role": "user", "content": "say:Hm.</think>" + rest}])
+            r = self.chat.create(model="tiny-qwen", tools=TOOLS, tool_choice=choice, messages=say(CALL, "Hm."))
             self.assertEqual(r.choices[0].finish_reason, "tool_calls")
             self.assertEqual(r.choices[0].message.tool_calls[0].function.name, "weather")
 

@@ -33,10 +33,22 @@ bool sv_constrain_object(sv_exchange *x, sv_job *j, const char *path)
     return claim(x, j, path);
 }
 
-/* Is it calls that are constrained? */
+static bool may_call(const sv_job *j)
+{
+    return j->n_tools && !j->tools_banned;
+}
+
+/* Is anything said of calls: that they must come, what they hold, or that only they may come instead of a document? */
 static bool of_calls(const sv_job *j)
 {
-    return j->n_tools && !j->tools_banned && (j->must || j->any_strict);
+    return may_call(j) && (j->must || j->any_strict || j->constrained);
+}
+
+static void set_document(const sv_job *j, apus_constraint *c)
+{
+    c->json_schema = j->schema.len ? j->schema.data : NULL;
+    c->grammar = j->grammar;
+    c->json_object = j->json_object;
 }
 
 bool sv_constrain_settings(const sv_job *j, apus_constraint *out)
@@ -48,29 +60,35 @@ bool sv_constrain_settings(const sv_job *j, apus_constraint *out)
         out->must_call = j->must;
         out->single_call = j->single_call;
         out->call_name = j->must_call;
-        return true;
     }
-    out->json_schema = j->schema.len ? j->schema.data : NULL;
-    out->grammar = j->grammar;
-    out->json_object = j->json_object;
-    return j->constrained;
+    if (!out->must_call) set_document(j, out);
+    return j->constrained || out->tools_json;
+}
+
+static bool check(sv_exchange *x, const apus_constraint *c, const char *path)
+{
+    apus_diag d;
+    if (!apus_constraint_check(x->served->model, c, &d)) return true;
+    if (d.code == APUS_ENOMEM) return sv_fail_diag(x, &d);
+    return sv_fail(x, 400, d.code == APUS_EUNSUPPORTED ? "unsupported_value" : "invalid_schema",
+                   path, "%s: %s", path, d.text);
 }
 
 bool sv_constrain_check(sv_exchange *x, const sv_job *j)
 {
     apus_constraint c;
-    apus_diag d;
-    const char *path = j->constrained  ? j->constraint_path.text
-                       : j->any_strict ? "tools"
-                                       : "tool_choice";
+    const char *path = j->constraint_path.text;
     if (j->schema.failed || j->tools.failed) return sv_fail(x, 503, NULL, NULL, "out of memory");
-    if (j->constrained && j->n_tools && !j->tools_banned)
+    if (j->grammar && may_call(j))
         return sv_fail(x, 400, "unsupported_value", path,
                        "%s: not supported beside tools that may be called; tool_choice none is",
                        path);
-    if (!sv_constrain_settings(j, &c) || !apus_constraint_check(x->served->model, &c, &d))
-        return true;
-    if (d.code == APUS_ENOMEM) return sv_fail_diag(x, &d);
-    return sv_fail(x, 400, d.code == APUS_EUNSUPPORTED ? "unsupported_value" : "invalid_schema",
-                   path, "%s: %s", path, d.text);
+    if (!sv_constrain_settings(j, &c)) return true;
+    if (!c.tools_json) return check(x, &c, path);
+    /* the document by itself, so that each error is told of what it is in */
+    apus_constraint document;
+    apus_constraint_default(&document);
+    set_document(j, &document);
+    return (!j->constrained || check(x, &document, path)) &&
+           check(x, &c, j->constrained || j->any_strict ? "tools" : "tool_choice");
 }

@@ -64,7 +64,11 @@ typedef struct making {
 static apus_err make_calls(const making *x, ap_grammar *g, apus_diag *diag)
 {
     const apus_constraint *set = x->set;
-    ap_calls how = {.must = set->must_call, .single = set->single_call, .name = set->call_name};
+    ap_calls how = {.must = set->must_call,
+                    .single = set->single_call,
+                    .name = set->call_name,
+                    .schema = set->json_schema,
+                    .object = set->json_object};
     apus_err err = find_syntax(x->m, &how, diag);
     return err ? err : ap_calls_grammar(set->tools_json, strlen(set->tools_json), &how, g, diag);
 }
@@ -78,16 +82,26 @@ static apus_err make(const char *key, size_t len, const void *ctx, ap_grammar *g
     return ap_json_schema_parse(key + 1, len - 1, g, diag);
 }
 
-static void put_key(const apus_constraint *set, ap_buf *key)
+/* What is not a call: a document or a text. */
+static void put_document(const apus_constraint *set, ap_buf *key)
 {
     if (set->json_object) ap_buf_adds(key, "o");
     if (set->grammar) ap_buf_adds(key, "g");
     if (set->grammar) ap_buf_adds(key, set->grammar);
     if (set->json_schema) ap_buf_adds(key, "s");
     if (set->json_schema) ap_buf_adds(key, set->json_schema);
-    if (!set->tools_json) return;
+}
+
+static void put_key(const apus_constraint *set, ap_buf *key)
+{
+    if (!set->tools_json) {
+        put_document(set, key);
+        return;
+    }
     ap_buf_addf(key, "t%d%d", set->must_call, set->single_call);
     ap_buf_adds(key, set->call_name ? set->call_name : "");
+    ap_buf_add(key, "", 1);
+    put_document(set, key);
     ap_buf_add(key, "", 1);
     ap_buf_adds(key, set->tools_json);
 }
@@ -97,13 +111,13 @@ static apus_err read_settings(const apus_constraint *given, apus_constraint *set
     apus_constraint_default(set);
     apus_err err = ap_settings_take(set, sizeof *set, given, "apus_constraint", diag);
     if (err) return err;
-    int n = (set->json_schema != NULL) + (set->grammar != NULL) + set->json_object +
-            (set->tools_json != NULL);
-    if (n == 1) return APUS_OK;
-    return ap_fail(diag, APUS_EINVAL,
-                   "apus_constraint: expected one of json_schema, grammar, json_object and "
-                   "tools_json, found %d",
-                   n);
+    int n = (set->json_schema != NULL) + (set->grammar != NULL) + set->json_object;
+    if (n + (set->tools_json != NULL) == 1) return APUS_OK;
+    if (n == 1 && !set->grammar && !set->must_call) return APUS_OK;
+    return ap_fail(
+        diag, APUS_EINVAL,
+        "apus_constraint: expected one of json_schema, grammar, json_object and tools_json, "
+        "or one of json_schema and json_object beside tools_json without must_call");
 }
 
 static apus_err take(const apus_model *m, const apus_constraint *set, ap_compiled **out,

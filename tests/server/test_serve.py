@@ -155,6 +155,38 @@ class Serve(unittest.TestCase):
                         if call["function"]["name"] == "person":
                             self.check_form(call["function"]["arguments"])
 
+    def test_forms_beside_tools(self):
+        """An answer is a document, or calls; where a call must come, it does."""
+        form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+        seen = set()
+        for model in (QWEN, GEMMA):
+            s = self.serve(model)
+            for seed in range(8):
+                text = "What is the weather in Paris?" if seed % 2 else "Who are you?"
+                base = ask(text, seed=seed, max_tokens=400, tools=[TOOL], reasoning_effort="none") | {"temperature": seed % 4 / 2}
+                for asked in (form, {"type": "json_object"}):
+                    c = s.post(CHAT, base | {"response_format": asked})["choices"][0]
+                    calls = c["message"].get("tool_calls", [])
+                    seen.add(c["finish_reason"])
+                    if calls:
+                        self.assertFalse(c["message"]["content"], c)
+                    elif c["finish_reason"] == "stop" and asked is form:
+                        self.check_form(words({"choices": [c]}))
+                    elif c["finish_reason"] == "stop":
+                        self.assertIsInstance(json.loads(words({"choices": [c]})), dict)
+                must = s.post(CHAT, base | {"response_format": form, "tool_choice": "required"})["choices"][0]
+                if must["finish_reason"] != "length":
+                    self.assertEqual(must["message"]["tool_calls"][0]["function"]["name"], "get_weather")
+            banned = s.post(CHAT, base | {"response_format": form, "tool_choice": "none"})
+            self.check_form(words(banned))
+        self.assertLessEqual({"stop", "tool_calls"}, seen)
+        bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+        for choice in ("auto", "required"):
+            got = s.post(CHAT, base | {"response_format": bad, "tool_choice": choice}, status=400)
+            self.assertEqual(got["error"]["param"], "response_format.json_schema.schema")
+        got = s.post(CHAT, base | {"grammar": 'root ::= "a"'}, status=400)
+        self.assertEqual(got["error"]["param"], "grammar")
+
     def test_forms_refused(self):
         s = self.serve(QWEN)
         schema = lambda x: {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": x}}}

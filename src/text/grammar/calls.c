@@ -129,25 +129,43 @@ static apus_err call_rule(maker *m, const ap_json *tools, int32_t *rule)
     return err;
 }
 
-static void put_answer(maker *m, int32_t call)
+/* A rule of the document that may come instead of calls; -1: there is none. */
+static apus_err document_rule(maker *m, ap_arena *arena, int32_t *rule)
+{
+    const char *text = m->how->schema;
+    ap_json *root;
+    *rule = -1;
+    if (m->how->must || (!text && !m->how->object)) return APUS_OK;
+    ap_schemas *c = ap_schemas_open(m->g, -1, m->diag);
+    if (!c) return APUS_ENOMEM;
+    apus_err err = APUS_OK;
+    if (text) err = ap_json_parse(arena, text, strlen(text), "schema", 0, &root, m->diag);
+    if (!err && text) err = ap_schemas_rule(c, root, root, "schema", rule);
+    if (!text) *rule = ap_schemas_object(c);
+    ap_schemas_free(c);
+    return err;
+}
+
+static void put_answer(maker *m, int32_t call, int32_t document)
 {
     ap_grammar *g = m->g;
+    bool text = !m->how->must && document < 0;
     int32_t root = ap_grammar_rule(g, NULL, 0);
     if (g->full || g->failed) return;
     g->root = g->at = root;
-    int32_t at = g->rule[root].start, behind = ap_grammar_state(g);
-    if (!m->how->must) {
-        int32_t text = ap_grammar_state(g);
-        ap_grammar_empty(g, at, text);
-        put_free(m, text);
-        ap_grammar_empty(g, text, g->rule[root].end);
-        at = text;
+    int32_t start = g->rule[root].start, end = g->rule[root].end;
+    int32_t at = ap_grammar_state(g), behind = ap_grammar_state(g);
+    ap_grammar_empty(g, start, at);
+    if (document >= 0) ap_grammar_call(g, start, end, document, 1, 1);
+    if (text) {
+        put_free(m, at);
+        ap_grammar_empty(g, at, end);
     }
     ap_grammar_call(g, at, behind, call, 1, 1);
-    ap_grammar_empty(g, behind, g->rule[root].end);
+    ap_grammar_empty(g, behind, end);
     if (m->how->single) return;
     if (m->how->syntax != AP_CALLS_GEMMA) ap_grammar_bytes(g, behind, at, '\n', '\n');
-    if (m->how->syntax == AP_CALLS_GEMMA || !m->how->must) ap_grammar_empty(g, behind, at);
+    if (m->how->syntax == AP_CALLS_GEMMA || text) ap_grammar_empty(g, behind, at);
 }
 
 apus_err ap_calls_grammar(const char *tools, size_t len, const ap_calls *how, ap_grammar *g,
@@ -155,7 +173,7 @@ apus_err ap_calls_grammar(const char *tools, size_t len, const ap_calls *how, ap
 {
     ap_arena arena;
     ap_json *list;
-    int32_t call;
+    int32_t call, document;
     maker m = {.how = how, .g = g, .diag = diag};
     ap_arena_init(&arena, (size_t)256 << 20);
     apus_err err = ap_json_parse(&arena, tools, len, "tools", 0, &list, diag);
@@ -164,7 +182,8 @@ apus_err ap_calls_grammar(const char *tools, size_t len, const ap_calls *how, ap
     if (!err) m.schemas = ap_schemas_open(g, how->quote, diag);
     if (!err && !m.schemas) err = APUS_ENOMEM;
     if (!err) err = call_rule(&m, list, &call);
-    if (!err) put_answer(&m, call);
+    if (!err) err = document_rule(&m, &arena, &document);
+    if (!err) put_answer(&m, call, document);
     ap_schemas_free(m.schemas);
     ap_arena_free(&arena);
     return err ? err : ap_grammar_finish(g, "tools", diag);

@@ -18,13 +18,18 @@ typedef struct ap_calls {
     bool must;           /* the answer is a call, or several; else a text in which calls may come */
     bool single;         /* one call at most */
     const char *name;    /* the tool that must be called; NULL = any */
+    /* Without `must`, instead of a text: a document of this schema (JSON text; NULL = none), or any JSON object.
+     * The answer is it, or calls. */
+    const char *schema;
+    bool object;
 } ap_calls;
 
 /* Make the grammar of answers.
  *   tools  JSON array of OpenAI's shape. With `must`, arguments of every tool obey its schema as far as it is
  *          supported, and those of tools with "strict": true in any case; else those of the strict ones alone
  *   g      zeroed; ap_grammar_free it, also after an error
- * Returns OK; EFORMAT, EUNSUPPORTED with the tool's name and the place in its schema; EINVAL; ENOMEM. */
+ * Returns OK; EFORMAT, EUNSUPPORTED with the tool's name and the place in its schema, or the place in `schema`; EINVAL;
+ * ENOMEM. */
 apus_err ap_calls_grammar(const char *tools, size_t len, const ap_calls *how, ap_grammar *g,
                           apus_diag *diag);
 

@@ -396,6 +396,11 @@ apus_err ap_schemas_rule(ap_schemas *c, const ap_json *root, const ap_json *sche
     return err ? err : ap_schemas_complete(c);
 }
 
+int32_t ap_schemas_object(ap_schemas *c)
+{
+    return ap_rule_any_object(c);
+}
+
 apus_err ap_schemas_complete(ap_schemas *c)
 {
     apus_err err = APUS_OK;

@@ -36,6 +36,8 @@ apus_err ap_schemas_rule(ap_schemas *c, const ap_json *root, const ap_json *sche
  * are, all else as JSON. */
 apus_err ap_schemas_parameters(ap_schemas *c, const ap_json *schema, const char *where,
                                int32_t *rule);
+/* A rule of all JSON objects. */
+int32_t ap_schemas_object(ap_schemas *c);
 /* Complete the rules that others asked for. */
 apus_err ap_schemas_complete(ap_schemas *c);
 

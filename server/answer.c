@@ -521,6 +521,7 @@ void sv_answer_free(sv_answer *a)
     if (!a) return;
     for (int i = 0; i < a->n; i++) free_choice(&a->choices[i]);
     free(a->choices);
+    sv_buf_free(&a->done);
     sv_prompt_free(&a->prompt);
     sv_steer_free(&a->steer);
     sv_job_free(&a->job);

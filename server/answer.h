@@ -74,6 +74,7 @@ struct sv_answer {
     int64_t created; /* seconds since 1970 */
     const void *own; /* the API's, in the exchange's arena */
     int sequence;    /* of events */
+    sv_buf done;     /* what the API keeps of what it has written */
 
     sv_prompt prompt;
     sv_steer steer;

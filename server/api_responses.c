@@ -116,10 +116,9 @@ static bool read_rest(sv_exchange *x, responses_request *r)
 
 enum { NOTHING = 0, THOUGHT, MESSAGE };
 
-/* What is open now; the answer's own, in the exchange's arena. */
+/* What is open now; the answer's own, in the exchange's arena. Finished items are kept in answer.done, as JSON. */
 typedef struct items {
     responses_request r; /* but its job */
-    sv_buf done;         /* finished items, as JSON */
     char id[48];
     size_t from; /* of the choice's text or thoughts */
 } items;
@@ -336,7 +335,7 @@ static void close_item(sv_choice *c, bool whole)
     b = item_event(c, "response.output_item.done", false);
     put_item(b, "item", think, own->id, s, n, whole);
     event_end(b);
-    put_item(&own->done, NULL, think, own->id, s, n, whole);
+    put_item(&c->answer->done, NULL, think, own->id, s, n, whole);
     c->open = NOTHING;
 }
 
@@ -394,7 +393,7 @@ static void on_call(sv_choice *c, const sv_tool_call *t)
     b = item_event(c, "response.output_item.done", false);
     put_call(b, "item", t, true);
     event_end(b);
-    put_call(&own->done, NULL, t, true);
+    put_call(&c->answer->done, NULL, t, true);
 }
 
 static void on_end(sv_choice *c)
@@ -404,21 +403,17 @@ static void on_end(sv_choice *c)
 
 static void on_close(sv_answer *a)
 {
-    items *own = (items *)a->own;
     bool cut = a->choices[0].end == SV_END_LENGTH;
     sv_buf *b = event_begin(a, cut ? "response.incomplete" : "response.completed");
-    put_response(b, "response", a, cut ? "incomplete" : "completed", &own->done, NULL);
+    put_response(b, "response", a, cut ? "incomplete" : "completed", &a->done, NULL);
     event_end(b);
-    sv_buf_free(&own->done);
 }
 
 static void on_fail(sv_answer *a, const sv_error *e)
 {
-    items *own = (items *)a->own;
     sv_buf *b = event_begin(a, "response.failed");
-    put_response(b, "response", a, "failed", &own->done, e);
+    put_response(b, "response", a, "failed", &a->done, e);
     event_end(b);
-    sv_buf_free(&own->done);
 }
 
 static void on_whole(sv_answer *a)

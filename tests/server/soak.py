@@ -6,7 +6,7 @@
     soak.py APUS SOURCE_DIR load  [SECONDS] [CLIENTS]  clients that ask, leave and send nonsense: memory, pages, answers
     soak.py APUS SOURCE_DIR speed                    requests/s, the server beside apus bench, time to a first token
 
-100,000 random schedules of the library: APUS_SCHEDULES=100000 build-rel/tests/unit/engine/test_engine_sched
+100,000 random schedules of the library: APUS_SCHEDULES=100000 build-rel/tests/golden/test_schedules FOLDER...
 """
 import json
 import random
@@ -102,6 +102,16 @@ NONSENSE = [b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"\x16\x03\x01" + b"x" 
             b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"]
 
 
+def answered(rng, text):
+    """A request of some API that takes a while."""
+    messages, stream = [{"role": "user", "content": text}], rng.random() < 0.5
+    return rng.choice([(CHAT, ask(text, stream=stream, max_tokens=200)),
+                       (CHAT, ask(text, stream=stream, max_tokens=200, response_format={"type": "json_object"})),
+                       ("/v1/responses", {"input": text, "stream": stream, "max_output_tokens": 200}),
+                       ("/v1/messages", {"model": QWEN.name, "messages": messages, "stream": stream, "max_tokens": 200}),
+                       ("/api/chat", {"model": QWEN.name, "messages": messages, "stream": stream})])
+
+
 def client(s, seed, until, want, count):
     rng = random.Random(seed)
     while time.time() < until:
@@ -113,10 +123,11 @@ def client(s, seed, until, want, count):
                 count["wrong"] += words(got) != want[p]
                 count["whole"] += 1
             elif kind < 0.85:
-                data = json.dumps(ask(p + str(rng.random()), stream=rng.random() < 0.5, max_tokens=200)).encode()
+                path, body = answered(rng, p + str(rng.random()))
+                data = json.dumps(body).encode()
                 c = socket.create_connection(("127.0.0.1", s.port), timeout=30)
                 c.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" %
-                          (CHAT.encode(), len(data)) + data)
+                          (path.encode(), len(data)) + data)
                 time.sleep(rng.random() * 0.3)
                 c.close()
                 count["left"] += 1

@@ -253,7 +253,7 @@ class Streams(Case):
         self.assertEqual(events[-1][1], "[DONE]")
         self.assertEqual(len({(e["id"], e["created"]) for _, e in events[:-1]}), 1)
 
-    def leave(self, path, body):
+    def leave(self, path, body, after=0):
         """Ask, and go while it is answered: the request ends."""
         before = self.server.metric('apus_requests_finished_total{finish="cancelled"}')
         s = socket.create_connection(("127.0.0.1", self.server.port))
@@ -261,6 +261,7 @@ class Streams(Case):
         s.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
                   % (path.encode(), len(data)) + data)
         wait_until(lambda: self.server.metric("apus_requests_running") > 0)
+        time.sleep(after)
         s.close()
         wait_until(lambda: self.server.metric("apus_requests_running") == 0, 3)
         self.assertEqual(self.server.metric('apus_requests_finished_total{finish="cancelled"}'), before + body.get("n", 1))
@@ -270,6 +271,9 @@ class Streams(Case):
             self.leave(CHAT, script("hold(20000):</think>\n\nhi", stream=stream))
             self.leave(CHAT, script("say(300):</think>\n\n" + "word " * 100, stream=stream))
             self.leave(CHAT, script("hold(20000):x", stream=stream, n=3))
+            # behind a thought, which is an item that has been written
+            self.leave("/v1/responses", {"model": "tiny-qwen", "stream": stream,
+                                         "input": "say(30):Hm.</think>\n\n" + "word " * 300}, after=0.5)
         self.assertTrue(any("status=499" in line for line in self.server.log))
         self.answers()
 

@@ -409,6 +409,15 @@ static void fill_settings(const sv_answer *a, apus_request_settings *s)
     }
 }
 
+/* What the answer begins with already is read, so that what follows is taken for what it is, and not told. */
+static void skip_prefill(sv_choice *c, const sv_buf *said)
+{
+    if (!said->len) return;
+    c->cut = true;
+    apus_chat_parser_push(c->parser, said->data, said->len);
+    c->cut = false;
+}
+
 static bool make_parser(sv_answer *a, sv_choice *c)
 {
     apus_diag d;
@@ -419,6 +428,7 @@ static bool make_parser(sv_answer *a, sv_choice *c)
                                 &d) ||
         apus_detok_create(a->x->served->model, false, &c->detok, &d))
         return sv_fail_diag(a->x, &d);
+    skip_prefill(c, &a->job.prefill);
     return true;
 }
 
@@ -451,7 +461,8 @@ static bool begin(sv_answer *a)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&a->cond, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    if (j->messages.failed || j->hoisted.failed || j->tools.failed || j->extra.failed)
+    if (j->messages.failed || j->hoisted.failed || j->tools.failed || j->extra.failed ||
+        j->prefill.failed)
         return sv_fail(x, 503, NULL, NULL, "out of memory");
     if (!sv_constrain_check(x, j)) return false;
     if (!j->seeded) random_bytes(&j->sampling.seed, sizeof j->sampling.seed);

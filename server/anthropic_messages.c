@@ -262,23 +262,43 @@ static bool read_system(sv_exchange *x, sv_job *j, sv_conversation *c, const sv_
     return ok;
 }
 
+/* A last message of the assistant is what the answer begins with: a text, or blocks of it. */
+static bool read_prefill(sv_exchange *x, sv_job *j, const sv_json *m, const char *path)
+{
+    message said = {0};
+    sv_content text = {0};
+    sv_path at;
+    if (!sv_fields_read(x, message_table, m, path, &said)) return false;
+    sv_path_at(&at, path, "content");
+    if (j->think == APUS_THINK_ON)
+        return sv_fail(x, 400, NULL, path,
+                       "%s: an answer that begins with a thought cannot go on from a text; turn "
+                       "thinking off",
+                       path);
+    if (!said.content) return sv_fail(x, 400, NULL, at.text, "%s: expected content", at.text);
+    bool ok = read_text(x, j, said.content, at.text, "", false, &text);
+    sv_buf *b = &j->prefill;
+    if (ok) sv_buf_add(b, sv_buf_text(&text.text), text.text.len);
+    sv_content_free(&text);
+    if (ok && b->len && strchr(" \t\r\n", b->data[b->len - 1]))
+        return sv_fail(x, 400, NULL, at.text,
+                       "%s: what the answer goes on from cannot end in white space", at.text);
+    return ok;
+}
+
 bool sv_anthropic_messages(sv_exchange *x, sv_job *j, const sv_json *system, const sv_json *list)
 {
     sv_conversation c = {0};
-    const sv_json *last = NULL;
     size_t i = 0;
     if (!list || !list->len)
         return sv_fail(x, 400, NULL, "messages", "messages: expected at least one message");
     bool ok = read_system(x, j, &c, system);
     for (const sv_json *m = list->first; m && ok; m = m->next) {
         sv_path at;
-        ok = read_message(x, j, &c, m, sv_path_index(&at, "messages", i++));
-        last = m;
+        sv_path_index(&at, "messages", i++);
+        bool last = !m->next && i > 1 && sv_json_is(sv_json_get(m, "role"), "assistant");
+        ok = last ? read_prefill(x, j, m, at.text) : read_message(x, j, &c, m, at.text);
     }
-    if (ok && sv_json_is(sv_json_get(last, "role"), "assistant"))
-        ok = sv_fail(
-            x, 400, NULL, "messages",
-            "messages: the last one is the assistant's, and continuing it is not supported");
     if (ok) return sv_conversation_finish(x, &c, j, "messages");
     sv_conversation_free(&c);
     return false;

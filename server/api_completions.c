@@ -49,8 +49,9 @@ static bool read_prompt(sv_exchange *x, sv_job *j, const sv_json *p)
 static bool read_rest(sv_exchange *x, completion_request *r)
 {
     const sv_job *j = &r->shared.job;
-    if (r->best_of > 1)
-        return sv_fail(x, 400, "unsupported_value", "best_of", "best_of: only 1 is supported");
+    if (r->best_of && r->best_of != j->n)
+        return sv_fail(x, 400, "unsupported_value", "best_of",
+                       "best_of: only as many as n, %d, are supported", j->n);
     if (j->echo && j->logprobs >= 0)
         return sv_fail(x, 400, "unsupported_value", "echo",
                        "echo: together with logprobs it is not supported");

@@ -15,9 +15,21 @@ typedef struct messages_request {
     const char *model;
     const sv_json *messages, *system, *stops, *tools, *choice, *thinking;
     const sv_json *config, *format; /* output_config, output_format */
+    const sv_json *management;      /* context_management */
 } messages_request;
 
 #define AT(member) offsetof(messages_request, member)
+
+/* Clients that offer it go on without when they are told so. */
+static bool refuse_thread(sv_exchange *x, const sv_field *f, const sv_json *v, const char *path,
+                          void *into)
+{
+    (void)f;
+    (void)v;
+    (void)into;
+    return sv_fail(x, 400, "thread_unsupported_request", path,
+                   "%s: conversations are not held here; send all messages, without it", path);
+}
 
 static const sv_field messages_table[] = {
     {"model", sv_read_string, AT(model), 0, 0, NULL},
@@ -37,7 +49,8 @@ static const sv_field messages_table[] = {
     {"service_tier", sv_read_any, 0, 0, 0, NULL},
     {"cache_control", sv_read_any, 0, 0, 0, NULL},
     {"container", sv_read_refuse, 0, 0, 0, NULL},
-    {"context_management", sv_read_refuse, 0, 0, 0, NULL},
+    {"thread", refuse_thread, 0, 0, 0, NULL},
+    {"context_management", sv_read_object, AT(management), 0, 0, NULL},
     {"mcp_servers", sv_read_refuse, 0, 0, 0, NULL},
     {"output_config", sv_read_object, AT(config), 0, 0, NULL},
     {"output_format", sv_read_object, AT(format), 0, 0, NULL},
@@ -118,12 +131,12 @@ static bool read_tools(sv_exchange *x, messages_request *r)
 
 typedef struct output {
     const sv_json *format, *schema;
-    const char *type;
+    const char *type, *effort;
 } output;
 
 static const sv_field output_table[] = {
     {"format", sv_read_object, offsetof(output, format), 0, 0, NULL},
-    {"effort", sv_read_refuse, 0, 0, 0, NULL},
+    {"effort", sv_read_string, offsetof(output, effort), 0, 0, NULL},
     {0}};
 
 static const sv_field format_table[] = {
@@ -142,16 +155,42 @@ static bool read_form(sv_exchange *x, sv_job *j, const sv_json *format, const ch
     return sv_constrain_schema(x, j, o.schema, sv_path_at(&at, path, "schema"));
 }
 
+/* How much is to be thought, where it is thought at all: thoughts are as long as the model makes them. */
+static bool check_effort(sv_exchange *x, const char *effort)
+{
+    static const char *const known[] = {"low", "medium", "high", "xhigh", "max"};
+    for (size_t i = 0; effort && i < sizeof known / sizeof *known; i++)
+        if (!strcmp(effort, known[i])) return true;
+    return !effort || sv_fail(x, 400, NULL, "output_config.effort",
+                              "output_config.effort: expected low, medium, high, xhigh or max");
+}
+
 /* output_config.format, and output_format as it was called before. */
 static bool read_output(sv_exchange *x, messages_request *r)
 {
     output o = {.format = NULL};
     if (r->config && !sv_fields_read(x, output_table, r->config, "output_config", &o)) return false;
-    return read_form(x, &r->job, o.format, "output_config.format") &&
+    return check_effort(x, o.effort) && read_form(x, &r->job, o.format, "output_config.format") &&
            read_form(x, &r->job, r->format, "output_format");
 }
 
 /* ---------------------------------------------------------------- the rest */
+
+/* Nothing is ever cleared, and agents that ask for just that are right. */
+static bool check_management(sv_exchange *x, const sv_json *m)
+{
+    const sv_json *edits = sv_json_get(m, "edits");
+    for (const sv_json *e = edits ? edits->first : NULL; e; e = e->next) {
+        const sv_json *type = sv_json_get(e, "type");
+        bool thoughts = type && type->type == SV_JSON_STRING &&
+                        !strncmp(type->str, "clear_thinking_", strlen("clear_thinking_"));
+        if (thoughts && sv_json_is(sv_json_get(e, "keep"), "all")) continue;
+        return sv_fail(x, 400, "unsupported_value", "context_management",
+                       "context_management: nothing is cleared here; only clear_thinking with keep "
+                       "all is supported");
+    }
+    return true;
+}
 
 typedef struct thinking {
     const char *type;
@@ -186,7 +225,7 @@ static bool read_request(sv_exchange *x, messages_request *r, const sv_field *ta
     sv_job_init(&r->job, x->served->model);
     if (!sv_fields_read(x, table, x->json, "", r)) return false;
     if (!r->model) return sv_fail(x, 400, NULL, "model", "model: expected a name");
-    return sv_job_model(x, r->model) && read_thinking(x, r) &&
+    return sv_job_model(x, r->model) && read_thinking(x, r) && check_management(x, r->management) &&
            (!r->stops || sv_job_stops(x, &r->job, r->stops, "stop_sequences", SV_MAX_STOPS)) &&
            sv_job_sampling(x, &r->job) && read_tools(x, r) && read_output(x, r) &&
            sv_anthropic_messages(x, &r->job, r->system, r->messages);

@@ -61,7 +61,8 @@ typedef struct options {
     sv_job *job;
     sv_job j; /* what is read */
     const sv_json *stop;
-    int num_ctx, last;
+    int num_ctx, last, off;
+    float neutral;
 } options;
 
 #define OPTION(member) offsetof(options, member)
@@ -80,6 +81,12 @@ static const sv_field options_table[] = {
     {"presence_penalty", sv_read_real, OPTION(j.sampling.presence_penalty), -2, 2, NULL},
     {"frequency_penalty", sv_read_real, OPTION(j.sampling.frequency_penalty), -2, 2, NULL},
     {"image_tokens", sv_read_int, OPTION(j.image_tokens), 1, INT_MAX, NULL},
+    /* ways of choosing that are not here, turned off */
+    {"mirostat", sv_read_int, OPTION(off), 0, 0, NULL},
+    {"mirostat_tau", sv_read_any, 0, 0, 0, NULL}, /* mean nothing then */
+    {"mirostat_eta", sv_read_any, 0, 0, 0, NULL},
+    {"tfs_z", sv_read_real, OPTION(neutral), 1, 1, NULL},
+    {"typical_p", sv_read_real, OPTION(neutral), 1, 1, NULL},
     /* how it is computed, which the server decided when it started; answers are the same */
     {"num_batch", sv_read_any, 0, 0, 0, NULL},
     {"num_gpu", sv_read_any, 0, 0, 0, NULL},

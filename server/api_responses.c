@@ -439,17 +439,37 @@ static void on_whole(sv_answer *a)
 static const sv_form form = {"text/event-stream", on_begin, on_piece, on_call, on_end, on_close,
                              sv_sse_ping,         on_fail,  on_whole};
 
+static bool read_request(sv_exchange *x, responses_request *r)
+{
+    sv_job_init(&r->job, x->served->model);
+    return sv_fields_read(x, responses_table, x->json, "", r) && sv_job_model(x, r->model) &&
+           read_rest(x, r);
+}
+
 void sv_responses(sv_exchange *x)
 {
     items *own = sv_arena_alloc(&x->mem, sizeof *own);
     responses_request r = {.many_calls = true};
-    sv_job_init(&r.job, x->served->model);
-    if (!own)
+    if (!own) {
         sv_fail(x, 503, NULL, NULL, "out of memory");
-    else if (sv_fields_read(x, responses_table, x->json, "", &r) && sv_job_model(x, r.model) &&
-             read_rest(x, &r)) {
+    } else if (read_request(x, &r)) {
         own->r = r;
         sv_answer_run(x, &r.job, &form, "resp_", own);
+    }
+    sv_job_free(&r.job);
+}
+
+void sv_input_tokens(sv_exchange *x)
+{
+    responses_request r = {.many_calls = true};
+    sv_prompt p;
+    if (read_request(x, &r) && sv_prompt_make(x, &r.job, &p)) {
+        sv_json_answer(x, 200);
+        sv_put_map(&x->out, NULL);
+        sv_put_str(&x->out, "object", "response.input_tokens");
+        sv_put_int(&x->out, "input_tokens", (int64_t)p.n);
+        sv_put_end_map(&x->out);
+        sv_prompt_free(&p);
     }
     sv_job_free(&r.job);
 }

@@ -12,6 +12,7 @@ void sv_completions(sv_exchange *x);     /* POST /v1/completions */
 void sv_messages(sv_exchange *x);        /* POST /v1/messages */
 void sv_count_tokens(sv_exchange *x);    /* POST /v1/messages/count_tokens */
 void sv_responses(sv_exchange *x);       /* POST /v1/responses */
+void sv_input_tokens(sv_exchange *x);    /* POST /v1/responses/input_tokens */
 void sv_ollama_chat(sv_exchange *x);     /* POST /api/chat */
 void sv_ollama_generate(sv_exchange *x); /* POST /api/generate */
 void sv_ollama_show(sv_exchange *x);     /* POST /api/show */

@@ -101,6 +101,15 @@ static void put_sentence(sv_buf *b, const char *key, const sv_error *e)
     sv_put_str(b, key, text);
 }
 
+/* By this Anthropic's clients know that they have to send the whole conversation. */
+static void put_details(sv_buf *b, const sv_error *e)
+{
+    if (!e->code || strncmp(e->code, "thread_", strlen("thread_")) != 0) return;
+    sv_put_map(b, "details");
+    sv_put_str(b, "error_code", e->code);
+    sv_put_end_map(b);
+}
+
 void sv_put_error(sv_buf *b, sv_api api, const sv_error *e)
 {
     sv_put_map(b, NULL);
@@ -113,6 +122,7 @@ void sv_put_error(sv_buf *b, sv_api api, const sv_error *e)
         sv_put_map(b, "error");
         sv_put_str(b, "type", anthropic_type(e->status));
         put_sentence(b, "message", e);
+        put_details(b, e);
         sv_put_end_map(b);
         break;
     case SV_OLLAMA:

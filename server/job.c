@@ -23,6 +23,7 @@ void sv_job_free(sv_job *j)
     sv_buf_free(&j->hoisted);
     sv_buf_free(&j->tools);
     sv_buf_free(&j->extra);
+    sv_buf_free(&j->prefill);
     sv_buf_free(&j->schema);
     sv_media_free(j);
 }

@@ -23,6 +23,7 @@ typedef struct sv_job {
     apus_think think;
     int think_budget; /* tokens of a thought at most; -1 = any */
     sv_buf extra;     /* JSON object of template variables; empty = none */
+    sv_buf prefill;   /* what the answer begins with already; empty = nothing */
     /* ... or plain text, or token ids */
     bool plain;
     const char *text;

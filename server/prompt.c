@@ -86,6 +86,29 @@ static bool tokenize(sv_exchange *x, const sv_job *j, sv_prompt *p)
     return sv_fail_diag(x, &d);
 }
 
+/* The answer goes on from what the client wrote, in which nothing is a marker. The join is between two tokens. */
+static bool append_prefill(sv_exchange *x, const sv_job *j, sv_prompt *p)
+{
+    int32_t *more = NULL;
+    size_t n = 0;
+    apus_diag d;
+    const sv_buf *said = &j->prefill;
+    if (!said->len) return true;
+    if (apus_tokenize(x->served->model, said->data, said->len, APUS_TOK_PLAIN, &more, &n, &d))
+        return sv_fail_diag(x, &d);
+    int32_t *ids = sv_arena_alloc(&x->mem, (p->n + n) * sizeof *ids);
+    if (ids) {
+        memcpy(ids, p->ids, p->n * sizeof *ids);
+        memcpy(ids + p->n, more, n * sizeof *ids);
+        apus_free(p->ids);
+        p->ids = ids;
+        p->n += n;
+        p->joined = true;
+    }
+    apus_free(more);
+    return ids || sv_fail(x, 503, NULL, NULL, "out of memory");
+}
+
 /* A conversation as text and ids. */
 static bool make_chat(sv_exchange *x, const sv_job *j, sv_prompt *p)
 {
@@ -93,7 +116,7 @@ static bool make_chat(sv_exchange *x, const sv_job *j, sv_prompt *p)
     size_t end = generation_prompt(x, j, p);
     if (!expand(x, j, p) || !tokenize(x, j, p)) return false;
     find_branch(x, p, end);
-    return true;
+    return append_prefill(x, j, p);
 }
 
 static bool check_size(sv_exchange *x, const sv_job *j, const sv_prompt *p)
@@ -124,6 +147,6 @@ bool sv_prompt_make(sv_exchange *x, const sv_job *j, sv_prompt *p)
 void sv_prompt_free(sv_prompt *p)
 {
     apus_free(p->text);
-    apus_free(p->ids);
+    if (!p->joined) apus_free(p->ids);
     *p = (sv_prompt){.branch = -1};
 }

@@ -7,7 +7,8 @@
 typedef struct sv_prompt {
     char *text; /* rendered, apus_free it; NULL: ids were given */
     size_t len;
-    int32_t *ids; /* apus_free it */
+    int32_t *ids; /* apus_free it, unless they are the exchange's */
+    bool joined;  /* with what the answer begins with: the ids are in the exchange's arena */
     size_t n;
     int branch; /* where the generation prompt begins; -1 = nowhere */
 } sv_prompt;

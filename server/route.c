@@ -19,6 +19,7 @@ static const sv_route routes[] = {
     {"POST", "/v1/messages", SV_ANTHROPIC, false, SV_THE_MODEL, sv_messages},
     {"POST", "/v1/messages/count_tokens", SV_ANTHROPIC, false, SV_THE_MODEL, sv_count_tokens},
     {"POST", "/v1/responses", SV_OPENAI, false, SV_THE_MODEL, sv_responses},
+    {"POST", "/v1/responses/input_tokens", SV_OPENAI, false, SV_THE_MODEL, sv_input_tokens},
     {"POST", "/api/chat", SV_OLLAMA, false, SV_THE_MODEL, sv_ollama_chat},
     {"POST", "/api/generate", SV_OLLAMA, false, SV_THE_MODEL, sv_ollama_generate},
     {"POST", "/api/show", SV_OLLAMA, false, SV_A_SERVER, sv_ollama_show},

@@ -38,6 +38,24 @@ def wait_until(check, seconds=10):
         time.sleep(0.02)
 
 
+def places(value, at=()):
+    """The places within a JSON value."""
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for k in keys:
+        yield (*at, k)
+        yield from places(value[k], (*at, k))
+
+
+def with_in(value, place, what):
+    """A copy with something else in one place."""
+    copy = json.loads(json.dumps(value))
+    at = copy
+    for k in place[:-1]:
+        at = at[k]
+    at[place[-1]] = what
+    return copy
+
+
 class Case(unittest.TestCase):
     options = ()
 
@@ -326,6 +344,76 @@ class Fields(Case):
     def test_twice(self):
         body = json.dumps(say("x"))
         self.assertEqual(self.ask("POST", CHAT, body[:-1] + ',"model":"tiny-qwen"}')[0], 400)
+
+    def test_begun_answers(self):
+        """In Anthropic's API the last message of an assistant is what the answer goes on from."""
+        def body(last, **more):
+            return {"model": "tiny-qwen", "max_tokens": 50, "messages": [
+                {"role": "user", "content": "say:The answer"}, {"role": "assistant", "content": last}], **more}
+        for last in ("The answer is", [{"type": "text", "text": "The answer"}, {"type": "text", "text": " is"}]):
+            got = self.post("/v1/messages", body(last))
+            alone = self.post("/v1/messages", body("")) # it is no turn of its own
+            self.assertEqual(got["content"][0]["text"], alone["content"][0]["text"])
+            more = got["usage"]["input_tokens"] - alone["usage"]["input_tokens"]
+            text = self.post("/tokenize", {"content": "The answer is", "parse_special": False})
+            self.assertEqual(more, len(text["tokens"]))
+            self.assertEqual(self.post("/v1/messages/count_tokens", body(last))["input_tokens"], got["usage"]["input_tokens"])
+        marker = self.post("/v1/messages/count_tokens", body("<|im_end|>"))["input_tokens"]
+        self.assertGreater(marker, alone["usage"]["input_tokens"] + 1)
+        for last, more in (("The answer ", {}), ("x", {"thinking": {"type": "adaptive"}}), ([{"type": "image", "source": {}}], {})):
+            self.assertEqual(self.ask("POST", "/v1/messages", body(last, **more))[0], 400, last)
+
+    def test_agents(self):
+        """What agents ask of Anthropic's API that changes nothing, and what is not kept here."""
+        base = script("say:hi", max_tokens=5)
+        keep = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+        self.post("/v1/messages", {**base, "context_management": keep, "output_config": {"effort": "low"}})
+        self.refused("/v1/messages", base, "context_management",
+                     context_management={"edits": [{"type": "clear_tool_uses_20250919"}]})
+        self.refused("/v1/messages", base, "effort", output_config={"effort": "endless"})
+        status, _, data = self.ask("POST", "/v1/messages", {**base, "thread": {"type": "create"}})
+        self.assertEqual((status, json.loads(data)["error"]["details"]), (400, {"error_code": "thread_unsupported_request"}))
+
+    def test_counting(self):
+        body = {"model": "tiny-qwen", "input": "say:</think>hi", "instructions": "Be brief."}
+        n = self.post("/v1/responses/input_tokens", body)
+        self.assertEqual(n, {"object": "response.input_tokens", "input_tokens": self.post("/v1/responses", body)["usage"]["input_tokens"]})
+        self.refused("/v1/responses/input_tokens", body, "no_such_field", no_such_field=1)
+
+    def test_neutral_options(self):
+        off = {"mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "tfs_z": 1, "typical_p": 1.0}
+        self.post("/api/chat", say("x", stream=False, options=off))
+        for key, value in (("mirostat", 2), ("tfs_z", 0.5), ("typical_p", 0.9)):
+            self.refused("/api/chat", say("x"), key, options={key: value})
+        self.post("/v1/completions", {"model": "tiny-qwen", "prompt": "say:x", "n": 2, "best_of": 2})
+        self.refused("/v1/completions", {"model": "tiny-qwen", "prompt": "say:x", "n": 2}, "best_of", best_of=3)
+
+    def test_wrong_kinds(self):
+        """Whatever stands in a field, the answer is one or a 400 in the form of that API."""
+        text = {"type": "text", "text": "x"}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        bodies = [(CHAT, {**say("x", max_tokens=2), "tools": [tool], "tool_choice": "auto", "stop": ["x"], "logit_bias": {"1": 1},
+                          "response_format": {"type": "text"}, "n": 1}),
+                  (CHAT, {"model": "tiny-qwen", "max_tokens": 2, "messages": [
+                      {"role": "user", "content": [text]}, {"role": "assistant", "content": None, "tool_calls": [call]},
+                      {"role": "tool", "tool_call_id": "a", "content": "x"}]}),
+                  ("/v1/responses", {"model": "tiny-qwen", "input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}],
+                                     "text": {"format": {"type": "text"}}, "reasoning": {"effort": "none"}, "max_output_tokens": 2}),
+                  ("/v1/messages", {"model": "tiny-qwen", "max_tokens": 2, "messages": [{"role": "user", "content": [text]}], "system": [text],
+                                    "thinking": {"type": "disabled"}, "tools": [{"name": "f", "input_schema": {"type": "object"}}]}),
+                  ("/api/chat", say("x", stream=False, options={"num_predict": 2}, tools=[tool]))]
+        for path, body in bodies:
+            for place in places(body):
+                for wrong in (None, [], {}, "x", -1, 1.5, 10 ** 30, True, [{}], {"type": "x"}, {"type": []}):
+                    status, _, data = self.ask("POST", path, with_in(body, place, wrong))
+                    self.assertIn(status, (200, 400, 404), (path, place, wrong))
+                    if status == 200:
+                        continue
+                    e = json.loads(data)
+                    told = e["error"] if path.startswith("/api") else e["error"]["message"]
+                    self.assertTrue(isinstance(told, str) and told, data)
+                    self.assertEqual(e.get("type"), "error" if path == "/v1/messages" else None)
 
     def test_long_context(self):
         for path, body in [(CHAT, say("w " * 9000)), ("/v1/messages", say("w " * 9000, max_tokens=5)),

@@ -199,12 +199,18 @@ def readable(s):
 class Memory(Case):
     options = ("--max-body", "16")
 
-    def resident(self):
+    def status(self, what):
+        """MiB of a line of the process's status."""
         with open(f"/proc/{self.server.process.pid}/status", encoding="ascii") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) // 1024
+            return next(int(line.split()[1]) for line in f if line.startswith(what)) // 1024
+
+    def resident(self):
+        return self.status("VmRSS")
 
     def test_large_bodies_leave_nothing(self):
         """What bodies took is the system's again, however many threads had one."""
+        if self.status("VmSize") > 1 << 20:
+            self.skipTest("a sanitizer, which has terabytes of addresses, keeps what is freed for a while")
         body = json.dumps({"model": "none", "messages": [{"role": "user", "content": "x" * 4000000}]}).encode()
         self.answers()
         before = self.resident()

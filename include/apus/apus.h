@@ -680,8 +680,8 @@ typedef struct apus_constraint {
      * supported. Of arguments between tags (Qwen) that may be strings or something else, nothing is said. Beside
      * json_schema or json_object the answer is such a document, or calls and no text */
     const char *tools_json;
-    bool must_call;        /* the answer is nothing but calls; no document can be asked for beside it */
-    bool single_call;      /* one at most */
+    bool must_call;   /* the answer is nothing but calls; no document can be asked for beside it */
+    bool single_call; /* one at most */
     const char *call_name; /* with must_call: of this tool; NULL = any */
     apus_think think; /* as the prompt was rendered with: OFF = the answer begins with no thought */
 } apus_constraint;

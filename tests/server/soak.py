@@ -206,32 +206,53 @@ def first_token(s, text):
     return took
 
 
-def speed():
-    s = Server(APUS, QWEN, "--quiet", "--parallel", "16")
-    for clients in (1, 4, 16):
-        print(f"{clients} clients: {rate(s, clients, 10, ask('What is 12 + 30?')):.1f} requests/s")
-    long = s.post(CHAT, ask("Tell me.", max_tokens=2000, ignore_eos=True))["timings"]
-    print(f"one stream: {long['predicted_per_second']:.1f} tokens/s")
+def streams(s, n, tokens):
+    """Tokens a second of n answers at a time."""
+    def run(i):
+        s.ask("POST", CHAT, ask(f"Tell me {i}.", max_tokens=tokens, ignore_eos=True, stream=True), timeout=300)
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
+    begin = time.time()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return n * tokens / (time.time() - begin)
+
+
+def throughput(tokens):
+    """In turns, as other things that the machine does come and go."""
+    s = Server(APUS, QWEN, "--quiet", "--parallel", "16", "-c", "2048")
+    for clients in (1, 16):
+        print(f"{clients} clients: {rate(s, clients, 5, ask('What is 12 + 30?')):.1f} requests/s")
+    for _ in range(3):
+        print("tokens/s: " + ", ".join(f"{n} streams {streams(s, n, tokens):.0f}" for n in (1, 8, 16)), flush=True)
+        r = subprocess.run([APUS, "bench", str(QWEN), "-p", "0", "-n", str(tokens), "-r", "1"], capture_output=True, text=True)
+        print(r.stdout.strip().split("\n")[-1], flush=True)
     s.stop()
-    r = subprocess.run([APUS, "bench", str(QWEN), "-p", "64", "-n", "2000", "-r", "1"], capture_output=True, text=True)
-    print(r.stdout.strip())
+
+
+def first_tokens():
+    """Of short requests, alone and while a long prompt is computed. The model's context is 8192 tokens."""
     s = Server(APUS, QWEN, "--quiet", "--parallel", "4")
-    limit = s.get("/v1/models")
-    print(f"model: {json.dumps(limit)[:200]}")
     idle = sorted(first_token(s, f"What is {i} + 30?") for i in range(9))[4]
-    n = 0
-    text = "word " * 7000
-    t = threading.Thread(target=lambda: s.ask("POST", CHAT, ask(text, max_tokens=1), timeout=300))
-    t.start()
-    time.sleep(0.3)
     busy = []
-    while t.is_alive() and len(busy) < 9:
-        busy.append(first_token(s, f"What is {n} + 31?"))
-        n += 1
-    t.join()
-    print(f"time to a first token: {idle * 1000:.0f} ms idle; beside a long prompt "
+    for k in range(3):
+        text = f"{k} " + "word " * 7000
+        t = threading.Thread(target=lambda: s.ask("POST", CHAT, ask(text, max_tokens=1), timeout=300))
+        t.start()
+        time.sleep(0.1)
+        while t.is_alive():
+            busy.append(first_token(s, f"What is {len(busy)} + 31?"))
+        t.join()
+        busy.pop() # it may have been alone
+    print(f"time to a first token: {idle * 1000:.0f} ms idle; beside a long prompt, of which a step takes 100 ms at most, "
           f"{[round(b * 1000) for b in busy]} ms")
     s.stop()
+
+
+def speed():
+    throughput(400)
+    first_tokens()
     return 0
 
 

@@ -42,11 +42,17 @@ static const struct {
     {"uri", "^[A-Za-z][A-Za-z0-9+.-]{0,31}:" URI_TAIL "$"},
     {"uri-reference", "^([A-Za-z][A-Za-z0-9+.-]{0,31}:" URI_TAIL "|/" URI_TAIL "|)$"},
     {"json-pointer", "^(/([^/~]|~[01])*)*$"},
+    /* how a string is shown or used, of which nothing follows for its characters */
+    {"password", ""},
+    {"binary", ""},
+    {"path", ""},
+    {"file-path", ""},
+    {"directory-path", ""},
 };
 
 const char ap_format_names[] =
     "date, time, date-time, duration, email, hostname, ipv4, ipv6, uuid, "
-    "uri, uri-reference, json-pointer";
+    "uri, uri-reference, json-pointer, password, binary, path, file-path, directory-path";
 
 const char *ap_format_pattern(const char *format)
 {

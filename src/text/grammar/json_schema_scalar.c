@@ -370,7 +370,7 @@ static apus_err add_format(ap_schemas *c, const ap_json *schema, const ap_json *
         return ap_schema_wrong(c, APUS_EUNSUPPORTED, schema, "format",
                                "'%.60s' is not supported; supported are %s", f->str,
                                ap_format_names);
-    return add_pattern(c, schema, "format", pattern, strlen(pattern), all);
+    return *pattern ? add_pattern(c, schema, "format", pattern, strlen(pattern), all) : APUS_OK;
 }
 
 apus_err ap_schema_strings(ap_schemas *c, const ap_clause *x, const ap_meaning *m, bool with_length,

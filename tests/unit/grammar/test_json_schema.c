@@ -65,6 +65,9 @@ static void test_strings(void **state)
     yes_and_no("{\"type\":\"string\",\"format\":\"date-time\"}",
                TEXTS("\"2024-02-29T23:59:59.5Z\"", "\"2024-01-01T00:00:00+02:00\""),
                TEXTS("\"2024-01-01\"", "\"2024-01-01T24:00:00Z\""));
+    yes_and_no("{\"type\":\"string\",\"format\":\"password\",\"maxLength\":3}",
+               TEXTS("\"\"", "\"a b\""), TEXTS("\"abcd\"", "1"));
+    yes_and_no("{\"format\":\"path\"}", TEXTS("\"\"", "\"/a b\""), TEXTS("1"));
     yes_and_no("{\"type\":\"string\",\"format\":\"ipv6\"}",
                TEXTS("\"::\"", "\"fe80::1\"", "\"1:2:3:4:5:6:7:8\""), TEXTS("\"1::2::3\""));
     yes_and_no("{\"enum\":[\"a\\nb\",3,null,{\"x\":[1,{}]}]}",

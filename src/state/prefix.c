@@ -422,6 +422,29 @@ static void give_up(ap_prefix *p, const ap_slab *s, const victim *v)
     if (!n->child && empty && n != p->pin) remove_leaf(p, n);
 }
 
+/* The node used longest ago of those whose page in a group sequences share; NULL: there is none. */
+static ap_node *oldest_shared(const ap_prefix *p, int group)
+{
+    ap_node *oldest = NULL;
+    for (ap_node *n = first_node(p); n; n = next_node(p, n)) {
+        if (n->page[group] < 0 || is_under(p->pin, n)) continue;
+        if (group == FULL && has_warm_child(n)) continue;
+        if (!oldest || n->used < oldest->used) oldest = n;
+    }
+    return oldest;
+}
+
+/* Nothing is the cache's alone that may go. What it shares is in the way: sequences cannot write to it, and in the full
+ * group it stands before pages above it. false: there is nothing of that either. */
+static bool give_way(ap_prefix *p, const ap_slab *s)
+{
+    victim v = {.state = -1};
+    for (int g = 0; g < AP_KV_GROUPS && !v.node; g++)
+        if (s == p->pages[g]) v.node = oldest_shared(p, g);
+    if (v.node) give_up(p, s, &v);
+    return v.node != NULL;
+}
+
 bool ap_prefix_evict(ap_prefix *p, ap_slab *s)
 {
     for (;;) {
@@ -431,12 +454,7 @@ bool ap_prefix_evict(ap_prefix *p, ap_slab *s)
             give_up(p, s, &best);
             return true;
         }
-        /* Pages that sequences share are in the way of others above them. */
-        ap_node *leaf = s == p->pages[FULL] ? first_node(p) : NULL;
-        while (leaf && (leaf->child || leaf->page[FULL] < 0 || leaf == p->pin))
-            leaf = next_node(p, leaf);
-        if (!leaf) return false;
-        remove_leaf(p, leaf);
+        if (!give_way(p, s)) return false;
         if (s->n_free) return true;
     }
 }

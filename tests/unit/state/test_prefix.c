@@ -59,7 +59,9 @@ static void open_all(fixture *f, bool full, int window, bool recurs, uint64_t se
     assert_int_equal(ap_device_cpu(APUS_CPU_REF, 1, &f->dev, NULL), APUS_OK);
     ap_slab *pages[AP_KV_GROUPS];
     for (int g = 0; g < AP_KV_GROUPS; g++) {
-        int n = (g ? ap_kv_cap(CTX, window ? window : 1, CHUNK) : ENTRIES) * SEQS + 6;
+        /* what the sequences can hold at most, and now and then no page more */
+        int n =
+            (g ? ap_kv_cap(CTX, window ? window : 1, CHUNK) : ENTRIES) * SEQS + (int)(seed % 2) * 6;
         assert_int_equal(ap_slab_create(&f->pages[g], f->dev, n, AP_PAGE * 4, "pages", NULL), 0);
         f->pages[g].evict = evict;
         f->pages[g].evict_ctx = &f->prefix;
@@ -214,8 +216,33 @@ static void what_is_shared_is_right(void **state)
     for (int i = 0; i < 5; i++) assert_true(reused[i] > 5000);
 }
 
+/* Where no page is left, the cache gives up its share of the one that a sequence goes on in. */
+static void a_shared_page_is_left_to_who_writes_it(void **state)
+{
+    (void)state;
+    for (int g = 0; g < AP_KV_GROUPS; g++) {
+        fixture f;
+        seq *s = calloc(1, sizeof *s);
+        int32_t taken[CTX];
+        int n = 0;
+        open_all(&f, g == 0, g ? 70 : 0, false, 1);
+        begin(&f, s);
+        for (int i = 0; i < AP_PAGE; i++) s->tok[i] = i;
+        compute(&f, s, 30);
+        ap_prefix_keep(&f.prefix, s->tok, 30, s->kv, &s->recur, true);
+        while (f.pages[g].n_free) taken[n++] = ap_slab_take(&f.pages[g]);
+        compute(&f, s, 50);
+        check(&f, s);
+        finish(s);
+        while (n) ap_slab_drop(&f.pages[g], taken[--n]);
+        close_all(&f);
+        free(s);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_shared_is_right)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_shared_is_right),
+                                       cmocka_unit_test(a_shared_page_is_left_to_who_writes_it)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

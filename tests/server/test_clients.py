@@ -6,6 +6,7 @@ scripted: what the last user says after "say:" is what the model answers (script
 
 Skipped (77) where a package is missing; APUS_CLIENTS names a folder to look for them in besides.
 """
+import asyncio
 import os
 import sys
 import unittest
@@ -18,6 +19,7 @@ try:
     import anthropic
     import ollama
     import openai
+    import pydantic
 except ImportError as e:
     print(f"skipped: {e.name} is not installed (pip install openai anthropic ollama)")
     sys.exit(77)
@@ -31,6 +33,14 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {
           "required": ["city"]}
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city",
                                            "parameters": SCHEMA}}]
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+
+
+ANN = '{"name": "Ann", "age": 5}'
 
 
 def say(text, thought=""):
@@ -151,6 +161,37 @@ class OpenAI(unittest.TestCase):
             list(self.chat.create(model="tiny-qwen", stream=True,
                                   messages=[{"role": "user", "content": "fail:</think>\n\nHello"}]))
 
+    def test_parsed(self):
+        """An answer of a form, and arguments, as objects of a class; tools may stand beside the form."""
+        ann = Person(name="Ann", age=5)
+        for more in ({}, {"tools": [openai.pydantic_function_tool(Person)]}):
+            r = self.chat.parse(model="tiny-qwen", messages=say(ANN), response_format=Person, **more)
+            self.assertEqual(r.choices[0].message.parsed, ann)
+            with self.chat.stream(model="tiny-qwen", messages=say(ANN), response_format=Person, **more) as s:
+                for _ in s:
+                    pass
+                self.assertEqual(s.get_final_completion().choices[0].message.parsed, ann)
+        call = ("<tool_call>\n<function=Person>\n<parameter=name>\nAnn\n</parameter>\n<parameter=age>\n5\n</parameter>\n"
+                "</function>\n</tool_call>")
+        r = self.chat.parse(model="tiny-qwen", messages=say(call), tools=[openai.pydantic_function_tool(Person)])
+        self.assertEqual(r.choices[0].message.tool_calls[0].function.parsed_arguments, ann)
+
+    def test_side_by_side(self):
+        async def ask():
+            client = openai.AsyncOpenAI(base_url=self.server.url + "/v1", api_key="none", max_retries=0)
+            got = await asyncio.gather(*[client.chat.completions.create(model="tiny-qwen", messages=say(f"number {i}"))
+                                         for i in range(12)])
+            await client.close()
+            return [r.choices[0].message.content for r in got]
+        self.assertEqual(asyncio.run(ask()), [f"number {i}" for i in range(12)])
+
+    def test_what_is_not_here(self):
+        with self.assertRaises(openai.NotFoundError):
+            self.client.embeddings.create(model="tiny-qwen", input="x")
+        with self.assertRaises(openai.BadRequestError) as e:
+            self.chat.create(model="tiny-qwen", messages=say("x"), functions=[{"name": "f", "parameters": {}}])
+        self.assertEqual(e.exception.param, "functions")
+
     def test_models(self):
         self.assertIn("tiny-qwen", [m.id for m in self.client.models.list()])
         self.assertEqual(self.client.models.retrieve("tiny-qwen").id, "tiny-qwen")
@@ -215,6 +256,10 @@ class Responses(unittest.TestCase):
             call, {"type": "function_call_output", "call_id": "call_1", "output": "rain"},
             {"role": "user", "content": "say:</think>\n\nRain."}])
         self.assertEqual(r.output_text, "Rain.")
+
+    def test_parsed(self):
+        r = self.client.responses.parse(model="tiny-qwen", input=f"say:</think>\n\n{ANN}", text_format=Person)
+        self.assertEqual(r.output_parsed, Person(name="Ann", age=5))
 
     def test_length_and_errors(self):
         r = self.client.responses.create(model="tiny-qwen", input="say:</think>\n\none two three four",
@@ -301,6 +346,26 @@ class Anthropic(unittest.TestCase):
                                         messages=self.plain("one two three four"))
         self.assertEqual((r.stop_reason, r.usage.output_tokens), ("max_tokens", 2))
 
+    def test_begun(self):
+        r = self.client.messages.create(**self.args, messages=[*self.plain("Hello"), {"role": "assistant", "content": "Well,"}])
+        self.assertEqual(r.content[0].text, "Hello")
+
+    @unittest.skipUnless(hasattr(anthropic, "beta_tool"), "no tool runner in this version")
+    def test_runner(self):
+        """It offers threads, and goes on without them."""
+        @anthropic.beta_tool
+        def weather(city: str) -> str:
+            """Of a city.
+
+            Args:
+                city: its name
+            """
+            return f"say:rain in {city}"
+        runner = self.client.beta.messages.tool_runner(**self.args, tools=[weather], messages=self.plain(
+            "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>"))
+        last = runner.until_done()
+        self.assertTrue(last.content[0].text.startswith("rain in Paris"), last) # what the result said
+
     def test_count(self):
         m = self.plain("Hello")
         n = self.client.messages.count_tokens(model="tiny-qwen", messages=m).input_tokens
@@ -346,6 +411,10 @@ class Ollama(unittest.TestCase):
             *say("x"), r.message, {"role": "tool", "tool_name": "weather", "content": "rain"},
             *say("Rain.")])
         self.assertEqual(again.message.content, "Rain.")
+
+    def test_form(self):
+        r = self.client.chat(model="tiny-qwen", messages=say(ANN), format=Person.model_json_schema())
+        self.assertEqual(Person.model_validate_json(r.message.content), Person(name="Ann", age=5))
 
     def test_generate(self):
         r = self.client.generate(model="tiny-qwen", prompt="say:Hello", think=False)

@@ -264,6 +264,10 @@ static int run(int argc, char **argv)
     if (!name) return usage_error(&cmd_logits, "MODEL is missing");
     if (!o.ids) return usage_error(&cmd_logits, "--ids is missing");
     if (!o.out) return usage_error(&cmd_logits, "--output is missing");
+    const char *sources[] = {name, o.ids, o.positions, common.mmproj};
+    rc = keep_apart(&cmd_logits, o.out, sources, sizeof sources / sizeof *sources);
+    if (rc < 0) rc = keep_apart(&cmd_logits, o.out, o.pictures.item, (size_t)o.pictures.n);
+    if (rc >= 0) return rc;
     apus_diag d;
     apus_output *out;
     if (apus_output_create(o.out, o.force, &out, &d)) return report(&cmd_logits, &d);

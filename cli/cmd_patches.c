@@ -4,6 +4,7 @@
 
 #include "apus/apus_unstable.h"
 #include "common.h"
+#include "input.h"
 #include "models.h"
 #include "report.h"
 
@@ -208,6 +209,9 @@ static int run(int argc, char **argv)
     if (!name) return usage_error(&cmd_patches, "MODEL is missing");
     if (n < 1) return usage_error(&cmd_patches, "PIC is missing");
     if (!o.out) return usage_error(&cmd_patches, "--output is missing");
+    const char *sources[] = {name, argv[1], common.mmproj};
+    rc = keep_apart(&cmd_patches, o.out, sources, sizeof sources / sizeof *sources);
+    if (rc >= 0) return rc;
     apus_diag d;
     apus_output *out;
     if (apus_output_create(o.out, o.force, &out, &d)) return report(&cmd_patches, &d);

@@ -335,10 +335,13 @@ static int read_text(test *t, const char *text, size_t len)
 }
 
 /* BASE is written if it does not exist, else compared with. Before any work: can it be? */
-static int begin_kept(test *t)
+static int begin_kept(test *t, const char *model)
 {
     apus_diag d;
     struct stat st;
+    const char *sources[] = {model, o.file};
+    int rc = o.base_file ? keep_apart(&cmd_perplexity, o.base_file, sources, 2) : -1;
+    if (rc >= 0) return rc;
     if (!o.base_file || (!o.force && stat(o.base_file, &st) == 0 && S_ISREG(st.st_mode))) return -1;
     return apus_output_create(o.base_file, o.force, &t->out, &d) ? report(&cmd_perplexity, &d) : -1;
 }
@@ -417,7 +420,7 @@ static int run(int argc, char **argv)
         return usage_error(&cmd_perplexity, "--ctx %d: expected at least 4", t.window);
     common.ctx = t.window; /* of the engines */
     size_t len;
-    rc = begin_kept(&t);
+    rc = begin_kept(&t, name);
     if (rc >= 0) return rc;
     char *text = read_input(&cmd_perplexity, o.file, &len);
     if (!text) return finish_kept(&t, EXIT_FAILED);

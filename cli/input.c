@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "apus/apus_unstable.h"
 #include "report.h"
 
 char *read_input(const command *c, const char *path, size_t *len)
@@ -88,4 +89,12 @@ int32_t *read_ints(const command *c, const char *path, size_t *n)
     int32_t *ids = parse_ints(c, path, text, len, n);
     free(text);
     return ids;
+}
+
+int keep_apart(const command *c, const char *out, const char *const *in, size_t n)
+{
+    apus_diag d;
+    for (size_t i = 0; i < n; i++)
+        if (in[i] && apus_output_apart(out, in[i], &d)) return report(c, &d);
+    return -1;
 }

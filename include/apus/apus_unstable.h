@@ -243,6 +243,10 @@ typedef struct apus_output apus_output;
 APUS_API apus_err apus_output_create(const char *path, bool force, apus_output **out,
                                      apus_diag *diag);
 
+/* A file must not take the place of what it is made from: EINVAL if `path` is the file or folder `source`, or
+ * a file of the model in that folder. Also where they are NULL. */
+APUS_API apus_err apus_output_apart(const char *path, const char *source, apus_diag *diag);
+
 /* Write n bytes at byte `at`, in any order; gaps read as zeros. Returns OK; EINVAL; EFILE. */
 APUS_API apus_err apus_output_put(apus_output *o, uint64_t at, const void *data, size_t n,
                                   apus_diag *diag);

@@ -28,6 +28,13 @@ apus_err apus_output_create(const char *path, bool force, apus_output **out, apu
     return APUS_OK;
 }
 
+apus_err apus_output_apart(const char *path, const char *source, apus_diag *diag)
+{
+    if (!path || !source)
+        return ap_fail(diag, APUS_EINVAL, "apus_output_apart: path and source are needed");
+    return ap_stage_apart(path, source, diag);
+}
+
 apus_err apus_output_put(apus_output *o, uint64_t at, const void *data, size_t n, apus_diag *diag)
 {
     if (!o || (!data && n))

@@ -165,16 +165,22 @@ typedef struct look {
     char strange[NAME_MAX + 1]; /* an entry that no model has; "": none */
 } look;
 
-static bool look_at(void *ctx, int dir, const char *name)
+/* Has a file of that name its place in a model's folder? */
+static bool of_model(const char *name)
 {
     static const char *const tails[] = {".json", ".safetensors", ".jinja", ".txt", ".model", NULL};
+    int i = 0;
+    while (tails[i] && !ap_ends_with(name, tails[i])) i++;
+    return tails[i] != NULL;
+}
+
+static bool look_at(void *ctx, int dir, const char *name)
+{
     look *l = ctx;
     struct stat st;
     bool known = fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
-    int i = 0;
-    while (tails[i] && !ap_ends_with(name, tails[i])) i++;
     l->config = l->config || !strcmp(name, "config.json");
-    if (known && tails[i]) return true;
+    if (known && of_model(name)) return true;
     snprintf(l->strange, sizeof l->strange, "%s", name);
     return false;
 }
@@ -221,14 +227,34 @@ apus_err ap_stage_check(const char *path, ap_stage_kind kind, bool replace, apus
     return folder ? check_folder(path, diag) : APUS_OK;
 }
 
-/* ---------------------------------------------------------------- the private folder */
-
 /* Where the last part of a path begins. */
 static size_t name_at(const char *path)
 {
     const char *slash = strrchr(path, '/');
     return slash ? (size_t)(slash - path) + 1 : 0;
 }
+
+/* Is it a file of the model in that folder? */
+static bool lies_in(const char *path, const char *folder)
+{
+    size_t at = name_at(path);
+    if (!of_model(path + at) || !ap_path_is_dir(folder) || !ap_path_exists(path)) return false;
+    char *own = at ? ap_strndup(path, at) : ap_strdup(".");
+    bool in = own && ap_path_same(own, folder);
+    ap_free(own);
+    return in;
+}
+
+apus_err ap_stage_apart(const char *path, const char *source, apus_diag *diag)
+{
+    if (ap_path_same(path, source))
+        return ap_fail(diag, APUS_EINVAL, "%s: is the source itself; choose another name", path);
+    if (lies_in(path, source))
+        return ap_fail(diag, APUS_EINVAL, "%s: is a file of the source; choose another name", path);
+    return APUS_OK;
+}
+
+/* ---------------------------------------------------------------- the private folder */
 
 /* "DIR/.NAME.apus-" with room for the digits. */
 static char *private_stem(const char *path, size_t *len)

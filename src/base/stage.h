@@ -36,6 +36,10 @@ typedef struct ap_stage {
 /* Could a result of that name be written? Looks only. EFILE with the reason. */
 apus_err ap_stage_check(const char *path, ap_stage_kind kind, bool replace, apus_diag *diag);
 
+/* A result must not take the place of what it is made from: EINVAL if it is `source`, or one of the
+ * files of the model in the folder `source`. */
+apus_err ap_stage_apart(const char *path, const char *source, apus_diag *diag);
+
 /* Check, remove what killed runs left of this name, make the private folder. EFILE, ENOMEM; *s then
  * is as after ap_stage_drop. */
 apus_err ap_stage_begin(ap_stage *s, const char *path, ap_stage_kind kind, bool replace,

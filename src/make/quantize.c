@@ -120,13 +120,6 @@ static apus_err open_source(ap_quantizer *q, const char *src, bool gguf)
     return ap_fail(q->diag, APUS_EFORMAT, "%s: tensor \"embed_tokens.weight\" is missing", q->src);
 }
 
-/* The result must not take the place of what it is made from. */
-static apus_err check_apart(const ap_quantizer *q, const char *dst)
-{
-    if (!ap_path_same(q->src, dst)) return APUS_OK;
-    return ap_fail(q->diag, APUS_EINVAL, "%s: is the source itself; choose another name", dst);
-}
-
 static apus_err check_settings(const apus_quantize_settings *s, const char *dst, ap_dtype *target,
                                bool *gguf, apus_diag *diag)
 {
@@ -164,7 +157,7 @@ apus_err apus_quantize(const char *src, const char *dst, const apus_quantize_set
                               q.s.recipe_name ? q.s.recipe_name : "recipe", gguf, &q.recipe, diag);
     if (!err) err = open_source(&q, src, gguf);
     if (!err) err = ap_pool_create(q.s.threads, &q.pool, diag);
-    if (!err) err = check_apart(&q, dst);
+    if (!err) err = ap_stage_apart(dst, q.src, diag);
     if (!err) err = gguf ? ap_quantize_gguf(&q, target) : ap_quantize_mlx(&q);
     if (err)
         ap_stage_rephrase(&stage, diag);

@@ -183,6 +183,7 @@ static apus_err repack(repacking *r, const char *dst, apus_diag *diag)
 {
     ap_stage stage = {0};
     apus_err err = ap_stage_check(dst, AP_STAGE_FILE, r->s->force, diag);
+    if (!err) err = ap_stage_apart(dst, r->m->dir, diag);
     if (!err) err = measure(r, diag);
     if (!err) err = make_benches(r, diag);
     if (!err) err = ap_stage_begin(&stage, dst, AP_STAGE_FILE, r->s->force, diag);

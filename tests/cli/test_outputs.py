@@ -170,6 +170,26 @@ class Outputs(unittest.TestCase):
             self.assertNotEqual(r.returncode, 0)
             self.assertEqual(self.content(model), before)
 
+    def test_what_is_read_is_not_replaced(self):
+        """Ids, texts and pictures, and files of a model's folder: also with --force."""
+        model, ids, text = self.base / "whole", self.base / "ids", self.base / "text"
+        shutil.copytree(TINY, model)
+        ids.write_text("1 2 3")
+        text.write_text("some words to score " * 200)
+        before = self.content(model)
+        weights = model / "model.safetensors"
+        for args in (["logits", model, "--ids", ids, "-o", ids], ["logits", model, "--ids", ids, "-o", weights],
+                     ["patches", CONFIG, text, "-o", text],
+                     ["logits", weights, "--ids", ids, "-o", model / "../whole/model.safetensors"],
+                     ["perplexity", model, "-f", text, "--kl-base", text],
+                     ["repack", model, model / "config.json"], ["repack", model, weights]):
+            was = ids.read_text(), text.read_text()
+            r = subprocess.run([str(a) for a in APUS + args + ["--force"]], capture_output=True)
+            self.assertEqual(r.returncode, 1, args)
+            self.assertRegex(r.stderr, b"is (the source itself|a file of the source)")
+            self.assertEqual((ids.read_text(), text.read_text()), was)
+            self.assertEqual(self.content(model), before)
+
     def test_permissions(self):
         for form in ("logits", "synth folder"):
             for mask, want in ((0o022, 0o644), (0o077, 0o600)):

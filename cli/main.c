@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "report.h"
 #include "signals.h"
 #include "terminal.h"
 
@@ -41,11 +42,11 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
         help(stdout);
-        return 0;
+        return finish_output(NULL, 0);
     }
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
         printf("apus %s\n", apus_version());
-        return 0;
+        return finish_output(NULL, 0);
     }
     signals_begin();
     for (const command *const *c = commands; *c; c++)

@@ -10,6 +10,7 @@
 #include <sys/random.h>
 
 #include "habits.h"
+#include "report.h"
 #include "terminal.h"
 
 enum { COLUMNS = 80, HELP_COLUMN = 30 };
@@ -291,7 +292,7 @@ int options_parse(const command *c, int argc, char **argv, int max_positional, i
             only_positional = true;
         } else if (!strcmp(a, "-h") || !strcmp(a, "--help")) {
             print_help(c);
-            return 0;
+            return finish_output(c, 0);
         } else {
             int rc = parse_option(c, argc, argv, &i);
             if (rc >= 0) return rc;

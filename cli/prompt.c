@@ -10,6 +10,7 @@
 #include "input.h"
 #include "models.h"
 #include "report.h"
+#include "terminal.h"
 
 int prompt_check(const command *c, const prompt_opts *o)
 {
@@ -128,6 +129,16 @@ static int expand(const command *c, const apus_model *m, prompt *p, const char *
     return -1;
 }
 
+/* Conversations are JSON and so UTF-8. Returns -1, or the exit status. */
+static int check_utf8(const command *c, const char *name, const char *text, size_t len)
+{
+    size_t good = text ? utf8_prefix(text, len) : len;
+    if (good == len) return -1;
+    return fail(
+        c, "%s: byte %zu (%02X) is not UTF-8; 'iconv -f LATIN1 -t UTF-8', say, converts a text",
+        name, good + 1, (unsigned char)text[good]);
+}
+
 /* The conversation as the template wants it. */
 static char *messages_json(const char *system, const char *user, size_t len, const pictures *pics)
 {
@@ -168,6 +179,12 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
     }
     int rc = guarded_settings(c, &cs);
     if (rc >= 0) return rc;
+    if (!p->messages) {
+        const char *name = o->file && strcmp(o->file, "-") ? o->file : "the prompt";
+        rc = check_utf8(c, name, p->user, p->len);
+        if (rc < 0) rc = check_utf8(c, "--system", o->system, o->system ? strlen(o->system) : 0);
+        if (rc >= 0) return rc;
+    }
     if (!p->messages) p->messages = messages_json(o->system, p->user, p->len, &p->pics);
     if (apus_chat_render(m, p->messages, p->tools, &cs, &p->text, &p->text_len, &d))
         return report(c, &d);
@@ -175,7 +192,9 @@ int prompt_tokenize(const command *c, const prompt_opts *o, const apus_model *m,
     if (rc >= 0) return rc;
     if (apus_tokenize(m, p->text, p->text_len, GUARDED_TOKENS, &p->ids, &p->n, &d))
         return report(c, &d);
-    return -1;
+    if (p->n) return -1;
+    return fail(
+        c, "the chat template makes an empty prompt of the conversation; --raw goes without it");
 }
 
 void prompt_free(prompt *p)

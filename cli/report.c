@@ -78,6 +78,7 @@ int fail(const command *c, const char *fmt, ...)
 int finish_output(const command *c, int status)
 {
     if (fflush(stdout) == 0 && !ferror(stdout)) return status;
-    fprintf(stderr, "apus %s: writing to standard output failed: %s\n", c->name, strerror(errno));
+    fprintf(stderr, "apus%s%s: writing to standard output failed: %s\n", c ? " " : "",
+            c ? c->name : "", strerror(errno));
     return status ? status : EXIT_FAILED;
 }

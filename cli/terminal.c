@@ -29,7 +29,16 @@ static size_t decode(const unsigned char *p, size_t n, uint32_t *cp)
         if ((p[i] & 0xC0) != 0x80) return 0;
         *cp = *cp << 6 | (p[i] & 0x3F);
     }
-    return len;
+    bool overlong = (len == 3 && *cp < 0x800) || (len == 4 && *cp < 0x10000);
+    return overlong || *cp > 0x10FFFF || (*cp >= 0xD800 && *cp < 0xE000) ? 0 : len;
+}
+
+size_t utf8_prefix(const char *text, size_t n)
+{
+    size_t i = 0, len = 1;
+    uint32_t cp;
+    for (; i < n && len; i += len) len = decode((const unsigned char *)text + i, n - i, &cp);
+    return i;
 }
 
 static void put_safely(FILE *f, const unsigned char *p, size_t n)

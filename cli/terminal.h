@@ -9,6 +9,9 @@
 /* Take the user's locale for characters; where that is not UTF-8 (or not installed), C.UTF-8. */
 void use_utf8(void);
 
+/* Bytes of a text up to the first that is not UTF-8; n if all is. */
+size_t utf8_prefix(const char *text, size_t n);
+
 /* Write text that models, files or users made. To a terminal control characters go as what they are
  * called (^[ for escape, <U+009B> for C1, ? for broken UTF-8), line feeds and tabs excepted, so that
  * no text can command it; elsewhere every byte goes as it is. */

@@ -31,6 +31,19 @@ static apus_err open_file(const char *path, int *fd, struct stat *st, apus_diag 
     return err;
 }
 
+/* What Git leaves in the place of a large file where its extension for these is missing. No file that apus reads
+ * begins so, and each format would have another riddle to tell of it. */
+static apus_err check_pointer(const char *path, const void *data, size_t len, apus_diag *diag)
+{
+    static const char head[] = "version https://git-lfs.github.com/spec/";
+    if (len < sizeof head - 1 || memcmp(data, head, sizeof head - 1)) return APUS_OK;
+    return ap_fail(
+        diag, APUS_EFORMAT,
+        "%s: is a pointer of Git LFS, not the file that it stands for; 'git lfs pull' in its "
+        "folder fetches that",
+        path);
+}
+
 /* The file may grow, shrink or be a pipe: its size is only a first guess. */
 static apus_err read_all(int fd, const char *path, size_t guess, size_t max, char **data,
                          size_t *len, apus_diag *diag)
@@ -97,6 +110,10 @@ apus_err ap_file_read(const char *path, size_t max_bytes, char **data, size_t *l
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK); /* pipes: wait for data */
     }
     err = read_all(fd, path, guess, max_bytes, data, len, diag);
+    if (!err && (err = check_pointer(path, *data, *len, diag))) {
+        ap_free(*data);
+        *data = NULL;
+    }
 done:
     close(fd);
     return err;
@@ -121,6 +138,8 @@ apus_err ap_map_open(const char *path, ap_map *out, apus_diag *diag)
             err = fail_errno(diag, path, "cannot be mapped", errno);
         else
             *out = (ap_map){p, (size_t)st.st_size, fd};
+        if (!err && (err = check_pointer(path, p, (size_t)st.st_size, diag)))
+            munmap(p, (size_t)st.st_size);
     }
     if (err || st.st_size == 0) close(fd);
     return err;

@@ -211,6 +211,8 @@ static apus_err fail_parse(walk *w, yajl_handle h, const char *text, size_t len,
     snprintf(reason, sizeof reason, "%s", why ? (const char *)why : "not JSON");
     if (why) yajl_free_error(h, why);
     reason[strcspn(reason, "\n")] = 0;
+    size_t n = strlen(reason);
+    if (n && reason[n - 1] == '.') reason[n - 1] = 0; /* the sentence may go on */
     return ap_fail(w->diag, APUS_EFORMAT, "%s: line %zu: %s", w->name, line_of(text, len, at),
                    reason);
 }
@@ -245,6 +247,11 @@ apus_err ap_json_walk(const char *text, size_t len, const char *name, ap_json_fn
     if (len > AP_JSON_MAX_BYTES)
         return ap_fail(diag, APUS_EFORMAT, "%s: JSON of %zu bytes, at most %zu are read", name, len,
                        AP_JSON_MAX_BYTES);
+    if (len >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3))
+        return ap_fail(
+            diag, APUS_EFORMAT,
+            "%s: begins with a byte order mark (EF BB BF), which JSON must not have; take it away",
+            name);
     size_t bad = find_bad_utf8(text, len);
     if (bad < len)
         return ap_fail(diag, APUS_EFORMAT, "%s: line %zu: not UTF-8", name,

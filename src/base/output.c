@@ -82,6 +82,8 @@ apus_err ap_disk_check(const char *path, uint64_t bytes, apus_diag *diag)
 {
     uint64_t room = ap_disk_room(path);
     if (bytes <= room) return APUS_OK;
-    return ap_fail(diag, APUS_EFILE, "%s: %.2f GB are needed, but only %.2f GB are free there",
-                   path, (double)bytes / 1e9, (double)room / 1e9);
+    bool large = bytes >= 1000000000;
+    double unit = large ? 1e9 : 1e6;
+    return ap_fail(diag, APUS_EFILE, "%s: %.2f %s are needed, but only %.2f are free there", path,
+                   (double)bytes / unit, large ? "GB" : "MB", (double)room / unit);
 }

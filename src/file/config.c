@@ -282,6 +282,20 @@ apus_err ap_config_parse(const ap_config_text *config, const ap_config_text *gen
     return err;
 }
 
+/* generation_config.json: *text stays NULL where there is none, and where it cannot be read, which keeps no
+ * model from loading. */
+static apus_err read_advice(const char *path, char **text, size_t *len, ap_notes *notes,
+                            apus_diag *diag)
+{
+    apus_diag why;
+    if (!ap_path_exists(path)) return APUS_OK;
+    apus_err err = ap_file_read(path, MAX_CONFIG_BYTES, text, len, &why);
+    if (err == APUS_ENOMEM && diag) *diag = why;
+    if (!err || err == APUS_ENOMEM) return err;
+    ap_note(notes, "%s; the file is left out", why.text);
+    return APUS_OK;
+}
+
 apus_err ap_config_read(const char *dir, ap_config *out, ap_notes *notes, apus_diag *diag)
 {
     char *path[2] = {ap_path_join(dir, "config.json"), ap_path_join(dir, "generation_config.json")};
@@ -292,12 +306,11 @@ apus_err ap_config_read(const char *dir, ap_config *out, ap_notes *notes, apus_d
         err = ap_fail_nomem(diag, strlen(dir), "the model's path");
         goto done;
     }
-    bool has_gen = ap_path_exists(path[1]);
     err = ap_file_read(path[0], MAX_CONFIG_BYTES, &text[0], &len[0], diag);
-    if (!err && has_gen) err = ap_file_read(path[1], MAX_CONFIG_BYTES, &text[1], &len[1], diag);
+    if (!err) err = read_advice(path[1], &text[1], &len[1], notes, diag);
     if (!err)
         err = ap_config_parse(&(ap_config_text){path[0], text[0], len[0]},
-                              has_gen ? &(ap_config_text){path[1], text[1], len[1]} : NULL, out,
+                              text[1] ? &(ap_config_text){path[1], text[1], len[1]} : NULL, out,
                               notes, diag);
 done:
     for (int i = 0; i < 2; i++) {

@@ -1,5 +1,6 @@
 #include "file/quant_config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -78,10 +79,12 @@ static void read_overrides(const ap_fields *f, ap_quant_config *c)
     c->mode = ap_calloc(n, sizeof *c->mode);
     for (const ap_json *e = f->o->first; e && c->mode && !*f->err; e = e->next) {
         if (e->type != AP_JSON_OBJECT && e->type != AP_JSON_BOOL) continue;
+        char prefix[200];
         ap_quant_mode m = {AP_F32, 0, 0, 0, true};
         ap_fields g = *f;
         g.o = e;
-        g.prefix = e->key;
+        snprintf(prefix, sizeof prefix, "%s%.150s.", f->prefix, e->key);
+        g.prefix = prefix;
         if (e->type == AP_JSON_OBJECT) {
             m = read_mlx(&g);
             m.own = true;
@@ -120,12 +123,12 @@ static void read_fp8(const ap_fields *f, ap_quant_config *c)
 
 static void read(const ap_fields *root, ap_quant_config *c)
 {
-    const char *key = ap_field(root, "quantization") ? "quantization" : "quantization_config";
-    const ap_json *o = ap_field_object(root, key);
+    bool mlx = ap_field(root, "quantization") != NULL;
+    const ap_json *o = ap_field_object(root, mlx ? "quantization" : "quantization_config");
     if (!o || *root->err) return;
     ap_fields f = *root;
     f.o = o;
-    f.prefix = key;
+    f.prefix = mlx ? "quantization." : "quantization_config.";
     c->present = true;
     const char *method = ap_field_str(&f, "quant_method", "mlx");
     if (!strcmp(method, "fp8"))

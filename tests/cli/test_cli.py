@@ -27,7 +27,7 @@ GEMMA = GOLDEN / "g4_moe6"
 
 def apus(*args, stdin="", status=0, env=None):
     e = dict(os.environ, **(env or {}))
-    r = subprocess.run(APUS + [str(a) for a in args], input=stdin.encode() if isinstance(stdin, str) else stdin,
+    r = subprocess.run(APUS + [a if isinstance(a, bytes) else str(a) for a in args], input=stdin.encode() if isinstance(stdin, str) else stdin,
                        capture_output=True, env=e, timeout=300)
     out, err = r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
     if r.returncode != status:
@@ -162,9 +162,11 @@ class Ids(Case):
         _, err = apus("logits", HYBRID, "--ids", self.ids(4), "-o", self.dir / "no/such/dir.safetensors", status=1)
         self.assertIn("dir.safetensors", err)
         if Path("/dev/full").exists():
-            with open("/dev/full", "w") as full:
-                r = subprocess.run(APUS + ["info", str(HYBRID)], stdout=full, stderr=subprocess.PIPE)
-            self.assertEqual(r.returncode, 1)
+            for words in (["info", str(HYBRID)], ["--help"], ["help"], ["--version"], ["run", "--help"]):
+                with open("/dev/full", "w") as full:
+                    r = subprocess.run(APUS + words, stdout=full, stderr=subprocess.PIPE)
+                self.assertEqual(r.returncode, 1, words)
+                self.assertIn(b"standard output", r.stderr)
 
 
 class Info(Case):
@@ -278,6 +280,24 @@ class BadModels(Case):
             path.write_bytes(damage)
             self.fails(model, "model.safetensors")
 
+    def test_pointers_of_git(self):
+        """What a clone without the extension for large files leaves."""
+        for name in ("model.safetensors", "config.json"):
+            model = self.copy()
+            (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+            self.fails(model, f"{name}: is a pointer of Git LFS")
+            shutil.rmtree(model)
+
+    def test_names_in_sentences(self):
+        model = self.copy()
+        text = json.loads((model / "config.json").read_text())
+        for value, want in (({"mode": "odd"}, "quantization.mode: "),
+                            ({"bits": 4, "lm_head": {"bits": "x"}}, "quantization.lm_head.bits: ")):
+            (model / "config.json").write_text(json.dumps({**text, "quantization": value}))
+            self.fails(model, want)
+        (model / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(text).encode())
+        self.fails(model, "byte order mark")
+
     def test_index_leaving_the_folder(self):
         model = self.copy()
         (model / "model.safetensors").rename(self.dir / "outside.safetensors")
@@ -307,6 +327,25 @@ class Tiny(Case):
         answer = json.loads(apus("run", TINY, "-p", "What is 12 + 30?", "--temp", "0", "--no-think", "--json")[0])
         self.assertEqual(answer["message"]["content"].strip(), want.strip())
         self.assertEqual(answer["message"]["role"], "assistant")
+
+    def test_prompts_that_cannot_be(self):
+        latin, empty = self.dir / "latin.txt", self.dir / "empty.jinja"
+        latin.write_bytes(b"caf\xe9")
+        empty.write_text("{# nothing #}")
+        _, err = apus("run", TINY, "-f", latin, status=1)
+        self.assertIn("latin.txt: byte 4 (E9) is not UTF-8", err)
+        _, err = apus("run", TINY, "hi", "--system", b"\xed\xa0\x80", status=1)
+        self.assertIn("--system: byte 1 (ED) is not UTF-8", err)
+        _, err = apus("run", TINY, "hi", "--chat-template-file", empty, status=1)
+        self.assertIn("the chat template makes an empty prompt", err)
+
+    def test_advice_that_cannot_be_read(self):
+        model = self.dir / "model"
+        shutil.copytree(TINY, model)
+        (model / "generation_config.json").unlink()
+        (model / "generation_config.json").mkdir()
+        _, err = apus("run", model, "hi", "-n", "1")
+        self.assertIn("generation_config.json: is a folder, expected a file; the file is left out", err)
 
     def test_tokenize_round_trip(self):
         text = "Hello, Wörld! 🙂 <|im_end|> 12345\n\n  x"

@@ -21,7 +21,7 @@ enum {
     PER_DECK = 40, /* ... so often */
     MOST_ASKS = 12,
     MOST_RECORDS = 256,
-    DEFAULT_EACH = 30
+    DEFAULT_EACH = 20
 };
 
 /* ---------------------------------------------------------------- requests and what comes of them */

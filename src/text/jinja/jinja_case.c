@@ -231,8 +231,8 @@ const ap_jstr *ap_j_case(ap_jrun *run, const ap_jstr *s, int how)
 {
     ap_jout o = {0};
     size_t n;
-    bool inside = false; /* behind a cased character */
-    ap_j_spend(run, s->len / 8);
+    bool inside = false;                   /* behind a cased character */
+    ap_j_spend(run, 4 * (uint64_t)s->len); /* a character takes as long as four steps */
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
         uint32_t cp = ap_j_cp_at(s, i, &n);
         int what = how;

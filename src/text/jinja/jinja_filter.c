@@ -262,7 +262,7 @@ static ap_jval f_title(ap_jrun *run, ap_jval v, const ap_jval *a, const ap_jargs
     const ap_jstr *s = ap_j_str(run, v);
     ap_jout o = {0};
     size_t n;
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len);
     for (size_t i = 0; i < s->len && !run->failed;) {
         size_t from = i;
         bool sep = false;

@@ -257,7 +257,7 @@ ap_jval ap_j_percent(ap_jrun *run, const ap_jstr *s, ap_jval args)
     percent p = {.run = run, .args = args, .n = 1};
     ap_jout o = {0};
     if (args.type == AP_J_TUPLE) p.n = args.l->n;
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len);
     for (size_t i = 0; i < s->len && !run->failed;) {
         if (s->s[i] != '%') {
             ap_j_put(run, &o, s->s + i++, 1);
@@ -467,7 +467,7 @@ ap_jval ap_j_format(ap_jrun *run, const ap_jstr *s, const ap_jargs *args)
 {
     formatter f = {.run = run, .args = args};
     ap_jout o = {0};
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len);
     for (size_t i = 0; i < s->len && !run->failed;) {
         char c = s->s[i];
         if (c != '{' && c != '}') {

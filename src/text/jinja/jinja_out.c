@@ -108,6 +108,7 @@ void ap_j_put_float(ap_jrun *run, ap_jout *o, double f)
 static void put_int(ap_jrun *run, ap_jout *o, int64_t i)
 {
     char buf[24];
+    ap_j_spend(run, 8);
     snprintf(buf, sizeof buf, "%lld", (long long)i);
     ap_j_puts(run, o, buf);
 }
@@ -128,7 +129,7 @@ static void repr_str(ap_jrun *run, ap_jout *o, const ap_jstr *s)
     bool single = s->len && memchr(s->s, '\'', s->len), dbl = s->len && memchr(s->s, '"', s->len);
     char quote = single && !dbl ? '"' : '\'', buf[12];
     size_t n;
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len);
     if (s->markup) ap_j_puts(run, o, "Markup(");
     ap_j_put(run, o, &quote, 1);
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
@@ -302,7 +303,7 @@ static void json_str(ap_jrun *run, ap_jout *o, const ap_jstr *s, bool ascii)
 {
     size_t n;
     char buf[16];
-    ap_j_spend(run, s->len / 8);
+    ap_j_spend(run, s->len);
     ap_j_puts(run, o, "\"");
     for (size_t i = 0; i < s->len && !run->failed; i += n) {
         uint32_t cp = ap_j_cp_at(s, i, &n);

@@ -46,7 +46,7 @@ static bool match(ap_jrun *run, const ap_jstr *a, const ap_jstr *b, size_t i, ui
     while (k < b->len && a->s[i + k] == b->s[k]) k++;
     *work += 1 + k / 8;
     if (*work > 4096) {
-        ap_j_spend(run, *work / 8);
+        ap_j_spend(run, *work);
         *work = 0;
     }
     return k == b->len;
@@ -62,12 +62,12 @@ size_t ap_j_find(ap_jrun *run, const ap_jstr *a, const ap_jstr *b, size_t from)
         work += ((size_t)(p - a->s) - from) / 8;
         from = (size_t)(p - a->s);
         if (match(run, a, b, from, &work)) {
-            ap_j_spend(run, work / 8);
+            ap_j_spend(run, work);
             return from;
         }
         from++;
     }
-    ap_j_spend(run, work / 8 + (from < a->len ? (a->len - from) / 64 : 0));
+    ap_j_spend(run, work + (from < a->len ? (a->len - from) / 64 : 0));
     return SIZE_MAX;
 }
 

@@ -295,6 +295,25 @@ static void test_steps(void **state)
     }
 }
 
+/* What is slow counts as what it is: few passes over a text, character by character, are over the limit. */
+static void test_heavy_steps(void **state)
+{
+    (void)state;
+    static const char *const work[] = {"s|upper",    "s|title",   "[s]|tojson",
+                                       "[s]|string", "'ab' in s", "s.find('ab')"};
+    for (size_t i = 0; i < sizeof work / sizeof *work; i++) {
+        char t[256];
+        ap_template_limits l;
+        ap_template_limits_default(&l);
+        l.steps = 200000;
+        snprintf(t, sizeof t,
+                 "{%% set s = 'a' * 16000 %%}{%% for i in range(40) %%}{%% if %s %%}{%% endif %%}"
+                 "{%% endfor %%}",
+                 work[i]);
+        bounded(t, l, "limit of 200000 steps");
+    }
+}
+
 /* A loop knows its neighbours however long it is, also where it drops what is behind it. */
 static void test_long_loops(void **state)
 {
@@ -419,7 +438,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_snippets),     cmocka_unit_test(test_official),
         cmocka_unit_test(test_limits),       cmocka_unit_test(test_errors),
         cmocka_unit_test(test_parse_limits), cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_long_loops),   cmocka_unit_test(test_surrogates),
+        cmocka_unit_test(test_heavy_steps),  cmocka_unit_test(test_long_loops),
+        cmocka_unit_test(test_surrogates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,7 @@ static const opt chat_table[] = {
      "stop an answer after N tokens (default -1: when the model ends its turn)"},
     {"predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {"n-predict", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
+    {"max-new-tokens", 0, OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N", NULL},
     {0}};
 
 static const opt *const tables[] = {chat_table,     model_table,     think_table,   template_table,

@@ -65,6 +65,7 @@ static const opt run_table[] = {
      "stop after N tokens (default -1: when the model ends its turn)"},
     COUNT_OPTION("predict"),
     COUNT_OPTION("n-predict"),
+    COUNT_OPTION("max-new-tokens"),
     {"stop", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT",
      "end the answer before TEXT; may be given several times"},
     {"-r", 0, OPT_LIST, &o.stop, NULL, 0, 0, "TEXT", NULL},

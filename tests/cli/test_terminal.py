@@ -562,7 +562,8 @@ class Options(Case):
         for args, words in ((["-ngl", "99"], "--device"), (["--n-gpu-layers", "1"], "--device"),
                             (["-ctk", "q8_0"], "--kv"), (["-ctv=f16"], "--kv"), (["--logit-bias", "1+1"], "penalt"),
                             (["-fa", "on"], "leave it out"), (["--format", "x"], "--json-schema"), (["--interactive"], "apus chat"),
-                            (["-temp", "1"], "--temp"),
+                            (["-temp", "1"], "--temp"), (["--draft", "4"], "--speculate N"), (["-md", "x"], "--speculate"),
+                            (["--tensor-parallel-size", "2"], "--device"),
                             (["--reasoning-budget", "0"], "--no-think")):
             _, err = apus("run", TINY, "-p", "x", *args, status=2)
             self.assertIn(words, err, args)
@@ -576,7 +577,7 @@ class Options(Case):
         want = apus("run", TINY, QUESTION, *GREEDY, "--system", "Be brief.")[0]
         for args in (["-sys", "Be brief."], ["--system-prompt", "Be brief."], ["--system=Be brief.", "-b", "64"],
                      ["-sys", "Be brief.", "-ub", "32", "--ctx-size", "512", "--repeat-penalty", "1"],
-                     ["-sys", "Be brief.", "--max_tokens", "100", "--batch-size", "16"]):
+                     ["-sys", "Be brief.", "--max_tokens", "100", "--batch-size", "16"], ["-sys", "Be brief.", "--max-new-tokens", "100"]):
             self.assertEqual(apus("run", TINY, QUESTION, *GREEDY, *args)[0], want, args)
 
     def test_messages_speak_of_options(self):

@@ -493,7 +493,8 @@ typedef enum apus_speculate {
     APUS_SPECULATE_AUTO =
         0, /* NGRAM where the text is the same to the bit and no experts are read from disk, else OFF */
     APUS_SPECULATE_OFF,
-    APUS_SPECULATE_NGRAM
+    APUS_SPECULATE_NGRAM,
+    APUS_SPECULATE_MTP /* by the model's own head for further tokens; EUNSUPPORTED: it has none */
 } apus_speculate;
 
 #define APUS_DEFAULT_CTX 8192

@@ -224,4 +224,8 @@ void ap_budget_free(apus_model *m)
     ap_packed_close(&m->packed);
     ap_model_free(m->outline);
     ap_free(m->paths);
+    m->store = NULL;
+    m->experts = NULL;
+    m->outline = NULL;
+    m->paths = NULL;
 }

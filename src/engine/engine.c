@@ -104,6 +104,7 @@ static apus_err take_scratch(apus_engine *e, apus_diag *diag)
     ok = ok && (e->gen_next = ap_calloc(n, sizeof *e->gen_next));
     ok = ok && (e->gen_session = ap_calloc(n, sizeof *e->gen_session));
     ok = ok && (!z->kept_bytes || (e->kept = dev->op->alloc(dev, z->kept_bytes)));
+    ok = ok && (!z->hidden_bytes || (e->hidden = dev->op->alloc(dev, z->hidden_bytes)));
     ok = ok && (e->scratch = dev->op->alloc(dev, z->model_scratch_bytes));
     ok = ok && (e->logits = dev->op->alloc(dev, logits_bytes(z)));
     ok = ok && (!z->embed_bytes || (e->embed = dev->op->alloc(dev, z->embed_bytes)));
@@ -198,6 +199,7 @@ void apus_engine_free(apus_engine *e)
     ap_free(e->gen_next);
     ap_free(e->gen_session);
     give_back(dev, e->kept, e->size.kept_bytes);
+    give_back(dev, e->hidden, e->size.hidden_bytes);
     ap_rows_destroy(&e->rows);
     give_back(dev, e->scratch, e->size.model_scratch_bytes);
     give_back(dev, e->logits, logits_bytes(&e->size));

@@ -34,7 +34,7 @@ struct apus_session {
 
 /* Numbers of an engine, computed before anything is allocated (plan.c). */
 typedef struct ap_sizes {
-    int ctx, chunk, n_session, vocab;
+    int ctx, chunk, n_session, vocab, hidden;
     ap_state_shape shape;
     apus_kv kv;               /* what pages hold; not AUTO */
     int kv_cap[AP_KV_GROUPS]; /* pages of a session at most */
@@ -49,6 +49,7 @@ typedef struct ap_sizes {
     int draft_rows;           /* of a step, for guesses */
     int kept_rows;            /* that sequences of a step can keep (kern.h) */
     size_t kept_bytes;
+    size_t hidden_bytes; /* rows that the draft head goes on from; 0 = it is not run */
 } ap_sizes;
 
 struct apus_engine {
@@ -77,6 +78,7 @@ struct apus_engine {
     float *logits;    /* f32 [logit_rows, V] of the device */
     float *embed;     /* f32 [chunk, H] of the device, or NULL */
     float *kept;      /* rows that sequences keep, of the device; or NULL */
+    float *hidden;    /* f32 [n_session, H] of the draft head, of the device; or NULL */
     ap_tempo tempo;
     /* What may follow tok[0..n) of s, at most `most` ids to out; NULL: look-ups (draft.h) */
     int (*guess)(void *ctx, const apus_session *s, int n, int most, int32_t *out);
@@ -145,6 +147,12 @@ static inline bool ap_session_settled(const apus_session *s)
 {
     return !s->ahead && !s->counted;
 }
+
+/* head.c: the draft head guesses what follows the tokens at the positions of n sessions, which are settled and have seen all
+ * before: n_guess[i] tokens, falling with i, to the places behind them. Where memory for them is out, fewer: n_guess tells
+ * how many there are. EDEVICE. */
+apus_err ap_head_draft(apus_engine *e, apus_session *const *session, int *n_guess, int n,
+                       apus_diag *diag);
 
 /* call.c: as apus_feed_batch, but the cancel flags stay as they are. */
 apus_err ap_feed(apus_engine *e, const apus_feed *feeds, int n_feeds, apus_progress_fn progress,

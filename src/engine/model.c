@@ -11,6 +11,7 @@
 #include "engine/grammars.h"
 #include "engine/engine.h"
 #include "engine/model.h"
+#include "file/draft_head.h"
 #include "file/family.h"
 #include "file/gguf_hf.h"
 #include "file/hub.h"
@@ -469,6 +470,19 @@ static apus_err load_towers(apus_model *m, const apus_model_settings *s, apus_di
     return err;
 }
 
+/* A model that only fits without its draft head goes without. */
+static apus_err plan_budget(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_err err = ap_budget_plan(m, s, diag);
+    if (!m->config.has_head || (err != APUS_ENOMEM && !m->store)) return err;
+    ap_budget_free(m);
+    m->config.has_head = false;
+    ap_note(&m->notes, "%s: the head for further tokens is left out: there is no room for it",
+            m->dir);
+    err = measure(m, diag);
+    return err ? err : ap_budget_plan(m, s, diag);
+}
+
 static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
@@ -476,7 +490,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     m->towers = s->towers;
     if (!err) err = measure(m, diag);
     if (!err) m->fingerprint = ap_fingerprint(&m->config, m->weights);
-    if (!err) err = ap_budget_plan(m, s, diag);
+    if (!err) err = plan_budget(m, s, diag);
     if (!err)
         err = ap_model_load(&m->config, m->weights, m->dev, !m->store, s->progress, s->progress_ctx,
                             &m->impl, diag);
@@ -602,6 +616,19 @@ static apus_err check_settings(const apus_model_settings *given, apus_model_sett
     return APUS_OK;
 }
 
+/* The draft head, if the engine that is to be made would run it. */
+static apus_err look_for_head(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_engine_settings engine;
+    apus_engine_settings_default(&engine);
+    if (!m->weights || m->no_weights) return APUS_OK;
+    apus_err err =
+        ap_settings_take(&engine, sizeof engine, s->engine, "apus_engine_settings", diag);
+    if (!err && engine.speculate == APUS_SPECULATE_MTP)
+        ap_draft_head_find(&m->config, m->weights, &m->notes);
+    return err;
+}
+
 apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
                          apus_diag *diag)
 {
@@ -620,6 +647,7 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     if (!err)
         err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, &s, diag) : open_folder(m, s.load, diag);
     if (!err) settle_tokens(m);
+    if (!err) err = look_for_head(m, &s, diag);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {

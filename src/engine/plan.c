@@ -23,6 +23,7 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
                       apus_diag *diag)
 {
     z->vocab = c->vocab;
+    z->hidden = c->hidden;
     z->ctx = s->ctx ? s->ctx : c->context < APUS_DEFAULT_CTX ? c->context : APUS_DEFAULT_CTX;
     if (z->ctx < 1 || z->ctx > c->context)
         return ap_fail(
@@ -38,10 +39,10 @@ static apus_err check(const ap_config *c, const apus_engine_settings *s, ap_size
         return ap_fail(diag, APUS_EINVAL,
                        "apus_engine_settings.prefill_chunk: expected 0 to %d, found %d", MAX_CHUNK,
                        s->prefill_chunk);
-    if ((unsigned)s->speculate > APUS_SPECULATE_NGRAM)
+    if ((unsigned)s->speculate > APUS_SPECULATE_MTP)
         return ap_fail(diag, APUS_EINVAL,
                        "apus_engine_settings.speculate: expected 0 to %d, found %d",
-                       APUS_SPECULATE_NGRAM, (int)s->speculate);
+                       APUS_SPECULATE_MTP, (int)s->speculate);
     if (s->n_draft < 0 || s->n_draft > AP_MOST_DRAFTS)
         return ap_fail(diag, APUS_EINVAL,
                        "apus_engine_settings.n_draft: expected 0 to %d, found %d", AP_MOST_DRAFTS,
@@ -62,14 +63,14 @@ static apus_err choose_pages(const apus_model *m, const apus_engine_settings *s,
                        AP_KV_TYPES - 1, (int)s->kv);
     bool exact = m->precision == APUS_PRECISION_EXACT;
     z->kv = s->kv ? s->kv : exact ? APUS_KV_F32 : APUS_KV_BF16;
-    if (ap_state_shape_of(&m->config, z->kv, &z->shape)) return APUS_OK;
+    if (ap_state_shape_of(&m->config, z->kv, false, &z->shape)) return APUS_OK;
     if (s->kv)
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "apus_engine_settings.kv: %s pages need head sizes that are multiples of 16 "
                        "and at most 512; this model has others, choose f32",
                        apus_kv_name(s->kv));
     z->kv = APUS_KV_F32;
-    ap_state_shape_of(&m->config, z->kv, &z->shape);
+    ap_state_shape_of(&m->config, z->kv, false, &z->shape);
     return APUS_OK;
 }
 
@@ -80,12 +81,22 @@ bool ap_same_bits(const apus_model *m, const ap_exec *ex, apus_kv kv)
 }
 
 /* Experts from the disk would be more of them for every guess. */
-static void choose_drafts(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
-                          ap_sizes *z)
+static apus_err choose_drafts(const apus_model *m, const apus_engine_settings *s, const ap_exec *ex,
+                              ap_sizes *z, apus_diag *diag)
 {
     bool pays = !m->experts && !m->outline && ap_same_bits(m, ex, z->kv);
-    bool on = s->speculate == APUS_SPECULATE_AUTO ? pays : s->speculate != APUS_SPECULATE_OFF;
-    z->speculate = on ? APUS_SPECULATE_NGRAM : APUS_SPECULATE_OFF;
+    bool head = m->config.has_head;
+    if (s->speculate == APUS_SPECULATE_MTP && !head)
+        return ap_fail(diag, APUS_EUNSUPPORTED,
+                       "apus_engine_settings.speculate: %s has no head for further tokens among "
+                       "its weights, or was opened without it (apus_model_settings.engine); "
+                       "choose ngram",
+                       m->dir);
+    z->speculate = s->speculate;
+    if (s->speculate == APUS_SPECULATE_AUTO)
+        z->speculate = pays ? APUS_SPECULATE_NGRAM : APUS_SPECULATE_OFF;
+    if (z->speculate == APUS_SPECULATE_MTP) ap_state_shape_of(&m->config, z->kv, true, &z->shape);
+    return APUS_OK;
 }
 
 /* *sum += n * each; false on overflow. */
@@ -102,7 +113,7 @@ static bool add_small(const ap_exec *ex, ap_sizes *z)
     size_t *sum = &z->scratch_bytes;
     bool ok = add(sum, n, sizeof(apus_session) + sizeof(ap_lane));
     ok = ok && add(sum, n, sizeof(ap_gen) + sizeof(apus_feed) + 2 * sizeof(void *));
-    ok = ok && add(sum, 1, z->kept_bytes);
+    ok = ok && add(sum, 1, z->kept_bytes) && add(sum, 1, z->hidden_bytes);
     ok = ok && add(sum, n, (size_t)z->ctx * sizeof(int32_t));
     ok = ok && add(sum, n * AP_KV_GROUPS, (size_t)ap_kv_entries(z->ctx) * sizeof(int32_t));
     ok = ok && ap_rows_bytes(z->chunk, z->n_session, &rows) && add(sum, 1, rows);
@@ -158,6 +169,8 @@ static bool measure_drafts(ap_sizes *z)
     if (z->speculate == APUS_SPECULATE_OFF || left <= 0) return true;
     z->draft_rows = most < left ? most : left;
     z->kept_rows = z->draft_rows + (z->n_session < z->draft_rows ? z->n_session : z->draft_rows);
+    if (z->speculate == APUS_SPECULATE_MTP)
+        z->hidden_bytes = (size_t)z->n_session * (size_t)z->hidden * sizeof(float);
     return add(&z->kept_bytes, (size_t)z->kept_rows, z->shape.kept_floats * sizeof(float));
 }
 
@@ -214,8 +227,8 @@ apus_err ap_sizes_make(const apus_model *m, const apus_engine_settings *s, const
     ap_sizes z = {0};
     apus_err err = check(&m->config, s, &z, diag);
     if (!err) err = choose_pages(m, s, &z, diag);
+    if (!err) err = choose_drafts(m, s, ex, &z, diag);
     if (err) return err;
-    choose_drafts(m, s, ex, &z);
     uint64_t least = 0;
     bool ok = s->prefill_chunk ? measure(m, ex, s->prefill_chunk, &z, &least)
                                : measure_default(m, ex, &z, &least);

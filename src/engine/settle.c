@@ -32,6 +32,7 @@ static void replay(apus_engine *e, apus_session *const *session, int n)
     }
     ap_rows_put(&e->rows);
     ap_step st = {.batch = &e->rows.batch,
+                  .shape = &e->size.shape,
                   .recur = (float *)(void *)e->states.base,
                   .recur_block_floats = e->size.recur_block_bytes / sizeof(float),
                   .kept = e->kept,

@@ -91,8 +91,7 @@ ap_extent ap_step_share(const apus_engine *e, ap_lane *lane, int n, int rows, bo
 
 /* ---------------------------------------------------------------- filling a step */
 
-/* The block tables on the device follow those of the host. */
-static void put_pages(apus_engine *e, apus_session *s)
+void ap_step_put_pages(apus_engine *e, apus_session *s)
 {
     ap_device *dev = e->exec.dev;
     size_t row = (size_t)(s - e->session) * (size_t)ap_kv_entries(e->size.ctx);
@@ -122,7 +121,7 @@ static void add_lane(apus_engine *e, const ap_lane *l, int seq, int begin, int o
                      int *embeds)
 {
     apus_session *s = l->session;
-    put_pages(e, s);
+    ap_step_put_pages(e, s);
     ap_rows_fill(&e->rows, seq, begin, l->tok + l->done, l->share, s->pos);
     ap_spans_fill(&s->spans, &e->rows, begin, l->share, s->pos, ap_media_pad(e->model), e->embed,
                   embeds);
@@ -152,23 +151,31 @@ static void fill(apus_engine *e, ap_lane *lane, int n, const ap_extent *x)
     if (!embeds) e->rows.batch.embed_row = NULL;
 }
 
-static ap_step step_of(apus_engine *e, const ap_extent *x, int first)
+ap_step ap_step_of_rows(apus_engine *e)
 {
     ap_batch *b = &e->rows.batch;
-    size_t V = (size_t)e->size.vocab;
     b->page_ld = ap_kv_entries(e->size.ctx);
     ap_step st = {.batch = b,
+                  .shape = &e->size.shape,
                   .recur = (float *)(void *)e->states.base,
                   .recur_block_floats = e->size.recur_block_bytes / sizeof(float),
-                  .logits = e->logits + (size_t)first * V,
+                  .logits = e->logits,
                   .scratch = e->scratch,
-                  .experts = e->model->experts,
                   .delta_form = e->delta_form,
                   .kv = e->size.kv};
     for (int g = 0; g < AP_KV_GROUPS; g++) {
         b->page[g] = e->page[g];
         st.kv_base[g] = e->pages[g].base;
     }
+    return st;
+}
+
+static ap_step step_of(apus_engine *e, const ap_extent *x, int first)
+{
+    size_t V = (size_t)e->size.vocab;
+    ap_step st = ap_step_of_rows(e);
+    st.logits += (size_t)first * V;
+    st.experts = e->model->experts;
     if (x->n_keep) st.kept = e->kept, st.kept_rows = (size_t)e->size.kept_rows;
     if (x->direct) st.logits = x->direct->logits + (size_t)x->direct->row_done * V;
     return st;

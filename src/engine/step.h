@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "apus/apus.h"
+#include "model/arch.h"
 
 #define AP_FEW_TOKENS 8 /* a lane with as many left decodes, one with more prefills */
 
@@ -51,6 +52,11 @@ static inline int ap_lane_left(const ap_lane *l)
  * left first, so that nobody's prefill makes decoding wait, then to the others in their order.
  *   few_only  the others get nothing */
 ap_extent ap_step_share(const apus_engine *e, ap_lane *lane, int n, int rows, bool few_only);
+
+/* A step of the engine's rows, which are filled: its memory. */
+ap_step ap_step_of_rows(apus_engine *e);
+/* The block tables on the device follow those of the host. */
+void ap_step_put_pages(apus_engine *e, apus_session *s);
 
 /* Run the shares, hand out wanted rows and move the sessions on. Rows of logits that stay in the engine's go to
  * its row `first` and those behind it; they may not have been computed yet when this returns.

@@ -71,6 +71,11 @@ typedef struct ap_config {
     int n_expert, n_expert_used, expert_ffn, shared_ffn;
     bool norm_topk;
 
+    /* qwen: a layer behind the others that guesses further tokens. Told by the weights (draft_head.h), not by the
+     * files of the configuration. */
+    bool has_head;
+    ap_layer_config head;
+
     /* gated delta rule */
     int gdn_k_head, gdn_v_head, gdn_k_dim, gdn_v_dim, gdn_conv;
 

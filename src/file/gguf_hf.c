@@ -52,6 +52,39 @@ bool ap_gguf_tensor_name(const char *gguf, const ap_family *f, char *out, size_t
     return hf && (size_t)snprintf(out, cap, "model.layers.%d.%s", layer, hf) < cap;
 }
 
+static const ap_gguf_name head_names[] = {{"nextn.eh_proj.weight", "fc.weight"},
+                                          {"nextn.enorm.weight", "pre_fc_norm_embedding.weight"},
+                                          {"nextn.hnorm.weight", "pre_fc_norm_hidden.weight"},
+                                          {"nextn.shared_head_norm.weight", "norm.weight"},
+                                          {"nextn.embed_tokens.weight", "embed_tokens.weight"},
+                                          {"nextn.shared_head_head.weight", "lm_head.weight"},
+                                          {0}};
+
+bool ap_gguf_head_name(const char *gguf, int first, const ap_family *f, char *out, size_t cap)
+{
+    static const char layers[] = "model.layers.";
+    char name[512];
+    int block, used = 0;
+    if (sscanf(gguf, "blk.%d.%n", &block, &used) != 1 || !used || block < first) return false;
+    const char *hf = look_up(head_names, gguf + used);
+    if (hf && block == first) return (size_t)snprintf(out, cap, "mtp.%s", hf) < cap;
+    if (!ap_gguf_tensor_name(gguf, f, name, sizeof name)) return false;
+    const char *leaf = strchr(name + sizeof layers - 1, '.');
+    return leaf && (size_t)snprintf(out, cap, "mtp.layers.%d%s", block - first, leaf) < cap;
+}
+
+int ap_gguf_head_block(const ap_gguf *g)
+{
+    int first = -1;
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const char *name = g->tensor[i].name;
+        int no, used = 0;
+        if (sscanf(name, "blk.%d.%n", &no, &used) != 1 || !used || no < 0) continue;
+        if (!strncmp(name + used, "nextn.", 6) && (first < 0 || no < first)) first = no;
+    }
+    return first;
+}
+
 static const char *look_back(const ap_gguf_name *table, const char *hf)
 {
     for (; table && table->gguf; table++)

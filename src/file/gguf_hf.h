@@ -33,6 +33,10 @@ void ap_tokenizer_pipeline(const ap_family_tokens *f, bool marks, int64_t bos, a
 
 /* Hugging Face name of a tensor into out; false: not a tensor of the text model. */
 bool ap_gguf_tensor_name(const char *gguf, const ap_family *f, char *out, size_t cap);
+/* The same of a tensor of the head for the next tokens, whose block is `first`: as "mtp." published it. */
+bool ap_gguf_head_name(const char *gguf, int first, const ap_family *f, char *out, size_t cap);
+/* The first block of that head among the tensors of a file, or -1. */
+int ap_gguf_head_block(const ap_gguf *g);
 /* The other way, from a name beginning with "model." or "lm_head.". */
 bool ap_gguf_name_of(const char *hf, const ap_family *f, char *out, size_t cap);
 

@@ -112,6 +112,47 @@ static apus_err add_files(ap_weights *w, const char *first_absent, ap_notes *not
     return err;
 }
 
+/* ---------------------------------------------------------------- a file of its own for the draft head */
+
+static bool has_shard(const ap_weights *w, const char *name)
+{
+    for (size_t i = 0; i < w->n_shards; i++)
+        if (!strcmp(w->shard[i].name, name)) return true;
+    return false;
+}
+
+/* "mtp.safetensors", "model_mtp.safetensors" and the like stand beside the files that the index names. */
+static apus_err add_head(ap_weights *w, apus_diag *diag)
+{
+    DIR *d = opendir(w->dir);
+    apus_err err = APUS_OK;
+    if (!d) return APUS_OK;
+    for (struct dirent *e; !err && (e = readdir(d));) {
+        if (e->d_name[0] == '.' || !ap_ends_with(e->d_name, ".safetensors") ||
+            !strstr(e->d_name, "mtp") || has_shard(w, e->d_name))
+            continue;
+        if (w->n_shards == AP_MAX_SHARDS) break;
+        err = ap_weights_add_shard(w, e->d_name, diag);
+        if (!err) w->shard[w->n_shards - 1].beside = true;
+    }
+    closedir(d);
+    return err;
+}
+
+static bool is_head(const char *name)
+{
+    return !strncmp(name, "mtp.", 4) || strstr(name, ".mtp.");
+}
+
+/* Do the model's own files have it? What stands beside them is then a copy, or another one. */
+static bool has_head(const ap_weights *w)
+{
+    for (size_t i = 0; i < w->n_shards; i++)
+        for (size_t k = 0; !w->shard[i].beside && k < w->shard[i].st.n; k++)
+            if (is_head(w->shard[i].st.entry[k].name)) return true;
+    return false;
+}
+
 /* ---------------------------------------------------------------- opening */
 
 static int by_name(const void *a, const void *b)
@@ -130,9 +171,11 @@ static apus_err open_shards(ap_weights *w, apus_diag *diag)
     }
     w->item = ap_malloc(n, sizeof *w->item);
     if (!w->item) return ap_fail_nomem(diag, n * sizeof *w->item, "the tensor list");
+    bool whole = has_head(w);
     for (size_t i = 0; i < w->n_shards; i++) {
         for (size_t k = 0; k < w->shard[i].st.n; k++) {
             const ap_st_entry *e = &w->shard[i].st.entry[k];
+            if (w->shard[i].beside && (whole || !is_head(e->name))) continue;
             apus_err err = ap_weights_add_item(w, e->name, e->name_len, &e->tensor, i, diag);
             if (err) return err;
         }
@@ -163,6 +206,7 @@ apus_err ap_weights_open(const char *dir, ap_weights **out, ap_notes *notes, apu
         err = add_files(w, NULL, notes, diag);
     indexed = indexed && w->n_shards;
     if (!err && !w->n_shards) err = add_files(w, x.first_absent, notes, diag);
+    if (!err) err = add_head(w, diag);
     if (!err) err = open_shards(w, diag);
     if (!err && indexed) err = ap_weights_note_absent(&x);
     if (!err) err = ap_weights_find_prefix(w, diag);

@@ -90,15 +90,23 @@ static ap_tensor as_matrix(ap_tensor t, const char *name)
 static apus_err name_tensors(ap_weights *w, const ap_family *f, apus_diag *diag)
 {
     size_t n = 0;
-    for (size_t p = 0; p < w->n_shards; p++) n += w->shard[p].gguf.n_tensors;
+    int head = -1;
+    for (size_t p = 0; p < w->n_shards; p++) {
+        n += w->shard[p].gguf.n_tensors;
+        int first = ap_gguf_head_block(&w->shard[p].gguf);
+        if (first >= 0 && (head < 0 || first < head)) head = first;
+    }
     w->item = ap_malloc(n, sizeof *w->item);
     w->gguf = ap_malloc(w->n_shards, sizeof *w->gguf);
     if (!w->item || !w->gguf) return ap_fail_nomem(diag, n * sizeof *w->item, "the tensor list");
     for (size_t p = 0; p < w->n_shards; p++) {
         const ap_gguf *g = w->gguf[p] = &w->shard[p].gguf;
         for (size_t i = 0; i < g->n_tensors; i++) {
+            const char *own = g->tensor[i].name;
             char name[512];
-            if (!ap_gguf_tensor_name(g->tensor[i].name, f, name, sizeof name)) continue;
+            if (!(head >= 0 && ap_gguf_head_name(own, head, f, name, sizeof name)) &&
+                !ap_gguf_tensor_name(own, f, name, sizeof name))
+                continue;
             size_t len = strlen(name);
             char *kept = ap_arena_strndup(&w->arena, name, len);
             if (!kept) return ap_fail_nomem(diag, len, "a tensor's name");

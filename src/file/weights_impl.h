@@ -12,6 +12,7 @@ typedef struct ap_shard {
     const char *name; /* tail of path */
     ap_safetensors st;
     ap_gguf gguf;
+    bool beside; /* not one of the model's: it may have the draft head */
 } ap_shard;
 
 struct ap_weights {

@@ -310,7 +310,7 @@ size_t ap_kv_layer_bytes(apus_kv type, int n_kv_head, int head_dim);
 /* Per token and head: q = rope(norm(q)), k = rope(norm(k)), v = maybe norm without weight; q goes to
  * q_out, k and v into the pages. Norms in the Order of ap_norm_args, over D. A rotated pair is
  *   a' = a*cos - b*sin ; b' = b*cos + a*sin   (two rounded products, then the sum)
- * q_only (gemma's shared layers): k, v ignored, nothing is written. */
+ * q_only (gemma's shared layers): k, v ignored, nothing is written. n_head 0: k and v alone. */
 typedef struct ap_qkv_args {
     const float *q;     /* f32, head h of token t at q + t*ldq + h*q_head_stride, D values */
     const float *k, *v; /* f32, head g of token t at k + t*ldk + g*D; v likewise (may equal k) */
@@ -327,7 +327,7 @@ typedef struct ap_qkv_args {
 } ap_qkv_args;
 
 /* Attention over the pages; query head h reads KV head h / (n_head / n_kv_head). Key p is visible to a
- * query at P iff p < see_end of its row and, with window > 0, P - p < window.
+ * query at P iff first <= p < see_end of its row and, with window > 0, P - p < window; each sees one.
  * Order: a query's keys are cut into segments at the multiples of AP_SEGMENT. In each one with a
  * visible key, from m = -inf, l = 0, o = 0: pages ascending from the first one with a visible key. In
  * a page: scores of the keys j, times scale; invisible keys are -inf; m' = max(m, page max); p_j =
@@ -353,6 +353,7 @@ typedef struct ap_attn_args {
     int n_tok, n_head, n_kv_head, head_dim;
     float scale;
     int window;    /* 0 = all */
+    int first;     /* keys before this position are seen by nobody */
     void *scratch; /* attn_scratch_bytes(T, n_head, n_kv_head, D), 64-byte aligned */
 } ap_attn_args;
 
@@ -466,6 +467,24 @@ typedef struct ap_commit_args {
     int n_layer, n_tap, n_k_head, n_v_head, k_dim, v_dim;
     bool tiled;
 } ap_commit_args;
+
+/* A row that every sequence carries from step to step, among its recurrent states: the last one that it had of x.
+ * Nothing is computed.
+ *   AP_CARRY_ROWS    out[t] = the row before row t: x[t - 1], or what is carried ahead of the first row of a sequence,
+ *                    which then carries its last row of x. One whose `keep` is not negative carries what it carried,
+ *                    and its rows of x are kept
+ *   AP_CARRY_LOOK    out[i] = what sequence i carries; x is not read
+ *   AP_CARRY_COMMIT  the sequences carry the last one of their first n_tok kept rows */
+typedef enum ap_carry { AP_CARRY_ROWS, AP_CARRY_LOOK, AP_CARRY_COMMIT } ap_carry;
+
+typedef struct ap_carry_args {
+    ap_carry what;
+    const float *x; /* f32 [T, n] */
+    float *out;     /* f32 [T, n], LOOK [S, n]; not x; NULL: not wanted */
+    ap_recur_at state;
+    ap_kept_rows kept;
+    int n;
+} ap_carry_args;
 
 /* Elementwise steps, row by row. */
 typedef enum ap_elem {
@@ -626,6 +645,7 @@ struct ap_kern {
                                   int k_dim, int v_dim);
     void (*delta)(const ap_exec *x, const ap_delta_args *a);
     void (*commit)(const ap_exec *x, const ap_commit_args *a);
+    void (*carry)(const ap_exec *x, const ap_carry_args *a);
     void (*elem)(const ap_exec *x, const ap_elem_args *a);
     void (*project)(const ap_exec *x, const ap_project_args *a);
     void (*mix)(const ap_exec *x, const ap_mix_args *a);

@@ -14,14 +14,18 @@ typedef struct ap_state_shape {
     size_t
         page_bytes[AP_KV_GROUPS]; /* all layers of the group, AP_PAGE tokens; 0 = no such layer */
     int window;                   /* of the sliding group */
-    size_t recur_floats;          /* conv + delta states of all layers, per sequence */
+    size_t recur_floats; /* conv + delta states of all layers, per sequence, and the carried row */
     size_t
         kept_floats; /* of a kept row (kern.h), in all layers; 0 = no layer has a recurrent state */
+    /* With the draft head each of these has its part at the end: */
+    size_t head_page_bytes; /* in pages of full layers: its keys and values; 0 = it is not run */
+    size_t carry_floats;    /* of states and of kept rows: the last row's normed hidden row */
 } ap_state_shape;
 
 /* One forward pass over the rows of a batch. Memory is the device's. */
 typedef struct ap_step {
     const ap_batch *batch;          /* every page written in this step is in its tables */
+    const ap_state_shape *shape;    /* of pages and states; with the head's part: it is fed */
     uint8_t *kv_base[AP_KV_GROUPS]; /* page memory */
     float *recur;                   /* f32 [blocks, recur_block_floats], read and replaced */
     size_t recur_block_floats;
@@ -56,8 +60,9 @@ const ap_expert_view *ap_model_views(const ap_model_impl *m);
 const ap_config *ap_model_config(const ap_model_impl *m);
 size_t ap_model_packed_bytes(const ap_model_impl *m);
 
-/* From the config alone. kv: not AUTO. False: pages of this type do not take a head size of the model. */
-bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out);
+/* From the config alone. kv: not AUTO. head: c has one, and it is run. False: pages of this type do not take a head
+ * size of the model. */
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, bool head, ap_state_shape *out);
 
 /* Scratch of a step of at most n_tok tokens.
  *   waves  experts come from a source; the table has moe_wave */
@@ -70,6 +75,15 @@ size_t ap_model_scratch_bytes(const ap_config *c, const ap_exec *ex, int n_tok, 
  *           right, never mixed up. May be NULL. Not looked at in steps that a device records. */
 apus_err ap_model_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                           const volatile int *cancel, apus_diag *diag);
+
+/* Run the draft head on a row of each sequence of s->batch, all of them wanted: on its token and on the hidden row
+ * before it. Its keys and values go to that position's place in the pages.
+ *   hidden  f32 [S, H] of the device: the rows before, which are replaced by the head's own; with
+ *   carried true (hidden is only written) the rows that the sequences carry
+ * Everything up to the token before was fed with a shape that has the head's part, on sequences of one token and more.
+ * s->logits: of the token after next. */
+void ap_model_draft(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, float *hidden,
+                    bool carried);
 
 /* Recurrent states after n_tok kept rows of each sequence of s->batch, from its row `keep` on: as those rows would have
  * left them. Of s only the batch's seq, recur and kept are looked at. Nothing for models without such states. */

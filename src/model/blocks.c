@@ -85,13 +85,22 @@ static size_t carve_ffn(ap_work *w, const ap_config *c, const ap_exec *ex, int f
     return at;
 }
 
+/* What the draft head makes its rows of: needed before anything of its layer is. */
+static size_t carve_head(ap_work *w, const ap_config *c, size_t T, uint8_t *base, size_t at)
+{
+    size_t H = (size_t)c->hidden;
+    w->pair = carve(base, &at, T * 2 * H, sizeof(float));
+    w->hidden = carve(base, &at, T * H, sizeof(float));
+    return at;
+}
+
 /* The widest input of a product, the experts' aside. */
 static int widest_input(const ap_config *c, int ffn)
 {
     int widest = ap_max_int(ap_max_int(c->hidden, ffn), c->gdn_v_head * c->gdn_v_dim);
     for (int l = 0; l < c->n_layer; l++)
         widest = ap_max_int(widest, c->n_head * c->layer[l].head_dim);
-    return widest;
+    return c->has_head ? ap_max_int(widest, 2 * c->hidden) : widest;
 }
 
 void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, bool waves,
@@ -103,6 +112,10 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, 
         linear |= c->layer[l].kind == AP_LAYER_LINEAR;
         ffn = ap_max_int(ffn, c->layer[l].ffn);
         moe |= c->layer[l].moe;
+    }
+    if (c->has_head) {
+        ffn = ap_max_int(ffn, c->head.ffn);
+        moe |= c->head.moe;
     }
     size_t T = (size_t)n_tok, H = (size_t)c->hidden, F32 = sizeof(float), at = 0;
     uint8_t *base = mem;
@@ -125,6 +138,7 @@ void ap_work_init(ap_work *w, const ap_config *c, const ap_exec *ex, int n_tok, 
     w->op = base ? base + at : NULL;
     size_t end = carve_attention(w, c, ex, T, base, at);
     if (linear) end = ap_max_size(end, carve_delta(w, c, ex, T, base, at));
+    if (c->has_head) end = ap_max_size(end, carve_head(w, c, T, base, at));
     w->bytes = ap_max_size(end, carve_ffn(w, c, ex, ffn, moe, n_tok, waves, base, at));
 }
 
@@ -194,7 +208,7 @@ ap_kv ap_step_kv(const ap_model_impl *m, const ap_step *s, int l)
 {
     int g = m->c->layer[l].kind == AP_LAYER_SLIDING ? AP_KV_SLIDING : AP_KV_FULL;
     return (ap_kv){.base = s->kv_base[g],
-                   .page_bytes = m->shape[s->kv].page_bytes[g],
+                   .page_bytes = s->shape->page_bytes[g],
                    .layer_offset = m->layer[l].kv_offset[s->kv],
                    .batch = s->batch,
                    .group = g,
@@ -215,6 +229,16 @@ ap_kept_rows ap_step_kept(const ap_model_impl *m, const ap_step *s, int l)
     size_t row = ap_kept_floats(c->gdn_k_head, c->gdn_v_head, c->gdn_k_dim, c->gdn_v_dim);
     if (!s->kept) return (ap_kept_rows){0};
     return (ap_kept_rows){s->kept + (size_t)m->layer[l].recur_index * s->kept_rows * row, row};
+}
+
+ap_carry_args ap_step_carry(const ap_model_impl *m, const ap_step *s)
+{
+    const ap_state_shape *z = s->shape;
+    size_t layers = z->kept_floats - z->carry_floats;
+    ap_carry_args a = {.state = ap_step_recur(s, z->recur_floats - z->carry_floats),
+                       .n = m->c->hidden};
+    if (s->kept) a.kept = (ap_kept_rows){s->kept + s->kept_rows * layers, z->carry_floats};
+    return a;
 }
 
 static void matmul(const ap_exec *ex, const float *x, const ap_mat *m, float *y, int n_tok,

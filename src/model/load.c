@@ -56,9 +56,22 @@ static bool lay_out_state(const ap_config *c, apus_kv kv, ap_layer *layer, ap_st
     return fits;
 }
 
-bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
+/* The draft head's part comes last. False: kv does not take its head size. */
+static bool add_head(const ap_config *c, apus_kv kv, ap_state_shape *out)
 {
-    return lay_out_state(c, kv, NULL, out);
+    size_t bytes = ap_kv_layer_bytes(kv, c->head.n_kv_head, c->head.head_dim);
+    out->head_page_bytes = ap_round_up(bytes, AP_ALIGN);
+    out->page_bytes[AP_KV_FULL] += out->head_page_bytes;
+    out->carry_floats = ap_round_up((size_t)c->hidden, 16);
+    out->recur_floats += out->carry_floats;
+    out->kept_floats += out->carry_floats;
+    return bytes > 0;
+}
+
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, bool head, ap_state_shape *out)
+{
+    bool fits = lay_out_state(c, kv, NULL, out);
+    return (!head || add_head(c, kv, out)) && fits;
 }
 
 static void bind_angles(ap_bind *b, ap_model_impl *m)
@@ -105,12 +118,17 @@ static apus_err measure(const ap_config *c, const ap_weights *w, ap_device *dev,
     m->layer = ap_calloc((size_t)c->n_layer, sizeof *m->layer);
     if (c->n_expert && experts) m->experts = ap_experts_create(c->n_layer, c->n_expert);
     if (c->n_expert && views) m->views = make_views(c);
-    if (!m->layer || (c->n_expert && ((experts && !m->experts) || (views && !m->views)))) {
+    bool head = c->has_head && experts;
+    if (head) m->draft = ap_draft_head_create(m);
+    if (!m->layer || (head && !m->draft) ||
+        (c->n_expert && ((experts && !m->experts) || (views && !m->views)))) {
         ap_model_free(m);
         return ap_fail_nomem(diag, (size_t)c->n_layer * sizeof *m->layer, "the layer table");
     }
-    for (int kv = APUS_KV_F32; kv < AP_KV_TYPES; kv++)
-        lay_out_state(c, (apus_kv)kv, m->layer, &m->shape[kv]);
+    for (int kv = APUS_KV_F32; kv < AP_KV_TYPES; kv++) {
+        ap_state_shape unused;
+        lay_out_state(c, (apus_kv)kv, m->layer, &unused);
+    }
     *b = (ap_bind){.c = c, .w = w, .dev = dev, .k = dev->kern, .prefix = prefix, .diag = diag};
     if (ap_bind_size(b, bind_model, m, &m->bound))
         ap_model_free(m);
@@ -155,6 +173,7 @@ void ap_model_free(ap_model_impl *m)
 {
     if (!m) return;
     ap_bound_free(&m->bound, m->dev);
+    ap_draft_head_free(m->draft);
     ap_experts_free(m->experts);
     ap_free(m->views);
     ap_free(m->layer);
@@ -195,6 +214,7 @@ static apus_err run_step(const ap_model_impl *m, const ap_exec *ex, const ap_ste
     ap_step_angles(m, ex, s, w);
     apus_err err = ap_pass_of(m->c)->forward(m, ex, s, w, cancel, diag);
     if (!err && s->batch->n_out) ap_head(m, ex, s, w);
+    if (!err && s->shape->head_page_bytes) ap_draft_head_fill(m, ex, s, w);
     return err;
 }
 
@@ -239,6 +259,11 @@ void ap_model_commit(const ap_model_impl *m, const ap_exec *ex, const ap_step *s
     int first = 0, n = 0;
     for (int l = c->n_layer - 1; l >= 0; l--)
         if (c->layer[l].kind == AP_LAYER_LINEAR) first = l, n++;
+    if (s->kept && s->shape->carry_floats) {
+        ap_carry_args a = ap_step_carry(m, s);
+        a.what = AP_CARRY_COMMIT;
+        ex->k->carry(ex, &a);
+    }
     if (!n || !s->kept) return;
     size_t row = kept_row_floats(c);
     ex->k->commit(ex,

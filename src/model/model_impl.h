@@ -61,18 +61,18 @@ struct ap_model_impl {
     const ap_config *c;
     const ap_weights *w;
     ap_device *dev;
-    ap_mat embed;             /* [V, H] table */
-    ap_mat ple_embed;         /* [V, L*P] table */
-    ap_mat ple_project;       /* [L*P, H] */
-    const float *norm_ple;    /* f32 [P] */
-    ap_mat head;              /* [V, H] */
-    const float *inv_freq[2]; /* f32 [n_angle] of full and sliding layers */
-    const float *norm_out;    /* f32 [H] */
-    ap_layer *layer;          /* [L] */
-    ap_experts *experts;      /* NULL: none, or views */
-    ap_expert_view *views;    /* [L][E] or NULL */
-    ap_state_shape shape[AP_KV_TYPES];
-    bool value_heads_tiled; /* gated delta rule: value head h pairs with key head h % Hk */
+    ap_mat embed;                /* [V, H] table */
+    ap_mat ple_embed;            /* [V, L*P] table */
+    ap_mat ple_project;          /* [L*P, H] */
+    const float *norm_ple;       /* f32 [P] */
+    ap_mat head;                 /* [V, H] */
+    const float *inv_freq[2];    /* f32 [n_angle] of full and sliding layers */
+    const float *norm_out;       /* f32 [H] */
+    ap_layer *layer;             /* [L] */
+    ap_experts *experts;         /* NULL: none, or views */
+    ap_expert_view *views;       /* [L][E] or NULL */
+    struct ap_draft_head *draft; /* qwen; NULL: none */
+    bool value_heads_tiled;      /* gated delta rule: value head h pairs with key head h % Hk */
     ap_bound bound;
 };
 
@@ -165,11 +165,30 @@ void ap_give_back(const ap_weights *w, const ap_tensor *t);
 
 /* ---------------------------------------------------------------- families */
 
-void ap_gemma4_bind(ap_bind *b, ap_model_impl *m);
-void ap_qwen3_bind(ap_bind *b, ap_model_impl *m);
-
 /* Buffers of a step; carved from ap_step.scratch in a fixed order. */
 typedef struct ap_work ap_work;
+
+/* qwen3.c: parts of a layer, for the draft head too. l: in m and in the names. */
+void ap_qwen3_bind_layer(ap_bind *b, ap_model_impl *m, int l, float norm_add);
+/* w->x += Attn(norm(w->x)); keys before position `first` are not there. */
+void ap_qwen3_attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                        int l, int first);
+/* w->x += FFN(norm(w->x)) */
+apus_err ap_qwen3_feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                               ap_work *w, int l, apus_diag *diag);
+
+/* qwen3_head.c: the draft head, a model of one layer with the embedding and the head of the one behind which it stands.
+ * NULL: no memory. */
+typedef struct ap_draft_head ap_draft_head;
+ap_draft_head *ap_draft_head_create(const ap_model_impl *m);
+void ap_draft_head_free(ap_draft_head *h);
+/* After the rest of m. */
+void ap_draft_head_bind(ap_bind *b, ap_model_impl *m);
+/* Keys and values of all rows of a step, whose residual stream is in w->x, and what its sequences carry on. */
+void ap_draft_head_fill(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w);
+
+void ap_gemma4_bind(ap_bind *b, ap_model_impl *m);
+void ap_qwen3_bind(ap_bind *b, ap_model_impl *m);
 
 /* The layers of a step; ECANCELLED. */
 apus_err ap_gemma4_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
@@ -211,6 +230,8 @@ struct ap_work {
     float *gate1;           /* f32 [T] shared expert's gate */
     float *gdn_qkv, *gdn_conv, *gdn_z, *gdn_a, *gdn_b, *gdn_out;
     float *ple, *ple_g; /* f32 [T, L*P], [T, P] */
+    float *pair;        /* f32 [T, 2*H] what the draft head makes a row of */
+    float *hidden;      /* f32 [T, H] the step's normed hidden rows */
     void *op;           /* scratch of attn, moe and delta, one at a time */
     void *inputs;       /* ap_exec.inputs */
     size_t input_bytes;
@@ -269,6 +290,9 @@ static inline bool ap_step_cancelled(const volatile int *cancel)
 {
     return cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED);
 }
+
+/* Where rows that sequences carry are in this step, and where they are kept: with a shape that has them. */
+ap_carry_args ap_step_carry(const ap_model_impl *m, const ap_step *s);
 
 /* Final norm and head for the wanted rows. */
 void ap_head(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w);

@@ -20,12 +20,11 @@ static float norm_add(const ap_bind *b)
     return ap_family_of(b->c->arch)->norm_offset && !ap_weights_traits_of(b->w).norms_shifted;
 }
 
-static void bind_attention(ap_bind *b, ap_attn_weights *a, int l)
+static void bind_attention(ap_bind *b, ap_attn_weights *a, int l, float add)
 {
     const ap_config *c = b->c;
     const ap_layer_config *lc = &c->layer[l];
     int H = c->hidden, D = lc->head_dim, G = lc->n_kv_head;
-    float add = norm_add(b);
     int q_rows = c->n_head * D * (is_gated(c) ? 2 : 1);
     ap_bind_mat(b, &a->q, q_rows, H, "layers.%d.self_attn.q_proj.weight", l);
     ap_bind_mat(b, &a->k, G * D, H, "layers.%d.self_attn.k_proj.weight", l);
@@ -155,28 +154,31 @@ static void bind_feed_forward(ap_bind *b, ap_model_impl *m, int l)
     }
 }
 
+void ap_qwen3_bind_layer(ap_bind *b, ap_model_impl *m, int l, float add)
+{
+    const ap_config *c = b->c;
+    ap_layer *y = &m->layer[l];
+    ap_bind_vec(b, &y->norm_in, c->hidden, add, "layers.%d.input_layernorm.weight", l);
+    ap_bind_vec(b, &y->norm_post, c->hidden, add, "layers.%d.post_attention_layernorm.weight", l);
+    if (c->layer[l].kind == AP_LAYER_LINEAR)
+        bind_gdn(b, &y->gdn, l);
+    else
+        bind_attention(b, &y->attn, l, add);
+    bind_feed_forward(b, m, l);
+}
+
 void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
 {
     const ap_config *c = b->c;
     float add = norm_add(b);
     m->value_heads_tiled = ap_weights_traits_of(b->w).value_heads_tiled;
     ap_bind_ends(b, m, add);
-    for (int l = 0; l < c->n_layer && !b->err; l++) {
-        ap_layer *y = &m->layer[l];
-        ap_bind_vec(b, &y->norm_in, c->hidden, add, "layers.%d.input_layernorm.weight", l);
-        ap_bind_vec(b, &y->norm_post, c->hidden, add, "layers.%d.post_attention_layernorm.weight",
-                    l);
-        if (c->layer[l].kind == AP_LAYER_LINEAR)
-            bind_gdn(b, &y->gdn, l);
-        else
-            bind_attention(b, &y->attn, l);
-        bind_feed_forward(b, m, l);
-    }
+    for (int l = 0; l < c->n_layer && !b->err; l++) ap_qwen3_bind_layer(b, m, l, add);
+    if (m->draft && !b->err) ap_draft_head_bind(b, m);
 }
 
-/* w->x += Attn(norm(w->x)) */
-static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
-                      int l)
+void ap_qwen3_attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
+                        int l, int first)
 {
     const ap_config *c = m->c;
     const ap_layer_config *lc = &c->layer[l];
@@ -221,6 +223,7 @@ static void attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *
                          .n_kv_head = G,
                          .head_dim = D,
                          .scale = (float)(1.0 / sqrt((double)D)),
+                         .first = first,
                          .scratch = w->op};
     /* each head's gate follows its query */
     ex->k->attend(ex, &(ap_attend_args){.qkv = qkv,
@@ -360,9 +363,8 @@ static apus_err mix_from_source(const ap_model_impl *m, const ap_exec *ex, const
     return err;
 }
 
-/* w->x += FFN(norm(w->x)) */
-static apus_err feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
-                             ap_work *w, int l, apus_diag *diag)
+apus_err ap_qwen3_feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
+                               ap_work *w, int l, apus_diag *diag)
 {
     const ap_layer *y = &m->layer[l];
     int T = s->batch->n_tok;
@@ -387,8 +389,8 @@ apus_err ap_qwen3_forward(const ap_model_impl *m, const ap_exec *ex, const ap_st
         if (c->layer[l].kind == AP_LAYER_LINEAR)
             delta_net(m, ex, s, w, l);
         else
-            attention(m, ex, s, w, l);
-        apus_err err = feed_forward(m, ex, s, w, l, diag);
+            ap_qwen3_attention(m, ex, s, w, l, 0);
+        apus_err err = ap_qwen3_feed_forward(m, ex, s, w, l, diag);
         if (err) return err;
     }
     return APUS_OK;

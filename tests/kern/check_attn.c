@@ -19,34 +19,39 @@ typedef struct shape {
     int n_seq, pos[MAX_SEQ], n_tok[MAX_SEQ];
     bool spans; /* in both directions */
     bool edges; /* queries, keys and values at the edges of rounding */
+    int first;  /* keys before it are not there */
 } shape;
 
 static const shape shapes[] = {
-    {4, 2, 16, 0, 0.25f, 1, {0}, {1}, false, false},
-    {4, 2, 20, 0, 0.2f, 1, {0}, {130}, false, false},
-    {8, 2, 64, 0, 0.125f, 2, {63, 5}, {3, 70}, false, false},
+    {4, 2, 16, 0, 0.25f, 1, {0}, {1}, false, false, 0},
+    {4, 2, 20, 0, 0.2f, 1, {0}, {130}, false, false, 0},
+    {8, 2, 64, 0, 0.125f, 2, {63, 5}, {3, 70}, false, false, 0},
     /* windows inside a page, across pages, wider than the prompt, of one key */
-    {6, 1, 72, 40, 0.1f, 3, {100, 0, 64}, {1, 90, 64}, false, false},
-    {4, 4, 128, 1000, 0.09f, 2, {500, 7}, {2, 80}, false, false},
-    {7, 1, 40, 5, 0.15f, 1, {300}, {150}, false, false},
-    {16, 1, 256, 65, 0.0625f, 1, {190}, {66}, false, false},
-    {2, 2, 512, 128, 0.05f, 1, {640}, {20}, false, false},
-    {1, 1, 33, 1, 0.3f, 1, {127}, {3}, false, false},
+    {6, 1, 72, 40, 0.1f, 3, {100, 0, 64}, {1, 90, 64}, false, false, 0},
+    {4, 4, 128, 1000, 0.09f, 2, {500, 7}, {2, 80}, false, false, 0},
+    {7, 1, 40, 5, 0.15f, 1, {300}, {150}, false, false, 0},
+    {16, 1, 256, 65, 0.0625f, 1, {190}, {66}, false, false, 0},
+    {2, 2, 512, 128, 0.05f, 1, {640}, {20}, false, false, 0},
+    {1, 1, 33, 1, 0.3f, 1, {127}, {3}, false, false, 0},
     /* more heads than a tile has rows; a batch of decoding sequences */
-    {50, 1, 24, 0, 0.2f, 2, {3, 200}, {5, 1}, false, false},
-    {8, 4, 128, 0, 0.1f, 4, {0, 64, 128, 700}, {1, 1, 1, 1}, false, false},
+    {50, 1, 24, 0, 0.2f, 2, {3, 200}, {5, 1}, false, false, 0},
+    {8, 4, 128, 0, 0.1f, 4, {0, 64, 128, 700}, {1, 1, 1, 1}, false, false, 0},
     /* several segments: few tiles, windows that begin in the middle of one, parts in waves */
-    {8, 1, 80, 0, 0.15f, 2, {1500, 511}, {1, 2}, false, false},
-    {16, 2, 64, 600, 0.15f, 2, {1400, 510}, {5, 4}, false, false},
-    {4, 1, 32, 1024, 0.3f, 1, {1900}, {150}, false, false},
-    {24, 1, 16, 0, 0.3f, 1, {4000}, {2}, false, false},
+    {8, 1, 80, 0, 0.15f, 2, {1500, 511}, {1, 2}, false, false, 0},
+    {16, 2, 64, 600, 0.15f, 2, {1400, 510}, {5, 4}, false, false, 0},
+    {4, 1, 32, 1024, 0.3f, 1, {1900}, {150}, false, false, 0},
+    {24, 1, 16, 0, 0.3f, 1, {4000}, {2}, false, false, 0},
     /* spans: over borders of pages and segments, under a window that ends before them, beside text */
-    {4, 2, 64, 0, 0.125f, 2, {30, 440}, {70, 130}, true, false},
-    {8, 1, 32, 20, 0.2f, 1, {100}, {190}, true, false},
-    {2, 1, 128, 600, 0.1f, 3, {900, 0, 63}, {200, 7, 3}, true, false},
-    {24, 1, 16, 0, 0.3f, 1, {4090}, {9}, true, false},
-    {3, 3, 32, 0, 1, 1, {0}, {140}, false, true},
-    {3, 3, 32, 66, 1, 1, {0}, {140}, false, true},
+    {4, 2, 64, 0, 0.125f, 2, {30, 440}, {70, 130}, true, false, 0},
+    {8, 1, 32, 20, 0.2f, 1, {100}, {190}, true, false, 0},
+    {2, 1, 128, 600, 0.1f, 3, {900, 0, 63}, {200, 7, 3}, true, false, 0},
+    {24, 1, 16, 0, 0.3f, 1, {4090}, {9}, true, false, 0},
+    {3, 3, 32, 0, 1, 1, {0}, {140}, false, true, 0},
+    {3, 3, 32, 66, 1, 1, {0}, {140}, false, true, 0},
+    /* the first key is not the sequence's */
+    {6, 2, 16, 0, 0.25f, 2, {1, 64}, {90, 1}, false, false, 1},
+    {8, 4, 64, 0, 0.125f, 3, {1, 70, 700}, {1, 1, 1}, false, false, 1},
+    {8, 1, 128, 30, 0.1f, 2, {70, 600}, {60, 2}, false, false, 67},
 };
 
 static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
@@ -63,7 +68,8 @@ typedef struct setup {
 
 static int first_key(const shape *s, int pos)
 {
-    return s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0;
+    int first = s->window > 0 && pos >= s->window ? pos - s->window + 1 : 0;
+    return first > s->first ? first : s->first;
 }
 
 static kv_view view(const setup *u, int seq, int pos)
@@ -155,7 +161,8 @@ static void make(kc *c, const shape *s, apus_kv type, setup *u)
                           .n_kv_head = s->groups,
                           .head_dim = s->D,
                           .scale = s->scale,
-                          .window = s->window};
+                          .window = s->window,
+                          .first = s->first};
     for (int i = 0; i < s->n_seq; i++) fill(c, u, i);
     for (int t = 0; t < s->n_tok[0] && s->edges; t++) fill_edge(c, u, t);
 }
@@ -542,18 +549,18 @@ static void bench_shape(kc_bench *b, const shape *s, apus_kv type, apus_precisio
 void bench_attn(kc_bench *b)
 {
     static const shape shape_of[] = {
-        {16, 2, 256, 0, 0.06f, 1, {4095}, {1}, false, false},
-        {16, 2, 256, 0, 0.06f, 1, {32767}, {1}, false, false},
-        {16, 8, 256, 1024, 0.06f, 1, {4095}, {1}, false, false},
-        {16, 2, 512, 0, 0.06f, 1, {4095}, {1}, false, false},
-        {16, 2, 512, 0, 0.06f, 1, {32767}, {1}, false, false},
-        {32, 8, 128, 0, 0.09f, 1, {8191}, {1}, false, false},
-        {16, 2, 256, 0, 0.06f, 1, {0}, {512}, false, false},
-        {16, 2, 256, 0, 0.06f, 1, {4096}, {512}, false, false},
-        {16, 8, 256, 1024, 0.06f, 1, {0}, {512}, false, false},
-        {16, 8, 256, 1024, 0.06f, 1, {4096}, {512}, false, false},
-        {16, 2, 512, 0, 0.06f, 1, {4096}, {512}, false, false},
-        {32, 8, 128, 0, 0.09f, 1, {4096}, {512}, false, false},
+        {16, 2, 256, 0, 0.06f, 1, {4095}, {1}, false, false, 0},
+        {16, 2, 256, 0, 0.06f, 1, {32767}, {1}, false, false, 0},
+        {16, 8, 256, 1024, 0.06f, 1, {4095}, {1}, false, false, 0},
+        {16, 2, 512, 0, 0.06f, 1, {4095}, {1}, false, false, 0},
+        {16, 2, 512, 0, 0.06f, 1, {32767}, {1}, false, false, 0},
+        {32, 8, 128, 0, 0.09f, 1, {8191}, {1}, false, false, 0},
+        {16, 2, 256, 0, 0.06f, 1, {0}, {512}, false, false, 0},
+        {16, 2, 256, 0, 0.06f, 1, {4096}, {512}, false, false, 0},
+        {16, 8, 256, 1024, 0.06f, 1, {0}, {512}, false, false, 0},
+        {16, 8, 256, 1024, 0.06f, 1, {4096}, {512}, false, false, 0},
+        {16, 2, 512, 0, 0.06f, 1, {4096}, {512}, false, false, 0},
+        {32, 8, 128, 0, 0.09f, 1, {4096}, {512}, false, false, 0},
     };
     if (b->x->k->level == APUS_CPU_REF) return; /* minutes */
     for (size_t i = 0; i < sizeof shape_of / sizeof *shape_of; i++)

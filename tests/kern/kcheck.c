@@ -56,6 +56,7 @@ static const slot slots[] = {
     SLOT(delta_scratch_bytes, NULL),
     SLOT(delta, bench_delta),
     SLOT(commit, bench_commit),
+    SLOT(carry, NULL),
     SLOT(elem, bench_elem),
     SLOT(project, NULL),
     SLOT(mix, NULL),

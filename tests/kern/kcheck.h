@@ -178,6 +178,7 @@ void check_conv(kc *c);
 void check_delta_scratch_bytes(kc *c);
 void check_delta(kc *c);
 void check_commit(kc *c);
+void check_carry(kc *c);
 void check_project(kc *c);
 void check_mix(kc *c);
 void check_recur(kc *c);

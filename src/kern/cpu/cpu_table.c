@@ -18,9 +18,10 @@
         .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes, .attn = ap_cpu_attn,   \
         .attn_near = ap_cpu_attn_near, .conv = ap_cpu_conv,                                        \
         .delta_scratch_bytes = ap_cpu_delta_scratch_bytes, .delta = ap_cpu_delta,                  \
-        .commit = ap_cpu_commit, .elem = ap_cpu_elem, .project = ap_cpu_project,                   \
-        .mix = ap_cpu_mix, .recur = ap_cpu_recur, .attend = ap_group_attend,                       \
-        .sample_scratch_bytes = ap_cpu_sample_scratch_bytes, .sample = ap_cpu_sample,              \
+        .commit = ap_cpu_commit, .carry = ap_cpu_carry, .elem = ap_cpu_elem,                       \
+        .project = ap_cpu_project, .mix = ap_cpu_mix, .recur = ap_cpu_recur,                       \
+        .attend = ap_group_attend, .sample_scratch_bytes = ap_cpu_sample_scratch_bytes,            \
+        .sample = ap_cpu_sample,                                                                   \
     }
 
 static const ap_kern tables[] = {

@@ -827,6 +827,7 @@ static ap_attn_in in_of(const ap_attn_args *a)
     in.group = a->n_head / a->n_kv_head;
     in.head_dim = a->head_dim;
     in.window = a->window;
+    in.first = a->first;
     in.scale = a->scale * 1.4426950408889634f;
     return in;
 }

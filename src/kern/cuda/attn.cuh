@@ -21,7 +21,7 @@ struct ap_attn_in {
     int page_ld;
     const ap_seq *seq;
     const int32_t *pos, *see_end, *seq_of;
-    int n_tok, n_seq, n_head, n_kv_head, group, head_dim, window;
+    int n_tok, n_seq, n_head, n_kv_head, group, head_dim, window, first;
     float scale;       /* times log2(e): powers are of 2 */
     const float *gate; /* of the split form: outputs times its sigmoid; NULL = none */
     int64_t ldgate, gate_head_stride;
@@ -56,7 +56,8 @@ static inline int ap_attn_tiles(const ap_batch *b, int which, int tokens)
 /* First position that a query at `pos` sees. */
 static __device__ __forceinline__ int ap_attn_first(const ap_attn_in &in, int pos)
 {
-    return in.window > 0 && pos >= in.window ? pos - in.window + 1 : 0;
+    int first = in.window > 0 && pos >= in.window ? pos - in.window + 1 : 0;
+    return first > in.first ? first : in.first;
 }
 
 /* Tile `tile` of the sequences: its first row, and rows up to the end of its sequence. The whole warp

@@ -161,6 +161,7 @@ size_t ap_cuda_delta_scratch_bytes(const ap_exec *x, int n_tok, int n_k_head, in
                                    int k_dim, int v_dim);
 void ap_cuda_delta(const ap_exec *x, const ap_delta_args *a);
 void ap_cuda_commit(const ap_exec *x, const ap_commit_args *a);
+void ap_cuda_carry(const ap_exec *x, const ap_carry_args *a);
 /* matmul.cu, moe.cu */
 void ap_cuda_matmul(const ap_exec *x, const ap_matmul_args *a);
 void ap_cuda_glu(const ap_exec *x, const ap_glu_args *a);

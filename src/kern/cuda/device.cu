@@ -283,6 +283,7 @@ static const ap_kern *table(void)
     k.delta_scratch_bytes = ap_cuda_delta_scratch_bytes;
     k.delta = ap_cuda_delta;
     k.commit = ap_cuda_commit;
+    k.carry = ap_cuda_carry;
     k.elem = ap_cuda_elem;
     k.project = ap_cuda_project;
     k.mix = ap_cuda_mix;

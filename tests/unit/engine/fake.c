@@ -265,9 +265,9 @@ static void state_set(float *f, uint64_t v)
     for (int i = 4; i < RECUR_FLOATS; i++) f[i] = f[i - 4] * 2;
 }
 
-bool ap_state_shape_of(const ap_config *c, apus_kv kv, ap_state_shape *out)
+bool ap_state_shape_of(const ap_config *c, apus_kv kv, bool head, ap_state_shape *out)
 {
-    (void)c, (void)kv;
+    (void)c, (void)kv, (void)head;
     *out = (ap_state_shape){.window = fake.window, .recur_floats = fake.recur ? RECUR_FLOATS : 0};
     if (fake.recur) out->kept_floats = RECUR_FLOATS;
     if (fake.full) out->page_bytes[AP_KV_FULL] = AP_PAGE * sizeof(uint64_t);

@@ -530,7 +530,10 @@ static void wrong_settings_are_refused(void **state)
     apus_engine_settings_default(&s);
     s.speculate = (apus_speculate)9;
     assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_EINVAL);
-    assert_non_null(strstr(diag.text, "speculate: expected 0 to 2, found 9"));
+    assert_non_null(strstr(diag.text, "speculate: expected 0 to 3, found 9"));
+    s.speculate = APUS_SPECULATE_MTP;
+    assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_EUNSUPPORTED);
+    assert_non_null(strstr(diag.text, "no head for further tokens"));
     s.speculate = APUS_SPECULATE_NGRAM;
     s.n_draft = 15;
     assert_int_equal(apus_engine_create(m, &s, &e, &diag), APUS_EINVAL);

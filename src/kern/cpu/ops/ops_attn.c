@@ -70,7 +70,8 @@ typedef struct sums {
 /* First position that a query at `pos` sees. */
 static int first_key(const ap_attn_args *a, int pos)
 {
-    return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+    int first = a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+    return ap_max_int(first, a->first);
 }
 
 /* ------------------------------------------------------------------ tiles */

@@ -1,5 +1,5 @@
 /* ops_state.h - the slots of kern.h that deal with positions and carried state: rope, qkv, attn,
- * conv, delta, commit. ex->k->impl is an ap_micro. */
+ * conv, delta, commit, carry. ex->k->impl is an ap_micro. */
 #ifndef AP_KERN_CPU_OPS_STATE_H
 #define AP_KERN_CPU_OPS_STATE_H
 
@@ -18,5 +18,6 @@ void ap_cpu_delta(const ap_exec *ex, const ap_delta_args *a);
 /* conv and delta as one job, to the same bits. False: not with these shapes and threads, nothing is done. */
 bool ap_cpu_conv_delta(const ap_exec *ex, const ap_conv_args *conv, const ap_delta_args *a);
 void ap_cpu_commit(const ap_exec *ex, const ap_commit_args *a);
+void ap_cpu_carry(const ap_exec *ex, const ap_carry_args *a);
 
 #endif

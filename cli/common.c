@@ -40,10 +40,10 @@ const opt threads_table[] = {{"threads", 't', OPT_INT, &common.threads, NULL, 1,
 
 const opt speculate_table[] = {
     {"speculate", 0, OPT_STRING, &common.speculate, NULL, 0, 0, "HOW",
-     "guess what repeats, several tokens a step; the text is the same. auto (default: as far as it "
-     "pays), off, ngram (also where bits may differ: --precision fast, and cards unless --kv f32), "
-     "or "
-     "a number of 1 to 14: as many guesses as are found up to it, always"},
+     "guess what follows, several tokens a step; the text is the same. auto (default: as far as it "
+     "pays), off, ngram (what repeats; also where bits may differ: --precision fast, and cards "
+     "unless --kv f32), mtp (by a Qwen model's own head; likewise), or a number of 1 to 14: as "
+     "many guesses as there are up to it, always"},
     {0}};
 
 const opt engine_table[] = {

@@ -30,7 +30,7 @@ _apus() {
         return
     fi
     if [ "$prev" = --speculate ]; then
-        mapfile -t COMPREPLY < <(compgen -W "auto off ngram 4" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "auto off ngram mtp 4" -- "$cur")
         return
     fi
     if [ "$prev" = --to ]; then

@@ -80,12 +80,12 @@ static bool whole_context(void)
 /* Guesses; commands without the option make none. */
 static int speculate_option(const command *c, apus_engine_settings *out)
 {
-    static const char *const names[] = {"auto", "off", "ngram"};
+    static const char *const names[] = {"auto", "off", "ngram", "mtp"};
     const char *how = common.speculate;
     char *end;
     if (!option_listed(c, "speculate", strlen("speculate"))) out->speculate = APUS_SPECULATE_OFF;
     if (!how) return -1;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         if (strcmp(how, names[i])) continue;
         out->speculate = (apus_speculate)i;
         return -1;
@@ -93,10 +93,9 @@ static int speculate_option(const command *c, apus_engine_settings *out)
     long n = strtol(how, &end, 10);
     if (*end || end == how || n < 1 || n > 14)
         return usage_error(c,
-                           "--speculate: expected auto, off, ngram or a number of 1 to 14, found "
-                           "'%s'",
+                           "--speculate: expected auto, off, ngram, mtp or a number of 1 to 14, "
+                           "found '%s'",
                            how);
-    out->speculate = APUS_SPECULATE_NGRAM;
     out->n_draft = (int)n;
     return -1;
 }

@@ -488,10 +488,12 @@ APUS_API const char *apus_kv_name(apus_kv type);
 /* Guesses at what follows: some tokens are guessed and computed together with the next one, and those that turn out to
  * be what is chosen need no step of their own. What is chosen does not depend on it: the text is that of decoding one
  * by one (to rounding where docs/speculation.md says so). Guesses are made where the sequence ends as it did somewhere
- * before, and taken as far as measured times and successes say that they pay. */
+ * before, and by the head that some Qwen models have; they are taken as far as measured times and successes say that
+ * they pay. */
 typedef enum apus_speculate {
     APUS_SPECULATE_AUTO =
-        0, /* NGRAM where the text is the same to the bit and no experts are read from disk, else OFF */
+        0, /* NGRAM, and MTP where nothing repeats and the model has a head, where the text is the same to the bit
+            * and no experts are read from disk, else OFF */
     APUS_SPECULATE_OFF,
     APUS_SPECULATE_NGRAM,
     APUS_SPECULATE_MTP /* by the model's own head for further tokens; EUNSUPPORTED: it has none */
@@ -516,7 +518,7 @@ typedef struct apus_engine_settings {
      * finds none left is ENOMEM with the numbers. EINVAL: too little for one. */
     uint64_t kv_bytes;
     apus_speculate speculate; /* default AUTO */
-    int n_draft; /* 0 (default) = as many guesses as pay; 1 to 14: as many as are found up to so many, always */
+    int n_draft; /* 0 (default) = as many guesses as pay; 1 to 14: as many as there are up to so many, always */
 } apus_engine_settings;
 
 APUS_API void apus_engine_settings_default(apus_engine_settings *s);

@@ -20,9 +20,10 @@ struct apus_session {
     bool used;
     bool in_call;       /* marks the sessions of a batch */
     bool keeps_nothing; /* nobody goes back in it: no snapshots */
-    int pos;            /* tokens held */
-    int turn;     /* where the last prompt ended: snapshots and pages near it are kept longest */
-    int32_t *tok; /* i32 [ctx]; negative in spans */
+    bool headless; /* it came from an engine without the draft head: its places there are empty */
+    int pos;       /* tokens held */
+    int turn;      /* where the last prompt ended: snapshots and pages near it are kept longest */
+    int32_t *tok;  /* i32 [ctx]; negative in spans */
     /* Of a step that ran before it was known how many of its rows count (settle.c): */
     int ahead; /* rows behind pos that nobody has counted */
     int counted; /* rows before pos that the recurrent state has not seen; 0 without ahead or with it */
@@ -44,7 +45,7 @@ typedef struct ap_sizes {
     size_t recur_block_bytes;
     size_t embed_bytes;       /* rows of towers in a step; 0 = the model has no towers */
     int logit_rows;           /* rows of the engine's logits */
-    apus_speculate speculate; /* not AUTO */
+    bool looks_up, runs_head; /* for guesses */
     int n_draft;              /* guesses that are always taken; 0 = as many as pay */
     int draft_rows;           /* of a step, for guesses */
     int kept_rows;            /* that sequences of a step can keep (kern.h) */
@@ -80,6 +81,7 @@ struct apus_engine {
     float *kept;      /* rows that sequences keep, of the device; or NULL */
     float *hidden;    /* f32 [n_session, H] of the draft head, of the device; or NULL */
     ap_tempo tempo;
+    int64_t drafting_us; /* that guesses of the last round took to compute */
     /* What may follow tok[0..n) of s, at most `most` ids to out; NULL: look-ups (draft.h) */
     int (*guess)(void *ctx, const apus_session *s, int n, int most, int32_t *out);
     void *guess_ctx;

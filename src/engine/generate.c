@@ -102,7 +102,7 @@ static apus_err take_tokens(apus_engine *e, int n, int64_t begin, int64_t round,
     for (int depth = 0; more && !err; depth++) {
         err = choose(e, n, diag);
         if (!err && depth == 0 && rows)
-            ap_tempo_learn(&e->tempo, rows, (double)(ap_time_us() - round));
+            ap_tempo_learn(&e->tempo, rows, (double)(ap_time_us() - round - e->drafting_us));
         if (!err) err = next_tokens(e, n, begin, &more, diag);
     }
     settle(e, n);
@@ -211,9 +211,10 @@ static void give_result(const ap_gen *g, apus_generate_result *out)
     if (!out) return;
     size_t size = out->size;
     apus_generate_result r = g->res;
-    r.draft_rounds = g->odds.rounds;
-    r.n_drafted = g->odds.drafted;
-    r.n_accepted = g->odds.accepted;
+    ap_round_counts n = ap_round_count(g);
+    r.draft_rounds = n.rounds;
+    r.n_drafted = n.drafted;
+    r.n_accepted = n.accepted;
     memcpy(out, &r, size);
     out->size = size;
 }

@@ -7,6 +7,13 @@
 #include "engine/sample.h"
 #include "engine/stops.h"
 
+/* Where guesses come from. */
+typedef enum ap_draft_source {
+    AP_DRAFT_LOOK_UP, /* draft.h */
+    AP_DRAFT_HEAD,    /* head.c */
+    AP_DRAFT_SOURCES
+} ap_draft_source;
+
 typedef struct ap_gen {
     apus_session *session;
     apus_generate_settings set;
@@ -22,7 +29,8 @@ typedef struct ap_gen {
     int slot;      /* of the engine's chooser that it is chosen in */
     int32_t id;    /* the token to be fed next */
     int n_next;    /* it and guesses behind it, at the session's position among its tokens */
-    ap_odds odds;
+    ap_draft_source source; /* of those guesses */
+    ap_odds odds[AP_DRAFT_SOURCES];
     bool done;
     apus_generate_result res;
 } ap_gen;
@@ -57,5 +65,10 @@ void ap_round_look(ap_gen *g);
 bool ap_round_goes_on(ap_gen *g);
 /* A round is over: what became of its guesses. Before the session is settled. */
 void ap_round_learn(ap_gen *g);
+/* Guesses of all rounds so far, whatever their sources. */
+typedef struct ap_round_counts {
+    int rounds, drafted, accepted;
+} ap_round_counts;
+ap_round_counts ap_round_count(const ap_gen *g);
 
 #endif

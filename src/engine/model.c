@@ -470,6 +470,22 @@ static apus_err load_towers(apus_model *m, const apus_model_settings *s, apus_di
     return err;
 }
 
+/* The draft head, if the engine that is to be made would run it. */
+static apus_err look_for_head(apus_model *m, const apus_model_settings *s, apus_diag *diag)
+{
+    apus_engine_settings engine;
+    apus_engine_settings_default(&engine);
+    apus_err err =
+        ap_settings_take(&engine, sizeof engine, s->engine, "apus_engine_settings", diag);
+    if (err || m->no_weights) return err;
+    ap_exec ex = {.k = m->dev->kern, .dev = m->dev, .precision = m->precision};
+    bool wanted = engine.speculate == APUS_SPECULATE_AUTO &&
+                  (engine.n_draft || ap_same_bits(m, &ex, engine.kv));
+    if (wanted || engine.speculate == APUS_SPECULATE_MTP)
+        ap_draft_head_find(&m->config, m->weights, &m->notes);
+    return APUS_OK;
+}
+
 /* A model that only fits without its draft head goes without. */
 static apus_err plan_budget(apus_model *m, const apus_model_settings *s, apus_diag *diag)
 {
@@ -488,6 +504,7 @@ static apus_err load_weights(apus_model *m, const apus_model_settings *s, apus_d
     apus_err err = ap_device_open(s->device, s->cpu, s->threads, &m->dev, diag);
     m->precision = s->precision;
     m->towers = s->towers;
+    if (!err) err = look_for_head(m, s, diag);
     if (!err) err = measure(m, diag);
     if (!err) m->fingerprint = ap_fingerprint(&m->config, m->weights);
     if (!err) err = plan_budget(m, s, diag);
@@ -507,6 +524,7 @@ static apus_err measure_weights(apus_model *m, const apus_model_settings *s, apu
     apus_err err = ap_device_open(s->device, s->cpu, 1, &m->dev, diag);
     m->precision = s->precision;
     if (!m->no_weights) m->towers = s->towers;
+    if (!err) err = look_for_head(m, s, diag);
     return err ? err : measure(m, diag);
 }
 
@@ -616,19 +634,6 @@ static apus_err check_settings(const apus_model_settings *given, apus_model_sett
     return APUS_OK;
 }
 
-/* The draft head, if the engine that is to be made would run it. */
-static apus_err look_for_head(apus_model *m, const apus_model_settings *s, apus_diag *diag)
-{
-    apus_engine_settings engine;
-    apus_engine_settings_default(&engine);
-    if (!m->weights || m->no_weights) return APUS_OK;
-    apus_err err =
-        ap_settings_take(&engine, sizeof engine, s->engine, "apus_engine_settings", diag);
-    if (!err && engine.speculate == APUS_SPECULATE_MTP)
-        ap_draft_head_find(&m->config, m->weights, &m->notes);
-    return err;
-}
-
 apus_err apus_model_open(const char *name, const apus_model_settings *settings, apus_model **out,
                          apus_diag *diag)
 {
@@ -647,7 +652,6 @@ apus_err apus_model_open(const char *name, const apus_model_settings *settings, 
     if (!err)
         err = ap_ends_with(m->dir, ".gguf") ? open_gguf(m, &s, diag) : open_folder(m, s.load, diag);
     if (!err) settle_tokens(m);
-    if (!err) err = look_for_head(m, &s, diag);
     if (!err && s.load == APUS_LOAD_INFO) err = measure_weights(m, &s, diag);
     if (!err && s.load == APUS_LOAD_ALL) err = load_weights(m, &s, diag);
     if (err) {

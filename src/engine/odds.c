@@ -11,6 +11,7 @@
 #define PRIOR_HIT   2.0f  /* and how many of them came true, for the first; less behind it */
 #define PRIOR_LESS  0.9
 #define WORTH       1.02 /* of the tokens in a second: less is no gain */
+#define DRAFT_SHARE 0.1  /* of a step, for a guess that is computed, before any was measured */
 #define SURE_TIMES  3    /* steps without guesses are measured so often before any are taken */
 #define FIRST_WAIT  32
 #define MOST_WAIT   1024
@@ -48,6 +49,15 @@ void ap_tempo_learn(ap_tempo *t, int rows, double us)
     if (t->n[i] && us > OUTLIER * t->us[i]) us = OUTLIER * t->us[i];
     if (t->n[i] < AVERAGED) t->n[i]++;
     t->us[i] += (us - t->us[i]) / t->n[i];
+}
+
+void ap_tempo_learn_draft(ap_tempo *t, int depth, double us)
+{
+    if (us <= 0 || depth < 1) return;
+    us /= depth;
+    if (t->n_draft && us > OUTLIER * t->draft_us) us = OUTLIER * t->draft_us;
+    if (t->n_draft < AVERAGED) t->n_draft++;
+    t->draft_us += (us - t->draft_us) / t->n_draft;
 }
 
 /* What a row more takes beyond the sizes that are known, of which `at` is the nearest: as much as between the least and the
@@ -131,6 +141,8 @@ static void add_rows(ap_odds *const *odds, const int *found, int n, int steps, i
                      double *best_rate, int *best_steps, const ap_tempo *t)
 {
     double tokens = n, chance, sure[AP_KEPT_ROWS * 4];
+    double draft_us = t && t->n_draft ? t->draft_us : t ? DRAFT_SHARE * ap_tempo_us(t, 1) : 0;
+    int depth = 0; /* of computed guesses: those of all sequences are computed together */
     int most = ap_min_int(n, (int)(sizeof sure / sizeof *sure));
     for (int i = 0; i < n; i++) use[i] = 0;
     for (int i = 0; i < most; i++) sure[i] = 1;
@@ -140,7 +152,8 @@ static void add_rows(ap_odds *const *odds, const int *found, int n, int steps, i
         use[i]++;
         sure[i] = chance;
         tokens += chance;
-        double rate = t ? tokens / ap_tempo_us(t, n + k) : 0;
+        if (odds[i]->computed) depth = ap_max_int(depth, use[i]);
+        double rate = t ? tokens / (ap_tempo_us(t, n + k) + depth * draft_us) : 0;
         if (t && rate > *best_rate) *best_rate = rate, *best_steps = k;
     }
 }

@@ -19,15 +19,20 @@
 typedef struct ap_tempo {
     double us[AP_TEMPO_SIZES]; /* 0 = not known */
     int n[AP_TEMPO_SIZES];     /* measurements, up to what is averaged over */
+    double draft_us;           /* of a guess that is computed; 0 = not known */
+    int n_draft;               /* measurements of it */
 } ap_tempo;
 
 /* A step of `rows` rows took us. */
 void ap_tempo_learn(ap_tempo *t, int rows, double us);
+/* Computing `depth` guesses, one behind the other, took us. */
+void ap_tempo_learn_draft(ap_tempo *t, int depth, double us);
 /* How long one would take; as a multiple of anything until one of them has been measured. */
 double ap_tempo_us(const ap_tempo *t, int rows);
 
-/* What became of a sequence's guesses. */
+/* What became of a sequence's guesses from one source. */
 typedef struct ap_odds {
+    bool computed; /* they cost time (ap_tempo.draft_us), and wait for one another */
     float tried[AP_MOST_DRAFTS], hit[AP_MOST_DRAFTS]; /* by depth, fading */
     int idle, wait; /* guesses left out in a row, and after how many one is tried all the same */
     int rounds, drafted, accepted;

@@ -92,10 +92,10 @@ static apus_err choose_drafts(const apus_model *m, const apus_engine_settings *s
                        "its weights, or was opened without it (apus_model_settings.engine); "
                        "choose ngram",
                        m->dir);
-    z->speculate = s->speculate;
-    if (s->speculate == APUS_SPECULATE_AUTO)
-        z->speculate = pays ? APUS_SPECULATE_NGRAM : APUS_SPECULATE_OFF;
-    if (z->speculate == APUS_SPECULATE_MTP) ap_state_shape_of(&m->config, z->kv, true, &z->shape);
+    bool everything = s->speculate == APUS_SPECULATE_AUTO && (pays || s->n_draft);
+    z->looks_up = everything || s->speculate == APUS_SPECULATE_NGRAM;
+    z->runs_head = (everything && head) || s->speculate == APUS_SPECULATE_MTP;
+    if (z->runs_head) ap_state_shape_of(&m->config, z->kv, true, &z->shape);
     return APUS_OK;
 }
 
@@ -166,11 +166,10 @@ static bool measure_drafts(ap_sizes *z)
 {
     int most = AP_MOST_DRAFTS * (z->n_session < DRAFTING ? z->n_session : DRAFTING);
     int left = z->chunk - z->n_session;
-    if (z->speculate == APUS_SPECULATE_OFF || left <= 0) return true;
+    if ((!z->looks_up && !z->runs_head) || left <= 0) return true;
     z->draft_rows = most < left ? most : left;
     z->kept_rows = z->draft_rows + (z->n_session < z->draft_rows ? z->n_session : z->draft_rows);
-    if (z->speculate == APUS_SPECULATE_MTP)
-        z->hidden_bytes = (size_t)z->n_session * (size_t)z->hidden * sizeof(float);
+    if (z->runs_head) z->hidden_bytes = (size_t)z->n_session * (size_t)z->hidden * sizeof(float);
     return add(&z->kept_bytes, (size_t)z->kept_rows, z->shape.kept_floats * sizeof(float));
 }
 

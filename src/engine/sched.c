@@ -62,9 +62,10 @@ static void count_end(apus_scheduler *s, const apus_request *r, apus_finish why,
     t->generated_tokens += (uint64_t)r->usage.n_generated;
     t->prefill_us += (uint64_t)r->usage.prefill_us;
     t->decode_us += (uint64_t)r->usage.decode_us;
-    t->draft_rounds += (uint64_t)r->gen.odds.rounds;
-    t->drafted_tokens += (uint64_t)r->gen.odds.drafted;
-    t->accepted_tokens += (uint64_t)r->gen.odds.accepted;
+    ap_round_counts n = ap_round_count(&r->gen);
+    t->draft_rounds += (uint64_t)n.rounds;
+    t->drafted_tokens += (uint64_t)n.drafted;
+    t->accepted_tokens += (uint64_t)n.accepted;
     if (why == APUS_FINISH_CANCELLED && !was_running) t->cancelled_in_queue++;
     if (why == APUS_FINISH_CANCELLED && was_running && !r->first_us) t->cancelled_in_prefill++;
     ap_mutex_unlock(&s->lock);
@@ -109,8 +110,9 @@ static void give_back(apus_scheduler *s, apus_request *r)
 static void learn(apus_request *r)
 {
     ap_round_learn(&r->gen);
-    r->usage.n_drafted = r->gen.odds.drafted;
-    r->usage.n_accepted = r->gen.odds.accepted;
+    ap_round_counts n = ap_round_count(&r->gen);
+    r->usage.n_drafted = n.drafted;
+    r->usage.n_accepted = n.accepted;
 }
 
 /* What was guessed right is the session's now; nothing else of it is. */
@@ -571,7 +573,8 @@ static void choose(apus_scheduler *s, int n_lane, int n_row, int64_t begin)
     take_rows(s, n_lane);
     bool more = choose_once(s, n_lane);
     int64_t chosen = ap_time_us();
-    if (begin) ap_tempo_learn(&s->engine->tempo, n_row, (double)(chosen - begin + s->settle_us));
+    int64_t us = chosen - begin + s->settle_us - s->engine->drafting_us;
+    if (begin) ap_tempo_learn(&s->engine->tempo, n_row, (double)us);
     while (more) more = choose_once(s, n_lane);
     chosen = ap_time_us();
     next_lanes(s, n_lane);

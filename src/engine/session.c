@@ -74,6 +74,7 @@ apus_err apus_session_fork(const apus_session *s, apus_session **out, apus_diag 
     }
     f->pos = s->pos;
     f->turn = s->turn;
+    f->headless = s->headless;
     memcpy(f->tok, s->tok, (size_t)s->pos * sizeof *f->tok);
     for (int g = 0; g < AP_KV_GROUPS; g++) ap_kv_fork(&f->kv[g], &s->kv[g]);
     ap_recur_fork(&f->recur, &s->recur);
@@ -112,6 +113,7 @@ static void cut(apus_session *s, int pos)
     ap_recur_truncate(&s->recur, pos);
     ap_spans_cut(&s->spans, pos);
     s->pos = pos;
+    if (!pos) s->headless = false;
     if (s->turn > pos) s->turn = pos;
 }
 

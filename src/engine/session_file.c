@@ -23,6 +23,8 @@
  *   i32 [n snapshots] ascending positions
  *   f32 live state, f32 states of the snapshots
  *   the pages, full then sliding, as they lie in memory (kern/kern.h)
+ * States and pages of an engine that runs the draft head have its part at their ends (model/arch.h): the header tells
+ * by their sizes. An engine with the head takes files without, and the other way.
  *   u64 XXH64 of everything behind the header
  * Every count is bounded by the engine's own sizes and the sum must be the file's size before any
  * of them is used. A change of the layout of pages or states asks for a new version. */
@@ -103,6 +105,10 @@ static header header_of(const apus_session *s)
         h.page_bytes[g] = shape->page_bytes[g];
         h.n_page[g] = s->kv[g].held;
     }
+    if (s->headless) {
+        h.page_bytes[AP_KV_FULL] -= shape->head_page_bytes;
+        h.recur_floats -= shape->carry_floats;
+    }
     return h;
 }
 
@@ -158,11 +164,11 @@ static void write_spans(ap_store *f, const ap_spans *s)
     }
 }
 
-static void write_body(ap_store *f, const apus_session *s, uint8_t *room)
+static void write_body(ap_store *f, const apus_session *s, const header *h, uint8_t *room)
 {
     const ap_recur *r = &s->recur;
     ap_device *dev = s->engine->exec.dev;
-    size_t state = r->n_float * sizeof(float);
+    size_t state = (size_t)h->recur_floats * sizeof(float);
     ap_store_write(f, s->tok, (size_t)s->pos * sizeof *s->tok);
     write_spans(f, &s->spans);
     for (int g = 0; g < AP_KV_GROUPS; g++)
@@ -175,7 +181,7 @@ static void write_body(ap_store *f, const apus_session *s, uint8_t *room)
         for (int i = s->kv[g].low; i < s->kv[g].high; i++)
             if (s->kv[g].page[i] >= 0)
                 write_block(f, dev, ap_slab_at(s->kv[g].slab, s->kv[g].page[i]),
-                            s->kv[g].slab->block_bytes, room);
+                            (size_t)h->page_bytes[g], room);
     if (!f->err) f->err = dev->op->finish(dev, f->diag);
     ap_store_sum(f);
 }
@@ -203,7 +209,7 @@ static void write_all(ap_store *f, const apus_session *s, const header *h)
     f->err = take_room(&room, f->diag);
     if (f->err) return;
     write_header(f, h);
-    write_body(f, s, room);
+    write_body(f, s, h, room);
     ap_free(room);
     if (!f->err && f->size != h->file_bytes)
         f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: wrote %llu bytes, expected %llu", f->path,
@@ -304,13 +310,27 @@ static void check_way(ap_store *f, const apus_engine *e, const header *h)
                     f->path, form < 2 ? forms[form] : "in an unknown form", forms[here >> 8]);
 }
 
+/* With the part of the draft head, or without: more is taken only as far as one could be. */
+static bool same_blocks(const apus_engine *e, const header *h)
+{
+    const ap_state_shape *shape = &e->size.shape;
+    uint64_t page = shape->page_bytes[AP_KV_FULL], carried = ap_round_up((size_t)h->hidden, 16);
+    if (h->page_bytes[AP_KV_SLIDING] != shape->page_bytes[AP_KV_SLIDING]) return false;
+    if (h->page_bytes[AP_KV_FULL] == page) return h->recur_floats == shape->recur_floats;
+    if (shape->head_page_bytes)
+        return h->page_bytes[AP_KV_FULL] == page - shape->head_page_bytes &&
+               h->recur_floats == shape->recur_floats - shape->carry_floats;
+    return h->page_bytes[AP_KV_FULL] > page && h->page_bytes[AP_KV_FULL] <= 2 * page &&
+           h->recur_floats == shape->recur_floats + carried;
+}
+
 static void check_header(ap_store *f, const apus_engine *e, const header *h)
 {
     static const char *const pages[AP_KV_GROUPS] = {"pages", "sliding pages"};
     const ap_state_shape *shape = &e->size.shape;
     if (f->err) return;
     bool same = h->fingerprint == e->model->fingerprint && h->page_tokens == AP_PAGE &&
-                h->recur_floats == shape->recur_floats && h->window == shape->window;
+                h->window == shape->window;
     bool same_kv = h->kv == (uint32_t)(e->size.kv - APUS_KV_F32);
     if (same && !same_kv) {
         const char *kv = h->kv < APUS_KV_Q8 ? apus_kv_name((apus_kv)(h->kv + APUS_KV_F32)) : NULL;
@@ -320,8 +340,7 @@ static void check_header(ap_store *f, const apus_engine *e, const header *h)
                          f->path, kv ? kv : "unknown", apus_kv_name(e->size.kv));
         return;
     }
-    for (int g = 0; g < AP_KV_GROUPS; g++) same = same && h->page_bytes[g] == shape->page_bytes[g];
-    if (!same) {
+    if (!same || !same_blocks(e, h)) {
         f->err = ap_fail(
             f->diag, APUS_EFORMAT,
             "%s: was saved with another model: expected fingerprint %016llx, found %016llx",
@@ -434,17 +453,32 @@ static void read_block(ap_store *f, ap_device *dev, void *at, size_t bytes, uint
     }
 }
 
+/* `bytes` of the file to a block of `have`: what the file has more is read over, what it has less is zero. */
+static void read_part(ap_store *f, ap_device *dev, void *at, size_t bytes, size_t have,
+                      uint8_t *room)
+{
+    size_t both = bytes < have ? bytes : have;
+    read_block(f, dev, at, both, room);
+    if (bytes > both) read_block(f, dev, NULL, bytes - both, room);
+    if (!at || have == both || f->err) return;
+    memset(room, 0, ROOM);
+    for (size_t i = both, n; i < have; i += n) {
+        n = have - i < ROOM ? have - i : ROOM;
+        dev->op->put(dev, (uint8_t *)at + i, room, n);
+    }
+}
+
 static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const header *h,
                         uint8_t *room)
 {
     ap_device *dev = s->engine->exec.dev;
-    size_t bytes = (size_t)h->recur_floats * sizeof(float);
+    size_t bytes = (size_t)h->recur_floats * sizeof(float), have = s->recur.n_float * sizeof(float);
     if (!bytes) return;
-    read_block(f, dev, ap_recur_live(&s->recur), bytes, room);
+    read_part(f, dev, ap_recur_live(&s->recur), bytes, have, room);
     for (int i = 0; i < h->n_snap && !f->err; i++) {
         float *state = ap_recur_put(&s->recur, snap[i]);
         if (state)
-            read_block(f, dev, state, bytes, room);
+            read_part(f, dev, state, bytes, have, room);
         else
             f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a snapshot", f->path);
     }
@@ -452,13 +486,14 @@ static void read_states(ap_store *f, apus_session *s, const int32_t *snap, const
 
 /* The pages of a group. This engine may keep fewer old sliding pages than the one that saved: the
  * first `skip` ones are read over. */
-static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n, uint8_t *room)
+static void read_pages(ap_store *f, ap_kv_table *t, const int32_t *number, int n, size_t bytes,
+                       uint8_t *room)
 {
     int skip = n > t->cap ? n - t->cap : 0;
     for (int i = 0; i < n && !f->err; i++) {
         uint8_t *page = i < skip ? NULL : ap_kv_put(t, number[i]);
         if (page || i < skip)
-            read_block(f, t->slab->dev, page, t->slab->block_bytes, room);
+            read_part(f, t->slab->dev, page, bytes, t->slab->block_bytes, room);
         else
             f->err = ap_fail(f->diag, APUS_EINTERNAL, "%s: no room for a page", f->path);
     }
@@ -484,7 +519,9 @@ static apus_err read_body(ap_store *f, apus_session *s, const header *h, apus_di
         expect(f, "a snapshot's place in its page", 0, 0, snap[i] % AP_PAGE);
     }
     read_states(f, s, snap, h, room);
-    for (int g = 0; g < AP_KV_GROUPS; g++) read_pages(f, &s->kv[g], number[g], h->n_page[g], room);
+    for (int g = 0; g < AP_KV_GROUPS; g++)
+        read_pages(f, &s->kv[g], number[g], h->n_page[g], (size_t)h->page_bytes[g], room);
+    s->headless = h->page_bytes[AP_KV_FULL] < s->engine->size.shape.page_bytes[AP_KV_FULL];
     if (!f->err) f->err = s->engine->exec.dev->op->finish(s->engine->exec.dev, diag);
     ap_store_check(f);
     s->pos = h->n_tok;

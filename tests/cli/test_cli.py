@@ -107,10 +107,22 @@ class Ids(Case):
                 for how in ("auto", "ngram", "1", "14"):
                     self.assertEqual(apus(*args, "--speculate", how)[0], first, (model, how))
         self.assertIn("guesses came true", apus(*args, "--speculate", "14")[1])
-        for bad in ("15", "0", "mtp", "3x", ""):
+        for bad in ("15", "0", "mpt", "3x", ""):
             err = apus("run", TINY, "x", "--speculate", bad, status=2)[1]
-            self.assertIn("--speculate: expected auto, off, ngram or a number of 1 to 14, found '%s'" % bad, err)
+            self.assertIn("--speculate: expected auto, off, ngram, mtp or a number of 1 to 14, found '%s'" % bad, err)
         apus("logits", TINY, "--speculate", "off", status=2)
+        self.assertIn("no head for further tokens", apus("run", TINY, "x", "--speculate", "mtp", status=1)[1])
+
+    def test_guesses_obey_a_schema(self):
+        schema = self.dir / "schema.json"
+        schema.write_text('{"type":"array","items":{"enum":["red","green","blue"]},"minItems":4,"maxItems":9}')
+        for way in (["--temp", "0"], ["--temp", "1", "--seed", "3"]):
+            args = ["run", TINY, "Colours?", "--json-schema", schema, "-n", "120", "--no-think", *way]
+            first, _ = apus(*args, "--speculate", "off")
+            self.assertTrue(set(json.loads(first)) <= {"red", "green", "blue"}, first)
+            for how in ("auto", "ngram", "1", "14"):
+                self.assertEqual(apus(*args, "--speculate", how)[0], first, (way, how))
+            self.assertIn("guesses came true", apus(*args, "--speculate", "14")[1])
 
     def test_seed_decides_sampling(self):
         args = ["run", HYBRID, "--ids", self.ids(5), "--print-ids", "-n", "20", "--temp", "1.5", "--ignore-eos"]

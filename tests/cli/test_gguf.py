@@ -290,10 +290,46 @@ class Published(Case):
         for keys in ({"qwen35moe.nextn_predict_layers": 1},  # which block_count does not count
                      {"qwen35moe.nextn_predict_layers": 1, "qwen35moe.block_count": 7},
                      {"qwen35moe.block_count": 7}, {}):
-            self.check(QWEN, lambda m, t: head(m, t, keys), None)
+            self.check(QWEN, lambda m, t: head(m, t, keys), "the head for further tokens is left out")
         file = self.edited(QWEN, lambda m, t: m.update({"qwen35moe.block_count": 5}))
         _, err = apus("run", file, *QUESTION, status=1)
         self.assertIn("block_count is 5", err)
+
+    def test_the_head_guesses_what_that_of_the_folder_does(self):
+        names = {"fc.weight": "nextn.eh_proj", "pre_fc_norm_embedding.weight": "nextn.enorm",
+                 "pre_fc_norm_hidden.weight": "nextn.hnorm", "norm.weight": "nextn.shared_head_norm",
+                 "input_layernorm.weight": "attn_norm", "post_attention_layernorm.weight": "post_attention_norm",
+                 "self_attn.q_proj.weight": "attn_q", "self_attn.k_proj.weight": "attn_k",
+                 "self_attn.v_proj.weight": "attn_v", "self_attn.o_proj.weight": "attn_output",
+                 "self_attn.q_norm.weight": "attn_q_norm", "self_attn.k_norm.weight": "attn_k_norm",
+                 "mlp.gate_proj.weight": "ffn_gate", "mlp.up_proj.weight": "ffn_up", "mlp.down_proj.weight": "ffn_down"}
+        folder = ROOT / "tests/golden_draft/data/q35_dense"
+        data = (folder / "model.safetensors").read_bytes()
+        n = struct.unpack("<Q", data[:8])[0]
+        meta, tensors = read_gguf(self.quantize(folder, "f32"))
+        for name, t in json.loads(data[8:8 + n]).items():
+            if not name.startswith("mtp."):
+                continue
+            begin, end = t["data_offsets"]
+            bits = struct.unpack(f"<{(end - begin) // 2}H", data[8 + n + begin:8 + n + end])
+            values = array.array("f", struct.pack(f"<{len(bits)}I", *(b << 16 for b in bits)))
+            if name.endswith("norm.weight") or "_norm_" in name or "layernorm" in name:
+                values = array.array("f", (1 + v for v in values))
+            leaf = name.removeprefix("mtp.").removeprefix("layers.0.")
+            tensors[f"blk.4.{names[leaf]}.weight"] = ("f32", t["shape"][::-1], values.tobytes())
+        meta.update({"qwen35.nextn_predict_layers": 1, "qwen35.block_count": 5})
+        file, ids = self.dir / "head.gguf", self.dir / "ids.txt"
+        write_gguf(file, meta, tensors)
+        ids.write_text(" ".join(str(7 * i * i % 200) for i in range(24)))
+        args = ["--ids", ids, "--print-ids", "-n", "90", "--temp", "0", "--ignore-eos", "--precision", "exact"]
+        plain, _ = apus("run", folder, *args, "--speculate", "off")
+        told = []
+        for model in (folder, file):
+            out, err = apus("run", model, *args, "--speculate", "2")
+            self.assertEqual(out, plain)
+            self.assertEqual(apus("run", model, *args, "--speculate", "mtp")[0], plain)
+            told.append(err[err.index("("):].split(" guesses")[0])
+        self.assertEqual(told[0], told[1])
 
     def test_other_types(self):
         def other(meta, tensors):

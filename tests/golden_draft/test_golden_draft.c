@@ -143,16 +143,19 @@ static void check_same(bench *b, const char *what, int k, const guess *want, con
         fail(b, what, k, "other guesses than of the same tokens fed at once");
 }
 
-static apus_engine *open_engine(bench *b, const apus_model *m, int chunk)
+static apus_engine *open_engine(bench *b, const apus_model *m, apus_speculate how, int n_draft,
+                                int chunk)
 {
     apus_engine_settings es;
     apus_engine *e = NULL;
     apus_diag diag = {0};
     apus_engine_settings_default(&es);
-    es.speculate = APUS_SPECULATE_MTP;
+    es.speculate = how;
+    es.n_draft = n_draft;
     es.kv = APUS_KV_F32;
+    es.threads = 2;
     es.ctx = 512;
-    es.max_sessions = chunk ? 1 : PROMPTS + 2;
+    es.max_sessions = chunk && !n_draft ? 1 : PROMPTS + 2;
     es.prefill_chunk = chunk;
     if (apus_engine_create(m, &es, &e, &diag)) fail(b, "making an engine", 0, diag.text);
     return e;
@@ -187,7 +190,7 @@ static void check_ways(bench *b, apus_engine *e, apus_session *s, int k, const g
 static void check_model(bench *b, const apus_model *m)
 {
     static const int chunks[] = {2, 7, 64};
-    apus_engine *whole = open_engine(b, m, 0);
+    apus_engine *whole = open_engine(b, m, APUS_SPECULATE_MTP, 0, 0);
     apus_session *s[PROMPTS];
     guess want[PROMPTS], got[PROMPTS];
     int which[PROMPTS];
@@ -205,7 +208,7 @@ static void check_model(bench *b, const apus_model *m)
     for (int k = 0; k < b->n; k++) check_same(b, "in a batch", k, &want[k], &got[k]);
     for (int k = 0; k < b->n; k++) check_ways(b, whole, s[k], k, &want[k], &got[k]);
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        apus_engine *e = open_engine(b, m, chunks[i]);
+        apus_engine *e = open_engine(b, m, APUS_SPECULATE_MTP, 0, chunks[i]);
         for (int k = 0; e && k < b->n; k++) {
             apus_session *x = feed(b, e, k);
             draft(b, e, &x, &k, 1, &got[k]);
@@ -219,6 +222,204 @@ static void check_model(bench *b, const apus_model *m)
         free(got[k].logits);
     }
     apus_engine_free(whole);
+}
+
+/* ---------------------------------------------------------------- texts */
+
+#define TOKENS 70
+
+typedef struct text {
+    int32_t id[TOKENS];
+    int n;
+    void *saved; /* the session behind it */
+    size_t bytes;
+    apus_generate_result res;
+} text;
+
+static bool on_token(void *ctx, int32_t id)
+{
+    text *t = ctx;
+    t->id[t->n++] = id;
+    return true;
+}
+
+/* Two prompts at once, greedily and not; their sessions are saved. A head that guesses rightly by chance needs many
+ * tokens, so one at a time is what most rounds bring. */
+static void write_texts(bench *b, apus_engine *e, int most, text out[2])
+{
+    static const int which[2] = {2, 3};
+    apus_generation list[2];
+    apus_generate_settings set[2];
+    apus_sampling how[2];
+    apus_session *s[2];
+    apus_diag diag = {0};
+    for (int i = 0; i < 2; i++) {
+        out[i] = (text){.res.size = sizeof out[i].res};
+        apus_generate_settings_default(&set[i]);
+        apus_sampling_default(&how[i]);
+        how[i].temperature = i ? 0.7f : 0;
+        how[i].repetition_penalty = i ? 1.1f : 1;
+        how[i].seed = 5;
+        set[i].sampling = &how[i];
+        set[i].max_tokens = most;
+        set[i].ignore_eos = true;
+        set[i].on_token = on_token;
+        set[i].ctx = &out[i];
+        if (apus_session_create(e, &s[i], &diag)) fail(b, "a session", i, diag.text);
+        list[i] = (apus_generation){.size = sizeof list[i],
+                                    .session = s[i],
+                                    .prompt = b->prompt[which[i]].ids,
+                                    .n = b->prompt[which[i]].n,
+                                    .settings = &set[i],
+                                    .result = &out[i].res};
+    }
+    if (apus_generate_batch(e, list, 2, &diag)) fail(b, "a text", 0, diag.text);
+    for (int i = 0; i < 2; i++) {
+        if (apus_session_save_memory(s[i], &out[i].saved, &out[i].bytes, &diag))
+            fail(b, "saving a text", i, diag.text);
+        apus_session_free(s[i]);
+    }
+}
+
+static void free_texts(text t[2])
+{
+    for (int i = 0; i < 2; i++) apus_free(t[i].saved);
+}
+
+static void check_texts(bench *b, const char *what, const text want[2], const text got[2],
+                        bool saved)
+{
+    for (int i = 0; i < 2; i++) {
+        if (want[i].n != got[i].n ||
+            memcmp(want[i].id, got[i].id, (size_t)want[i].n * sizeof *want[i].id))
+            fail(b, what, i, "another text than without guesses");
+        if (saved &&
+            (want[i].bytes != got[i].bytes || memcmp(want[i].saved, got[i].saved, want[i].bytes)))
+            fail(b, what, i, "another session than without guesses");
+    }
+}
+
+/* What is guessed by order: the known text, wrong from some place on. */
+typedef struct forced {
+    const text *truth; /* [2] */
+    const bench *b;
+    int most, right;
+} forced;
+
+static int force(void *ctx, const apus_session *s, int n, int most, int32_t *out)
+{
+    const forced *f = ctx;
+    int i = s->tok[0] == f->b->prompt[3].ids[0] && n > f->b->prompt[3].n;
+    int at = n - f->b->prompt[i + 2].n, k = most < f->most ? most : f->most;
+    for (int j = 0; j < k; j++) {
+        bool known = at + j < f->truth[i].n;
+        out[j] = known ? f->truth[i].id[at + j] : 0;
+        if (j >= f->right) out[j] = (out[j] + 1) % f->b->vocab;
+    }
+    return k;
+}
+
+static int nothing(void *ctx, const apus_session *s, int n, int most, int32_t *out)
+{
+    (void)ctx, (void)s, (void)n, (void)most, (void)out;
+    return 0;
+}
+
+/* The texts of an engine of its own, whose pages nobody has written to before. */
+static bool write_guided(bench *b, const apus_model *m, forced *f, text out[2])
+{
+    apus_engine *e = open_engine(b, m, APUS_SPECULATE_MTP, 14, 0);
+    if (!e) return false;
+    e->guess = f ? force : nothing;
+    e->guess_ctx = f;
+    write_texts(b, e, TOKENS, out);
+    apus_engine_free(e);
+    return true;
+}
+
+/* Every count of right and wrong guesses leaves the states, pages and head's rows of decoding one by one. */
+static void check_forced(bench *b, const apus_model *m, const text plain[2])
+{
+    text alone[2], got[2];
+    if (!write_guided(b, m, NULL, alone)) return;
+    check_texts(b, "with a head that is only fed", plain, alone, false);
+    for (int most = 1; most <= 5; most += 2)
+        for (int right = 0; right <= most; right++) {
+            forced f = {alone, b, most, right};
+            if (!write_guided(b, m, &f, got)) return;
+            check_texts(b, "with forced guesses", alone, got, true);
+            free_texts(got);
+        }
+    free_texts(alone);
+}
+
+/* A session goes on in an engine without the head, and one without its rows in an engine with it. */
+static void check_crossing(bench *b, const apus_model *m, apus_speculate from, apus_speculate to,
+                           const text *plain)
+{
+    apus_engine *a = open_engine(b, m, from, 0, 0), *c = open_engine(b, m, to, 3, 0);
+    text first[2], then = {.res.size = sizeof then.res};
+    apus_session *s = NULL, *again = NULL;
+    apus_generate_settings set;
+    apus_sampling greedy;
+    apus_diag diag = {0};
+    void *data = NULL;
+    size_t bytes = 0;
+    if (!a || !c) return;
+    write_texts(b, a, 20, first);
+    apus_generate_settings_default(&set);
+    apus_sampling_default(&greedy);
+    greedy.temperature = 0;
+    set = (apus_generate_settings){.size = set.size,
+                                   .sampling = &greedy,
+                                   .max_tokens = TOKENS - 20,
+                                   .ignore_eos = true,
+                                   .on_token = on_token,
+                                   .ctx = &then};
+    if (apus_session_load_memory(c, first[0].saved, first[0].bytes, &s, &diag) ||
+        apus_generate(s, &first[0].id[19], 1, &set, &then.res, &diag))
+        fail(b, "a session of another engine", 0, diag.text);
+    if (then.n != TOKENS - 20 || memcmp(then.id, plain->id + 20, sizeof *then.id * (TOKENS - 20)))
+        fail(b, "a session of another engine", 0, "another text");
+    if (s && (apus_session_save_memory(s, &data, &bytes, &diag) ||
+              apus_session_load_memory(c, data, bytes, &again, &diag)))
+        fail(b, "a session of another engine, saved", 0, diag.text);
+    apus_free(data);
+    free_texts(first);
+    apus_engine_free(a);
+    apus_engine_free(c);
+}
+
+static void check_guesses(bench *b, const apus_model *m)
+{
+    static const struct {
+        apus_speculate how;
+        int n_draft, chunk;
+    } ways[] = {{APUS_SPECULATE_MTP, 0, 0},
+                {APUS_SPECULATE_MTP, 1, 0},
+                {APUS_SPECULATE_MTP, 14, 16},
+                {APUS_SPECULATE_AUTO, 4, 0},
+                {APUS_SPECULATE_AUTO, 0, 0}};
+    apus_engine *off = open_engine(b, m, APUS_SPECULATE_OFF, 0, 0);
+    text plain[2], got[2];
+    if (!off) return;
+    write_texts(b, off, TOKENS, plain);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        apus_engine *e = open_engine(b, m, ways[i].how, ways[i].n_draft, ways[i].chunk);
+        if (!e) continue;
+        write_texts(b, e, TOKENS, got);
+        check_texts(b, "with guesses", plain, got, false);
+        if (ways[i].n_draft && got[0].res.n_drafted < TOKENS / 2)
+            fail(b, "with guesses", 0, "there were hardly any");
+        free_texts(got);
+        apus_engine_free(e);
+    }
+    check_forced(b, m, plain);
+    check_crossing(b, m, APUS_SPECULATE_OFF, APUS_SPECULATE_MTP, plain);
+    check_crossing(b, m, APUS_SPECULATE_MTP, APUS_SPECULATE_OFF, plain);
+    check_crossing(b, m, APUS_SPECULATE_MTP, APUS_SPECULATE_MTP, plain);
+    free_texts(plain);
+    apus_engine_free(off);
 }
 
 static int check_folder(const char *folder)
@@ -238,7 +439,7 @@ static int check_folder(const char *folder)
     if (apus_model_open(folder, &ms, &m, &diag))
         fail(&b, "opening", 0, diag.text);
     else
-        check_model(&b, m);
+        check_model(&b, m), check_guesses(&b, m);
     printf("%s: %d prompts, logits %.1e from the reference, %d failures\n", folder, b.n, b.worst,
            b.failures);
     apus_model_close(m);

@@ -310,7 +310,9 @@ size_t ap_kv_layer_bytes(apus_kv type, int n_kv_head, int head_dim);
 /* Per token and head: q = rope(norm(q)), k = rope(norm(k)), v = maybe norm without weight; q goes to
  * q_out, k and v into the pages. Norms in the Order of ap_norm_args, over D. A rotated pair is
  *   a' = a*cos - b*sin ; b' = b*cos + a*sin   (two rounded products, then the sum)
- * q_only (gemma's shared layers): k, v ignored, nothing is written. n_head 0: k and v alone. */
+ * q_only (gemma's shared layers): k, v ignored, nothing is written. n_head 0: k and v alone. Heads with more dims
+ * in the pages than they have end with zeros there and in q_out, which no score notices (attn_fast_dim says what
+ * that is for). */
 typedef struct ap_qkv_args {
     const float *q;     /* f32, head h of token t at q + t*ldq + h*q_head_stride, D values */
     const float *k, *v; /* f32, head g of token t at k + t*ldk + g*D; v likewise (may equal k) */
@@ -320,11 +322,18 @@ typedef struct ap_qkv_args {
     float eps;
     const float *cos, *sin;   /* f32 [T, n_angle] */
     int n_angle, pair_offset; /* dims i and i + pair_offset, i < n_angle */
-    float *q_out;             /* f32 [T, n_head, D]; may be q if the strides agree */
+    float *q_out;             /* f32 [T, n_head, page_dim]; may be q if the strides agree */
     ap_kv kv;
     int n_tok, n_head, n_kv_head, head_dim;
+    int page_dim; /* D of the pages and of q_out, >= head_dim; 0 = head_dim */
     bool q_only;
 } ap_qkv_args;
+
+/* D of the pages and of q_out. */
+static inline int ap_qkv_page_dim(const ap_qkv_args *a)
+{
+    return a->page_dim ? a->page_dim : a->head_dim;
+}
 
 /* Attention over the pages; query head h reads KV head h / (n_head / n_kv_head). Key p is visible to a
  * query at P iff first <= p < see_end of its row and, with window > 0, P - p < window; each sees one.
@@ -639,6 +648,9 @@ struct ap_kern {
     size_t (*attn_scratch_bytes)(const ap_exec *x, int n_tok, int n_head, int n_kv_head,
                                  int head_dim);
     void (*attn)(const ap_exec *x, const ap_attn_args *a);
+    /* The fewest dims, head_dim or more, with which attention of many rows over bf16 pages goes by products of
+     * bf16; 0: none does, on this processor or with this precision. */
+    int (*attn_fast_dim)(const ap_exec *x, int head_dim);
     void (*attn_near)(const ap_exec *x, const ap_attn_near_args *a);
     void (*conv)(const ap_exec *x, const ap_conv_args *a);
     size_t (*delta_scratch_bytes)(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,

@@ -11,7 +11,9 @@
 #include "base/num.h"
 #include "model/tower_impl.h"
 
+/* Rows of a piece on the host; elsewhere, where more multiprocessors wait than these have tiles of products. */
 #define PIECE_ROWS 1024
+#define PIECE_WIDE 4096
 #define MAX_ROWS   (1 << 22) /* of a picture: products of sizes stay far below 2^63 */
 
 static const ap_tower_family *family_of(const ap_vision_config *v)
@@ -216,27 +218,48 @@ void ap_tower_qkv(const ap_tower_work *w, const ap_tower_layer *y, const ap_piec
                                .sin = w->sin + angles,
                                .n_angle = c->head_dim / 2,
                                .pair_offset = c->head_dim / 2,
-                               .q_out = w->q + (size_t)p->first * (size_t)(c->n_head * c->head_dim),
+                               .q_out = w->q + (size_t)p->first * (size_t)(c->n_head * w->page_dim),
                                .kv = ap_tower_kv(w, &p->batch),
                                .n_tok = p->n,
                                .n_head = c->n_head,
                                .n_kv_head = c->n_kv_head,
-                               .head_dim = c->head_dim});
+                               .head_dim = c->head_dim,
+                               .page_dim = w->page_dim});
+}
+
+/* w->h = heads of w->b without the zeros behind their dims */
+static void close_heads(const ap_tower_work *w, int rows)
+{
+    const ap_vision_config *c = &w->t->v;
+    w->ex.k->elem(&w->ex, &(ap_elem_args){.op = AP_ELEM_CLAMP,
+                                          .y = w->h,
+                                          .x = w->b,
+                                          .ldy = (int64_t)c->n_head * c->head_dim,
+                                          .ldx = (int64_t)c->n_head * w->page_dim,
+                                          .rows = rows,
+                                          .n = c->head_dim,
+                                          .n_block = c->n_head,
+                                          .y_block = c->head_dim,
+                                          .x_block = w->page_dim,
+                                          .lo = -INFINITY,
+                                          .hi = INFINITY});
 }
 
 void ap_tower_attend(const ap_tower_work *w, const ap_piece *p, float scale)
 {
     const ap_vision_config *c = &w->t->v;
+    bool wide = w->page_dim > c->head_dim;
     w->ex.k->attn(&w->ex,
-                  &(ap_attn_args){.q = w->q + (size_t)p->first * (size_t)(c->n_head * c->head_dim),
-                                  .out = w->h,
+                  &(ap_attn_args){.q = w->q + (size_t)p->first * (size_t)(c->n_head * w->page_dim),
+                                  .out = wide ? w->b : w->h,
                                   .kv = ap_tower_kv(w, &p->batch),
                                   .n_tok = p->n,
                                   .n_head = c->n_head,
                                   .n_kv_head = c->n_kv_head,
-                                  .head_dim = c->head_dim,
+                                  .head_dim = w->page_dim,
                                   .scale = scale,
                                   .scratch = w->op});
+    if (wide) close_heads(w, p->n);
 }
 
 /* ---------------------------------------------------------------- memory of a picture */
@@ -265,10 +288,12 @@ static size_t carve_index(const ap_tower_work *w, ap_tower_index *x, uint8_t *me
 }
 
 /* The widest row that passes through h, a and b. */
-static size_t widest(const ap_vision_config *v)
+static size_t widest(const ap_tower_work *w)
 {
+    const ap_vision_config *v = &w->t->v;
     int q = v->n_head * v->head_dim, kv = v->n_kv_head * v->head_dim;
-    int most = ap_max_int(ap_max_int(v->hidden, v->ffn), q + 2 * kv);
+    int most =
+        ap_max_int(ap_max_int(v->hidden, v->ffn), ap_max_int(q + 2 * kv, v->n_head * w->page_dim));
     return (size_t)ap_max_int(most, v->patch_width);
 }
 
@@ -277,12 +302,12 @@ static void carve_work(ap_tower_work *w, uint8_t *mem)
 {
     const ap_vision_config *v = &w->t->v;
     size_t n = (size_t)w->n, piece = (size_t)w->piece, F32 = sizeof(float), at = 0;
-    size_t square = (size_t)v->merge * (size_t)v->merge, wide = widest(v);
+    size_t square = (size_t)v->merge * (size_t)v->merge, wide = widest(w);
     uint8_t *index = carve(mem, &at, w->index_bytes, 1);
     w->index_dev = index;
     carve_index(w, &w->dev, index);
     w->x = carve(mem, &at, n * (size_t)v->hidden, F32);
-    w->q = carve(mem, &at, n * (size_t)(v->n_head * v->head_dim), F32);
+    w->q = carve(mem, &at, n * (size_t)(v->n_head * w->page_dim), F32);
     w->cos = carve(mem, &at, n * (size_t)(v->head_dim / 2), F32);
     w->sin = carve(mem, &at, n * (size_t)(v->head_dim / 2), F32);
     w->kv = carve(mem, &at, (n / AP_PAGE + 1) * w->page_bytes, 1);
@@ -293,12 +318,25 @@ static void carve_work(ap_tower_work *w, uint8_t *mem)
     w->c = carve(mem, &at, v->clipped ? piece * wide : 0, F32);
     w->out = carve(mem, &at, piece / square * (size_t)v->out, F32);
     size_t attn = v->n_layer ? w->ex.k->attn_scratch_bytes(&w->ex, w->piece, v->n_head,
-                                                           v->n_kv_head, v->head_dim)
+                                                           v->n_kv_head, w->page_dim)
                              : 0;
     w->op = carve(mem, &at, attn, 1);
     w->ex.input_bytes = w->ex.precision == APUS_PRECISION_EXACT ? 0 : piece * wide * 3;
     w->ex.inputs = carve(mem, &at, w->ex.input_bytes, 1);
     w->mem_bytes = at;
+}
+
+/* With precision FAST pages are bf16, with as many dims a head as products of bf16 want; else as the device takes
+ * them. */
+static void choose_pages(ap_tower_work *w)
+{
+    const ap_vision_config *v = &w->t->v;
+    int fast = v->n_layer ? w->ex.k->attn_fast_dim(&w->ex, v->head_dim) : 0;
+    w->page_dim = fast ? fast : v->head_dim;
+    bool halves = w->ex.precision == APUS_PRECISION_FAST &&
+                  ap_kv_layer_bytes(APUS_KV_BF16, v->n_kv_head, w->page_dim);
+    w->kv_type = halves ? APUS_KV_BF16 : APUS_KV_F32;
+    w->page_bytes = ap_round_up(ap_kv_layer_bytes(w->kv_type, v->n_kv_head, w->page_dim), AP_ALIGN);
 }
 
 /* Sizes of a picture of n rows. */
@@ -307,12 +345,10 @@ static void begin_work(ap_tower_work *w, const ap_tower *t, const ap_exec *ex, i
     const ap_vision_config *v = &t->v;
     int square = v->merge * v->merge;
     *w = (ap_tower_work){.t = t, .ex = *ex, .n = n};
-    w->piece = ap_min_int((int)ap_round_up(PIECE_ROWS, (size_t)square), n);
+    w->piece =
+        ap_min_int((int)ap_round_up(t->dev->is_host ? PIECE_ROWS : PIECE_WIDE, (size_t)square), n);
     w->n_piece = ap_div_up(n, w->piece);
-    bool halves = ex->precision == APUS_PRECISION_FAST;
-    w->kv_type = halves && ap_kv_layer_bytes(APUS_KV_BF16, v->n_kv_head, v->head_dim) ? APUS_KV_BF16
-                                                                                      : APUS_KV_F32;
-    w->page_bytes = ap_round_up(ap_kv_layer_bytes(w->kv_type, v->n_kv_head, v->head_dim), AP_ALIGN);
+    choose_pages(w);
     w->index_bytes = carve_index(w, &w->host, NULL);
     carve_work(w, NULL);
 }

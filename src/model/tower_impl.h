@@ -64,8 +64,9 @@ typedef struct ap_tower_work {
     uint8_t *index_host, *index_dev;
     size_t index_bytes;
     apus_kv kv_type;
+    int page_dim; /* dims of a head in q, the pages and what attention puts out; the tower's, then zeros */
     size_t page_bytes;
-    float *x, *q;         /* f32 [n, hidden], [n, heads * D] */
+    float *x, *q;         /* f32 [n, hidden], [n, heads * page_dim] */
     float *cos, *sin;     /* f32 [n, D / 2] */
     uint8_t *kv;          /* pages */
     float *patches;       /* f32 [piece, patch width]; NULL: the host's are used */
@@ -96,7 +97,7 @@ ap_kv ap_tower_kv(const ap_tower_work *w, const ap_batch *b);
 /* Keys and values of a piece to the pages, its queries to w->q. q, k, v: rows ld floats apart. */
 void ap_tower_qkv(const ap_tower_work *w, const ap_tower_layer *y, const ap_piece *p,
                   const float *q, const float *k, const float *v, int64_t ldq, int64_t ldk);
-/* w->h = attention of a piece's queries */
+/* w->h = attention of a piece's queries; changes w->b */
 void ap_tower_attend(const ap_tower_work *w, const ap_piece *p, float scale);
 
 /* The families: tensors; arrays of a picture; rows of patches to w->x; a layer; soft tokens of a piece to w->out. */

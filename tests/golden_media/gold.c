@@ -99,14 +99,14 @@ static unsigned towers_of(const char *folder)
     return info.towers;
 }
 
-apus_model *gold_model(const char *folder, const char *device)
+apus_model *gold_model(const char *folder, const char *device, apus_precision precision)
 {
     apus_diag d;
     apus_model *m;
     apus_model_settings s;
     apus_model_settings_default(&s);
     s.towers = towers_of(folder);
-    s.precision = APUS_PRECISION_EXACT;
+    s.precision = precision;
     s.device = device;
     gold_need(apus_model_open(folder, &s, &m, &d), &d);
     return m;

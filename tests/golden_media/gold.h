@@ -33,7 +33,7 @@ bool gold_prompt(const gold *g, int k, prompt *p);
 void gold_prompt_free(prompt *p);
 
 /* The model, with its towers. */
-apus_model *gold_model(const char *folder, const char *device);
+apus_model *gold_model(const char *folder, const char *device, apus_precision precision);
 /* Pictures 0 ..., as many as there are. */
 int gold_pictures(const gold *g, const apus_model *m, apus_media *out[MOST_PICTURES]);
 /* The most places of a picture that may not be cut. */

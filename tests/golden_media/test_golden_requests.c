@@ -343,7 +343,7 @@ int main(int argc, char **argv)
     bench b = {.dir = "/tmp/apus-test-XXXXXX"};
     if (!mkdtemp(b.dir)) return 2;
     gold_open(&b.g, argv[1]);
-    apus_model *m = gold_model(argv[1], argc == 4 ? argv[3] : NULL);
+    apus_model *m = gold_model(argv[1], argc == 4 ? argv[3] : NULL, APUS_PRECISION_EXACT);
     b.m = m;
     b.n_picture = gold_pictures(&b.g, m, b.picture);
     apus_model_info(m, &info, NULL);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/num.h"
 #include "harness.h"
 #include "kern/cpu/micro/micro.h"
 #include "kv_view.h"
@@ -512,6 +513,22 @@ void check_attn_scratch_bytes(kc *c)
         if (large < small || large > (size_t)1 << 30)
             kc_fail(c, "%s: %zu and %zu bytes", c->kern[k].name, small, large);
     }
+}
+
+/* As many dims or a few more, that bf16 pages take; none where products of bf16 are not allowed. */
+void check_attn_fast_dim(kc *c)
+{
+    for (int k = 0; k < c->n_kern; k++)
+        for (int D = 1; D <= AP_HEAD_MAX; D++) {
+            ap_exec x = c->kern[k].x;
+            x.precision = APUS_PRECISION_FAST;
+            int n = x.k->attn_fast_dim(&x, D);
+            bool fits = n >= D && n < ap_max_int(65, 2 * D) && x.k->attn_fast_dim(&x, n) == n;
+            if (n && (!fits || !ap_kv_layer_bytes(APUS_KV_BF16, 1, n)))
+                kc_fail(c, "%s: %d dims for heads of %d", c->kern[k].name, n, D);
+            x.precision = APUS_PRECISION_EXACT;
+            if (x.k->attn_fast_dim(&x, D)) kc_fail(c, "%s: fast where exact", c->kern[k].name);
+        }
 }
 
 static void run(const ap_exec *ex, void *arg)

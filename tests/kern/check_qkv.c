@@ -10,24 +10,36 @@ typedef struct shape {
     int heads, groups, D, n_angle, offset;
     bool q_norm, k_norm, v_norm, v_is_k, q_only, gated;
     int n_seq, pos[3], n_tok[3];
-    bool edges; /* keys and values at the edges of rounding */
+    bool edges;   /* keys and values at the edges of rounding */
+    int page_dim; /* 0 = D */
 } shape;
 
 static const shape shapes[] = {
     /* one token; qwen's partial rotation with gate; gemma's K = V; no norms; only q; no rotation */
-    {4, 2, 16, 8, 8, 1, 1, 0, 0, 0, 0, 1, {0}, {1}, false},
-    {4, 2, 256, 32, 32, 1, 1, 0, 0, 0, 1, 2, {127, 64}, {2, 1}, false},
-    {4, 1, 512, 64, 256, 1, 1, 1, 1, 0, 0, 1, {5}, {70}, false},
-    {2, 1, 40, 5, 5, 0, 0, 0, 0, 0, 0, 1, {15}, {3}, false},
-    {4, 2, 64, 32, 32, 1, 1, 1, 0, 1, 0, 1, {100}, {20}, false},
-    {4, 1, 33, 0, 0, 1, 0, 1, 0, 0, 0, 1, {5}, {7}, false},
+    {4, 2, 16, 8, 8, 1, 1, 0, 0, 0, 0, 1, {0}, {1}, false, 0},
+    {4, 2, 256, 32, 32, 1, 1, 0, 0, 0, 1, 2, {127, 64}, {2, 1}, false, 0},
+    {4, 1, 512, 64, 256, 1, 1, 1, 1, 0, 0, 1, {5}, {70}, false, 0},
+    {2, 1, 40, 5, 5, 0, 0, 0, 0, 0, 0, 1, {15}, {3}, false, 0},
+    {4, 2, 64, 32, 32, 1, 1, 1, 0, 1, 0, 1, {100}, {20}, false, 0},
+    {4, 1, 33, 0, 0, 1, 0, 1, 0, 0, 0, 1, {5}, {7}, false, 0},
     /* odd widths, several sequences, page borders, more angles than a piece */
-    {3, 1, 20, 4, 10, 1, 1, 0, 0, 0, 1, 3, {60, 3, 64}, {9, 1, 30}, false},
-    {2, 2, 72, 36, 36, 1, 1, 1, 1, 0, 0, 1, {62}, {150}, false},
-    {1, 1, 300, 130, 150, 1, 1, 1, 0, 0, 0, 1, {0}, {20}, false},
+    {3, 1, 20, 4, 10, 1, 1, 0, 0, 0, 1, 3, {60, 3, 64}, {9, 1, 30}, false, 0},
+    {2, 2, 72, 36, 36, 1, 1, 1, 1, 0, 0, 1, {62}, {150}, false, 0},
+    {1, 1, 300, 130, 150, 1, 1, 1, 0, 0, 0, 1, {0}, {20}, false, 0},
     /* what is written is what is given */
-    {2, 2, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, {60}, {16}, true},
+    {2, 2, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, {60}, {16}, true, 0},
+    /* zeros behind a head's dims: of a tower for bf16, few, odd, more than a piece */
+    {3, 3, 72, 36, 36, 1, 1, 1, 0, 0, 0, 1, {62}, {70}, false, 128},
+    {4, 2, 12, 6, 6, 0, 0, 0, 0, 0, 0, 2, {3, 64}, {5, 1}, false, 64},
+    {2, 1, 33, 8, 16, 1, 1, 1, 0, 0, 0, 1, {5}, {7}, false, 35},
+    {1, 1, 100, 50, 50, 1, 0, 1, 0, 0, 1, 1, {0}, {20}, false, 300},
 };
+
+/* D of the pages and of q_out. */
+static int wide(const shape *s)
+{
+    return s->page_dim ? s->page_dim : s->D;
+}
 
 #define PAGES 8
 
@@ -43,7 +55,7 @@ typedef struct setup {
 
 static void set_type(setup *u, apus_kv type)
 {
-    u->page_floats = ap_kv_layer_bytes(type, u->s->groups, u->s->D) / sizeof(float) + 32;
+    u->page_floats = ap_kv_layer_bytes(type, u->s->groups, wide(u->s)) / sizeof(float) + 32;
     u->a.kv.page_bytes = u->page_floats * sizeof(float);
     u->a.kv.type = type;
 }
@@ -96,7 +108,7 @@ static void make(kc *c, const shape *s, setup *u)
     }
     float *k = kc_in(c, (size_t)(T * ldk), 3), *v = s->v_is_k ? k : kc_in(c, (size_t)(T * ldk), 1);
     if (s->edges) fill_edges(c, s, k, ldk, T), fill_edges(c, s, v, ldk, T);
-    u->out_floats = (size_t)T * (size_t)s->heads * (size_t)s->D;
+    u->out_floats = (size_t)T * (size_t)s->heads * (size_t)wide(s);
     u->a = (ap_qkv_args){.q = kc_in(c, (size_t)(T * ldq), 1),
                          .k = k,
                          .v = v,
@@ -117,6 +129,7 @@ static void make(kc *c, const shape *s, setup *u)
                          .n_head = s->heads,
                          .n_kv_head = s->groups,
                          .head_dim = s->D,
+                         .page_dim = s->page_dim,
                          .q_only = s->q_only};
     set_type(u, APUS_KV_F32);
 }
@@ -132,7 +145,7 @@ static void take_piece(kc *c, const setup *u, int i, int t, int piece, ap_qkv_ar
     a->v += row * a->ldv;
     a->cos += (size_t)row * (size_t)a->n_angle;
     a->sin += (size_t)row * (size_t)a->n_angle;
-    a->q_out += (size_t)row * (size_t)(u->s->heads * u->s->D);
+    a->q_out += (size_t)row * (size_t)(u->s->heads * wide(u->s));
     a->n_tok = n;
 }
 
@@ -152,12 +165,13 @@ static void run_pieces(kc *c, setup *u, const ap_exec *ex, int piece, float **ou
         }
 }
 
-/* The head x in f64: y, and the magnitudes of what is added up in mag. */
+/* The head x in f64, with zeros behind it: y, and the magnitudes of what is added up in mag. */
 static void head(const setup *u, const float *x, const float *w, bool norm, bool rotate, int t,
                  double *y, double *mag)
 {
     int D = u->s->D, n = u->s->n_angle, off = u->s->offset;
     double sum = 0, r = 1;
+    for (int d = D; d < wide(u->s); d++) y[d] = mag[d] = 0;
     for (int d = 0; d < D; d++) sum += (double)x[d] * (double)x[d];
     if (norm) r = 1 / sqrt(sum / D + (double)u->a.eps);
     for (int d = 0; d < D; d++) y[d] = (double)x[d] * r * (w ? (double)w[d] : 1), mag[d] = 0;
@@ -174,18 +188,18 @@ static void head(const setup *u, const float *x, const float *w, bool norm, bool
 static void check_kv(kc *c, const setup *u, int i, int t, float *pages, double *y, double *mag)
 {
     const shape *s = u->s;
-    size_t D = (size_t)s->D, G = (size_t)s->groups;
+    size_t D = (size_t)wide(s), G = (size_t)s->groups;
     int row = u->batch->seq[i].begin + t, pos = u->batch->seq[i].pos + t;
     float *page = pages + (size_t)u->table[i * PAGES + pos / AP_PAGE] * u->page_floats + 16;
     for (size_t g = 0; g < G; g++) {
-        const float *k = u->a.k + row * u->a.ldk + (int64_t)(g * D);
-        const float *v = u->a.v + row * u->a.ldv + (int64_t)(g * D);
+        const float *k = u->a.k + row * u->a.ldk + (int64_t)g * s->D;
+        const float *v = u->a.v + row * u->a.ldv + (int64_t)g * s->D;
         float *kt = page + g * D * AP_PAGE + pos % AP_PAGE;
         float *vt = page + (G * AP_PAGE + g * AP_PAGE + (size_t)(pos % AP_PAGE)) * D;
         head(u, k, u->a.k_norm, s->k_norm, true, row, y, mag);
-        kc_close(c, "k", KC_SUM, kt, AP_PAGE, y, mag, s->D, 1);
+        kc_close(c, "k", KC_SUM, kt, AP_PAGE, y, mag, wide(s), 1);
         head(u, v, NULL, s->v_norm, false, row, y, mag);
-        kc_close(c, "v", KC_SUM, vt, s->D, y, mag, 1, s->D);
+        kc_close(c, "v", KC_SUM, vt, wide(s), y, mag, 1, wide(s));
     }
 }
 
@@ -201,13 +215,13 @@ static void check_untouched(kc *c, const setup *u, const float *pages)
         memcpy(&bits, pages + i, sizeof bits);
         written += bits != mark;
     }
-    if (!u->s->q_only) want = 2 * (size_t)u->a.n_tok * (size_t)(u->s->groups * u->s->D);
+    if (!u->s->q_only) want = 2 * (size_t)u->a.n_tok * (size_t)(u->s->groups * wide(u->s));
     if (written != want) kc_fail(c, "%zu values in the pages, expected %zu", written, want);
 }
 
 static void check_oracle(kc *c, const setup *u, const float *out, float *pages)
 {
-    int D = u->s->D, heads = u->s->heads;
+    int D = wide(u->s), heads = u->s->heads;
     double *y = kc_f64(c, (size_t)D), *mag = kc_f64(c, (size_t)D);
     for (int i = 0; i < u->s->n_seq; i++)
         for (int t = 0; t < u->batch->seq[i].n_tok; t++) {
@@ -228,7 +242,7 @@ static void check_oracle(kc *c, const setup *u, const float *out, float *pages)
 static kv_view view(const setup *u, float *pages, int i, int pos)
 {
     float *page = pages + (size_t)u->table[i * PAGES + pos / AP_PAGE] * u->page_floats + 16;
-    return (kv_view){u->a.kv.type, u->s->groups, u->s->D, (uint8_t *)page, pos % AP_PAGE};
+    return (kv_view){u->a.kv.type, u->s->groups, wide(u->s), (uint8_t *)page, pos % AP_PAGE};
 }
 
 /* A head's key or value, its exact numbers being `exact`, as `to` has to hold it. */
@@ -261,7 +275,7 @@ static bool near_pages(const setup *u, float *got, float *want, double part)
                 for (int v = 0; v < 2; v++) {
                     kv_view a = view(u, got, i, pos), b = view(u, want, i, pos);
                     double most = 0, off = 0;
-                    for (int d = 0; d < u->s->D; d++) {
+                    for (int d = 0; d < wide(u->s); d++) {
                         double x = (double)kv_get(&a, g, d, v), y = (double)kv_get(&b, g, d, v);
                         if (!isfinite(x) && !isfinite(y)) continue;
                         most = fmax(most, fabs(y));
@@ -292,8 +306,8 @@ static void check_alone(kc *c, setup *u, const kc_kern *kern)
     run_pieces(c, u, &kern->x, 0, &out, &pages);
     for (int piece = 1; piece <= 7; piece += 6) {
         run_pieces(c, u, &kern->x, piece, &out2, &pages2);
-        kc_again(c, kern, "q in pieces", out2, u->s->D, out, u->s->D, u->a.n_tok * u->s->heads,
-                 u->s->D);
+        kc_again(c, kern, "q in pieces", out2, wide(u->s), out, wide(u->s),
+                 u->a.n_tok * u->s->heads, wide(u->s));
         if (memcmp(pages, pages2, bytes))
             kc_fail(c, "%s: pages in pieces of %d differ", kern->name, piece);
     }
@@ -327,18 +341,19 @@ void check_qkv(kc *c)
         const shape *s = &shapes[i];
         setup u;
         float *out, *pages, *out2, *pages2;
+        int D = wide(s);
         make(c, s, &u);
-        kc_case(c, "T=%d H=%d G=%d D=%d angles=%d+%d", u.a.n_tok, s->heads, s->groups, s->D,
-                s->n_angle, s->offset);
+        kc_case(c, "T=%d H=%d G=%d D=%d of %d angles=%d+%d", u.a.n_tok, s->heads, s->groups, s->D,
+                D, s->n_angle, s->offset);
         run_pieces(c, &u, c->ref, 0, &out, &pages);
         check_oracle(c, &u, out, pages);
         for (int k = 0; k < c->n_kern; k++) {
             run_pieces(c, &u, &c->kern[k].x, pieces[k % 3], &out2, &pages2);
-            kc_same(c, &c->kern[k], "q", out2, s->D, out, s->D, u.a.n_tok * s->heads, s->D);
+            kc_same(c, &c->kern[k], "q", out2, D, out, D, u.a.n_tok * s->heads, D);
             check_pages(c, &u, &c->kern[k], pages2, pages);
             if (!c->kern[k].exact) check_alone(c, &u, &c->kern[k]);
         }
-        if (!ap_kv_layer_bytes(APUS_KV_BF16, s->groups, s->D)) continue;
+        if (!ap_kv_layer_bytes(APUS_KV_BF16, s->groups, D)) continue;
         setup rounded = u;
         check_type(c, &rounded, APUS_KV_BF16, &u, pages);
         check_type(c, &rounded, APUS_KV_Q8, &u, pages);
@@ -352,7 +367,7 @@ static void run(const ap_exec *ex, void *arg)
 
 void bench_qkv(kc_bench *b)
 {
-    static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}, false};
+    static const shape s = {16, 4, 256, 32, 32, 1, 1, 0, 0, 0, 1, 1, {64}, {256}, false, 0};
     static const apus_kv types[] = {APUS_KV_F32, APUS_KV_BF16, APUS_KV_Q8};
     for (int t = 0; t < 3; t++) {
         setup u;

@@ -51,6 +51,7 @@ static const slot slots[] = {
     SLOT(qkv, bench_qkv),
     SLOT(attn_scratch_bytes, NULL),
     SLOT(attn, bench_attn),
+    SLOT(attn_fast_dim, NULL),
     SLOT(attn_near, bench_attn_near),
     SLOT(conv, bench_conv),
     SLOT(delta_scratch_bytes, NULL),

@@ -172,6 +172,7 @@ void check_elem(kc *c);
 void check_rope(kc *c);
 void check_qkv(kc *c);
 void check_attn_scratch_bytes(kc *c);
+void check_attn_fast_dim(kc *c);
 void check_attn(kc *c);
 void check_attn_near(kc *c);
 void check_conv(kc *c);

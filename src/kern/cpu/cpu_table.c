@@ -16,7 +16,7 @@
         .moe_waves_scratch_bytes = ap_cpu_moe_waves_scratch_bytes, .moe_begin = ap_cpu_moe_begin,  \
         .moe_wave = ap_cpu_moe_wave, .moe_end = ap_cpu_moe_end, .rope = ap_cpu_rope,               \
         .qkv = ap_cpu_qkv, .attn_scratch_bytes = ap_cpu_attn_scratch_bytes, .attn = ap_cpu_attn,   \
-        .attn_near = ap_cpu_attn_near, .conv = ap_cpu_conv,                                        \
+        .attn_fast_dim = ap_cpu_attn_fast_dim, .attn_near = ap_cpu_attn_near, .conv = ap_cpu_conv, \
         .delta_scratch_bytes = ap_cpu_delta_scratch_bytes, .delta = ap_cpu_delta,                  \
         .commit = ap_cpu_commit, .carry = ap_cpu_carry, .elem = ap_cpu_elem,                       \
         .project = ap_cpu_project, .mix = ap_cpu_mix, .recur = ap_cpu_recur,                       \

@@ -806,6 +806,17 @@ size_t ap_cuda_attn_scratch_bytes(const ap_exec *x, int n_tok, int n_head, int n
     return ap_attn_split_scratch(x, n_tok, n_head, n_kv_head, head_dim);
 }
 
+int ap_cuda_attn_fast_dim(const ap_exec *x, int head_dim)
+{
+    ap_attn_args a = {};
+    a.kv.type = APUS_KV_BF16;
+    a.n_head = a.n_kv_head = 1;
+    if (x->precision != APUS_PRECISION_FAST) return 0;
+    for (a.head_dim = 64; a.head_dim <= 512; a.head_dim *= 2)
+        if (a.head_dim >= head_dim) return ap_attn_flash_takes(x, &a) ? a.head_dim : 0;
+    return 0;
+}
+
 static ap_attn_in in_of(const ap_attn_args *a)
 {
     const ap_batch *b = a->kv.batch;

@@ -155,6 +155,7 @@ void ap_cuda_qkv(const ap_exec *x, const ap_qkv_args *a);
 size_t ap_cuda_attn_scratch_bytes(const ap_exec *x, int n_tok, int n_head, int n_kv_head,
                                   int head_dim);
 void ap_cuda_attn(const ap_exec *x, const ap_attn_args *a);
+int ap_cuda_attn_fast_dim(const ap_exec *x, int head_dim);
 /* delta.cu: conv, delta */
 void ap_cuda_conv(const ap_exec *x, const ap_conv_args *a);
 size_t ap_cuda_delta_scratch_bytes(const ap_exec *x, int n_tok, int n_k_head, int n_v_head,

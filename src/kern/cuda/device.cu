@@ -277,6 +277,7 @@ static const ap_kern *table(void)
     k.rope = ap_cuda_rope;
     k.qkv = ap_cuda_qkv;
     k.attn_scratch_bytes = ap_cuda_attn_scratch_bytes;
+    k.attn_fast_dim = ap_cuda_attn_fast_dim;
     k.attn = ap_cuda_attn;
     k.attn_near = ap_cuda_attn_near;
     k.conv = ap_cuda_conv;

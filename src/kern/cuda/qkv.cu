@@ -7,7 +7,7 @@
 #define WARPS 4
 
 struct qkv_params {
-    ap_qkv_args a; /* a.kv.batch is on the host: */
+    ap_qkv_args a; /* its page_dim is not 0; a.kv.batch is on the host: */
     const ap_seq *seq;
     const int32_t *seq_of, *pos, *page;
     int page_ld;
@@ -220,11 +220,11 @@ static __device__ __forceinline__ void write_page(const qkv_params &p, const hea
     int pos = p.pos[t];
     uint8_t *page = ap_page_of(a.kv, p.page + (size_t)p.seq[p.seq_of[t]].table * p.page_ld, pos);
     if (!page) return;
-    ap_page_head at = ap_page_head_at<TYPE>(page, a.n_kv_head, a.head_dim, g);
+    ap_page_head at = ap_page_head_at<TYPE>(page, a.n_kv_head, a.page_dim, g);
     if (is_key)
-        write_key<N, TYPE>(at, h, lane, a.head_dim, pos % AP_PAGE);
+        write_key<N, TYPE>(at, h, lane, a.page_dim, pos % AP_PAGE);
     else
-        write_value<N, TYPE>(at, h, lane, a.head_dim, pos % AP_PAGE);
+        write_value<N, TYPE>(at, h, lane, a.page_dim, pos % AP_PAGE);
 }
 
 /* Warps of a token: n_head for q, then n_kv_head for k and as many for v. */
@@ -265,17 +265,19 @@ static __global__ void __launch_bounds__(WARPS *AP_WARP) qkv_heads(qkv_params p)
         write_page<N, TYPE>(p, v, lane, t, g, is_key);
         return;
     }
-    float *out = a.q_out + ((size_t)t * a.n_head + h) * D;
+    float *out = a.q_out + ((size_t)t * a.n_head + h) * a.page_dim;
 #pragma unroll
-    for (int i = 0; i < N; i++) ap_store4<VECTOR>(out, 4 * (lane + i * AP_WARP), D, quad(v.v[i]));
+    for (int i = 0; i < N; i++)
+        ap_store4<VECTOR>(out, 4 * (lane + i * AP_WARP), a.page_dim, quad(v.v[i]));
 }
 
 /* ------------------------------------------------------------------ the slot */
 
 static bool is_vector(const ap_qkv_args *a)
 {
-    bool q = a->head_dim % 4 == 0 && a->ldq % 4 == 0 && a->q_head_stride % 4 == 0 &&
-             ap_aligned16(a->q) && ap_aligned16(a->q_out) && ap_aligned16(a->q_norm);
+    bool q = a->head_dim % 4 == 0 && a->page_dim % 4 == 0 && a->ldq % 4 == 0 &&
+             a->q_head_stride % 4 == 0 && ap_aligned16(a->q) && ap_aligned16(a->q_out) &&
+             ap_aligned16(a->q_norm);
     bool kv = a->ldk % 4 == 0 && a->ldv % 4 == 0 && ap_aligned16(a->k) && ap_aligned16(a->v) &&
               ap_aligned16(a->k_norm);
     return q && (a->q_only || kv);
@@ -295,7 +297,7 @@ template <int N, apus_kv TYPE> static void launch(const ap_exec *x, const qkv_pa
 
 template <apus_kv TYPE> static void launch_type(const ap_exec *x, const qkv_params &p)
 {
-    int n = p.a.head_dim;
+    int n = p.a.page_dim;
     if (n <= 128)
         launch<1, TYPE>(x, p);
     else if (n <= 256)
@@ -310,9 +312,10 @@ void ap_cuda_qkv(const ap_exec *x, const ap_qkv_args *a)
 {
     const ap_batch *b = a->kv.batch;
     qkv_params p = {*a, b->seq_dev, b->seq_of, b->pos, b->page[a->kv.group], b->page_ld};
+    p.a.page_dim = ap_qkv_page_dim(a);
     if (a->n_tok <= 0) return;
-    if (a->head_dim > AP_HEAD_MAX ||
-        (a->head_dim > 512 && a->kv.type != APUS_KV_F32 && !a->q_only)) {
+    if (p.a.page_dim > AP_HEAD_MAX ||
+        (p.a.page_dim > 512 && a->kv.type != APUS_KV_F32 && !a->q_only)) {
         ap_cuda_check(ap_cuda_of(x), cudaErrorInvalidValue, "qkv: heads of this size");
         return;
     }

@@ -386,14 +386,26 @@ size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n
     return carve(&j, NULL, ap_pool_threads(ex->dev->pool), head_dim);
 }
 
+static bool fast_takes(const ap_exec *ex, int head_dim)
+{
+    const ap_micro_fast *f = ((const ap_micro *)ex->k->impl)->fast;
+    return ex->precision == APUS_PRECISION_FAST && f && f->usable(head_dim);
+}
+
+int ap_cpu_attn_fast_dim(const ap_exec *ex, int head_dim)
+{
+    for (int n = (int)ap_round_up((size_t)head_dim, 16); n <= AP_HEAD_MAX; n += 16)
+        if (fast_takes(ex, n)) return n;
+    return 0;
+}
+
 static void choose_kernels(const ap_exec *ex, job *j)
 {
     const ap_micro *micro = ex->k->impl;
-    const ap_micro_fast *f = micro->fast;
     apus_kv type = j->a->kv.type;
     j->m = micro->attn;
-    if (type == APUS_KV_BF16 && ex->precision == APUS_PRECISION_FAST && f &&
-        f->usable(j->a->head_dim)) {
+    if (type == APUS_KV_BF16 && fast_takes(ex, j->a->head_dim)) {
+        const ap_micro_fast *f = micro->fast;
         j->fast = f;
         j->block = j->alone = f->rows, j->tile = f->tile, j->step = f->step;
         return;

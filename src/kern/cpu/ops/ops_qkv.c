@@ -22,14 +22,15 @@ static int n_groups(const ap_seq *s)
     return s->n_tok > 0 ? (s->pos + s->n_tok - 1) / GROUP - s->pos / GROUP + 1 : 0;
 }
 
-/* A head x f32 [D] to out, normed or (w and norm off) as it is; out may be x. */
+/* A head x f32 [D] to out, normed or (w and norm off) as it is, and zeros up to the D of pages; out may be x. */
 static void take(const job *j, const float *x, const float *w, bool norm, float *out)
 {
-    size_t D = (size_t)j->a->head_dim;
+    size_t D = (size_t)j->a->head_dim, page = (size_t)ap_qkv_page_dim(j->a);
     if (norm)
         j->m->scale(x, w, j->m->rms(x, j->a->head_dim, j->a->eps), j->a->head_dim, out);
     else if (out != x)
         memmove(out, x, D * sizeof *out);
+    memset(out + D, 0, (page - D) * sizeof *out);
 }
 
 static void rotate(const job *j, float *x, int t)
@@ -42,7 +43,7 @@ static void rotate(const job *j, float *x, int t)
 static void query(const job *j, int t)
 {
     const ap_qkv_args *a = j->a;
-    size_t D = (size_t)a->head_dim;
+    size_t D = (size_t)ap_qkv_page_dim(a);
     for (int h = 0; h < a->n_head; h++) {
         float *out = a->q_out + ((size_t)t * (size_t)a->n_head + (size_t)h) * D;
         take(j, a->q + t * a->ldq + h * a->q_head_stride, a->q_norm, a->q_norm != NULL, out);
@@ -54,14 +55,14 @@ static void key_value(const job *j, const ap_seq *s, int t)
 {
     const ap_qkv_args *a = j->a;
     const int32_t *page = ap_kv_pages(&a->kv, s);
-    int D = a->head_dim, pos = s->pos + (t - s->begin), slot = pos % AP_PAGE;
+    int D = ap_qkv_page_dim(a), pos = s->pos + (t - s->begin), slot = pos % AP_PAGE;
     float x[AP_HEAD_MAX];
     for (int g = 0; g < a->n_kv_head; g++) {
         ap_kv_head at = ap_kv_head_at(&a->kv, page[pos / AP_PAGE], a->n_kv_head, D, g);
-        take(j, a->k + t * a->ldk + (int64_t)g * D, a->k_norm, a->k_norm != NULL, x);
+        take(j, a->k + t * a->ldk + (int64_t)g * a->head_dim, a->k_norm, a->k_norm != NULL, x);
         rotate(j, x, t);
         ap_kv_put_key(a->kv.type, &at, x, D, slot);
-        take(j, a->v + t * a->ldv + (int64_t)g * D, NULL, a->v_norm, x);
+        take(j, a->v + t * a->ldv + (int64_t)g * a->head_dim, NULL, a->v_norm, x);
         ap_kv_put_value(a->kv.type, &at, x, D, slot);
     }
 }

@@ -10,6 +10,7 @@ void ap_cpu_qkv(const ap_exec *ex, const ap_qkv_args *a);
 size_t ap_cpu_attn_scratch_bytes(const ap_exec *ex, int n_tok, int n_head, int n_kv_head,
                                  int head_dim);
 void ap_cpu_attn(const ap_exec *ex, const ap_attn_args *a);
+int ap_cpu_attn_fast_dim(const ap_exec *ex, int head_dim);
 void ap_cpu_attn_near(const ap_exec *ex, const ap_attn_near_args *a);
 void ap_cpu_conv(const ap_exec *ex, const ap_conv_args *a);
 size_t ap_cpu_delta_scratch_bytes(const ap_exec *ex, int n_tok, int n_k_head, int n_v_head,

@@ -179,7 +179,7 @@ static void test_bad(void **state)
         {"\n[\"\\udc00\"]", "line 2"},
         {"[\"\\ud83d\\ud83d\"]", "unpaired surrogate"},
         {"[\"\\udc00\\udc00\"]", "unpaired surrogate"},
-        {"\xEF\xBB\xBF{}", "invalid"},
+        {"\xEF\xBB\xBF{}", "byte order mark"},
         {"[\"\xC0\x80\"]", "not UTF-8"},
         {"[1,\n\"\xED\xA0\x80\"]", "line 2: not UTF-8"},
         {"[\"\xF4\x90\x80\x80\"]", "not UTF-8"},

@@ -292,7 +292,7 @@ static void test_broken_file(void **state)
     assert_int_equal(truncate(in("model.safetensors"), 2000), 0);
     open_fails(APUS_EFORMAT, "do not lie");
     text_write(in("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n");
-    open_fails(APUS_EFORMAT, "is it a safetensors file");
+    open_fails(APUS_EFORMAT, "is a pointer of Git LFS");
     text_write(in("model.safetensors"), "");
     open_fails(APUS_EFORMAT, "too few");
     unlink(in("model.safetensors"));

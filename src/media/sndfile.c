@@ -4,36 +4,30 @@
 
 #ifdef AP_HAVE_SNDFILE
 
-#include <dlfcn.h>
 #include <math.h>
-#include <pthread.h>
 #include <sndfile.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/library.h"
 #include "base/mem.h"
 
 enum { PIECE = 4096, MAX_CHANNELS = 8 }; /* samples of all channels that are unpacked at once */
 
 /* ---------------------------------------------------------------- the library */
 
-static struct {
+typedef struct library {
     SNDFILE *(*open_virtual)(SF_VIRTUAL_IO *io, int mode, SF_INFO *info, void *ctx);
     sf_count_t (*readf_float)(SNDFILE *f, float *out, sf_count_t frames);
     int (*close)(SNDFILE *f);
-    bool there;
-} lib;
+} library;
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void load(void)
+static bool load(library *lib)
 {
-    void *h = dlopen("libsndfile.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!h) return;
-    *(void **)&lib.open_virtual = dlsym(h, "sf_open_virtual");
-    *(void **)&lib.readf_float = dlsym(h, "sf_readf_float");
-    *(void **)&lib.close = dlsym(h, "sf_close");
-    lib.there = lib.open_virtual && lib.readf_float && lib.close;
+    ap_library *l = ap_library_load("libsndfile.so.1");
+    return l && !ap_library_function(l, "sf_open_virtual", &lib->open_virtual) &&
+           !ap_library_function(l, "sf_readf_float", &lib->readf_float) &&
+           !ap_library_function(l, "sf_close", &lib->close);
 }
 
 /* ---------------------------------------------------------------- a file in memory */
@@ -101,14 +95,14 @@ static apus_err add(ap_sound *out, size_t *cap, const float *sample, size_t n, i
 }
 
 /* What a header says of the length may be wrong or missing, so it counts for nothing but the end of a FLAC file. */
-static apus_err read_all(const ap_source *src, SNDFILE *f, const SF_INFO *info, ap_sound *out,
-                         apus_diag *diag)
+static apus_err read_all(const ap_source *src, const library *lib, SNDFILE *f, const SF_INFO *info,
+                         ap_sound *out, apus_diag *diag)
 {
     float piece[PIECE];
     size_t cap = 0, most = src->limits.samples / (size_t)info->channels;
     apus_err err = APUS_OK;
     for (;;) {
-        sf_count_t n = lib.readf_float(f, piece, PIECE / info->channels);
+        sf_count_t n = lib->readf_float(f, piece, PIECE / info->channels);
         if (n <= 0) break;
         if ((size_t)n > most - out->n)
             return ap_fail(diag, APUS_EUNSUPPORTED,
@@ -128,10 +122,10 @@ apus_err ap_sndfile_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
     SF_VIRTUAL_IO io = {get_size, seek, get, put, tell};
     SF_INFO info = {0};
     place p = {.src = src};
+    library lib;
     apus_err err;
     *out = (ap_sound){0};
-    pthread_once(&once, load);
-    if (!lib.there)
+    if (!load(&lib))
         return ap_fail(diag, APUS_EUNSUPPORTED,
                        "%s: sound other than WAV is read by libsndfile, which is not installed "
                        "(Debian: libsndfile1)",
@@ -147,7 +141,7 @@ apus_err ap_sndfile_decode(const ap_source *src, ap_sound *out, apus_diag *diag)
         err = ap_fail(diag, APUS_EFORMAT, "%s: a sound of %d channels and %d samples a second",
                       src->name, info.channels, info.samplerate);
     else
-        err = read_all(src, f, &info, out, diag);
+        err = read_all(src, &lib, f, &info, out, diag);
     lib.close(f);
     if (err) ap_sound_clear(out);
     out->rate = err ? 0 : info.samplerate;

@@ -288,14 +288,10 @@ static bool get_rest(fetch *f)
     uint64_t size = f->job->file->size;
     f->broken = f->parallel = false;
     bool ok = true;
-    while (ok && f->written < size) {
-        if (hub_web_must_stop(f->job->web))
-            ok = hub_stopped(
-                f->why, "%s: stopped at %.1f of %.1f MB of %s; the same command goes on",
-                f->job->repo, (double)f->written / 1e6, (double)size / 1e6, file_name(f));
-        else
-            ok = turn(f);
-    }
+    while (ok && f->written < size && !hub_web_must_stop(f->job->web)) ok = turn(f);
+    if (f->written < size && hub_web_must_stop(f->job->web)) /* which ends requests, too */
+        ok = hub_stopped(f->why, "%s: stopped at %.1f of %.1f MB of %s; the same command goes on",
+                         f->job->repo, (double)f->written / 1e6, (double)size / 1e6, file_name(f));
     drop_ranges(f);
     return ok;
 }

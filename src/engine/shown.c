@@ -185,10 +185,19 @@ static void sort(ap_span *span, int n)
         }
 }
 
+/* A list of media that a caller gives beside tokens. */
+static bool is_list(const apus_media *const *media, int n_media)
+{
+    if (!media || n_media < 1) return false;
+    for (int i = 0; i < n_media; i++)
+        if (!media[i]) return false;
+    return true;
+}
+
 apus_err apus_media_ids(const apus_model *m, int32_t *tok, int n, const apus_media *const *media,
                         int n_media, apus_diag *diag)
 {
-    if (!m || !tok || n < 1 || !media || n_media < 1)
+    if (!m || !tok || n < 1 || !is_list(media, n_media))
         return ap_fail(diag, APUS_EINVAL, "apus_media_ids: tokens and media are needed");
     size_t parts = (size_t)count_parts(media, n_media);
     ap_span *span = ap_calloc(parts, sizeof *span), *at = span;
@@ -206,7 +215,7 @@ apus_err apus_media_find(const apus_model *m, const int32_t *tok, int n,
                          const apus_media *const *media, int n_media, int *begin, int *end,
                          apus_diag *diag)
 {
-    if (!m || !tok || n < 1 || !media || n_media < 1 || !begin || !end)
+    if (!m || !tok || n < 1 || !is_list(media, n_media) || !begin || !end)
         return ap_fail(diag, APUS_EINVAL, "apus_media_find: tokens and media are needed");
     size_t parts = (size_t)count_parts(media, n_media);
     ap_span *span = ap_calloc(parts, sizeof *span), *at = span;

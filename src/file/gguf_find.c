@@ -117,8 +117,8 @@ static bool fits(const char *name, const char *which)
 
 bool apus_gguf_fits(const char *name, const char *which)
 {
-    const char *slash = strrchr(name, '/');
-    return is_model(slash ? slash + 1 : name) && fits(name, which);
+    const char *slash = name ? strrchr(name, '/') : NULL;
+    return name && is_model(slash ? slash + 1 : name) && fits(name, which);
 }
 
 static apus_err refuse(const found *f, const char *which, const char *name, apus_diag *diag)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The rules of the house (docs/architecture.md), checked: who may include whom, what only one folder
-may use, headers that compile alone, prefixed symbols, unique file names, a tidy root.
+may use, headers that compile alone, prefixed symbols, unique file names, a tidy root, public functions
+called with NULL.
 
     check_rules.py SOURCE_DIR CC BUILD_DIR
 """
@@ -115,6 +116,13 @@ for body, name in re.findall(r"typedef struct \w+ \{(.*?)\n\} (\w+);", header, f
     structs = "|".join(re.findall(r"typedef struct (\w+)", header))
     for field in re.findall(rf"^\s*(?:const )?(?:struct )?(?:{structs}) \w+.*;", body, flags=re.M):
         errors.append(f"apus.h: {name} holds a struct by value: {field.strip()}")
+
+# every public function is called with NULL
+public = "".join((root / "include/apus" / h).read_text(encoding="utf-8") for h in ("apus.h", "apus_unstable.h"))
+tried = code_only((root / "tests/unit/api/test_null.c").read_text(encoding="utf-8"))
+for name in re.findall(r"^APUS_API [^(;]*?(\w+)\(", public, flags=re.M):
+    if not re.search(rf"\b{name}\(", tried):
+        errors.append(f"tests/unit/api/test_null.c: {name} is not called with NULL")
 
 for lib in sorted(build.glob("src/*/libap_*.a")):
     out = subprocess.run(["nm", "-g", "--defined-only", str(lib)], capture_output=True, text=True).stdout

@@ -432,6 +432,40 @@ static void media(void **state)
     assert_int_equal(apus_media_type_of(NULL), APUS_MEDIA_PICTURE);
     assert_int_equal(apus_media_tokens(NULL), 0);
     assert_false(apus_media_part_at(NULL, 0, NULL));
+    assert_null(apus_media_rows(NULL, 0));
+    const apus_media *none[1] = {NULL};
+    int32_t tok[2] = {1, 2};
+    int begin, end;
+    REFUSED(apus_media_ids(NULL, tok, 2, none, 1, d));
+    REFUSED(apus_media_ids(model, NULL, 2, none, 1, d));
+    REFUSED(apus_media_ids(model, tok, 0, none, 1, d));
+    REFUSED(apus_media_ids(model, tok, 2, NULL, 1, d));
+    REFUSED(apus_media_ids(model, tok, 2, none, 1, d));
+    REFUSED(apus_media_find(NULL, tok, 2, none, 1, &begin, &end, d));
+    REFUSED(apus_media_find(model, NULL, 2, none, 1, &begin, &end, d));
+    REFUSED(apus_media_find(model, tok, 2, none, 0, &begin, &end, d));
+    REFUSED(apus_media_find(model, tok, 2, none, 1, &begin, &end, d));
+    REFUSED(apus_media_find(model, tok, 2, none, 1, NULL, &end, d));
+    REFUSED(apus_media_find(model, tok, 2, none, 1, &begin, NULL, d));
+    REFUSED(apus_media_encode(NULL, NULL, d));
+    REFUSED(apus_media_encode(engine, NULL, d));
+}
+
+static void constraints(void **state)
+{
+    (void)state;
+    apus_constraint c;
+    apus_constraint_default(NULL);
+    apus_constraint_default(&c);
+    REFUSED(apus_constraint_check(model, &c, d)); /* nothing is asked for */
+    c.json_object = true;
+    assert_int_equal(apus_constraint_check(model, &c, &diag), APUS_OK);
+    REFUSED(apus_constraint_check(NULL, &c, d));
+    REFUSED(apus_constraint_check(model, NULL, d));
+    c.grammar = "root ::= \"a\"";
+    REFUSED(apus_constraint_check(model, &c, d));
+    c.size = 1;
+    REFUSED(apus_constraint_check(model, &c, d));
 }
 
 static void stops(void **state)
@@ -472,6 +506,11 @@ static void files(void **state)
     apus_synth_settings_default(&s);
     REFUSED(apus_output_create(NULL, false, &o, d));
     REFUSED(apus_output_create("/nonexistent/x", false, NULL, d));
+    REFUSED(apus_output_apart(NULL, "/nonexistent/x", d));
+    REFUSED(apus_output_apart("/nonexistent/x", NULL, d));
+    assert_false(apus_gguf_fits(NULL, NULL));
+    assert_false(apus_gguf_fits(NULL, "Q4_K_M"));
+    assert_true(apus_gguf_fits("m-Q4_K_M.gguf", NULL));
     REFUSED(apus_output_put(NULL, 0, "a", 1, d));
     REFUSED(apus_output_finish(NULL, d));
     REFUSED(apus_quantize(NULL, "/nonexistent/x", &q, d));
@@ -559,11 +598,10 @@ static void requests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine),
-        cmocka_unit_test(models),     cmocka_unit_test(texts),
-        cmocka_unit_test(engines),    cmocka_unit_test(sessions),
-        cmocka_unit_test(generating), cmocka_unit_test(media),
-        cmocka_unit_test(stops),      cmocka_unit_test(files),
-        cmocka_unit_test(allocators), cmocka_unit_test(requests)};
+        cmocka_unit_test(names),      cmocka_unit_test(nothing_is_fine), cmocka_unit_test(models),
+        cmocka_unit_test(texts),      cmocka_unit_test(engines),         cmocka_unit_test(sessions),
+        cmocka_unit_test(generating), cmocka_unit_test(media),           cmocka_unit_test(stops),
+        cmocka_unit_test(files),      cmocka_unit_test(allocators),      cmocka_unit_test(requests),
+        cmocka_unit_test(constraints)};
     return cmocka_run_group_tests(tests, begin, end);
 }

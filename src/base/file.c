@@ -229,6 +229,14 @@ bool ap_path_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+apus_err ap_folder_list(const char *path, DIR **out, apus_diag *diag)
+{
+    *out = opendir(path);
+    if (*out || errno == ENOENT || errno == ENOTDIR || errno == EACCES) return APUS_OK;
+    if (errno == ENOMEM) return ap_fail_nomem(diag, strlen(path), "the names in a folder");
+    return fail_errno(diag, path, "cannot be listed", errno);
+}
+
 char *ap_path_join(const char *dir, const char *name)
 {
     size_t a = strlen(dir), b = strlen(name);

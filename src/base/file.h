@@ -2,6 +2,7 @@
 #ifndef AP_BASE_FILE_H
 #define AP_BASE_FILE_H
 
+#include <dirent.h>
 #include <stdbool.h>
 
 #include "base/err.h"
@@ -34,6 +35,9 @@ bool ap_path_exists(const char *path);
 apus_err ap_folder_make(const char *path, apus_diag *diag);
 void ap_file_remove(const char *path); /* or nothing */
 bool ap_path_is_dir(const char *path);
+/* Begin to list a folder; closedir(*out). *out is NULL where there is none, or none that may be listed. ENOMEM;
+ * EFILE: it is there, and something else is wrong. */
+apus_err ap_folder_list(const char *path, DIR **out, apus_diag *diag);
 /* Do both exist and lead to the same file or folder? */
 bool ap_path_same(const char *a, const char *b);
 /* dir + "/" + name; ap_free it; NULL when memory is out. */

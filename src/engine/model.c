@@ -278,8 +278,10 @@ static apus_err open_folder(apus_model *m, apus_load load, apus_diag *diag)
 {
     apus_err err = ap_config_read(m->dir, &m->config, &m->notes, diag);
     if (!err) m->syntax = ap_chat_syntax_named(ap_family_of(m->config.arch)->answers);
-    m->no_weights = !err && load == APUS_LOAD_INFO && !ap_weights_present(m->dir);
-    if (m->no_weights)
+    bool weights = true;
+    if (!err && load == APUS_LOAD_INFO) err = ap_weights_present(m->dir, &weights, diag);
+    m->no_weights = !weights;
+    if (!err && m->no_weights)
         err = ap_weights_imagine(m->dir, &m->config, &m->weights, diag);
     else if (!err && load != APUS_LOAD_TEXT)
         err = open_folder_weights(m, diag);

@@ -1,7 +1,6 @@
 #include "file/gguf_find.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,27 +61,28 @@ static bool keep(found *f, const char *sub, const char *name)
     return s != NULL;
 }
 
-/* false: out of memory. A folder that cannot be opened holds nothing. */
-static bool list(const char *dir, const char *sub, found *f)
+/* A folder that may not be listed holds nothing. */
+static apus_err list(const char *dir, const char *sub, found *f, apus_diag *diag)
 {
+    DIR *d = NULL;
+    bool room = true;
     char *path = *sub ? ap_path_join(dir, sub) : ap_strdup(dir);
-    if (!path) return false;
-    bool ok = true;
-    DIR *d = opendir(path);
-    for (struct dirent *e; ok && d && (e = readdir(d));) {
+    apus_err err = path ? ap_folder_list(path, &d, diag) : APUS_OK;
+    for (struct dirent *e; room && !err && d && (e = readdir(d));) {
         if (e->d_name[0] == '.') continue;
         char *full = ap_path_join(path, e->d_name);
         if (!full)
-            ok = false;
+            room = false;
         else if (is_model(e->d_name) && ap_path_exists(full) && !ap_path_is_dir(full))
-            ok = keep(f, sub, e->d_name);
+            room = keep(f, sub, e->d_name);
         else if (!*sub && ap_path_is_dir(full))
-            ok = list(dir, e->d_name, f);
+            err = list(dir, e->d_name, f, diag);
         ap_free(full);
     }
     if (d) closedir(d);
+    if (!path || !room) err = ap_fail_nomem(diag, strlen(dir), "a list of files");
     ap_free(path);
-    return ok;
+    return err;
 }
 
 static int by_text(const void *a, const void *b)
@@ -152,11 +152,11 @@ apus_err ap_gguf_find_in(const char *dir, const char *which, const char *name, c
     found f = {0};
     const char *hit = NULL;
     size_t n = 0;
-    apus_err err = APUS_OK;
     *path = NULL;
-    if (!list(dir, "", &f)) {
+    apus_err err = list(dir, "", &f, diag);
+    if (err) {
         free_found(&f);
-        return ap_fail_nomem(diag, strlen(dir), "a list of files");
+        return err;
     }
     if (f.n) qsort(f.name, f.n, sizeof *f.name, by_text);
     for (size_t i = 0; i < f.n; i++)

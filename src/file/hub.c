@@ -122,13 +122,13 @@ static bool has_config(const char *dir, bool *out)
 static apus_err resolve_folder(const char *folder, const char *which, const char *name, char **dir,
                                apus_diag *diag)
 {
-    bool config = false;
+    bool config = false, weights = false;
     char *file = NULL;
     if (!has_config(folder, &config)) return ap_fail_nomem(diag, strlen(folder), "a path");
-    if (which || !config || !ap_weights_present(folder)) {
-        apus_err err = ap_gguf_find_in(folder, which, name, &file, diag);
-        if (err) return err;
-    }
+    apus_err err = ap_weights_present(folder, &weights, diag);
+    if (!err && (which || !config || !weights))
+        err = ap_gguf_find_in(folder, which, name, &file, diag);
+    if (err) return err;
     *dir = file ? file : ap_strdup(folder);
     return *dir ? APUS_OK : ap_fail_nomem(diag, strlen(folder), "the model's path");
 }

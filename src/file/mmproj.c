@@ -1,6 +1,5 @@
 #include "file/mmproj.h"
 
-#include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -332,15 +331,17 @@ static void note(listing *l, char **slot, int *n, const char *name)
     if (!*slot) l->failed = true;
 }
 
-static void list(const char *folder, const char *model, listing *l)
+static apus_err list(const char *folder, const char *model, listing *l, apus_diag *diag)
 {
-    DIR *d = opendir(folder);
+    DIR *d;
+    apus_err err = ap_folder_list(folder, &d, diag);
     for (struct dirent *e; d && (e = readdir(d));) {
         if (!is_mmproj(e->d_name)) continue;
         note(l, &l->all, &l->n_all, e->d_name);
         if (is_called_after(e->d_name, model)) note(l, &l->called, &l->n_called, e->d_name);
     }
     if (d) closedir(d);
+    return err;
 }
 
 apus_err ap_mmproj_find(const char *model, char **out, apus_diag *diag)
@@ -350,13 +351,13 @@ apus_err ap_mmproj_find(const char *model, char **out, apus_diag *diag)
     listing l = {0};
     apus_err err = APUS_OK;
     *out = NULL;
-    if (folder) list(folder, base, &l);
+    if (folder) err = list(folder, base, &l, diag);
     const char *name = l.n_called == 1 ? l.called : l.n_all == 1 ? l.all : NULL;
     if (!folder || l.failed)
         err = ap_fail_nomem(diag, strlen(model), "a path");
-    else if (name && !(*out = ap_path_join(folder, name)))
+    else if (!err && name && !(*out = ap_path_join(folder, name)))
         err = ap_fail_nomem(diag, strlen(model), "a path");
-    else if (!name && l.n_all)
+    else if (!err && !name && l.n_all)
         err = ap_fail(diag, APUS_EUNSUPPORTED,
                       "%s: %d mmproj files are beside it, such as %s: name one with --mmproj "
                       "(apus_model_settings.mmproj)",

@@ -176,7 +176,8 @@ void ap_weights_drop_all(const ap_weights *w)
 const char *ap_weights_file(const ap_weights *w, const char *name)
 {
     const struct item *i = find(w, name);
-    return i ? w->shard[i->shard].path : w->dir;
+    if (i) return w->shard[i->shard].path;
+    return w->n_shards == 1 ? w->shard[0].path : w->dir;
 }
 
 const char *ap_weights_text_prefix(const ap_weights *w)
@@ -204,8 +205,8 @@ apus_err ap_weights_need(const ap_weights *w, const char *name, bool optional, i
         memset(out, 0, sizeof *out);
         return APUS_OK;
     }
-    if (!t) return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", w->dir, name);
     const char *file = ap_weights_file(w, name);
+    if (!t) return ap_fail(diag, APUS_EFORMAT, "%s: tensor \"%s\" is missing", file, name);
     if (!ap_dtype_is_weight(t->dtype))
         return ap_fail(
             diag, APUS_EUNSUPPORTED,

@@ -32,8 +32,9 @@ apus_err ap_weights_check(const ap_weights *w, const ap_tensor_table *table, apu
  * (NAME-00001-of-000NN.gguf). Tensors appear under their Hugging Face names (gguf_hf.h). */
 apus_err ap_weights_open_gguf(const char *path, ap_weights **out, apus_diag *diag);
 
-/* Does the folder hold any *.safetensors? */
-bool ap_weights_present(const char *dir);
+/* Does the folder hold any *.safetensors? One that may not be listed may: opening them says what is wrong. ENOMEM;
+ * EFILE. */
+apus_err ap_weights_present(const char *dir, bool *present, apus_diag *diag);
 
 /* The tensors that a model of this configuration has (model_tensors.h), as bf16 without any data: for
  * counting and measuring. Their names begin with "model.". dir: for sentences. ENOMEM. */
@@ -80,7 +81,7 @@ const ap_tensor *ap_weights_find(const ap_weights *w, const char *name);
 size_t ap_weights_count(const ap_weights *w);
 const ap_tensor *ap_weights_at(const ap_weights *w, size_t i, const char **name);
 
-/* Path of the file that holds a tensor (of the folder if there is none), for error sentences. */
+/* Path of the file that holds a tensor, for error sentences; if none does, of the only file, or of the folder. */
 const char *ap_weights_file(const ap_weights *w, const char *name);
 
 /* The prefix before "embed_tokens.weight" of the text model, such as "model.language_model.";

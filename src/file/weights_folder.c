@@ -1,7 +1,5 @@
 /* weights_folder.c - the safetensors files of a folder: one, shards with an index (weights_index.c), or files
  * that their names tell to belong together. */
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,9 +49,10 @@ static bool is_usual(const char *name)
 
 static apus_err add_matching(ap_weights *w, bool usual, apus_diag *diag)
 {
-    DIR *d = opendir(w->dir);
+    DIR *d;
+    apus_err err = ap_folder_list(w->dir, &d, diag);
+    if (err) return err;
     if (!d) return ap_fail(diag, APUS_EFILE, "%s: cannot be opened as a folder", w->dir);
-    apus_err err = APUS_OK;
     for (struct dirent *e; !err && (e = readdir(d));) {
         if (e->d_name[0] == '.' || !ap_ends_with(e->d_name, ".safetensors")) continue;
         if (usual && !is_usual(e->d_name)) continue;
@@ -124,9 +123,9 @@ static bool has_shard(const ap_weights *w, const char *name)
 /* "mtp.safetensors", "model_mtp.safetensors" and the like stand beside the files that the index names. */
 static apus_err add_head(ap_weights *w, apus_diag *diag)
 {
-    DIR *d = opendir(w->dir);
-    apus_err err = APUS_OK;
-    if (!d) return APUS_OK;
+    DIR *d;
+    apus_err err = ap_folder_list(w->dir, &d, diag);
+    if (!d) return err;
     for (struct dirent *e; !err && (e = readdir(d));) {
         if (e->d_name[0] == '.' || !ap_ends_with(e->d_name, ".safetensors") ||
             !strstr(e->d_name, "mtp") || has_shard(w, e->d_name))
@@ -224,14 +223,13 @@ done:
     return err;
 }
 
-bool ap_weights_present(const char *dir)
+apus_err ap_weights_present(const char *dir, bool *present, apus_diag *diag)
 {
-    bool found = false;
-    DIR *d = opendir(dir);
-    /* A folder that cannot be read may hold some: opening them says what is wrong. */
-    if (!d) return errno != ENOENT && errno != ENOTDIR;
-    for (struct dirent *e; !found && (e = readdir(d));)
-        found = e->d_name[0] != '.' && ap_ends_with(e->d_name, ".safetensors");
-    closedir(d);
-    return found;
+    DIR *d;
+    apus_err err = ap_folder_list(dir, &d, diag);
+    *present = !d && ap_path_is_dir(dir);
+    for (struct dirent *e; d && !*present && (e = readdir(d));)
+        *present = e->d_name[0] != '.' && ap_ends_with(e->d_name, ".safetensors");
+    if (d) closedir(d);
+    return err;
 }

@@ -16,6 +16,8 @@ from pathlib import Path
 
 APUS, ROOT, SHIM = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 GOLDEN = ROOT / "tests/golden/data/q35moe_fused"
+CONFIG = ROOT / "models/configs/gemma-4-E2B-it"  # without weights
+PICTURE = ROOT / "tests/media/data/alpha.png"
 GGUF = ROOT / "tests/golden_quant/data/g4e_gguf_mixed/model.gguf"
 MOE = ROOT / "tests/golden_quant/data/q35moe_gguf_split/model-00001-of-00003.gguf"
 MLX = ROOT / "tests/golden_quant/data/q35moe_mlx_mixed"
@@ -41,7 +43,7 @@ class Memory(unittest.TestCase):
 
     def apus(self, args, stdin, **env):
         env = dict(os.environ, LD_PRELOAD=SHIM, HOME=str(self.dir), **env)
-        threads = [] if args[0] in ("tokenize", "render") else ["-t", "1"]
+        threads = [] if args[0] in ("tokenize", "render", "patches") else ["-t", "1"]
         return subprocess.run([APUS, *map(str, args), *threads], input=stdin.encode(), capture_output=True,
                               env=env, timeout=120)
 
@@ -107,6 +109,9 @@ class Memory(unittest.TestCase):
 
     def test_info(self):
         self.torture("info", MLX, "--json", "--check")
+
+    def test_patches(self):
+        self.torture("patches", CONFIG, PICTURE, "-o", self.out / "p")
 
     def test_tokenize(self):
         self.torture("tokenize", TINY, "Hello, world")

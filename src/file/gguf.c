@@ -167,10 +167,13 @@ static apus_err place_tensors(reader *r)
     uint64_t alignment = DEFAULT_ALIGNMENT;
     const ap_gguf_value *v = ap_gguf_find(g, "general.alignment");
     int64_t a = 0;
-    if (v && (!ap_gguf_int(v, 0, &a) || a <= 0 || a > MAX_ALIGNMENT || (a & (a - 1))))
+    if (v && !ap_gguf_int(v, 0, &a))
+        return ap_fail(r->diag, APUS_EFORMAT, "%s: general.alignment is not a whole number",
+                       g->name);
+    if (v && (a <= 0 || a > MAX_ALIGNMENT || (a & (a - 1))))
         return ap_fail(r->diag, APUS_EFORMAT,
-                       "%s: general.alignment is %lld, expected a power of two", g->name,
-                       (long long)a);
+                       "%s: general.alignment is %lld, expected a power of two up to %d", g->name,
+                       (long long)a, MAX_ALIGNMENT);
     if (v) alignment = (uint64_t)a;
     uint64_t header = (uint64_t)(r->at - r->base), total = (uint64_t)(r->end - r->base);
     uint64_t start = (header + alignment - 1) / alignment * alignment;

@@ -39,6 +39,11 @@ static apus_err open_part(ap_weights *w, const char *name, int i, int count, apu
                        "under its own name "
                        "NAME-00001-of-%05lld.gguf",
                        s->path, (long long)no + 1, (long long)of, (long long)of);
+    if (!v_no && !v_of)
+        return ap_fail(diag, APUS_EFORMAT,
+                       "%s: is a whole model (there is no split.no), expected part %d of %d by its "
+                       "name",
+                       s->path, i + 1, count);
     return ap_fail(
         diag, APUS_EFORMAT,
         "%s: split.no and split.count say part %lld of %lld, expected part %d of %d by its name",

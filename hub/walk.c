@@ -1,9 +1,23 @@
 #include "walk.h"
 
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <yajl/yajl_parse.h>
 
 enum { MAX_DEPTH = 32, MAX_PATH_BYTES = 500 };
+
+/* What the parser holds: it does not look whether it was given memory, so it is left without it, and what it held
+ * is freed here. */
+typedef struct ring {
+    struct ring *prev, *next;
+} ring;
+
+typedef struct held {
+    ring link;
+    max_align_t data[];
+} held;
 
 typedef struct walk {
     hub_json_fn fn;
@@ -15,7 +29,43 @@ typedef struct walk {
     bool array[MAX_DEPTH + 1];
     int depth; /* open containers */
     bool failed;
+    ring all; /* the parser's */
+    jmp_buf out_of_memory;
 } walk;
+
+/* ---------------------------------------------------------------- memory of the parser */
+
+static held *held_of(void *p)
+{
+    return (held *)((char *)p - offsetof(held, data));
+}
+
+static void y_free(void *ctx, void *p)
+{
+    (void)ctx;
+    if (!p) return;
+    held *h = held_of(p);
+    h->link.prev->next = h->link.next;
+    h->link.next->prev = h->link.prev;
+    free(h);
+}
+
+static void *y_realloc(void *ctx, void *p, size_t n)
+{
+    walk *w = ctx;
+    held *h = realloc(p ? held_of(p) : NULL, sizeof *h + n);
+    if (!h) longjmp(w->out_of_memory, 1);
+    if (!p) h->link = (ring){&w->all, w->all.next};
+    h->link.prev->next = h->link.next->prev = &h->link;
+    return h->data;
+}
+
+static void *y_malloc(void *ctx, size_t n)
+{
+    return y_realloc(ctx, NULL, n);
+}
+
+/* ---------------------------------------------------------------- what comes */
 
 static void append(walk *w, size_t at, const char *s, size_t n)
 {
@@ -102,8 +152,7 @@ static int on_null(void *ctx)
     return tell(ctx, HUB_JSON_OTHER, "null", 4);
 }
 
-bool hub_json_walk(const char *text, size_t len, const char *name, hub_json_fn fn, void *ctx,
-                   apus_diag *why)
+static bool parse(walk *w, const char *text, size_t len)
 {
     static const yajl_callbacks callbacks = {.yajl_null = on_null,
                                              .yajl_boolean = on_bool,
@@ -114,14 +163,23 @@ bool hub_json_walk(const char *text, size_t len, const char *name, hub_json_fn f
                                              .yajl_end_map = on_end_map,
                                              .yajl_start_array = on_array,
                                              .yajl_end_array = on_end_array};
-    walk w = {.fn = fn, .ctx = ctx, .why = why, .name = name};
-    yajl_handle h = yajl_alloc(&callbacks, NULL, &w);
-    if (!h) return hub_no_memory(why);
+    yajl_alloc_funcs mem = {y_malloc, y_realloc, y_free, w};
+    if (setjmp(w->out_of_memory)) return hub_no_memory(w->why);
+    yajl_handle h = yajl_alloc(&callbacks, &mem, w);
     yajl_status s = yajl_parse(h, (const unsigned char *)text, len);
     if (s == yajl_status_ok) s = yajl_complete_parse(h);
-    yajl_free(h);
-    if (w.failed) return false;
-    return s == yajl_status_ok || hub_fail(why, "%s: not JSON", name);
+    if (w->failed) return false;
+    return s == yajl_status_ok || hub_fail(w->why, "%s: not JSON", w->name);
+}
+
+bool hub_json_walk(const char *text, size_t len, const char *name, hub_json_fn fn, void *ctx,
+                   apus_diag *why)
+{
+    walk w = {.fn = fn, .ctx = ctx, .why = why, .name = name};
+    w.all.prev = w.all.next = &w.all;
+    bool ok = parse(&w, text, len);
+    while (w.all.next != &w.all) y_free(&w, ((held *)w.all.next)->data);
+    return ok;
 }
 
 bool hub_json_copy(const hub_json *v, char *out, size_t cap)

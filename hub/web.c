@@ -28,22 +28,22 @@ static void free_origin(origin *o)
 }
 
 /* Free it in any case. */
-static bool get_origin(const char *url, origin *o)
+static CURLUcode get_origin(const char *url, origin *o)
 {
     CURLU *u = curl_url();
     *o = (origin){0};
-    bool ok = u && !curl_url_set(u, CURLUPART_URL, url, 0) &&
-              !curl_url_get(u, CURLUPART_SCHEME, &o->scheme, 0) &&
-              !curl_url_get(u, CURLUPART_HOST, &o->host, 0) &&
-              !curl_url_get(u, CURLUPART_PORT, &o->port, CURLU_DEFAULT_PORT);
+    CURLUcode c = u ? curl_url_set(u, CURLUPART_URL, url, 0) : CURLUE_OUT_OF_MEMORY;
+    if (!c) c = curl_url_get(u, CURLUPART_SCHEME, &o->scheme, 0);
+    if (!c) c = curl_url_get(u, CURLUPART_HOST, &o->host, 0);
+    if (!c) c = curl_url_get(u, CURLUPART_PORT, &o->port, CURLU_DEFAULT_PORT);
     curl_url_cleanup(u);
-    return ok;
+    return c;
 }
 
 static bool same_origin(const char *a, const char *b)
 {
     origin x, y;
-    bool ok = get_origin(a, &x), too = get_origin(b, &y);
+    bool ok = !get_origin(a, &x), too = !get_origin(b, &y);
     bool same = ok && too && !strcmp(x.scheme, y.scheme) && !strcasecmp(x.host, y.host) &&
                 !strcmp(x.port, y.port);
     free_origin(&x);
@@ -77,15 +77,15 @@ hub_web *hub_web_open(const hub_web_settings *s, apus_diag *why)
 {
     char header[600];
     origin o;
-    bool good =
-        get_origin(s->endpoint, &o) && (!strcmp(o.scheme, "http") || !strcmp(o.scheme, "https"));
+    CURLUcode c = get_origin(s->endpoint, &o);
+    bool good = !c && (!strcmp(o.scheme, "http") || !strcmp(o.scheme, "https"));
     free_origin(&o);
-    if (!good) {
+    if (!good && c != CURLUE_OUT_OF_MEMORY) {
         hub_fail(why, "HF_ENDPOINT %.200s: expected an address such as https://huggingface.co",
                  s->endpoint);
         return NULL;
     }
-    hub_web *w = calloc(1, sizeof *w);
+    hub_web *w = good ? calloc(1, sizeof *w) : NULL;
     if (w && !curl_global_init(CURL_GLOBAL_DEFAULT)) {
         w->set = s;
         w->multi = curl_multi_init();

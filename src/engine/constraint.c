@@ -182,8 +182,8 @@ static apus_err look_at_prompt(ap_constraint *c, const int32_t *tok, int n, apus
     if (!err)
         err =
             ap_chat_parser_create(m->syntax, text, len, NULL, on_part, &c->thinking, &parser, diag);
-    if (!err) err = ap_chat_parser_push(parser, "x", 1);
-    if (!err) err = ap_chat_parser_finish(parser);
+    if (!err && (ap_chat_parser_push(parser, "x", 1) || ap_chat_parser_finish(parser)))
+        err = ap_fail_nomem(diag, len, "the end of the prompt");
     c->may_think = !err && !c->thinking && !ends_thought(text, len);
     ap_chat_parser_free(parser);
     ap_free(text);

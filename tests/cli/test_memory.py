@@ -42,8 +42,8 @@ class Memory(unittest.TestCase):
         shutil.rmtree(self.dir)
 
     def apus(self, args, stdin, **env):
-        env = dict(os.environ, LD_PRELOAD=SHIM, HOME=str(self.dir), **env)
-        threads = [] if args[0] in ("tokenize", "render", "patches") else ["-t", "1"]
+        env = dict(os.environ, LD_PRELOAD=SHIM, HOME=str(self.dir), HF_HOME=str(self.dir / "hf"), **env)
+        threads = [] if args[0] in ("tokenize", "render", "patches", "list") else ["-t", "1"]
         return subprocess.run([APUS, *map(str, args), *threads], input=stdin.encode(), capture_output=True,
                               env=env, timeout=120)
 
@@ -51,12 +51,15 @@ class Memory(unittest.TestCase):
         for p in self.out.iterdir():
             shutil.rmtree(p) if p.is_dir() else p.unlink()
 
-    def torture(self, *args, stdin=""):
+    def torture(self, *args, stdin="", last=None):
+        """last: only so many of the last places, where those before are in other tests too."""
         good = self.apus(args, stdin, FAIL_MALLOC_LIST=str(self.list))
         self.assertEqual(good.returncode, 0, good.stderr)
         numbers = [int(n) for n in self.list.read_text().split()]
         self.assertGreater(len(numbers), 10)
-        if MOST:
+        if MOST and last:
+            numbers = numbers[-last:]
+        elif MOST:
             numbers = numbers[::max(1, len(numbers) // MOST)]
         failed = 0
         for n in numbers:
@@ -100,6 +103,15 @@ class Memory(unittest.TestCase):
         args += ["--memory", high + 8192]
         self.assertRegex(self.apus(args, "").stderr, rb"for \d of \d+ experts")
         self.torture(*args)
+
+    def test_run_with_a_grammar(self):
+        (self.dir / "g").write_text('root ::= "a" [b-f]* ("x" | "y")')
+        self.torture("run", TINY, "-p", "Hello", "-n", "4", "--grammar", self.dir / "g", last=60)
+
+    def test_list(self):
+        snapshot = self.dir / "hf/hub/models--acme--tiny/snapshots" / ("0" * 40)
+        shutil.copytree(TINY, snapshot)
+        self.torture("list", "--json", last=36)
 
     def test_repack(self):
         self.torture("repack", MOE, self.out / "experts")

@@ -409,7 +409,7 @@ APUS_API void apus_media_settings_default(apus_media_settings *s);
 /* Read a file and prepare it as the reference's processor does.
  *   m     opened in any way; may be closed before the media
  *   path  JPEG, PNG, WebP or GIF; one with several frames is a video, and so is a folder of pictures, in the
- *         order of their names; WAV, FLAC, MP3, Ogg, AIFF: sound; or a .safetensors file with what the reference's processor has made of
+ *         order of their names; WAV, FLAC, AIFF: sound; or a .safetensors file with what the reference's processor has made of
  *         one picture, video or sound: pixel_values and image_grid_thw or image_position_ids, pixel_values_videos
  *         and video_grid_thw or video_position_ids, or input_features and input_features_mask
  *   s     NULL = defaults

@@ -1,4 +1,4 @@
-/* FLAC, MP3, Ogg (Vorbis, Opus) and AIFF, by libsndfile, which is loaded when it is needed: with it come six libraries
+/* FLAC and AIFF, by libsndfile, which is loaded when it is needed: with it come six libraries
  * more, and Debian has no archive of it for programs that are linked statically. */
 #include "media/sound_formats.h"
 

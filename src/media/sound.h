@@ -18,7 +18,7 @@ typedef struct ap_sound {
 /* Does it begin like a file with sound? */
 bool ap_sound_is(const ap_source *src);
 
-/* A WAV file of 8, 16, 24 or 32-bit integers or 32 or 64-bit floats, or, by libsndfile, FLAC, MP3, Ogg or AIFF;
+/* A WAV file of 8, 16, 24 or 32-bit integers or 32 or 64-bit floats, or, by libsndfile, FLAC or AIFF;
  * channels are averaged.
  *   out  ap_sound_clear it
  * EFORMAT: no sound, damaged or cut short; EUNSUPPORTED: another encoding, or beyond src->limits; ENOMEM. */

@@ -142,7 +142,6 @@ def make_sounds():
     for name, kind in (("sound.flac", "PCM_16"), ("sound.aiff", "PCM_16"), ("sound.mp3", None), ("sound.ogg", "VORBIS")):
         soundfile.write(DATA / name, x[:2000], 16000, subtype=kind)
     soundfile.write(DATA / "stereo.flac", np.stack([x, 0.5 * x], -1), 48000, subtype="PCM_24")
-    soundfile.write(DATA / "sound.opus", x, 48000, format="OGG", subtype="OPUS")
 
 
 def make_damaged():

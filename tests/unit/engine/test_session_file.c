@@ -221,7 +221,7 @@ static void too_many_snapshots_are_refused(void **state)
     pair_feed(&p, TOKENS, &rng);
     assert_int_equal(p.s->recur.n_snap, AP_SNAPSHOTS);
     size_t state_bytes = p.s->recur.n_float * sizeof(float), n;
-    size_t at = 96 + 4 * (TOKENS + (size_t)p.s->kv[AP_KV_FULL].held); /* of the positions */
+    size_t at = 104 + 4 * (TOKENS + (size_t)p.s->kv[AP_KV_FULL].held); /* of the positions */
     assert_ok(apus_session_save(p.s, path, &diag));
     pair_close(&p);
     unsigned char *file = slurp(&n);
@@ -244,6 +244,46 @@ static void too_many_snapshots_are_refused(void **state)
     expect_damaged(e);
     assert_non_null(strstr(diag.text, "snapshots: expected 0 to 4, found 5"));
     free(copy);
+    free(file);
+    apus_engine_free(e);
+    fake_model_free(m);
+}
+
+/* Positions of snapshots that are not ascending ends of pages within the tokens; all else is right. */
+static void misplaced_snapshots_are_refused(void **state)
+{
+    (void)state;
+    static const int32_t places[][2] = {{0, 128}, {64, 64}, {128, 64}, {64, 192}, {64, 127}};
+    apus_model *m = fake_model(true, 40, true);
+    apus_engine *e = help_engine(m, 300, 64, 1);
+    apus_session *s = NULL;
+    pair p;
+    ap_rng rng;
+    ap_rng_seed(&rng, 3);
+    pair_open(&p, e);
+    pair_feed(&p, 130, &rng);
+    assert_int_equal(p.s->recur.n_snap, 2);
+    assert_ok(apus_session_save(p.s, path, &diag));
+    pair_close(&p);
+    size_t n;
+    unsigned char *file = slurp(&n);
+    int32_t pages[2], was[2];
+    memcpy(pages, file + 64, sizeof pages);
+    unsigned char *at = file + 104 + 4 * (130 + pages[0] + pages[1]);
+    memcpy(was, at, sizeof was);
+    assert_true(was[0] == 64 && was[1] == 128);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        memcpy(at, places[i], sizeof was);
+        sign(file, n);
+        spew(file, n);
+        expect_damaged(e);
+        assert_non_null(strstr(diag.text, "snapshot"));
+    }
+    memcpy(at, was, sizeof was);
+    sign(file, n);
+    spew(file, n);
+    assert_ok(apus_session_load(e, path, &s, &diag));
+    apus_session_free(s);
     free(file);
     apus_engine_free(e);
     fake_model_free(m);
@@ -430,6 +470,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(forms_of_what_is_not_there_are_equal),
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(too_many_snapshots_are_refused),
+        cmocka_unit_test(misplaced_snapshots_are_refused),
         cmocka_unit_test(failed_saves_leave_nothing),
         cmocka_unit_test(memory_is_the_same_as_a_file),
     };

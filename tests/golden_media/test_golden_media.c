@@ -283,7 +283,8 @@ static double far_off(const gold *g, int i, const apus_media *x)
     float *want = gold_copy(t);
     size_t n = (size_t)ap_tensor_count(t);
     double top = 0;
-    for (size_t j = 0; j < n; j++) top = fmax(top, fabs((double)want[j]));
+    for (size_t j = 0; j < n; j++)
+        if (fabs((double)want[j]) > top) top = fabs((double)want[j]);
     double delta = off_by(x, want, (size_t)t->shape[1]) / top;
     free(want);
     return delta;

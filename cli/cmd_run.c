@@ -57,8 +57,7 @@ static const opt run_table[] = {
     {"image", 'i', OPT_LIST, &from.pictures, &from.seen, 0, 0, "FILE",
      "a picture or video to ask about, or a folder of its frames; may be given several times"},
     {"audio", 0, OPT_LIST, &from.pictures, &from.heard, 0, 0, "FILE",
-     "a sound to ask about: WAV, FLAC or AIFF; may be given several times, and among "
-     "pictures"},
+     "a sound to ask about: WAV, FLAC or AIFF; may be given several times, and among pictures"},
     {"image-tokens", 0, OPT_INT, &from.image_tokens, NULL, 1, 1 << 20, "N",
      "at most this many tokens for a picture; Gemma: 70, 140, 280, 560 or 1120"},
     {"max-tokens", 'n', OPT_INT, &o.max_tokens, NULL, -1, INT_MAX, "N",

@@ -74,8 +74,7 @@ static const opt serve_table[] = {
      "most tokens of a picture, where a request does not say (default: as the model's processor)"},
     {"allow-media-from", 0, OPT_LIST, &o.media_hosts, NULL, 0, 0, "HOST",
      "fetch pictures that requests name by a URL of this host; *.HOST = all below it, * = all of "
-     "the "
-     "public internet; never from private networks"},
+     "the public internet; never from private networks"},
     {"text-only", 0, OPT_FLAG, &o.set.text_only, NULL, 0, 0, NULL,
      "leave the vision tower of a model on the disk, and refuse pictures"},
     {"max-connections", 0, OPT_INT, &o.set.max_connections, NULL, 1, 100000, "N", "(default 512)"},

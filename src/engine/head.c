@@ -49,11 +49,9 @@ static int go_on(const int *n_guess, int n, int depth)
 apus_err ap_head_draft(apus_engine *e, apus_session *const *session, int *n_guess, int n,
                        apus_diag *diag)
 {
-    for (int i = 0; i < n; i++) {
-        bool there = take_pages(session[i], n_guess[i]);
-        if (!there || (i && n_guess[i] > n_guess[i - 1])) n_guess[i] = 0;
-        for (int k = i; !there && k < n; k++) n_guess[k] = 0;
-    }
+    int ready = 0;
+    while (ready < n && take_pages(session[ready], n_guess[ready])) ready++;
+    for (int i = ready; i < n; i++) n_guess[i] = 0;
     for (int depth = 0; (n = go_on(n_guess, n, depth)); depth++) {
         fill(e, session, n, depth);
         ap_step st = ap_step_of_rows(e);

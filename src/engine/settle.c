@@ -31,12 +31,9 @@ static void replay(apus_engine *e, apus_session *const *session, int n)
         e->rows.seq[at++] = (ap_seq){.n_tok = part_of(s), .state = s->recur.live, .keep = s->kept};
     }
     ap_rows_put(&e->rows);
-    ap_step st = {.batch = &e->rows.batch,
-                  .shape = &e->size.shape,
-                  .recur = (float *)(void *)e->states.base,
-                  .recur_block_floats = e->size.recur_block_bytes / sizeof(float),
-                  .kept = e->kept,
-                  .kept_rows = (size_t)e->size.kept_rows};
+    ap_step st = ap_step_of_rows(e);
+    st.kept = e->kept;
+    st.kept_rows = (size_t)e->size.kept_rows;
     ap_model_commit(e->model->impl, &e->exec, &st);
 }
 

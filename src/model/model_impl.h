@@ -173,6 +173,8 @@ void ap_qwen3_bind_layer(ap_bind *b, ap_model_impl *m, int l, float norm_add);
 /* w->x += Attn(norm(w->x)); keys before position `first` are not there. */
 void ap_qwen3_attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                         int l, int first);
+/* Its keys and values of norm(w->x) alone. */
+void ap_qwen3_store(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w, int l);
 /* w->x += FFN(norm(w->x)) */
 apus_err ap_qwen3_feed_forward(const ap_model_impl *m, const ap_exec *ex, const ap_step *s,
                                ap_work *w, int l, apus_diag *diag);

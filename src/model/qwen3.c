@@ -177,16 +177,57 @@ void ap_qwen3_bind(ap_bind *b, ap_model_impl *m)
     if (m->draft && !b->err) ap_draft_head_bind(b, m);
 }
 
+/* Heads of w->q (each with its gate behind it), w->k and w->v of layer l: queries to w->qr, the others to the pages. */
+static ap_qkv_args heads_of(const ap_model_impl *m, const ap_step *s, const ap_work *w, int l)
+{
+    const ap_config *c = m->c;
+    const ap_attn_weights *a = &m->layer[l].attn;
+    int D = c->layer[l].head_dim, G = c->layer[l].n_kv_head, gate = is_gated(c) ? D : 0;
+    return (ap_qkv_args){.q = w->q,
+                         .k = w->k,
+                         .v = w->v,
+                         .ldq = (int64_t)c->n_head * (D + gate),
+                         .q_head_stride = D + gate,
+                         .ldk = (int64_t)G * D,
+                         .ldv = (int64_t)G * D,
+                         .q_norm = a->q_norm,
+                         .k_norm = a->k_norm,
+                         .eps = c->norm_eps,
+                         .cos = w->cos[0],
+                         .sin = w->sin[0],
+                         .n_angle = c->rope_full.n_angle,
+                         .pair_offset = c->rope_full.pair_offset,
+                         .q_out = w->qr,
+                         .kv = ap_step_kv(m, s, l),
+                         .n_tok = s->batch->n_tok,
+                         .n_head = c->n_head,
+                         .n_kv_head = G,
+                         .head_dim = D};
+}
+
+void ap_qwen3_store(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w, int l)
+{
+    const ap_attn_weights *a = &m->layer[l].attn;
+    ap_qkv_args qkv = heads_of(m, s, w, l);
+    ex->k->project(ex, &(ap_project_args){.x = w->x,
+                                          .norm = m->layer[l].norm_in,
+                                          .eps = m->c->norm_eps,
+                                          .h = w->h,
+                                          .w = {&a->k, &a->v},
+                                          .y = {w->k, w->v},
+                                          .n_mat = 2,
+                                          .n_tok = s->batch->n_tok});
+    qkv.n_head = 0;
+    ex->k->qkv(ex, &qkv);
+}
+
 void ap_qwen3_attention(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w,
                         int l, int first)
 {
     const ap_config *c = m->c;
-    const ap_layer_config *lc = &c->layer[l];
     const ap_attn_weights *a = &m->layer[l].attn;
-    int T = s->batch->n_tok, D = lc->head_dim, G = lc->n_kv_head, gate = is_gated(c) ? D : 0;
-    int64_t q_width = (int64_t)c->n_head * (D + gate);
-    ap_kv kv = ap_step_kv(m, s, l);
-
+    const ap_qkv_args qkv = heads_of(m, s, w, l);
+    int T = s->batch->n_tok, D = qkv.head_dim;
     ex->k->project(ex, &(ap_project_args){.x = w->x,
                                           .norm = m->layer[l].norm_in,
                                           .eps = c->norm_eps,
@@ -195,41 +236,20 @@ void ap_qwen3_attention(const ap_model_impl *m, const ap_exec *ex, const ap_step
                                           .y = {w->q, w->k, w->v},
                                           .n_mat = 3,
                                           .n_tok = T});
-    ap_qkv_args qkv = {.q = w->q,
-                       .k = w->k,
-                       .v = w->v,
-                       .ldq = q_width,
-                       .q_head_stride = D + gate,
-                       .ldk = (int64_t)G * D,
-                       .ldv = (int64_t)G * D,
-                       .q_norm = a->q_norm,
-                       .k_norm = a->k_norm,
-                       .eps = c->norm_eps,
-                       .cos = w->cos[0],
-                       .sin = w->sin[0],
-                       .n_angle = c->rope_full.n_angle,
-                       .pair_offset = c->rope_full.pair_offset,
-                       .q_out = w->qr,
-                       .kv = kv,
-                       .n_tok = T,
-                       .n_head = c->n_head,
-                       .n_kv_head = G,
-                       .head_dim = D};
     ap_attn_args attn = {.q = w->qr,
                          .out = w->att,
-                         .kv = kv,
+                         .kv = qkv.kv,
                          .n_tok = T,
                          .n_head = c->n_head,
-                         .n_kv_head = G,
+                         .n_kv_head = qkv.n_kv_head,
                          .head_dim = D,
                          .scale = (float)(1.0 / sqrt((double)D)),
                          .first = first,
                          .scratch = w->op};
-    /* each head's gate follows its query */
     ex->k->attend(ex, &(ap_attend_args){.qkv = qkv,
                                         .attn = attn,
-                                        .gate = gate ? w->q + D : NULL,
-                                        .ldgate = q_width,
+                                        .gate = is_gated(c) ? w->q + D : NULL,
+                                        .ldgate = qkv.ldq,
                                         .gate_head_stride = 2 * (int64_t)D});
     ap_matmul_add(ex, w->att, &a->o, w->x, T);
 }

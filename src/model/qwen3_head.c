@@ -111,34 +111,6 @@ static void enter(const ap_draft_head *h, const ap_exec *ex, const ap_step *s, a
     ap_matmul(ex, w->pair, &h->fc, w->x, T);
 }
 
-/* Keys and values of the rows in w->x. */
-static void store(const ap_draft_head *h, const ap_exec *ex, const ap_step *s, ap_work *w)
-{
-    const ap_config *c = &h->config;
-    const ap_attn_weights *a = &h->layer.attn;
-    int T = s->batch->n_tok, D = c->layer[0].head_dim, G = c->layer[0].n_kv_head;
-    ap_norm(ex, w->x, h->layer.norm_in, w->h, T, c->hidden, c->norm_eps);
-    ap_matmul(ex, w->h, &a->k, w->k, T);
-    ap_matmul(ex, w->h, &a->v, w->v, T);
-    ex->k->qkv(ex, &(ap_qkv_args){.q = w->q,
-                                  .k = w->k,
-                                  .v = w->v,
-                                  .ldk = (int64_t)G * D,
-                                  .ldv = (int64_t)G * D,
-                                  .q_norm = a->q_norm,
-                                  .k_norm = a->k_norm,
-                                  .eps = c->norm_eps,
-                                  .cos = w->cos[0],
-                                  .sin = w->sin[0],
-                                  .n_angle = c->rope_full.n_angle,
-                                  .pair_offset = c->rope_full.pair_offset,
-                                  .q_out = w->qr,
-                                  .kv = ap_step_kv(&h->m, s, 0),
-                                  .n_tok = T,
-                                  .n_kv_head = G,
-                                  .head_dim = D});
-}
-
 void ap_draft_head_fill(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, ap_work *w)
 {
     const ap_config *c = m->c;
@@ -149,7 +121,7 @@ void ap_draft_head_fill(const ap_model_impl *m, const ap_exec *ex, const ap_step
     carry.out = w->t;
     ex->k->carry(ex, &carry);
     enter(m->draft, ex, s, w, w->t);
-    store(m->draft, ex, s, w);
+    ap_qwen3_store(&m->draft->m, ex, s, w, 0);
 }
 
 void ap_model_draft(const ap_model_impl *m, const ap_exec *ex, const ap_step *s, float *hidden,
